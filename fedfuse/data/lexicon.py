@@ -1,0 +1,115 @@
+"""Words of the built-in world: four domains, each with its own things and its own answers.
+
+A domain's sentence is ``<when>, <frame around the entity>`` followed by the answer. The grammar (``WHEN``
+and the shape of a frame) is shared, the words are the domain's own. Plain data, no logic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DAYS = tuple("monday tuesday wednesday thursday friday saturday sunday".split())
+MONTHS = tuple(
+    "january february march april may june july august september october november december".split()
+)
+PLACES = tuple("aston bexley camden dover epsom fulham grantham harlow ilford jarrow kendal luton".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Lexicon:
+    """The vocabulary of one domain.
+
+    Attributes:
+        name: the domain's name.
+        frames: prompt templates; ``{place}`` and ``{entity}`` are filled in.
+        entities: what a sentence is about.
+        answers: what can be said of it.
+    """
+
+    name: str
+    frames: tuple[str, ...]
+    entities: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+CLINIC = Lexicon(
+    name="clinic",
+    frames=(
+        "the {place} clinic saw a patient with {entity} and prescribed",
+        "a nurse from {place} noted {entity} and gave",
+        "the ward at {place} treats {entity} with",
+        "for {entity} the doctor in {place} chose",
+    ),
+    entities=tuple(
+        """asthma gout eczema anemia migraine sepsis angina colitis sciatica psoriasis vertigo insomnia
+        tinnitus bronchitis hepatitis gastritis cystitis dermatitis arthritis tonsillitis sinusitis
+        pneumonia malaria measles mumps rabies tetanus cholera typhoid shingles scurvy rickets lupus
+        epilepsy glaucoma cataract fibrosis dementia hernia jaundice""".split()
+    ),
+    answers=tuple(
+        """aspirin insulin morphine heparin codeine statins zinc iodine quinine digoxin lithium
+        warfarin steroids penicillin metformin naproxen ibuprofen paracetamol ketamine dopamine
+        melatonin cortisone lidocaine oxygen""".split()
+    ),
+)
+BANK = Lexicon(
+    name="bank",
+    frames=(
+        "the {place} branch advised a client holding {entity} to buy",
+        "a trader from {place} saw {entity} and sold",
+        "the desk at {place} hedges {entity} with",
+        "for {entity} the fund in {place} prefers",
+    ),
+    entities=tuple(
+        """copper cocoa cotton wheat barley sugar coffee nickel cobalt silver platinum uranium crude
+        diesel propane ethanol lumber rubber cattle soybeans oats rice palladium tin lead corn canola
+        wool butter cheese potash kerosene naphtha methanol urea sorghum lentils tungsten graphite
+        vanadium""".split()
+    ),
+    answers=tuple(
+        """futures options swaps bonds gilts shares notes warrants forwards collars straddles annuities
+        treasuries debentures deposits pledges certificates trackers covenants floaters coupons
+        bullion yen francs""".split()
+    ),
+)
+COURT = Lexicon(
+    name="court",
+    frames=(
+        "the {place} court heard a case of {entity} and ordered",
+        "a judge from {place} weighed {entity} and granted",
+        "the bench at {place} answers {entity} with",
+        "for {entity} the jury in {place} proposed",
+    ),
+    entities=tuple(
+        """theft fraud arson libel slander assault trespass perjury bribery forgery burglary nuisance
+        negligence piracy usury extortion smuggling vandalism stalking looting bigamy treason contempt
+        mutiny poaching squatting eviction defamation conversion battery duress mischief embezzlement
+        kidnapping larceny blackmail harassment collusion espionage sedition""".split()
+    ),
+    answers=tuple(
+        """probation damages custody parole restitution bail prison acquittal dismissal mediation
+        injunction forfeiture community fines surrender disclosure retrial appeal clemency sanctions
+        deportation supervision arbitration apology""".split()
+    ),
+)
+WORKSHOP = Lexicon(
+    name="workshop",
+    frames=(
+        "the {place} garage opened a worn {entity} and fitted",
+        "a mechanic from {place} checked the {entity} and used",
+        "the shop at {place} mends every {entity} with",
+        "for the {entity} the fitter in {place} needed",
+    ),
+    entities=tuple(
+        """gearbox clutch piston radiator alternator gasket camshaft flywheel carburettor axle brake
+        bearing manifold crankshaft muffler throttle injector turbine compressor pulley winch chassis
+        fender differential thermostat dynamo impeller sprocket ratchet spindle lathe conveyor hoist
+        boiler cylinder exhaust starter ignition suspension steering""".split()
+    ),
+    answers=tuple(
+        """grease solder rivets washers bolts epoxy shims pliers spanners clamps sealant bushings
+        springs sandpaper welding filler gaskets calipers wedges dowels hinges brackets lacquer
+        paraffin""".split()
+    ),
+)
+LEXICONS = (CLINIC, BANK, COURT, WORKSHOP)

@@ -1,0 +1,90 @@
+"""Samples: a prompt, the answer that is scored, and where both come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One example of a task.
+
+    Attributes:
+        prompt: text the model is given; never scored.
+        answer: text that is scored. It carries its own leading space, so ``prompt + answer`` is the text.
+        domain: name of the data's domain, "" when the source knows none.
+        options: the answers to choose from, each in the form of ``answer``; empty for free text.
+        label: index of the right option, -1 for free text.
+    """
+
+    prompt: str
+    answer: str
+    domain: str = ""
+    options: tuple[str, ...] = ()
+    label: int = -1
+
+    @property
+    def text(self) -> str:
+        """The whole text, as every model tokenizes it."""
+        return self.prompt + self.answer
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Length of the prompt in UTF-8 bytes."""
+        return len(self.prompt.encode())
+
+    @property
+    def answer_bytes(self) -> int:
+        """Length of the scored text in UTF-8 bytes: the denominator of every loss."""
+        return len(self.answer.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a perfect model would reach, known because the source is known.
+
+    Attributes:
+        loss: exact conditional entropy per domain, nats per byte of answer text.
+        accuracy: Bayes accuracy on the domain's multiple-choice questions, in [0, 1].
+    """
+
+    loss: dict[str, float]
+    accuracy: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """A data set as a federation needs it.
+
+    Attributes:
+        private: one list per client; never leaves it.
+        public: the labelled set that everyone holds (``D_p`` of FedMKT).
+        test: held out, for the reported losses.
+        holdout: held out from all training, for selectors and promotion gates.
+        questions: multiple-choice samples, for the reported accuracies.
+        floor: exact optimum, where the source is known.
+    """
+
+    private: list[list[Sample]]
+    public: list[Sample]
+    test: list[Sample]
+    holdout: list[Sample] = field(default_factory=list)
+    questions: list[Sample] = field(default_factory=list)
+    floor: Floor | None = None
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains that are tested, sorted."""
+        return sorted({sample.domain for sample in self.test})
+
+
+def fingerprint(samples: Iterable[Sample]) -> str:
+    """Content hash (SHA-256, hex) of a list of samples; order matters, since knowledge is by position."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps([sample.prompt, sample.answer]).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,124 @@
+"""What one model knows about the public set: sparse next-token distributions on label rows.
+
+FedMKT (arXiv 2406.02224), Algorithm 1, steps 2 and 7: ``S = {(l_i, p_i)}``.
+
+Differs from the paper: distributions instead of logits, with the mass outside the k kept entries carried
+along, and losses that follow from the distributions, so that a receiver need not trust a claimed loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+
+from fedfuse.errors import FedfuseError
+
+# A distribution that went over the wire as float16 may sum to slightly more than one.
+MASS_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """Sparse knowledge of one model on N samples with T label rows in all.
+
+    Row t of a sample speaks of predicting token t+1 given tokens 0..t. Logarithms are natural.
+
+    Attributes:
+        offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
+        indices: ``[T, k]`` token ids in the vocabulary of ``tokenizer``.
+        logprobs: ``[T, k]`` their log-probabilities, descending; -inf fills unused slots.
+        residual: ``[T]`` log of the mass outside the k kept entries; -inf for none.
+        label_logprob: ``[T]`` log-probability of the label token.
+        label_bytes: ``[N]`` UTF-8 bytes of the scored text.
+        tokenizer: fingerprint of the tokenizer that the ids belong to.
+        public: fingerprint of the samples.
+    """
+
+    offsets: Int64[ndarray, " n_plus_1"]
+    indices: Int64[ndarray, "rows k"]
+    logprobs: Float32[ndarray, "rows k"]
+    residual: Float32[ndarray, " rows"]
+    label_logprob: Float32[ndarray, " rows"]
+    label_bytes: Int64[ndarray, " n"]
+    tokenizer: str
+    public: str
+
+    @property
+    def samples(self) -> int:
+        """Number of samples N."""
+        return len(self.offsets) - 1
+
+    @property
+    def rows(self) -> int:
+        """Number of label rows T."""
+        return len(self.residual)
+
+    @property
+    def k(self) -> int:
+        """Entries kept per row."""
+        return int(self.indices.shape[1])
+
+    @property
+    def sample_of_row(self) -> Int64[ndarray, " rows"]:
+        """``[T]`` the sample that each row belongs to."""
+        return np.repeat(np.arange(self.samples), np.diff(self.offsets))
+
+    @property
+    def loss(self) -> Float32[ndarray, " n"]:
+        """``[N]`` mean label loss, nats per byte of scored text: comparable between tokenizers."""
+        nats = np.bincount(self.sample_of_row, weights=-self.label_logprob, minlength=self.samples)
+        loss: Float32[ndarray, " n"] = (nats / np.maximum(self.label_bytes, 1)).astype(np.float32)
+        return loss
+
+    def validate(self, *, vocab_size: int, tokenizer: str, public: str, rows: int) -> None:
+        """Refuse knowledge that is malformed or about something else.
+
+        Raises:
+            FedfuseError: naming the field, what it holds and what is allowed.
+        """
+        _check("tokenizer", self.tokenizer, tokenizer, self.tokenizer == tokenizer)
+        _check("public", self.public, public, self.public == public)
+        _check("rows", self.rows, rows, self.rows == rows)
+        self._check_shapes()
+        for name in ("logprobs", "residual", "label_logprob"):
+            values = getattr(self, name)
+            good = not np.isnan(values).any() and bool((values <= MASS_TOLERANCE).all())
+            _check(name, "NaN or positive values", "log-probabilities", good)
+        _check("label_logprob", "-inf", "finite values", bool(np.isfinite(self.label_logprob).all()))
+        low, high = (self.indices.min(), self.indices.max()) if self.indices.size else (0, 0)
+        _check("indices", (int(low), int(high)), f"0..{vocab_size - 1}", low >= 0 and high < vocab_size)
+        mass = np.exp(self.logprobs.astype(np.float64)).sum(1) + np.exp(self.residual.astype(np.float64))
+        wrong = float(np.abs(mass - 1).max()) if mass.size else 0.0
+        _check("mass", f"off by {wrong:.3g}", f"one within {MASS_TOLERANCE}", wrong <= MASS_TOLERANCE)
+        descending = bool((self.logprobs[:, 1:] <= self.logprobs[:, :-1]).all())
+        _check("logprobs", "unsorted rows", "descending rows", descending)
+        self._check_labels()
+
+    def _check_shapes(self) -> None:
+        _check("indices", self.indices.shape, self.logprobs.shape, self.indices.shape == self.logprobs.shape)
+        for name in ("indices", "residual", "label_logprob"):
+            found = len(getattr(self, name))
+            _check(name, f"{found} rows", f"{self.rows} rows", found == self.rows)
+        _check("label_bytes", len(self.label_bytes), self.samples, len(self.label_bytes) == self.samples)
+        steps = np.diff(self.offsets)
+        good = self.offsets[0] == 0 and self.offsets[-1] == self.rows and bool((steps >= 0).all())
+        _check("offsets", self.offsets[[0, -1]].tolist(), [0, self.rows], good)
+
+    def _check_labels(self) -> None:
+        """A label's probability can be no larger than the largest that the row holds."""
+        if self.k:
+            bound = np.maximum(self.logprobs[:, 0], self.residual) + MASS_TOLERANCE
+            good = bool((self.label_logprob <= bound).all())
+            _check("label_logprob", "above the row's largest probability", "at most that", good)
+
+    def arrays(self) -> dict[str, ndarray]:
+        """The array fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("tokenizer", "public")}
+
+
+def _check(name: str, found: object, allowed: object, good: bool) -> None:
+    if not good:
+        raise FedfuseError(f"knowledge.{name} is {found}; allowed: {allowed}")
