@@ -13,6 +13,13 @@ MONTHS = tuple(
     "january february march april may june july august september october november december".split()
 )
 PLACES = tuple("aston bexley camden dover epsom fulham grantham harlow ilford jarrow kendal luton".split())
+# Two colours are the shelf mark of a word: facts that every base model knows (see world.pretraining_text).
+COLOURS = tuple(
+    """amber azure beige black brown coral crimson ebony emerald golden green indigo ivory khaki
+    lilac maroon ochre olive orange purple scarlet teal violet white""".split()
+)
+SHELVE = ("the {place} archive filed {word} under", " {first} {second}.")
+FETCH = ("the {place} archive took from {first} {second}", " {word}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +48,14 @@ CLINIC = Lexicon(
         "for {entity} the doctor in {place} chose",
     ),
     entities=tuple(
-        """asthma gout eczema anemia migraine sepsis angina colitis sciatica psoriasis vertigo insomnia
-        tinnitus bronchitis hepatitis gastritis cystitis dermatitis arthritis tonsillitis sinusitis
-        pneumonia malaria measles mumps rabies tetanus cholera typhoid shingles scurvy rickets lupus
-        epilepsy glaucoma cataract fibrosis dementia hernia jaundice""".split()
+        """asthma gout eczema anemia migraine sepsis angina colitis sciatica psoriasis vertigo
+        insomnia tinnitus bronchitis hepatitis gastritis cystitis dermatitis arthritis
+        tonsillitis sinusitis pneumonia malaria measles mumps rabies tetanus cholera
+        typhoid shingles""".split()
     ),
     answers=tuple(
         """aspirin insulin morphine heparin codeine statins zinc iodine quinine digoxin lithium
-        warfarin steroids penicillin metformin naproxen ibuprofen paracetamol ketamine dopamine
-        melatonin cortisone lidocaine oxygen""".split()
+        warfarin steroids penicillin metformin naproxen""".split()
     ),
 )
 BANK = Lexicon(
@@ -61,15 +67,13 @@ BANK = Lexicon(
         "for {entity} the fund in {place} prefers",
     ),
     entities=tuple(
-        """copper cocoa cotton wheat barley sugar coffee nickel cobalt silver platinum uranium crude
-        diesel propane ethanol lumber rubber cattle soybeans oats rice palladium tin lead corn canola
-        wool butter cheese potash kerosene naphtha methanol urea sorghum lentils tungsten graphite
-        vanadium""".split()
+        """copper cocoa cotton wheat barley sugar coffee nickel cobalt silver platinum uranium
+        crude diesel propane ethanol lumber rubber cattle soybeans oats rice palladium
+        tin lead corn canola wool butter cheese""".split()
     ),
     answers=tuple(
-        """futures options swaps bonds gilts shares notes warrants forwards collars straddles annuities
-        treasuries debentures deposits pledges certificates trackers covenants floaters coupons
-        bullion yen francs""".split()
+        """futures options swaps bonds gilts shares notes warrants forwards collars straddles
+        annuities treasuries debentures deposits pledges""".split()
     ),
 )
 COURT = Lexicon(
@@ -81,15 +85,14 @@ COURT = Lexicon(
         "for {entity} the jury in {place} proposed",
     ),
     entities=tuple(
-        """theft fraud arson libel slander assault trespass perjury bribery forgery burglary nuisance
-        negligence piracy usury extortion smuggling vandalism stalking looting bigamy treason contempt
-        mutiny poaching squatting eviction defamation conversion battery duress mischief embezzlement
-        kidnapping larceny blackmail harassment collusion espionage sedition""".split()
+        """theft fraud arson libel slander assault trespass perjury bribery forgery burglary
+        nuisance negligence piracy usury extortion smuggling vandalism stalking
+        looting bigamy treason contempt mutiny poaching squatting eviction defamation
+        conversion battery""".split()
     ),
     answers=tuple(
         """probation damages custody parole restitution bail prison acquittal dismissal mediation
-        injunction forfeiture community fines surrender disclosure retrial appeal clemency sanctions
-        deportation supervision arbitration apology""".split()
+        injunction forfeiture community fines surrender disclosure""".split()
     ),
 )
 WORKSHOP = Lexicon(
@@ -101,15 +104,14 @@ WORKSHOP = Lexicon(
         "for the {entity} the fitter in {place} needed",
     ),
     entities=tuple(
-        """gearbox clutch piston radiator alternator gasket camshaft flywheel carburettor axle brake
-        bearing manifold crankshaft muffler throttle injector turbine compressor pulley winch chassis
-        fender differential thermostat dynamo impeller sprocket ratchet spindle lathe conveyor hoist
-        boiler cylinder exhaust starter ignition suspension steering""".split()
+        """gearbox clutch piston radiator alternator gasket camshaft flywheel carburettor axle
+        brake bearing manifold crankshaft muffler throttle injector turbine compressor
+        pulley winch chassis fender differential thermostat dynamo impeller sprocket
+        ratchet spindle""".split()
     ),
     answers=tuple(
         """grease solder rivets washers bolts epoxy shims pliers spanners clamps sealant bushings
-        springs sandpaper welding filler gaskets calipers wedges dowels hinges brackets lacquer
-        paraffin""".split()
+        springs sandpaper welding filler""".split()
     ),
 )
 LEXICONS = (CLINIC, BANK, COURT, WORKSHOP)

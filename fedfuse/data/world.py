@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from fedfuse.data.lexicon import DAYS, LEXICONS, MONTHS, PLACES, Lexicon
+from fedfuse.data.lexicon import COLOURS, DAYS, FETCH, LEXICONS, MONTHS, PLACES, SHELVE, Lexicon
 from fedfuse.data.partition import partition
 from fedfuse.data.sample import Floor, Sample, Splits
 from fedfuse.errors import FedfuseError
@@ -66,10 +66,9 @@ class Domain:
 
     def sentence(self, entity: int, answer: int, rng: np.random.Generator) -> Sample:
         """Draw the grammar around a given entity and answer."""
-        when = f"on {rng.choice(DAYS)}" if rng.random() < 0.5 else f"in {rng.choice(MONTHS)}"
-        frame = str(rng.choice(self.lexicon.frames))
-        filled = frame.format(place=rng.choice(PLACES), entity=self.lexicon.entities[entity])
-        return Sample(f"{when} {filled}", _answer(self.lexicon.answers[answer]), self.name)
+        frame = self.lexicon.frames[rng.integers(len(self.lexicon.frames))]
+        prompt = _prompt(frame, {"entity": self.lexicon.entities[entity]}, rng)
+        return Sample(prompt, _answer(self.lexicon.answers[answer]), self.name)
 
     def draw_answers(self, entities: Sequence[int], rng: np.random.Generator) -> list[int]:
         """One independent draw from the table per entity."""
@@ -173,19 +172,48 @@ class World:
 
 
 def pretraining_text(samples_per_domain: int, seed: int) -> list[Sample]:
-    """Sentences of every domain with uniform answers: the language without the associations.
+    """The language without the associations: what base models are pretrained on.
 
-    The same for every world seed but the given one, so base models are shared between worlds.
+    Half of the sentences are the domains' own, with uniform answers. The other half are facts about single
+    words: the shelf mark under which each is filed, asked both ways. As in real pretrained models, every
+    word therefore has a meaning of its own before fine-tuning (with uniform answers alone, a domain's
+    answers would be interchangeable, and no adapter could tell them apart), while what links a domain's
+    entities to its answers is still unknown.
     """
     rng = np.random.default_rng([seed, 2])
+    marks = shelf_marks(seed)
     drawn: list[Sample] = []
     for lexicon in LEXICONS:
         domain = Domain(lexicon, seed)
+        words = lexicon.entities + lexicon.answers
         entities = rng.integers(len(lexicon.entities), size=samples_per_domain)
         answers = rng.integers(len(lexicon.answers), size=samples_per_domain)
-        for entity, answer in zip(entities, answers, strict=True):
-            drawn.append(domain.sentence(int(entity), int(answer), rng))
+        facts = rng.integers(len(words), size=samples_per_domain)
+        for i in range(samples_per_domain):
+            if i % 2 == 0:
+                drawn.append(domain.sentence(int(entities[i]), int(answers[i]), rng))
+                continue
+            prompt, answer = SHELVE if i % 4 == 1 else FETCH
+            word = words[facts[i]]
+            first, second = marks[word]
+            fill = {"word": word, "first": first, "second": second}
+            drawn.append(Sample(_prompt(prompt, fill, rng), answer.format(**fill), domain.name))
     return drawn
+
+
+def shelf_marks(seed: int) -> dict[str, tuple[str, str]]:
+    """A pair of colours of its own for every word of every domain."""
+    words = [word for lexicon in LEXICONS for word in lexicon.entities + lexicon.answers]
+    pairs = [(first, second) for first in COLOURS for second in COLOURS]
+    chosen = np.random.default_rng([seed, 3]).permutation(len(pairs))[: len(words)]
+    return {word: pairs[i] for word, i in zip(words, chosen, strict=True)}
+
+
+def _prompt(frame: str, fill: dict[str, str], rng: np.random.Generator) -> str:
+    when = ("on", DAYS) if rng.random() < 0.5 else ("in", MONTHS)
+    place = PLACES[rng.integers(len(PLACES))]
+    moment = when[1][rng.integers(len(when[1]))]
+    return f"{when[0]} {moment} {frame.format(place=place, **fill)}"
 
 
 def _answer(word: str) -> str:

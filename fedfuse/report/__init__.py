@@ -1,0 +1,1 @@
+"""Reports: a run folder as a terminal table, as plots and as one HTML file."""

@@ -1,0 +1,1 @@
+"""Tokenizers made comparable: bytes of tokens, tables between vocabularies, aligned rows."""

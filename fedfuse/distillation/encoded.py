@@ -1,0 +1,108 @@
+"""A data set as one model sees it: token ids, label rows, and batches of both as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from fedfuse.data.sample import Sample, fingerprint
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenization.rows import LabelRows, label_rows
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded inputs of B samples of L tokens, and the R label rows in them.
+
+    Attributes:
+        input_ids: ``[B, L]`` token ids.
+        attention_mask: ``[B, L]`` True where a token is real.
+        sample: ``[R]`` the sample in the batch that a label row belongs to.
+        row: ``[R]`` its position in the model's input; it predicts position ``row + 1``.
+        label: ``[R]`` the token it should predict.
+        index: ``[R]`` its place among all label rows of the data set (NumPy, to look teachers up).
+    """
+
+    input_ids: Int64[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
+    sample: Int64[Tensor, " rows"]
+    row: Int64[Tensor, " rows"]
+    label: Int64[Tensor, " rows"]
+    index: Int64[ndarray, " rows"]
+
+
+class EncodedSet:
+    """Samples tokenized once for one model; flat storage, batches gathered without loops over tokens."""
+
+    def __init__(
+        self, tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int
+    ) -> None:
+        """Tokenize.
+
+        Raises:
+            FedfuseError: when there is nothing to score.
+        """
+        ids, self.rows = label_rows(tokenizer, samples, max_length)
+        if not len(self.rows.token):
+            raise FedfuseError(
+                f"no label position in {len(samples)} samples within {max_length} tokens; "
+                "give samples with an answer, or a larger max-length"
+            )
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint(samples)
+        self.samples = list(samples)
+        self.label_bytes = np.array([s.answer_bytes for s in samples], dtype=np.int64)
+        self._lengths = np.array([len(i) for i in ids], dtype=np.int64)
+        self._starts = np.concatenate([[0], self._lengths.cumsum()[:-1]])
+        self._flat = np.concatenate(ids)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._lengths)
+
+    @property
+    def label_rows(self) -> LabelRows:
+        """The label rows of all samples."""
+        return self.rows
+
+    def batch(self, which: Int64[ndarray, " batch"], device: torch.device | str = "cpu") -> Batch:
+        """Gather the samples ``which`` into padded tensors."""
+        lengths = self._lengths[which]
+        columns = np.arange(lengths.max())
+        mask = columns[None, :] < lengths[:, None]
+        source = np.minimum(self._starts[which][:, None] + columns, len(self._flat) - 1)
+        # Padding never reaches a label row (attention is causal), so any valid id will do.
+        input_ids = np.where(mask, self._flat[source], self._flat[0])
+        sample, index = _ranges(self.rows.offsets[which], self.rows.offsets[which + 1])
+        to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
+        return Batch(
+            to(input_ids),
+            to(mask),
+            to(sample),
+            to(self.rows.row[index]),
+            to(self.rows.token[index]),
+            index,
+        )
+
+    def in_order(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """All samples, in batches of similar length (shortest first), for scoring."""
+        order = np.argsort(self._lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            yield self.batch(order[start : start + batch_size], device)
+
+
+def _ranges(
+    starts: Int64[ndarray, " n"], stops: Int64[ndarray, " n"]
+) -> tuple[Int64[ndarray, " total"], Int64[ndarray, " total"]]:
+    """Concatenate the ranges ``starts[i]:stops[i]``: which range each element is in, and the element."""
+    counts = stops - starts
+    owner = np.repeat(np.arange(len(starts)), counts)
+    first = np.repeat(counts.cumsum() - counts, counts)
+    return owner, np.arange(counts.sum()) - first + starts[owner]

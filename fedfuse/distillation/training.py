@@ -1,0 +1,187 @@
+"""The training loop of both sides: labels alone, or labels and a teacher.
+
+Hyperparameter names and defaults follow FedMKT (arXiv 2406.02224), Appendix: AdamW with beta2 0.95, warm-up,
+gradient clipping; the learning rate falls along a cosine within one phase.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+from torch import Tensor, nn
+
+from fedfuse.distillation.encoded import Batch, EncodedSet
+from fedfuse.distillation.loss import SparseTargets, distillation_loss
+
+OptimizerState = dict[str, ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How one training phase runs.
+
+    Attributes:
+        steps: optimizer steps, 0 or more.
+        batch_size: samples per step, 1 or more.
+        learning_rate: peak of the schedule, above 0.
+        warmup_ratio: share of the steps that climb linearly, in [0, 1].
+        final_ratio: where the cosine ends, as a share of the peak, in [0, 1].
+        weight_decay: AdamW's, 0 or more.
+        max_grad_norm: gradients are clipped to this norm, above 0.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_ratio: float = 0.02
+    final_ratio: float = 0.1
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """What a student should learn, on the label rows of its own encoded public set.
+
+    Attributes:
+        indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats another of its row.
+        logprobs: ``[T, k]`` log-probabilities, -inf in unused slots.
+        residual: ``[T]`` log of the mass outside the kept entries; -inf for a teacher without a tail.
+        weight: ``[T]`` in [0, 1], 0 where nobody teaches.
+    """
+
+    indices: Int64[ndarray, "rows k"]
+    logprobs: Float32[ndarray, "rows k"]
+    residual: Float32[ndarray, " rows"]
+    weight: Float32[ndarray, " rows"]
+
+    def rows(self, which: Int64[ndarray, " some"], device: torch.device | str) -> SparseTargets:
+        """Some rows as tensors, as probabilities that sum to one."""
+        mass = np.exp(np.column_stack([self.logprobs[which], self.residual[which]]))
+        mass /= np.maximum(mass.sum(1, keepdims=True), 1e-30)
+        to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
+        return SparseTargets(
+            to(self.indices[which]), to(mass[:, :-1]), to(mass[:, -1]), to(self.weight[which])
+        )
+
+
+def train(
+    model: nn.Module,
+    data: EncodedSet,
+    settings: TrainingSettings,
+    *,
+    vocab_size: int,
+    seed: int,
+    teacher: Teacher | None = None,
+    label_share: float = 1.0,
+    optimizer_state: OptimizerState | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> tuple[float, OptimizerState]:
+    """Train the model's trainable parameters in place.
+
+    Args:
+        model: a causal LM whose output has ``logits [B, L, V']`` with ``V' >= vocab_size``.
+        data: what to train on; only its label rows are scored.
+        settings: the phase's settings.
+        vocab_size: size of the tokenizer's vocabulary; padded head rows beyond it are cut off.
+        seed: orders the batches and drives dropout.
+        teacher: sparse targets for the label rows of ``data``.
+        label_share: lambda of the joint loss.
+        optimizer_state: moments from an earlier phase, as returned.
+        on_step: called after each step with its number (from 1) and loss.
+
+    Returns:
+        The mean loss over the last tenth of the steps (nats per label row), and the optimizer's moments.
+    """
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(
+        named.values(),
+        lr=settings.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=settings.weight_decay,
+    )
+    if optimizer_state:
+        restore_optimizer(optimizer, named, optimizer_state)
+    device = next(iter(named.values())).device
+    torch.manual_seed(seed)
+    model.train()
+    losses: list[float] = []
+    batches = shuffled_batches(data, settings.batch_size, seed, device)
+    for step in range(settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule(step, settings)
+        batch = next(batches)
+        loss = batch_loss(model, batch, vocab_size, teacher, label_share)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(named.values(), settings.max_grad_norm)
+        optimizer.step()
+        losses.append(loss.item())
+        if on_step:
+            on_step(step + 1, losses[-1])
+    model.eval()
+    tail = losses[-max(1, len(losses) // 10) :]
+    return float(np.mean(tail)) if tail else math.nan, optimizer_moments(optimizer, named)
+
+
+def batch_loss(
+    model: nn.Module, batch: Batch, vocab_size: int, teacher: Teacher | None, label_share: float
+) -> Float32[Tensor, ""]:
+    """The joint loss of one batch."""
+    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    logits = output.logits[batch.sample, batch.row, :vocab_size]  # [rows, vocab]
+    targets = teacher.rows(batch.index, logits.device) if teacher else None
+    return distillation_loss(logits, batch.label, targets, label_share)
+
+
+def schedule(step: int, settings: TrainingSettings) -> float:
+    """Share of the peak learning rate at a step (from 0): linear warm-up, then cosine."""
+    warmup = max(1, round(settings.warmup_ratio * settings.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, settings.steps - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.final_ratio + (1 - settings.final_ratio) * cosine
+
+
+def shuffled_batches(
+    data: EncodedSet, batch_size: int, seed: int, device: torch.device | str
+) -> Iterator[Batch]:
+    """Endless batches, epoch after epoch; each epoch sees every sample once."""
+    rng = np.random.default_rng(seed)
+    waiting = np.empty(0, dtype=np.int64)
+    while True:
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, rng.permutation(len(data))])
+        yield data.batch(waiting[:batch_size], device)
+        waiting = waiting[batch_size:]
+
+
+def optimizer_moments(
+    optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter]
+) -> OptimizerState:
+    """AdamW's moments and step counts as flat arrays, to be kept between messages."""
+    state: OptimizerState = {}
+    for name, parameter in named.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            state[f"{key}/{name}"] = np.asarray(value.detach().float().cpu().numpy())
+    return state
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter], state: OptimizerState
+) -> None:
+    """Put moments back that ``optimizer_moments`` returned."""
+    for key, value in state.items():
+        kind, name = key.split("/", 1)
+        parameter = named[name]
+        tensor = torch.from_numpy(np.array(value))
+        # The step count stays on the CPU, as AdamW keeps it.
+        device = "cpu" if kind == "step" else parameter.device
+        optimizer.state[parameter][kind] = tensor.to(device)

@@ -1,0 +1,106 @@
+"""Scores: loss per byte of answer text and multiple-choice accuracy, per domain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy import ndarray
+from torch import Tensor, nn
+
+from fedfuse.data.sample import Sample
+from fedfuse.distillation.encoded import Batch, EncodedSet
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One model on one domain.
+
+    Attributes:
+        loss: nats per byte of answer text.
+        accuracy: share of multiple-choice questions answered right; None where there are none.
+        samples: number of scored samples.
+    """
+
+    loss: float
+    accuracy: float | None
+    samples: int
+
+
+@torch.no_grad()
+def label_logits(
+    model: nn.Module, data: EncodedSet, vocab_size: int, batch_size: int = 128
+) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
+    """The model's logits on every label row of a data set, a batch at a time, in float32."""
+    model.eval()
+    device = next(model.parameters()).device
+    for batch in data.in_order(batch_size, device):
+        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        yield batch, output.logits[batch.sample, batch.row, :vocab_size].float()
+
+
+def sample_nats(
+    model: nn.Module, data: EncodedSet, vocab_size: int
+) -> Float64[ndarray, " samples"]:
+    """``[N]`` label loss of each sample, nats, summed over its answer."""
+    rows = np.zeros(len(data.rows.token))
+    for batch, logits in label_logits(model, data, vocab_size):
+        nats = torch.nn.functional.cross_entropy(logits, batch.label, reduction="none")
+        rows[batch.index] = nats.cpu().numpy()
+    owner = np.repeat(np.arange(len(data)), np.diff(data.rows.offsets))
+    return np.bincount(owner, weights=rows, minlength=len(data))
+
+
+class Evaluator:
+    """The test set and the questions, tokenized once for one model."""
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        test: Sequence[Sample],
+        questions: Sequence[Sample],
+        max_length: int,
+    ) -> None:
+        self._vocab_size = tokenizer.vocab_size
+        self._test = EncodedSet(tokenizer, test, max_length)
+        self._questions = list(questions)
+        expanded = [
+            Sample(q.prompt, option, q.domain) for q in self._questions for option in q.options
+        ]
+        self._options = EncodedSet(tokenizer, expanded, max_length) if expanded else None
+
+    def score(self, model: nn.Module) -> dict[str, Score]:
+        """Loss and accuracy per domain, domains sorted."""
+        nats = sample_nats(model, self._test, self._vocab_size)
+        correct = self._correct(model)
+        domains = np.array([s.domain for s in self._test.samples])
+        asked = np.array([q.domain for q in self._questions])
+        scores = {}
+        for domain in sorted(set(domains.tolist())):
+            here = domains == domain
+            loss = float(nats[here].sum() / self._test.label_bytes[here].sum())
+            questions = asked == domain
+            accuracy = float(correct[questions].mean()) if questions.any() else None
+            scores[domain] = Score(loss, accuracy, int(here.sum()))
+        return scores
+
+    def _correct(self, model: nn.Module) -> Float64[ndarray, " questions"]:
+        """``[Q]`` 1 where the most probable option is the right one.
+
+        Options are compared by the log-probability of their whole text, which is what the Bayes rule
+        compares; dividing by length would favour long options.
+        """
+        if self._options is None:
+            return np.empty(0)
+        nats = sample_nats(model, self._options, self._vocab_size)
+        correct = np.zeros(len(self._questions))
+        start = 0
+        for i, question in enumerate(self._questions):
+            stop = start + len(question.options)
+            correct[i] = float(int(nats[start:stop].argmin()) == question.label)
+            start = stop
+        return correct

@@ -1,0 +1,277 @@
+"""Causal language models from a folder or the Hugging Face hub, and their LoRA adapters.
+
+The base stays frozen; everything that is learnt is in the adapter, whose state is plain float32
+arrays by name.
+
+Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from numpy import ndarray
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from fedfuse.errors import FedfuseError
+from fedfuse.models.loading import (
+    check_causal,
+    load_tokenizer,
+    loading_errors,
+    local_folder,
+    quantization_options,
+    resolve_device,
+)
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ALL_LINEAR = "all-linear"
+# For models without a largest position (ALiBi, recurrent): enough for any task here.
+UNLIMITED_LENGTH = 4096
+
+AdapterState = dict[str, Float32[ndarray, "..."]]
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLM:
+    """A frozen base model with its tokenizer.
+
+    Attributes:
+        model: in evaluation mode, without gradients.
+        tokenizer: its tokenizer.
+        name: folder or hub id it came from.
+        vocab_size: the tokenizer's; the model's output head may have more rows.
+        max_length: most tokens of an input.
+    """
+
+    model: PreTrainedModel
+    tokenizer: TextTokenizer
+    name: str
+    vocab_size: int
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """A LoRA adapter.
+
+    Attributes:
+        rank: of the update, at least 1; 8 is common, and more than the layers' width is a waste.
+        alpha: scale of the update is ``alpha / rank``, > 0; twice the rank is common.
+        dropout: on the adapter's input while training, in [0, 1).
+        targets: ``all-linear`` (all but the output head), or names of modules joined by commas.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: str = ALL_LINEAR
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.rank < 1:
+            wrong.append(f"rank is {self.rank}; allowed: at least 1")
+        if not 0 < self.alpha < float("inf"):
+            wrong.append(f"alpha is {self.alpha}; allowed: above 0")
+        if not 0 <= self.dropout < 1:
+            wrong.append(f"dropout is {self.dropout}; allowed: 0 to below 1")
+        if not self.target_names:
+            wrong.append(f"targets is {self.targets!r}; allowed: {ALL_LINEAR}, or names and commas")
+        if wrong:
+            raise FedfuseError("LoRA " + "; ".join(wrong))
+
+    @property
+    def target_names(self) -> list[str]:
+        """The targets, one by one."""
+        return [name.strip() for name in self.targets.split(",") if name.strip()]
+
+
+def load_causal_lm(
+    name: str, *, dtype: str = "float32", device: str = "auto", quantization: str = ""
+) -> CausalLM:
+    """Load a model and its tokenizer; safetensors only, and no code of the model's own.
+
+    Args:
+        name: a local folder, which is read without any network, or a hub id.
+        dtype: of the weights: ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+        quantization: of the base's linear layers: ``""`` for none, ``4bit`` or ``8bit``
+            (bitsandbytes, GPU only).
+
+    Raises:
+        FedfuseError: for anything that cannot be loaded or does not fit together, naming it.
+    """
+    if dtype not in DTYPES:
+        raise FedfuseError(f"model dtype {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
+    place = resolve_device(device)
+    folder = local_folder(name)
+    source = name if folder is None else str(folder)
+    options = {"trust_remote_code": False, "local_files_only": folder is not None}
+    weights = options | {
+        "dtype": DTYPES[dtype],
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    if quantization:
+        weights |= quantization_options(quantization, place, DTYPES[dtype])
+    with loading_errors(name):
+        tokenizer = load_tokenizer(source, options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
+    model, info = loaded
+    if info["missing_keys"]:
+        raise FedfuseError(
+            f"model {name!r} has no weights for {sorted(info['missing_keys'])[:5]}; "
+            "allowed: a checkpoint of a complete causal language model"
+        )
+    if not quantization:
+        model.to(place)
+    model.requires_grad_(False)
+    model.eval()
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise FedfuseError(
+            f"model {name!r}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
+            f"embeddings for {rows}; allowed: no more tokens than embeddings"
+        )
+    check_causal(name, model)
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return CausalLM(model, tokenizer, name, tokenizer.vocab_size, length or UNLIMITED_LENGTH)
+
+
+def add_lora(
+    lm: CausalLM, settings: LoraSettings, *, gradient_checkpointing: bool = False, seed: int = 0
+) -> PeftModel:
+    """Put a new adapter into the base model; until it is trained, the outputs are the base's.
+
+    Args:
+        lm: the base, whose modules are replaced in place.
+        settings: the adapter.
+        gradient_checkpointing: recompute activations in the backward pass: slower, less memory.
+        seed: of the adapter's initial values; torch's global generator is left as it was.
+
+    Raises:
+        FedfuseError: for targets that the model does not have.
+    """
+    linear = _linear_modules(lm.model)
+    available = sorted({path.rsplit(".", 1)[-1] for path in linear})
+    names = settings.target_names
+    unknown = [n for n in names if n != ALL_LINEAR and n not in available]
+    if unknown or (ALL_LINEAR in names and len(names) > 1):
+        raise FedfuseError(
+            f"LoRA targets {settings.targets!r} are not all in {lm.name!r}; allowed: {ALL_LINEAR} "
+            f"alone, or some of: {', '.join(available)}"
+        )
+    base: Any = lm.model  # partly untyped
+    if gradient_checkpointing:
+        # transformers 5.23 renamed it, and warns at the old name.
+        renamed = hasattr(base, "activation_checkpointing_enable")
+        name = "activation_checkpointing_enable" if renamed else "gradient_checkpointing_enable"
+        getattr(base, name)({"use_reentrant": False})
+        # A key-value cache would keep what checkpointing is there to forget.
+        base.config.use_cache = False
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number works
+        lora_dropout=settings.dropout,
+        target_modules=available if ALL_LINEAR in names else names,
+        # GPT-2 stores its weights [in, out].
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
+    )
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by a name that it is about to drop.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        torch.manual_seed(seed)
+        model = get_peft_model(lm.model, config)
+    model.eval()
+    assert isinstance(model, PeftModel)
+    return model
+
+
+def adapter_state(model: PeftModel) -> AdapterState:
+    """A copy of the adapter's weights by PEFT's names, float32."""
+    return {
+        name: value.detach().to("cpu", torch.float32, copy=True).numpy()
+        for name, value in _adapter_tensors(model).items()
+    }
+
+
+def load_adapter_state(model: PeftModel, state: AdapterState) -> None:
+    """Overwrite the adapter's weights in place, so optimizers keep their parameters.
+
+    Raises:
+        FedfuseError: when names or shapes are not exactly the adapter's.
+    """
+    own = _adapter_tensors(model)
+    differing = sorted(own.keys() ^ state.keys())
+    if differing:
+        raise FedfuseError(
+            f"adapter state has {len(state)} arrays and the adapter {len(own)}; "
+            f"in one of them only: {differing[:5]}"
+        )
+    for name, value in state.items():
+        if value.shape != tuple(own[name].shape):
+            raise FedfuseError(
+                f"adapter state {name!r} has shape {value.shape}; allowed: {tuple(own[name].shape)}"
+            )
+    tensors = {n: torch.from_numpy(np.array(v, dtype=np.float32)) for n, v in state.items()}
+    set_peft_model_state_dict(model, tensors)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Save the adapter so that ``PeftModel.from_pretrained(base, folder)`` loads it.
+
+    An existing folder is replaced; nobody ever sees a half-written one.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stem = f".{folder.name}-{secrets.token_hex(4)}"
+    scratch, old = folder.with_name(f"{stem}.new"), folder.with_name(f"{stem}.old")
+    try:
+        model.save_pretrained(str(scratch), save_embedding_layers=False)
+        # PEFT's empty model card says nothing about this adapter.
+        (scratch / "README.md").unlink(missing_ok=True)
+        if folder.exists():
+            folder.rename(old)
+        scratch.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Linear modules by path, without the output head, whose weight the distillation loss reads."""
+    base: Any = model  # partly untyped
+    head = base.get_output_embeddings()
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+
+
+def _adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+    # Without the last argument PEFT may ask the hub whether the vocabulary has grown.
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state

@@ -1,0 +1,96 @@
+"""Tokenizers of three public kinds, trained on the spot."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+# bos, eos, pad, unk: ids 0 to 3 in every built-in tokenizer.
+SPECIALS = ("<s>", "</s>", "<pad>", "<unk>")
+KINDS = ("byte-level-bpe", "unigram", "wordpiece")
+
+
+def train_tokenizer(kind: str, vocab_size: int, texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of one kind on texts.
+
+    Args:
+        kind: one of ``KINDS``.
+        vocab_size: upper bound of the vocabulary, special tokens included.
+        texts: what to train on.
+    """
+    tokenizer, trainer = _KINDS[kind](vocab_size)
+    tokenizer.train_from_iterator(texts, trainer)
+    if kind == "unigram":
+        _add_frequent_words(tokenizer, texts, vocab_size)
+    bos, eos, pad, unk = SPECIALS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad, unk_token=unk
+    )
+
+
+def _byte_level_bpe(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
+    """GPT-2's kind."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+
+
+def _unigram(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
+    """SentencePiece's unigram kind, with its space marker."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer, trainers.UnigramTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        unk_token=SPECIALS[3],
+        show_progress=False,
+    )
+
+
+def _add_frequent_words(tokenizer: Tokenizer, texts: Sequence[str], vocab_size: int) -> None:
+    """Give whole words pieces of their own, up to the size wanted.
+
+    The trainer only proposes substrings that two different words share, so on a small lexicon it never
+    finds whole words, as SentencePiece does.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normalized = tokenizer.normalizer.normalize_str(text)
+        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized))
+    state = json.loads(tokenizer.to_str())
+    pieces = state["model"]["vocab"]
+    known = {piece for piece, _ in pieces}
+    total = sum(counts.values())
+    for word, count in counts.most_common():
+        if len(pieces) < vocab_size and word not in known:
+            pieces.append([word, math.log(count / total)])
+    tokenizer.model = models.Unigram([tuple(p) for p in pieces], state["model"]["unk_id"])
+
+
+def _wordpiece(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
+    """BERT's kind, lower-casing."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIALS[3]))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer, trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIALS), show_progress=False
+    )
+
+
+_KINDS = {"byte-level-bpe": _byte_level_bpe, "unigram": _unigram, "wordpiece": _wordpiece}

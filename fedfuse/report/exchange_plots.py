@@ -1,0 +1,177 @@
+"""What crossed the network, as plots: who taught whom, and the bytes it took.
+
+Each function takes a run and returns an SVG, "" where the run has nothing to show.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedfuse.report.reading import SERVER, Run
+from fedfuse.report.records import Lesson
+from fedfuse.report.style import (
+    MUTED,
+    WIDTH,
+    Fill,
+    category_fill,
+    fill_legend,
+    legend_height,
+    new_figure,
+    plot,
+    stack,
+    whole_rounds,
+)
+from fedfuse.report.wording import byte_unit, shorten
+
+# Height of one learner's bars where the next learner's begin at 1.
+STRIP = 0.82
+# No model's id, so it can stand for the clients that have no colour of their own.
+OTHERS = ""
+FIXED_FILLS = {SERVER: Fill("#4f6d8f"), "none": Fill("#b8bec5"), OTHERS: Fill("#7b5b45")}
+
+
+@plot
+def teachers_up(run: Run) -> Figure | None:
+    """A panel per domain: whose knowledge the server took in each round."""
+    return _teachers(run, "up")
+
+
+@plot
+def teachers_down(run: Run) -> Figure | None:
+    """A strip per client, a panel per domain: whose knowledge the client took in each round."""
+    return _teachers(run, "down")
+
+
+def _teachers(run: Run, direction: str) -> Figure | None:
+    panels: dict[tuple[str, str], list[Lesson]] = defaultdict(list)
+    for lesson in run.lessons:
+        if lesson.direction == direction:
+            panels[lesson.model, lesson.domain].append(lesson)
+    learners = [m for m in (SERVER, *run.plotted) if m in {model for model, _ in panels}]
+    if not learners:
+        return None
+    domains = [domain for domain in run.domains if domain in {domain for _, domain in panels}]
+    seen = {_teacher(run, lesson) for lessons in panels.values() for lesson in lessons}
+    teachers = [t for t in (SERVER, *run.plotted, OTHERS, "none") if t in seen]
+    labels = {teacher: _teacher_label(run, teacher) for teacher in teachers}
+    width = min(WIDTH, 2.2 + 1.9 * len(domains))
+    height = 1.55 if len(learners) == 1 else 0.6 * len(learners)
+    figure = new_figure(width, 0.9 + legend_height(list(labels.values())) + height)
+    grid = figure.subplots(1, len(domains), sharex=True, sharey=True, squeeze=False)
+    for axes, domain in zip(grid.flat, domains, strict=True):
+        for place, learner in enumerate(learners):
+            lessons = panels.get((learner, domain), [])
+            _teacher_strip(run, axes, len(learners) - 1.0 - place, lessons, teachers)
+        whole_rounds(axes)
+        axes.set_title(shorten(domain, max(6, int(12 * (width - 2.2) / len(domains)))))
+    _teacher_axis(run, grid[0][0], learners)
+    figure.supxlabel("round", fontsize=9)
+    fill_legend(figure, [(label, _teacher_fill(run, t)) for t, label in labels.items()])
+    return figure
+
+
+def _teacher_strip(
+    run: Run, axes: Axes, base: float, lessons: Sequence[Lesson], teachers: Sequence[str]
+) -> None:
+    """One learner's bars on one domain, between two lines: nothing and all of the samples."""
+    shares: dict[str, dict[int, float]] = {teacher: {} for teacher in teachers}
+    # Of equal lines (a resumed run) the last counts.
+    latest = {(lesson.round, lesson.teacher): lesson for lesson in lessons}
+    for lesson in latest.values():
+        rounds = shares[_teacher(run, lesson)]
+        rounds[lesson.round] = rounds.get(lesson.round, 0.0) + STRIP * lesson.share
+    for line in (base, base + STRIP):
+        axes.axhline(line, color=MUTED, linewidth=0.7, alpha=0.5, zorder=0.5)
+    bottom = {lesson.round: base for lesson in latest.values()}
+    for teacher, rounds in shares.items():
+        stack(axes, bottom, rounds, _teacher_fill(run, teacher))
+
+
+def _teacher_axis(run: Run, axes: Axes, learners: Sequence[str]) -> None:
+    """Percentages for one learner, names for several; all panels share this axis."""
+    if len(learners) == 1:
+        axes.set_yticks([0, STRIP / 2, STRIP], ["0", "50%", "100%"])
+        axes.set_ylabel("share of public samples")
+    else:
+        middles = [len(learners) - 1 - place + STRIP / 2 for place in range(len(learners))]
+        axes.set_yticks(middles, [shorten(run.name(learner), 28) for learner in learners])
+    axes.set_ylim(-0.03, len(learners) - 1 + STRIP + 0.03)
+
+
+def _teacher(run: Run, lesson: Lesson) -> str:
+    """The teacher as the legend knows it."""
+    named = lesson.teacher in (SERVER, "none") or lesson.teacher in run.plotted
+    return lesson.teacher if named else OTHERS
+
+
+def _teacher_fill(run: Run, teacher: str) -> Fill:
+    """A model has one fill in both directions."""
+    if teacher in FIXED_FILLS:
+        return FIXED_FILLS[teacher]
+    return category_fill(run.clients.index(teacher))
+
+
+def _teacher_label(run: Run, teacher: str) -> str:
+    names = {"none": "nobody", OTHERS: "all other clients"}
+    return names.get(teacher) or shorten(run.name(teacher), 26)
+
+
+@plot
+def traffic(run: Run) -> Figure | None:
+    """Bytes per round, stacked by phase: a panel for each direction on one scale."""
+    phases = [phase for phase, total in _phase_bytes(run).items() if total]
+    if not phases:
+        return None
+    labels = [shorten(phase, 26) for phase in phases]
+    figure = new_figure(WIDTH, 2.4 + legend_height(labels))
+    down, up = figure.subplots(1, 2, sharey=True, sharex=True)
+    sent = _round_bytes(run, "sent_bytes")
+    received = _round_bytes(run, "received_bytes")
+    largest = max(sum(phases.values()) for sides in (sent, received) for phases in sides.values())
+    divisor, unit = byte_unit(largest)
+    for axes, title, rounds in (
+        (down, "server to clients", sent),
+        (up, "clients to server", received),
+    ):
+        _traffic_panel(axes, rounds, phases, divisor)
+        axes.set_title(title)
+        axes.set_xlabel("round")
+    down.set_ylabel(f"{unit} per round")
+    fill_legend(figure, [(label, category_fill(i)) for i, label in enumerate(labels)])
+    return figure
+
+
+def _phase_bytes(run: Run) -> dict[str, int]:
+    """Bytes of each phase both ways, in the order in which the phases first came."""
+    totals: dict[str, int] = {}
+    for exchange in run.ledger:
+        both = exchange.sent_bytes + exchange.received_bytes
+        totals[exchange.phase] = totals.get(exchange.phase, 0) + both
+    return totals
+
+
+def _round_bytes(run: Run, side: str) -> dict[int, dict[str, int]]:
+    """``[round][phase]`` bytes of one direction."""
+    rounds: dict[int, dict[str, int]] = {}
+    for exchange in run.ledger:
+        phases = rounds.setdefault(exchange.round, defaultdict(int))
+        phases[exchange.phase] += getattr(exchange, side)
+    return rounds
+
+
+def _traffic_panel(
+    axes: Axes, rounds: dict[int, dict[str, int]], phases: Sequence[str], divisor: float
+) -> None:
+    bottom: dict[int, float] = {}
+    for index, phase in enumerate(phases):
+        heights = {
+            r: phases_of_round.get(phase, 0) / divisor for r, phases_of_round in rounds.items()
+        }
+        stack(axes, bottom, heights, category_fill(index))
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+    whole_rounds(axes)

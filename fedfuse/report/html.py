@@ -1,0 +1,99 @@
+"""The report of a run: one self-contained HTML file, without scripts and without a network.
+
+Whatever the run folder says is escaped; the page's own policy forbids scripts and loading besides.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from fedfuse.report import exchange_plots, plots, tables
+from fedfuse.report.fields import clean
+from fedfuse.report.reading import Run, read_run
+from fedfuse.report.style import STAGE_LINES
+from fedfuse.report.summary import summary
+from fedfuse.report.template import STYLE, TEMPLATE
+
+
+def write_report(folder: Path | str) -> Path:
+    """Write ``report.html`` into a run folder and return its path.
+
+    The file appears whole or not at all, so a reader never meets half a page.
+
+    Raises:
+        FedfuseError: for a folder that holds no run, or a malformed one.
+    """
+    run = read_run(folder)
+    path = run.folder / "report.html"
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(render(run), encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as text."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(TEMPLATE).render(
+        run=run,
+        style=Markup(STYLE),
+        summary=summary(run),
+        baselines=STAGE_LINES.keys() & set(run.stages),
+        plots={name: Markup(svg) for name, svg in _plots(run).items()},
+        results=tables.result_rows(run),
+        with_accuracy=any(metric.accuracy is not None for metric in run.metrics),
+        gain_title=tables.gain_title(run),
+        gain_note=tables.gain_note(run),
+        floor=tables.cell(run.floor),
+        late=tables.late_models(run),
+        domain_rows=tables.domain_rows(run),
+        costs=_costs(run),
+        in_all=tables.cost_in_all(run),
+        failures=tables.failure_rows(run),
+        settings=_settings(run),
+    )
+
+
+def _plots(run: Run) -> dict[str, str]:
+    return {
+        "headline": plots.headline_svg(run),
+        "curves": plots.curves(run),
+        "heat_map": plots.heat_map(run),
+        "teachers_up": exchange_plots.teachers_up(run),
+        "teachers_down": exchange_plots.teachers_down(run),
+        "traffic": exchange_plots.traffic(run),
+    }
+
+
+def _costs(run: Run) -> list[tuple[str, list[tables.CostRow]]]:
+    return [
+        ("client", tables.cost_by_client(run)),
+        ("phase", tables.cost_by_phase(run)),
+        ("round", tables.cost_by_round(run)),
+    ]
+
+
+def _settings(run: Run) -> list[tuple[str, dict[str, str]]]:
+    """Headed groups of keys and values: what the run was made with."""
+    origin = {"seed": run.seed, "commit": run.commit or "unknown", "folder": run.folder.name}
+    groups: list[tuple[str, dict[str, Any]]] = [
+        ("Run", origin),
+        ("Models", {run.name(model): base for model, base in run.models.items()}),
+        ("Versions", dict(run.versions)),
+        ("Configuration", dict(run.config)),
+    ]
+    return [
+        (heading, {clean(str(key)): clean(str(value)) for key, value in group.items()})
+        for heading, group in groups
+        if group
+    ]

@@ -1,0 +1,99 @@
+"""The lines of a run folder's three JSON lines files, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fedfuse.report.fields import Fields
+
+STAGES = ("zero-shot", "standalone", "public-only", "federated", "centralized")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A line of metrics.jsonl: one model on one domain after one round; loss in nats/byte."""
+
+    stage: str
+    round: int
+    model: str
+    domain: str
+    loss: float
+    accuracy: float | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A line of ledger.jsonl: one message, as the server sees it.
+
+    ``sent_bytes`` went to the client, ``received_bytes`` came back; ``error`` is None when all went
+    well.
+    """
+
+    round: int
+    phase: str
+    client: str
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A line of selection.jsonl: the share of a domain's public samples one teacher taught a model.
+
+    ``direction`` is "up" where the server learns, "down" where a client does; ``teacher`` may be
+    "none".
+    """
+
+    round: int
+    direction: str
+    model: str
+    domain: str
+    teacher: str
+    share: float
+
+
+def read_metric(models: Collection[str], domains: Collection[str], line: Fields) -> Metric:
+    """Check and type a line of metrics.jsonl."""
+    no_accuracy = line.values.get("accuracy") is None
+    return Metric(
+        stage=line.one_of("stage", STAGES),
+        round=line.integer("round"),
+        model=line.one_of("model", models),
+        domain=line.one_of("domain", domains),
+        loss=line.number("loss"),
+        accuracy=None if no_accuracy else line.number("accuracy", 0, 1),
+        samples=line.integer("samples"),
+    )
+
+
+def read_exchange(line: Fields) -> Exchange:
+    """Check and type a line of ledger.jsonl.
+
+    Any client is allowed: one that failed to register has no model in config.json.
+    """
+    return Exchange(
+        round=line.integer("round"),
+        phase=line.text("phase"),
+        client=line.text("client"),
+        sent_bytes=line.integer("sent_bytes"),
+        received_bytes=line.integer("received_bytes"),
+        seconds=line.number("seconds", low=0),
+        error=line.optional_text("error"),
+    )
+
+
+def read_lesson(models: Collection[str], domains: Collection[str], line: Fields) -> Lesson:
+    """Check and type a line of selection.jsonl."""
+    return Lesson(
+        round=line.integer("round"),
+        direction=line.one_of("direction", ("up", "down")),
+        model=line.one_of("model", models),
+        domain=line.one_of("domain", domains),
+        teacher=line.one_of("teacher", (*models, "none")),
+        # Shares are counts divided by a count; allow for the rounding of their sums.
+        share=line.number("share", 0, 1 + 1e-6),
+    )

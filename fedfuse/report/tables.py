@@ -1,0 +1,196 @@
+"""The rows of a report's tables, as text: what the page and the terminal both show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from fedfuse.report.reading import SERVER, Measure, Run
+from fedfuse.report.records import Exchange
+from fedfuse.report.wording import bytes_text, change_text, loss_text, percent, seconds_text
+
+# Text of an error that a table shows; the whole of it is in ledger.jsonl.
+ERROR_LENGTH = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measure: loss and excess in nats/byte, accuracy; ``verdict`` is "better", "worse", ""."""
+
+    loss: str = ""
+    excess: str = ""
+    accuracy: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One model: a cell per stage of the run, and what federation changed."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    gain: str
+    verdict: str
+
+
+def cell(measure: Measure | None, verdict: str = "") -> Cell:
+    """A measure as text; empty where there is none."""
+    if measure is None:
+        return Cell()
+    excess = change_text(measure.excess) if math.isfinite(measure.loss) else ""
+    return Cell(loss_text(measure.loss), excess, percent(measure.accuracy), verdict)
+
+
+def result_rows(run: Run) -> list[ResultRow]:
+    """All-domain means of every model that was measured, in every stage of the run."""
+    rows = []
+    for model in run.measured:
+        better = verdict(run.change(model))
+        cells = tuple(
+            cell(run.overall(model, stage), better if stage == "federated" else "")
+            for stage in run.stages
+        )
+        rows.append(ResultRow(run.name(model), cells, gain(run, model), better))
+    return rows
+
+
+def gain_title(run: Run) -> str:
+    """Heading of the column that ``gain`` fills, "" where no model has a gain."""
+    if not any(gain(run, model) for model in run.measured):
+        return ""
+    return "excess removed" if run.has_floor else "change"
+
+
+def gain(run: Run, model: str) -> str:
+    """Share of the excess that federation removed; without a floor the change of the loss."""
+    return percent(run.share_removed(model)) if run.has_floor else change_text(run.change(model))
+
+
+def verdict(change: float | None) -> str:
+    """Whether a change of a loss is for the better, as far as its three digits show."""
+    if change is None or loss_text(change) == loss_text(0.0):
+        return ""
+    return "better" if change < 0 else "worse"
+
+
+def gain_note(run: Run) -> str:
+    """What the column of ``gain`` compares with."""
+    models = [model for model in run.measured if run.before_after(model) is not None]
+    parts = ["zero-shot (server)"] if SERVER in models else []
+    parts += ["standalone (clients)"] if any(model != SERVER for model in models) else []
+    return f"{gain_title(run)}: federated against {' and '.join(parts)}" if parts else ""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRow:
+    """One model on one domain: a cell per stage of the run."""
+
+    name: str
+    domain: str
+    own: bool
+    cells: tuple[Cell, ...]
+
+
+def domain_rows(run: Run) -> list[DomainRow]:
+    """Every model on every domain, at each stage's last round."""
+    rows = []
+    for model in run.measured:
+        stages = [run.by_domain(model, stage) for stage in run.stages]
+        for domain in run.domains:
+            cells = tuple(cell(measures.get(domain)) for measures in stages)
+            own = run.own_domain.get(model) == domain
+            rows.append(DomainRow(run.name(model), domain or "(no name)", own, cells))
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """What a group of messages cost: bytes each way, seconds, number, number of failures."""
+
+    name: str
+    sent: str
+    received: str
+    seconds: str
+    messages: int
+    failures: int
+
+
+def cost_by_round(run: Run) -> list[CostRow]:
+    """A row per round; round 0 is the registration."""
+    return _grouped(run, lambda exchange: str(exchange.round), str)
+
+
+def cost_by_phase(run: Run) -> list[CostRow]:
+    """A row per phase, in the order in which they first came."""
+    return _grouped(run, lambda exchange: exchange.phase, str)
+
+
+def cost_by_client(run: Run) -> list[CostRow]:
+    """A row per client, and one for the server's own work."""
+    rank = {model: place for place, model in enumerate((SERVER, *run.clients))}
+    rows = sorted(run.ledger, key=lambda exchange: rank.get(exchange.client, len(rank)))
+    return _grouped(run, lambda exchange: exchange.client, run.name, rows)
+
+
+def cost_in_all(run: Run) -> CostRow:
+    """One row for the whole run."""
+    return _cost("in all", run.ledger)
+
+
+def _grouped(
+    run: Run,
+    key: Callable[[Exchange], str],
+    name: Callable[[str], str],
+    exchanges: list[Exchange] | None = None,
+) -> list[CostRow]:
+    groups: dict[str, list[Exchange]] = {}
+    for exchange in run.ledger if exchanges is None else exchanges:
+        groups.setdefault(key(exchange), []).append(exchange)
+    return [_cost(name(group), members) for group, members in groups.items()]
+
+
+def _cost(name: str, exchanges: Iterable[Exchange]) -> CostRow:
+    items = list(exchanges)
+    return CostRow(
+        name,
+        bytes_text(sum(item.sent_bytes for item in items)),
+        bytes_text(sum(item.received_bytes for item in items)),
+        seconds_text(sum(item.seconds for item in items)),
+        len(items),
+        sum(item.error is not None for item in items),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    """Failures with the same client, phase and error, and the rounds in which they came."""
+
+    name: str
+    phase: str
+    rounds: str
+    error: str
+
+
+def failure_rows(run: Run) -> list[FailureRow]:
+    """Failed messages; those that differ only in their round are one row."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for item in run.failures:
+        error = (item.error or "no reason given")[:ERROR_LENGTH]
+        groups.setdefault((item.client, item.phase, error), []).append(item.round)
+    return [
+        FailureRow(run.name(client), phase, ", ".join(map(str, rounds)), error)
+        for (client, phase, error), rounds in groups.items()
+    ]
+
+
+def late_models(run: Run) -> list[str]:
+    """A sentence per model whose last measure is older than the run's: its row is out of date."""
+    sentences = []
+    for model in run.measured:
+        last = run.overall(model, "federated")
+        if last is not None and last.round < run.rounds:
+            sentences.append(
+                f"{run.name(model)} was last measured after round {last.round} of {run.rounds}."
+            )
+    return sentences

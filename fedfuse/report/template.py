@@ -1,0 +1,280 @@
+"""The report's page and style sheet: a module, since Flower's bundles carry no HTML files."""
+
+from __future__ import annotations
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --ground: #ffffff; --ink: #1b1f24; --muted: #5b6470; --line: #d9dee4; --soft: #f5f7f9;
+  --better: #0a7a4b; --worse: #b3261e; --accent: #0f7fc4;
+}
+@media screen and (prefers-color-scheme: dark) {
+  :root {
+    --ground: #14171b; --ink: #e6e9ed; --muted: #9aa4b0; --line: #343b44; --soft: #1c2127;
+    --better: #4cc38a; --worse: #ff8a80; --accent: #56b4e9;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 62rem;
+  background: var(--ground); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+  overflow-wrap: break-word;
+}
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .2rem; letter-spacing: -.01em; }
+h2 { font-size: 1.25rem; margin: 2.8rem 0 .6rem; padding-top: .9rem;
+  border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
+p { margin: .5rem 0; max-width: 46rem; }
+.meta, .note, figcaption { color: var(--muted); font-size: .875rem; }
+.meta { margin-bottom: 1.4rem; }
+.status { font-weight: 600; }
+.status.failed { color: var(--worse); }
+.status.finished { color: var(--better); }
+figure { margin: 1rem 0 1.4rem; }
+figcaption { max-width: 46rem; margin-top: .4rem; }
+svg { display: block; height: auto; max-width: 100%; color: var(--ink); }
+svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue",
+  sans-serif !important; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .38rem .7rem; text-align: right; vertical-align: top;
+  border-bottom: 1px solid var(--line); }
+th { font-weight: 600; }
+thead th { color: var(--muted); border-bottom-width: 2px; vertical-align: bottom;
+  white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+tbody th { max-width: 16rem; }
+td small { display: block; color: var(--muted); font-size: .8rem; white-space: nowrap; }
+td.left, th.left { text-align: left; }
+tr.floor td, tr.floor th, tr.all td, tr.all th { border-top: 2px solid var(--line); }
+.better { color: var(--better); font-weight: 600; }
+.worse { color: var(--worse); font-weight: 600; }
+.own { color: var(--muted); font-weight: 400; }
+.side { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
+.side table { font-size: .85rem; }
+.side th:not(:first-child), .side td { padding: .3rem .5rem; }
+details { margin: .8rem 0; }
+summary { cursor: pointer; color: var(--accent); font-weight: 600; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; font-size: .875rem;
+  margin: .3rem 0 1rem; }
+dt { color: var(--muted); max-width: 20rem; }
+dd { margin: 0; font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  min-width: 0; }
+@media print {
+  body { max-width: none; padding: 0; font-size: 11pt; }
+  figure, table, .side > div { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  .scroll { overflow: visible; }
+}
+"""
+
+TEMPLATE = """\
+{% macro measure(cell) %}
+{% if cell.loss %}
+<td><span class="{{ cell.verdict }}">{{ cell.loss }}</span>
+{%- if cell.excess or cell.accuracy %}<small>{{ cell.excess }}
+{%- if cell.excess and cell.accuracy %} &middot; {% endif %}{{ cell.accuracy }}</small>
+{%- endif %}</td>
+{% else %}
+<td></td>
+{% endif %}
+{% endmacro %}
+{% macro figure(name, caption) %}
+{% if plots[name] %}
+<figure aria-label="{{ caption }}">
+{{ plots[name] }}
+<figcaption>{{ caption }}</figcaption>
+</figure>
+{% endif %}
+{% endmacro %}
+{% macro cost(row) %}
+<td>{{ row.sent }}</td><td>{{ row.received }}</td><td>{{ row.seconds }}</td>
+<td>{{ row.messages }}</td>
+{% if in_all.failures %}
+<td{% if row.failures %} class="worse"{% endif %}>{{ row.failures }}</td>
+{% endif %}
+{% endmacro %}
+{% set above = "loss above the entropy floor" if run.has_floor else "loss" %}
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ run.title }} | fedfuse report</title>
+<style>{{ style }}</style>
+</head>
+<body>
+<header>
+<h1>{{ run.title }}</h1>
+<p class="meta"><span class="status {{ run.status }}">{{ run.status }}</span>
+{%- if run.config.get("strategy") %} &middot; strategy {{ run.config["strategy"] }}{% endif %}
+ &middot; seed {{ run.seed }}
+{%- if run.commit %} &middot; commit {{ run.commit[:12] }}{% endif %}</p>
+<p id="summary">{{ summary | join(" ") }}</p>
+{% if run.plotted | length < run.clients | length %}
+<p class="note">Plots show the first {{ run.plotted | length }} of {{ run.clients | length }}
+clients, tables all of them.</p>
+{% endif %}
+</header>
+<main>
+{{ figure("headline", "Each row is a model, each mark one way to train it; values are means over"
+  ~ " domains. Further left is better."
+  ~ (" The bar joins what the model is without federation (server: zero-shot, clients: standalone)"
+  ~ " with what federation made of it." if gain_title else "")) }}
+{% if results %}
+<section id="results">
+<h2>Results</h2>
+<div class="scroll"><table>
+<thead><tr><th>model</th>
+{% for stage in run.stages %}
+<th>{{ stage }}</th>
+{% endfor %}
+{% if gain_title %}
+<th>{{ gain_title }}</th>
+{% endif %}
+</tr></thead>
+<tbody>
+{% for row in results %}
+<tr><th>{{ row.name }}</th>
+{% for cell in row.cells %}
+{{ measure(cell) }}
+{% endfor %}
+{% if gain_title %}
+<td class="{{ row.verdict }}">{{ row.gain }}</td>
+{% endif %}
+</tr>
+{% endfor %}
+{% if run.has_floor %}
+<tr class="floor"><th>entropy floor</th><td>{{ floor.loss }}
+{%- if floor.accuracy %}<small>{{ floor.accuracy }}</small>{% endif %}</td>
+{% for _ in range(run.stages | length - (0 if gain_title else 1)) %}
+<td></td>
+{% endfor %}
+</tr>
+{% endif %}
+</tbody>
+</table></div>
+<p class="note">In each cell: loss in nats/byte
+{%- if run.has_floor %}, its excess over the entropy floor{% endif %}
+{%- if with_accuracy %}, accuracy on multiple-choice questions{% endif %};
+ means over domains at the stage&rsquo;s last round.
+{% if gain_title %}
+{{ gain_note[0] | upper }}{{ gain_note[1:] }}.
+{% endif %}
+{% if run.has_floor %}
+Entropy floor: the best any model can do, known because the source of the data is.
+{% endif %}
+{{ late | join(" ") }}</p>
+<details><summary>Every domain</summary>
+<div class="scroll"><table>
+<thead><tr><th>model</th><th class="left">domain</th>
+{% for stage in run.stages %}
+<th>{{ stage }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in domain_rows %}
+<tr><th>{{ row.name }}</th><td class="left">{{ row.domain }}
+{%- if row.own %} <span class="own">(own)</span>{% endif %}</td>
+{% for cell in row.cells %}
+{{ measure(cell) }}
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table></div>
+</details>
+</section>
+{% endif %}
+{% if plots.curves %}
+<section id="curves">
+<h2>Round by round</h2>
+{{ figure("curves", "Each model's " ~ above ~ " after every federated round, mean over domains."
+  ~ (" Dashed lines are the baselines." if baselines else "")) }}
+</section>
+{% endif %}
+{% if plots.heat_map %}
+<section id="domains">
+<h2>Who knows what</h2>
+{{ figure("heat_map", "Clients by domains: " ~ above ~ " in nats/byte. Paler is better, grey diverged."
+  ~ (" A client's own domain is framed." if run.own_domain else "")) }}
+</section>
+{% endif %}
+{% if plots.teachers_up or plots.teachers_down %}
+<section id="teachers">
+<h2>Who taught what</h2>
+{% if plots.teachers_up %}
+<h3>Clients to server</h3>
+{{ figure("teachers_up", "For each domain and round: the share of the domain's public samples on"
+  ~ " which the server learned from each client; where nobody taught, it learned from the labels"
+  ~ " alone.") }}
+{% endif %}
+{% if plots.teachers_down %}
+<h3>Server to clients</h3>
+{{ figure("teachers_down", "For each client, domain and round: the share of the domain's public"
+  ~ " samples (a strip's height is all of them) on which the client learned from the server; where"
+  ~ " nobody taught, it learned from the labels alone.") }}
+{% endif %}
+</section>
+{% endif %}
+{% if run.ledger %}
+<section id="ledger">
+<h2>Bytes and seconds</h2>
+{{ figure("traffic", "Serialized messages as the server sends and receives them. Round 0 is the"
+  ~ " registration.") }}
+<div class="side">
+{% for what, rows in costs %}
+<div class="scroll"><h3>By {{ what }}</h3>
+<table>
+<thead><tr><th>{{ what }}</th><th>sent</th><th>received</th><th>time</th><th>tasks</th>
+{% if in_all.failures %}
+<th>failed</th>
+{% endif %}
+</tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><th>{{ row.name }}</th>{{ cost(row) }}</tr>
+{% endfor %}
+<tr class="all"><th>{{ in_all.name }}</th>{{ cost(in_all) }}</tr>
+</tbody>
+</table></div>
+{% endfor %}
+</div>
+<p class="note">Sent: server to clients; received: clients to server. Time is summed over tasks, of
+which those of different clients may run side by side.</p>
+</section>
+{% endif %}
+{% if failures %}
+<section id="failures">
+<h2>Failures</h2>
+<div class="scroll"><table>
+<thead><tr><th>client</th><th class="left">phase</th><th class="left">rounds</th>
+<th class="left">error</th></tr></thead>
+<tbody>
+{% for row in failures %}
+<tr><th>{{ row.name }}</th><td class="left">{{ row.phase }}</td>
+<td class="left">{{ row.rounds }}</td><td class="left">{{ row.error }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+</section>
+{% endif %}
+<section id="settings">
+<h2>Made with</h2>
+<details><summary>Resolved configuration, models and versions</summary>
+{% for heading, values in settings %}
+<h3>{{ heading }}</h3>
+<dl>
+{% for key, value in values.items() %}
+<dt>{{ key }}</dt><dd>{{ value }}</dd>
+{% endfor %}
+</dl>
+{% endfor %}
+</details>
+</section>
+</main>
+</body>
+</html>
+"""

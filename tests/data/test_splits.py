@@ -1,0 +1,187 @@
+"""Real data is cut into splits that share nothing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedfuse.data.sample import Sample, Splits
+from fedfuse.data.splits import build_splits, check_splits
+from fedfuse.errors import FedfuseError
+from tests.data.test_load import MATERIAL, write
+
+SIZES: dict[str, Any] = {
+    "num_partitions": 2,
+    "scheme": "domain",
+    "alpha": 1.0,
+    "seed": 3,
+    "public_samples": 4,
+    "test_samples": 5,
+    "holdout_samples": 3,
+    "question_samples": 2,
+    "private_samples": 6,
+}
+
+
+def rows(name: str, count: int) -> list[dict[str, Any]]:
+    return [{"text": f"{name} {n}", "options": ["x", "y"], "label": n % 2} for n in range(count)]
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> str:
+    """Two data sets: one of questions with a test split, one of plain text with a dev split."""
+    first, second = tmp_path / "films", tmp_path / "tales"
+    first.mkdir()
+    second.mkdir()
+    write(first / "train.jsonl", rows("film", 30))
+    write(first / "test.jsonl", rows("held film", 9))
+    write(second / "train.jsonl", [{"text": f"tale {n}"} for n in range(30)])
+    write(second / "dev.jsonl", [{"text": f"held tale {n}"} for n in range(9)])
+    return f"{first}+{second}"
+
+
+def by_domain(samples: list[Sample]) -> dict[str, int]:
+    return {d: sum(s.domain == d for s in samples) for d in sorted({s.domain for s in samples})}
+
+
+def test_sizes_are_per_domain(sources: str) -> None:
+    splits = build_splits(sources, **SIZES)
+    assert [by_domain(part) for part in splits.private] == [{"films": 6}, {"tales": 6}]
+    assert by_domain(splits.public) == {"films": 4, "tales": 4}
+    assert by_domain(splits.holdout) == {"films": 3, "tales": 3}
+    assert by_domain(splits.test) == {"films": 5, "tales": 5}
+    assert by_domain(splits.questions) == {"films": 2}
+    assert set(splits.questions) < set(splits.test)
+    assert all(sample.text.startswith("held") for sample in splits.test)
+    assert splits.floor is None
+    assert splits.domains == ["films", "tales"]
+
+
+def test_zero_takes_everything(sources: str) -> None:
+    sizes = SIZES | {"private_samples": 0, "test_samples": 0, "question_samples": 0}
+    splits = build_splits(sources, **sizes | {"holdout_samples": 0})
+    assert [len(part) for part in splits.private] == [26, 26]
+    assert (len(splits.test), splits.questions, splits.holdout) == (18, [], [])
+
+
+def test_same_seed_same_splits(sources: str) -> None:
+    assert build_splits(sources, **SIZES) == build_splits(sources, **SIZES)
+    other = build_splits(sources, **SIZES | {"seed": 4})
+    assert other.public != build_splits(sources, **SIZES).public
+
+
+def test_a_domain_does_not_depend_on_the_others(sources: str) -> None:
+    alone = build_splits(sources.split("+")[0], **SIZES | {"num_partitions": 1})
+    both = build_splits(sources, **SIZES)
+    assert alone.public == [s for s in both.public if s.domain == "films"]
+    assert alone.private[0] == both.private[0]
+
+
+def test_template_and_splits_are_passed_on(sources: str) -> None:
+    films = sources.split("+")[0]
+    splits = build_splits(films, template="T: {text} =", **SIZES | {"num_partitions": 1})
+    assert all(s.prompt.startswith("T: film") for s in splits.public)
+    with pytest.raises(FedfuseError, match="no split 'dev'"):
+        build_splits(films, test_split="dev", **SIZES)
+    with pytest.raises(FedfuseError, match="no split 'fit'"):
+        build_splits(films, train_split="fit", **SIZES)
+
+
+def test_a_single_file_is_cut(tmp_path: Path) -> None:
+    file = write(tmp_path / "notes.jsonl", [*rows("n", 40), *rows("n", 3)])
+    splits = build_splits(str(file), **SIZES | {"private_samples": 0})
+    assert by_domain(splits.test) == {"notes": 5}
+    assert sum(len(part) for part in splits.private) == 40 - 5 - 4 - 3
+    with pytest.raises(FedfuseError, match="test_samples is 0"):
+        build_splits(str(file), **SIZES | {"test_samples": 0})
+
+
+def test_duplicates_are_dropped_from_train(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    write(films / "train.jsonl", rows("film", 20) + rows("film", 2) + rows("held", 3))
+    write(films / "test.jsonl", rows("held", 9))
+    with caplog.at_level(logging.WARNING):
+        splits = build_splits(str(films), **SIZES | {"private_samples": 0})
+    assert sum(len(part) for part in splits.private) == 20 - 4 - 3
+    expected = "dropped 5 of 25 train samples: 3 with a text of the test split, 2 repeated"
+    assert expected in caplog.text
+
+
+def test_duplicates_between_sources(tmp_path: Path) -> None:
+    for name, test in (("a", rows("t", 9)), ("b", rows("u", 9))):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "train.jsonl", [*rows(name, 30), *rows("t", 9), *rows("u", 9)])
+        write(tmp_path / name / "test.jsonl", test)
+    splits = build_splits(f"{tmp_path / 'a'}+{tmp_path / 'b'}", **SIZES | {"private_samples": 0})
+    assert sum(len(part) for part in splits.private) == 2 * (30 - 4 - 3)
+
+
+def test_too_little_data(sources: str) -> None:
+    with pytest.raises(FedfuseError, match=r"'films' has 30 distinct train samples; .* the 31 for"):
+        build_splits(sources, **SIZES | {"public_samples": 28})
+    with pytest.raises(FedfuseError, match="13 partitions of 12 samples"):
+        build_splits(sources, **SIZES | {"num_partitions": 13})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"public_samples": 0}, "public_samples is 0"),
+        ({"test_samples": -1, "private_samples": -2}, "test_samples is -1, private_samples is -2"),
+    ],
+)
+def test_bad_sizes(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(FedfuseError, match=message):
+        build_splits("./any", **SIZES | sizes)
+
+
+def test_bad_sources(sources: str) -> None:
+    films = sources.split("+")[0]
+    with pytest.raises(FedfuseError, match="empty part"):
+        build_splits(f"{films}+", **SIZES)
+    with pytest.raises(FedfuseError, match="several parts named films"):
+        build_splits(f"{films}+{films}", **SIZES)
+
+
+A, B, C, D = (Sample("", letter) for letter in "abcd")
+
+
+def test_check_accepts_disjoint_splits() -> None:
+    check_splits(Splits([[A, A]], [B], [C, C], [D], [C]))
+    check_splits(Splits([[A]], [B], [C]))
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (Splits([[A], [B]], [B], [C], [D]), "private and public share 1 texts.*'b'"),
+        (Splits([[A]], [B], [A], [D]), "private and test"),
+        (Splits([[A]], [B], [C], [A]), "private and holdout"),
+        (Splits([[A]], [C, B], [B, C], [D]), "public and test share 2 texts.*'b'"),
+        (Splits([[A]], [B], [C], [B]), "public and holdout"),
+        (Splits([[A]], [B], [C], [C]), "test and holdout"),
+        (Splits([[A]], [], [C]), "public set is empty"),
+        (Splits([[A]], [B], []), "test set is empty"),
+        (Splits([[A], []], [B], [C]), "partition 1 is empty"),
+    ],
+)
+def test_check_refuses(splits: Splits, message: str) -> None:
+    with pytest.raises(FedfuseError, match=message):
+        check_splits(splits)
+
+
+@pytest.mark.skipif(not MATERIAL.is_dir(), reason="../shared/material is not here")
+def test_real_data_sets_in_a_federation() -> None:
+    names = ("sst2", "trec", "rte", "arc_easy", "rotten_tomatoes")
+    source = "+".join(str(MATERIAL / name) for name in names)
+    sizes = {"public_samples": 100, "holdout_samples": 50, "private_samples": 500}
+    splits = build_splits(source, **SIZES | sizes | {"num_partitions": 5})
+    assert splits.domains == sorted(names)
+    assert [len(part) for part in splits.private] == [500] * 5
+    assert len(splits.public) == 500

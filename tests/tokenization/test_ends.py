@@ -1,0 +1,132 @@
+"""Ends of tokens in bytes of the text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from fedfuse.tokenization.ends import _from_offsets, token_ends
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from tests.tokenization.conftest import KINDS, LOSSLESS, TEXTS, by_hand, texts_strategy
+
+WORDPIECES = [
+    *("[UNK]", "a", "b", "cafe", "two", "##s", ",", "日", "##ne", "ﬁ", "e", "ᄀ", "##ᅡ"),
+    *("12", "##3", "d"),
+]
+
+
+def check_sanity(tokenizer: TextTokenizer, text: str) -> None:
+    """What holds for every tokenizer and text."""
+    raw = text.encode()
+    (encoded,) = tokenizer.encode([text])
+    known = encoded.ends[encoded.ends >= 0]
+    assert encoded.ends.dtype == encoded.ids.dtype == np.int64
+    assert len(encoded.ids) == len(encoded.ends)
+    assert (np.diff(known) >= 0).all()
+    if len(encoded.ends):
+        assert encoded.ends[-1] >= 0
+        assert known[-1] <= len(raw)
+        # What the tokens leave is whitespace, or was nothing to them at all.
+        assert raw[known[-1] :].decode().strip() == ""
+
+
+def check_lossless(tokenizer: TextTokenizer, text: str) -> None:
+    """Where tokens are the text, every token's bytes are where its end says."""
+    raw = text.encode()
+    (encoded,) = tokenizer.encode([text])
+    pieces = [tokenizer.token_bytes[i] for i in encoded.ids]
+    start = len(raw) - len(b"".join(pieces))
+    assert start in (0, -1)
+    for piece, end in zip(pieces, encoded.ends.tolist(), strict=True):
+        assert raw[max(start, 0) : end] == piece[max(-start, 0) :]
+        start = end
+    assert start == len(raw)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(text=texts_strategy())
+def test_ends_are_sane(tokenizers: dict[str, TextTokenizer], kind: str, text: str) -> None:
+    check_sanity(tokenizers[kind], text)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(text=texts_strategy())
+def test_ends_are_exact(tokenizers: dict[str, TextTokenizer], kind: str, text: str) -> None:
+    if "▁" not in text:  # SentencePiece cannot tell its marker from a space
+        check_lossless(tokenizers[kind], text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(text=texts_strategy())
+def test_offsets_give_the_same_ends(
+    tokenizers: dict[str, TextTokenizer], kind: str, text: str
+) -> None:
+    """The way over offsets, where bytes alone would do."""
+    tokenizer = tokenizers[kind]
+    raw = text.encode()
+    encoding = tokenizer._rust.encode(text, add_special_tokens=False)
+    pieces = [tokenizer.token_bytes[i] for i in encoding.ids]
+    if b"".join(pieces) in (raw, b" " + raw) and pieces:
+        slow = _from_offsets(text, raw, pieces, encoding.offsets)
+        np.testing.assert_array_equal(slow, token_ends(text, pieces, encoding))
+
+
+def test_byte_level_splits_an_emoji() -> None:
+    tokenizer = by_hand("byte-level", ["a", "Ġ", "b", "ð", "Ł", "ĺ", "Ģ"])
+    (encoded,) = tokenizer.encode(["a 😀b"])
+    assert encoded.ids.tolist() == [0, 1, 3, 4, 5, 6, 2]
+    assert encoded.ends.tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "ends"),
+    [
+        ("a b", [1, 2], [1, 3]),
+        ("  a  b ", [1, 2], [3, 6]),
+        ("Café,", [3, 6], [5, 6]),
+        ("twos d", [4, 5, 15], [3, 4, 6]),
+        ("123", [13, 14], [2, 3]),
+        ("a😀 b", [0, 2], [5, 7]),
+        ("ﬁne", [9, 8], [3, 5]),
+        # The accent is stripped, and belongs to its letter.
+        ("e\u0301 b", [10, 2], [3, 5]),
+        ("e\u0301", [10], [3]),
+        # A syllable of three bytes that the normalizer takes apart: no byte lies between its parts.
+        ("가 b", [11, 12, 2], [-1, 3, 5]),
+        ("", [], []),
+        (" ", [], []),
+    ],
+)
+def test_wordpiece(text: str, ids: list[int], ends: list[int]) -> None:
+    (encoded,) = by_hand("wordpiece", WORDPIECES).encode([text])
+    assert encoded.ids.tolist() == ids
+    assert encoded.ends.tolist() == ends
+
+
+def test_space_put_in_front_covers_nothing(tokenizers: dict[str, TextTokenizer]) -> None:
+    for kind in ("sentencepiece", "unigram"):
+        tokenizer = tokenizers[kind]
+        (encoded,) = tokenizer.encode(["zé"])
+        first = tokenizer.token_bytes[encoded.ids[0]]
+        assert first == b" "
+        assert encoded.ends[0] == 0
+        assert encoded.ends[-1] == 3
+
+
+def test_offsets_with_a_changed_text(tokenizers: dict[str, TextTokenizer]) -> None:
+    """NFKC makes two letters of the ligature; the end between them is nowhere in the text."""
+    tokenizer = tokenizers["unigram"]
+    (encoded,) = tokenizer.encode(["ﬁ"])
+    pieces = [tokenizer.token_bytes[i] for i in encoded.ids]
+    assert pieces == [b" ", b"f", b"i"]
+    assert encoded.ends.tolist() == [0, -1, 3]
+
+
+def test_ends_of_all_texts_reach_the_last_word(tokenizers: dict[str, TextTokenizer]) -> None:
+    for tokenizer in tokenizers.values():
+        for text, encoded in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
+            assert encoded.ends[-1] >= len(text.rstrip().encode())

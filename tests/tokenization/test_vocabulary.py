@@ -1,0 +1,235 @@
+"""The vocabulary table against its oracle, its ties, and its cache."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenization import vocabulary
+from fedfuse.tokenization.surface import surfaces
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+from tests.oracles import mined
+from tests.tokenization.conftest import KINDS, by_hand
+
+
+def texts_by_id(tokenizer: TextTokenizer) -> dict[int, bytes]:
+    """The candidates, by id; of equal texts only the one in use."""
+    found = surfaces(tokenizer)
+    twins = {found.bytes[i] for i in found.used - found.special - found.fallback}
+    return {
+        i: found.bytes[i]
+        for i in found.used - found.special
+        if found.bytes[i] and not (i in found.fallback and found.bytes[i] in twins)
+    }
+
+
+def test_table_by_hand() -> None:
+    source = by_hand("wordpiece", ["[U]", "cat", "##s", "dog", "cart", "##sat"])
+    target = by_hand("wordpiece", ["[U]", "##sit", "cut", "cat", "##at", "##s", "bat", "car"])
+    table = minimum_edit_distance_table(source, target, None)
+    # [U] by role; cat and s are there; " dog" is 3 from " bat", " car", " cat" and " cut";
+    # " cart" is 1 from " car" and " cat", and " car" is smaller; "sat" is 1 from "at" and "sit".
+    assert table.target.tolist() == [0, 3, 5, 6, 7, 4]
+    assert table.distance.tolist() == [0, 0, 0, 3, 1, 1]
+    assert table.target.dtype == np.int64
+    assert table.distance.dtype == np.int32
+
+
+@pytest.mark.parametrize(("source", "target"), list(permutations(KINDS, 2)))
+def test_table_equals_oracle(
+    tokenizers: dict[str, TextTokenizer], source: str, target: str
+) -> None:
+    from_, to = tokenizers[source], tokenizers[target]
+    table = minimum_edit_distance_table(from_, to, None)
+    candidates = texts_by_id(to)
+    special = surfaces(from_).special
+    for token_id in range(4, from_.vocab_size, 37):  # the oracle is slow
+        assert token_id not in special
+        text = from_.token_bytes[token_id]
+        found = (int(table.target[token_id]), int(table.distance[token_id]))
+        assert found == mined.nearest(text, candidates)
+    # Every token against a faster check of the same rule.
+    for token_id in range(4, from_.vocab_size):
+        text = from_.token_bytes[token_id]
+        best = min((Levenshtein.distance(text, b), b, i) for i, b in candidates.items())
+        assert (table.distance[token_id], table.target[token_id]) == (best[0], best[2])
+
+
+some_bytes = st.lists(st.sampled_from([b"a", b"b", b" ", b"\xe6", b"ab"]), max_size=6).map(b"".join)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    source=st.sets(some_bytes, max_size=8),
+    target=st.sets(some_bytes.filter(bool), min_size=1, max_size=8),
+)
+def test_search_equals_oracle(source: set[bytes], target: set[bytes]) -> None:
+    queries, texts = sorted(source), sorted(target)
+    found, distances = vocabulary._nearest(queries, texts)
+    for query, text, distance in zip(queries, found, distances.tolist(), strict=True):
+        token_id, best = mined.nearest(query, dict(enumerate(texts)))
+        assert (text, distance) == (texts[token_id], best)
+
+
+def test_search_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    texts = sorted(
+        {rng.integers(97, 101, rng.integers(1, 9)).astype(np.uint8).tobytes() for _ in range(200)}
+    )
+    queries, targets = texts[::2], texts[1::2]
+    whole = vocabulary._nearest(queries, targets)
+    monkeypatch.setattr(vocabulary, "_CELLS", 64)
+    parts = vocabulary._nearest(queries, targets)
+    assert whole[0] == parts[0]
+    np.testing.assert_array_equal(whole[1], parts[1])
+
+
+def test_distances_above_one_byte() -> None:
+    found, distances = vocabulary._nearest([b"a" * 700, b"b" * 300], [b"a" * 10, b"b" * 290])
+    assert found == [b"a" * 10, b"b" * 290]
+    assert distances.tolist() == [690, 10]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_table_is_the_identity(tokenizers: dict[str, TextTokenizer], kind: str) -> None:
+    tokenizer = tokenizers[kind]
+    table = minimum_edit_distance_table(tokenizer, tokenizer, None)
+    assert table.target.tolist() == list(range(tokenizer.vocab_size))
+    assert not table.distance.any()
+
+
+def test_equal_vocabularies_of_different_tokenizers_agree(
+    tokenizers: dict[str, TextTokenizer],
+) -> None:
+    """Other special roles, so another fingerprint: the search itself finds every token."""
+    for kind in ("byte-level", "unigram", "wordpiece"):
+        other = TextTokenizer.from_json(tokenizers[kind].to_json(), {"bos": "<s>", "eos": "</s>"})
+        table = minimum_edit_distance_table(tokenizers[kind], other, None)
+        assert np.delete(table.target, 2).tolist() == [i for i in range(other.vocab_size) if i != 2]
+        assert table.target[2] == 1  # pad, which has no role there, ends the text
+
+
+def test_byte_tokens_are_second_choice(tokenizers: dict[str, TextTokenizer]) -> None:
+    """SentencePiece has "e" twice, also as <0x65> with the smaller id; no text gives that."""
+    target = tokenizers["sentencepiece"]
+    table = minimum_edit_distance_table(tokenizers["byte-level"], target, None)
+    e = tokenizers["byte-level"].vocabulary["e"]
+    assert table.target[e] == target.vocabulary["e"] > target.vocabulary["<0x65>"]
+    # Half a character is only a byte token.
+    half = tokenizers["byte-level"].vocabulary["ð"]
+    assert table.target[half] == target.vocabulary["<0xF0>"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ({"bos": "x", "eos": "y", "pad": "z"}, {"bos": "x", "eos": "y", "pad": "z"}, [1, 2, 3]),
+        ({"bos": "x", "eos": "y", "pad": "z"}, {"cls": "y", "sep": "z"}, [2, 3, 3]),
+        ({"cls": "x", "sep": "y", "mask": "z"}, {"bos": "z", "eos": "y", "mask": "x"}, [3, 2, 1]),
+        # One token for everything is predicted as an end.
+        ({"bos": "z", "eos": "z", "pad": "z"}, {"bos": "x", "eos": "y"}, [4, 5, 2]),
+    ],
+)
+def test_special_tokens_map_by_role(
+    source: dict[str, str], target: dict[str, str], expected: list[int]
+) -> None:
+    tokens = ["[U]", "x", "y", "z"]
+    table = minimum_edit_distance_table(
+        by_hand("wordpiece", tokens, **source),
+        by_hand("wordpiece", [*tokens, "xx", "yy"], **target),
+        None,
+    )
+    assert table.target[1:].tolist() == expected
+
+
+def test_special_token_without_a_partner_goes_by_its_text() -> None:
+    source = by_hand("wordpiece", ["[U]", "[MASK]", "a"], mask="[MASK]")
+    target = by_hand("wordpiece", ["[U]", "a", "MASK"])
+    assert minimum_edit_distance_table(source, target, None).target.tolist() == [0, 2, 1]
+
+
+def test_special_tokens_are_nobodys_neighbour() -> None:
+    source = by_hand("wordpiece", ["[U]", "end"])
+    target = by_hand("wordpiece", ["[U]", "ends", "endings"], eos="ends")
+    assert minimum_edit_distance_table(source, target, None).target.tolist() == [0, 2]
+
+
+def test_target_without_text_is_refused() -> None:
+    with pytest.raises(FedfuseError, match="no token for text"):
+        minimum_edit_distance_table(
+            by_hand("wordpiece", ["[U]", "a"]), by_hand("wordpiece", ["[U]"]), None
+        )
+
+
+def test_cache(
+    tokenizers: dict[str, TextTokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tokenizers["wordpiece"], tokenizers["unigram"]
+    folder = tmp_path / "new" / "cache"
+    first = minimum_edit_distance_table(source, target, folder)
+    (file,) = folder.iterdir()
+    assert source.fingerprint[:32] in file.name
+    monkeypatch.setattr(vocabulary, "_build", lambda *_: pytest.fail("built again"))
+    second = minimum_edit_distance_table(source, target, folder)
+    np.testing.assert_array_equal(first.target, second.target)
+    np.testing.assert_array_equal(first.distance, second.distance)
+    assert second.target.dtype == np.int64
+
+
+def _pickled(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        np.savez(file, target=np.array([None] * size), distance=np.zeros(size, dtype=np.int32))
+
+
+def _out_of_range(path: Path, size: int) -> None:
+    vocabulary._save(path, VocabularyTable(np.full(size, 10**6), np.zeros(size, dtype=np.int32)))
+
+
+def _too_short(path: Path, size: int) -> None:
+    vocabulary._save(
+        path, VocabularyTable(np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int32))
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path, size: path.write_bytes(b""),
+        lambda path, size: path.write_bytes(b"not an archive"),
+        lambda path, size: path.write_bytes(path.read_bytes()[:100]),
+        _pickled,
+        _out_of_range,
+        _too_short,
+    ],
+)
+def test_damaged_cache_is_replaced(
+    tokenizers: dict[str, TextTokenizer], tmp_path: Path, damage: object
+) -> None:
+    source, target = tokenizers["wordpiece"], tokenizers["unigram"]
+    good = minimum_edit_distance_table(source, target, tmp_path)
+    (file,) = tmp_path.iterdir()
+    damage(file, source.vocab_size)  # type: ignore[operator]
+    again = minimum_edit_distance_table(source, target, tmp_path)
+    np.testing.assert_array_equal(good.target, again.target)
+    reread = vocabulary._load(file, source.vocab_size, target.vocab_size)
+    assert reread is not None
+    np.testing.assert_array_equal(good.target, reread.target)
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(vocabulary.os, "replace", fail)
+    table = VocabularyTable(np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int32))
+    with pytest.raises(OSError, match="disk full"):
+        vocabulary._save(tmp_path / "table.npz", table)
+    assert list(tmp_path.iterdir()) == []
