@@ -80,6 +80,7 @@ def train(
     seed: int,
     teacher: Teacher | None = None,
     label_share: float = 1.0,
+    replay: EncodedSet | None = None,
     optimizer_state: OptimizerState | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[float, OptimizerState]:
@@ -93,6 +94,8 @@ def train(
         seed: orders the batches and drives dropout.
         teacher: sparse targets for the label rows of ``data``.
         label_share: lambda of the joint loss.
+        replay: samples whose label loss is added at every step, a batch at a time, so that what the model
+            knew of them is not forgotten.
         optimizer_state: moments from an earlier phase, as returned.
         on_step: called after each step with its number (from 1) and loss.
 
@@ -113,11 +116,14 @@ def train(
     model.train()
     losses: list[float] = []
     batches = shuffled_batches(data, settings.batch_size, seed, device)
+    replayed = shuffled_batches(replay, settings.batch_size, seed, device) if replay else None
     for step in range(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings)
         batch = next(batches)
         loss = batch_loss(model, batch, vocab_size, teacher, label_share)
+        if replayed:
+            loss = loss + batch_loss(model, next(replayed), vocab_size, None, 1.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(named.values(), settings.max_grad_norm)

@@ -19,6 +19,15 @@ from fedfuse.report.style import STAGE_LINES
 from fedfuse.report.summary import summary
 from fedfuse.report.template import STYLE, TEMPLATE
 
+PLOTS = {
+    "headline": plots.headline_svg,
+    "curves": plots.curves,
+    "heat_map": plots.heat_map,
+    "teachers_up": exchange_plots.teachers_up,
+    "teachers_down": exchange_plots.teachers_down,
+    "traffic": exchange_plots.traffic,
+}
+
 
 def write_report(folder: Path | str) -> Path:
     """Write ``report.html`` into a run folder and return its path.
@@ -65,14 +74,7 @@ def render(run: Run) -> str:
 
 
 def _plots(run: Run) -> dict[str, str]:
-    return {
-        "headline": plots.headline_svg(run),
-        "curves": plots.curves(run),
-        "heat_map": plots.heat_map(run),
-        "teachers_up": exchange_plots.teachers_up(run),
-        "teachers_down": exchange_plots.teachers_down(run),
-        "traffic": exchange_plots.traffic(run),
-    }
+    return {name: draw(run) for name, draw in PLOTS.items()}
 
 
 def _costs(run: Run) -> list[tuple[str, list[tables.CostRow]]]:

@@ -198,8 +198,8 @@ Entropy floor: the best any model can do, known because the source of the data i
 {% if plots.heat_map %}
 <section id="domains">
 <h2>Who knows what</h2>
-{{ figure("heat_map", "Clients by domains: " ~ above ~ " in nats/byte. Paler is better, grey diverged."
-  ~ (" A client's own domain is framed." if run.own_domain else "")) }}
+{{ figure("heat_map", "Clients by domains: " ~ above ~ " in nats/byte. Paler is better,"
+  ~ " grey has diverged." ~ (" A client's own domain is framed." if run.own_domain else "")) }}
 </section>
 {% endif %}
 {% if plots.teachers_up or plots.teachers_down %}

@@ -32,6 +32,7 @@ clientapp = "sums_client:app"
 clients = 2
 out = ""
 mode = "run"
+plugin = ""
 local.factor = 1.0
 """
 
@@ -71,6 +72,7 @@ def evaluate(message, context):
 """
 
 SERVER = """
+import importlib
 import json
 import time
 from pathlib import Path
@@ -118,7 +120,9 @@ def main(grid, context):
         )
         sent = [Message(content, node, "train.local") for node in [*nodes, 12345]]
         replies = grid.send_and_receive(sent, timeout=60)
-        result[round] = {partitions[r.metadata.src_node_id]: record(r) for r in replies}
+        result[str(round)] = {partitions[r.metadata.src_node_id]: record(r) for r in replies}
+    if config["plugin"]:
+        result["plugin"] = importlib.import_module(config["plugin"]).VALUE
     Path(config["out"]).write_text(json.dumps(result, sort_keys=True))
 """
 

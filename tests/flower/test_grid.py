@@ -23,6 +23,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from fedfuse.errors import FedfuseError
+from fedfuse.flower.apphome import default_run_config
 from fedfuse.flower.grid import InProcessGrid, message_bytes, new_context, run_in_process
 from tests.flower.conftest import Sums
 
@@ -55,7 +56,8 @@ def echo_app() -> ClientApp:
 
 def test_an_app_with_a_strategy_loop_and_a_failing_client(sums: Sums, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    config: UserConfig = {"clients": 2, "out": str(out), "mode": "run", "local.factor": 3.0}
+    config: UserConfig = default_run_config(sums.folder)
+    config |= {"out": str(out), "local.factor": 3.0}
     run_in_process(sums.server, sums.client, config, num_clients=2)
     assert json.loads(out.read_text()) == EXPECTED
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,36 +19,48 @@ from flwr.app import UserConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import simulate as module
 from fedfuse.flower.processes import listens, started_in, stop_all
-from fedfuse.flower.simulate import SimulationFailed, readable, simulate
+from fedfuse.flower.simulate import readable, simulate
 from tests.flower.conftest import Sums
 from tests.flower.test_grid import EXPECTED
 from tests.processes import Traces
 
 
+def start(sums: Sums, config: UserConfig) -> subprocess.Popen[bytes]:
+    """A Python program that simulates."""
+    program = (
+        # A parent that ignores SIGINT, as shells do for background jobs, passes that on.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from pathlib import Path; from fedfuse.flower.simulate import simulate; "
+        f"simulate(Path({str(sums.folder)!r}), {config!r}, 2)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
 @pytest.mark.slow
-def test_a_simulation_has_the_result_of_one_process(
+def test_two_at_once_one_that_finishes_and_one_that_fails(
     sums: Sums, tmp_path: Path, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out ü.json"
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        ports = iter([other.getsockname()[1]])
-        free = module._free_port
-        monkeypatch.setattr(module, "_free_port", lambda: next(ports, None) or free())
-        simulate(sums.folder, {"out": str(out), "local.factor": 3.0}, num_clients=2)
-    assert json.loads(out.read_text()) == EXPECTED
-    assert traces.processes() == []
-    assert traces.files() == []
-
-
-@pytest.mark.slow
-def test_a_server_that_raises_fails_the_simulation(
-    sums: Sums, traces: Traces, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SimulationFailed, match=r"finished:failed(.|\n)*the server gives up"):
-        simulate(sums.folder, {"mode": "fail"}, num_clients=2)
-    assert "RuntimeError: the server gives up" in capsys.readouterr().out
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "own_strategy.py").write_text("VALUE = 7")
+    config: UserConfig = {"out": str(out), "local.factor": 3.0, "plugin": "own_strategy"}
+    with start(sums, {"mode": "fail"}) as failing, socket.socket() as other:
+        try:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            ports = iter([other.getsockname()[1]])
+            free = module._free_port
+            monkeypatch.setattr(module, "_free_port", lambda: next(ports, None) or free())
+            simulate(sums.folder, config, num_clients=2, python_path=[tmp_path / "plugins"])
+            log, error = failing.communicate(timeout=120)
+        finally:
+            failing.terminate()
+    assert json.loads(out.read_text()) == {**EXPECTED, "plugin": 7}
+    assert failing.returncode == 1
+    assert b"RuntimeError: the server gives up" in log
+    assert re.search(b"SimulationFailed: .* finished:failed(.|\n)*the server gives up", error)
     assert traces.processes() == []
     assert traces.files() == []
 
@@ -58,28 +71,21 @@ def test_a_signal_ends_everything(
     number: signal.Signals, sums: Sums, tmp_path: Path, traces: Traces
 ) -> None:
     out = tmp_path / "out"
-    program = (
-        "from pathlib import Path; from fedfuse.flower.simulate import simulate; "
-        f"simulate(Path({str(sums.folder)!r}), {{'out': {str(out)!r}, 'mode': 'hang'}}, 2)"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as run:
+    # The one signal comes when only the SuperLink is there, the other amid Ray's work.
+    early = number == signal.SIGINT
+    with start(sums, {"out": str(out), "mode": "hang"}) as run:
         try:
             deadline = time.monotonic() + 120
-            # The one signal comes when only the SuperLink is there, the other amid Ray's work.
-            early = number == signal.SIGINT
             while time.monotonic() < deadline and run.poll() is None:
-                if (
-                    any("flower-superlink" in p for p in traces.processes())
-                    if early
-                    else out.exists()
-                ):
+                superlink = any("flower-superlink" in line for line in traces.processes())
+                if superlink if early else out.exists():
                     break
                 time.sleep(0.2)
             run.send_signal(number)
-            _, errors = run.communicate(timeout=60)
+            _, error = run.communicate(timeout=60)
         finally:
             run.kill()
-    assert run.returncode == (-signal.SIGINT if early else 128 + signal.SIGTERM), errors.decode()
+    assert run.returncode == (-signal.SIGINT if early else 128 + signal.SIGTERM), error.decode()
     assert early or out.exists()
     assert traces.processes() == []
     assert traces.files() == []

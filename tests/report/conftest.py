@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fedfuse.report.html import PLOTS
 from fedfuse.report.reading import Run, read_run
 from tests.report.folders import write_folder
 
@@ -28,3 +29,15 @@ def run(folder: Path) -> Run:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs") / "hostile"
     return write_folder(place, names=HOSTILE, failing="0", rounds=3)
+
+
+@pytest.fixture(scope="session")
+def svgs(run: Run) -> dict[str, str]:
+    """Every plot of the full run, drawn once for all tests."""
+    return {name: draw(run) for name, draw in PLOTS.items()}
+
+
+@pytest.fixture(scope="session")
+def hostile_svgs(hostile: Path) -> dict[str, str]:
+    run = read_run(hostile)
+    return {name: draw(run) for name, draw in PLOTS.items()}

@@ -204,7 +204,8 @@ class TestRefused:
         ],
     )
     def test_config(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-        write_folder(tmp_path, rounds=1, **changes)
+        path = write_folder(tmp_path, rounds=1) / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
         with pytest.raises(FedfuseError, match=message):
             read_run(tmp_path)
 

@@ -71,16 +71,18 @@ def test_count() -> None:
 
 class TestSummary:
     def test_every_number(self, run: Run) -> None:
-        text = plain(" ".join(summary(run)))
-        assert text == (
-            "4 clients and a server, 4 domains, 5 rounds of federation. The server's loss fell from "
-            "0.260 to 0.073 nats/byte above the entropy floor (72% of the excess removed); its "
-            "accuracy went from 25% to 59%, where 72% is the best possible. That loss would be 0.131 "
-            "when trained on the public set alone and 0.032 when trained on everyone's data in one "
-            "place. Against training alone, the clients' mean loss fell from 0.241 to 0.084 nats/byte "
-            "above the entropy floor: all 4 gained. The exchange took 9.1 MB to the clients and 9.2 "
-            "MB back, and 5 min 07 s summed over 69 tasks."
-        )
+        assert [plain(sentence) for sentence in summary(run)] == [
+            "4 clients and a server, 4 domains, 5 rounds of federation.",
+            "The server's loss fell from 0.260 to 0.073 nats/byte above the entropy floor "
+            "(72% of the excess removed); its accuracy went from 25% to 59%, "
+            "where 72% is the best possible.",
+            "That loss would be 0.131 when trained on the public set alone and 0.032 when trained "
+            "on everyone's data in one place.",
+            "Against training alone, the clients' mean loss fell from 0.241 to 0.084 nats/byte "
+            "above the entropy floor: all 4 gained.",
+            "The exchange took 9.1 MB to the clients and 9.2 MB back, "
+            "and 5 min 07 s summed over 69 tasks.",
+        ]
 
     def test_without_floor_and_accuracy(self, tmp_path: Path) -> None:
         run = read_run(write_folder(tmp_path, floor=False, accuracy=False, status="running"))

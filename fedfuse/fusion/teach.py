@@ -1,0 +1,62 @@
+"""From what everybody knows to what one model should learn: translate, select, fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedfuse.distillation.training import Teacher
+from fedfuse.errors import FedfuseError
+from fedfuse.fusion.fuse import fuse
+from fedfuse.fusion.selection import Losses, Weights
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.translate import Translator
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+Selector = Callable[[Losses], Weights]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one model should learn in one round, and from whom.
+
+    Attributes:
+        teacher: fused targets on the model's own label rows.
+        weights: ``[N, C]`` trust per public sample; column 0 is the model itself, column c the c-th teacher.
+    """
+
+    teacher: Teacher
+    weights: Weights
+
+
+def teach(
+    translator: Translator,
+    own: Knowledge,
+    others: Sequence[tuple[Knowledge, TextTokenizer]],
+    select: Selector,
+    k: int,
+) -> Lesson:
+    """Make a lesson of the others' knowledge.
+
+    Args:
+        translator: into the learning model's terms.
+        own: the learning model's own knowledge.
+        others: knowledge and tokenizer of each possible teacher.
+        select: the selection rule.
+        k: entries to keep per row.
+
+    Raises:
+        FedfuseError: when the selector returns weights of another shape, negative or not finite.
+    """
+    losses = np.stack([own.loss, *(knowledge.loss for knowledge, _ in others)], axis=1)  # [N, C]
+    weights = select(losses)
+    if weights.shape != losses.shape or not np.isfinite(weights).all() or (weights < 0).any():
+        raise FedfuseError(
+            f"the selector returned weights of shape {weights.shape}, minimum {weights.min()}; "
+            f"allowed: shape {losses.shape}, finite, not negative"
+        )
+    candidates = [translator.own(own), *(translator(*other) for other in others)]
+    per_row = np.repeat(weights, np.diff(own.offsets), axis=0)  # [T, C]
+    return Lesson(fuse(candidates, per_row, k), weights)

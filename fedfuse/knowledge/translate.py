@@ -1,0 +1,129 @@
+"""Translate a foreign model's knowledge into one's own vocabulary and positions.
+
+FedMKT (arXiv 2406.02224), Algorithm 1, steps 4 and 9; Section 3.2 and Appendix B (MinED).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from fedfuse.data.sample import Sample
+from fedfuse.errors import FedfuseError
+from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
+from fedfuse.tokenization.positions import align_rows
+from fedfuse.tokenization.projection import Projected, project
+from fedfuse.tokenization.rows import LabelRows, label_rows
+from fedfuse.tokenization.surface import surfaces
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+
+
+@dataclass(frozen=True, slots=True)
+class Dictionary:
+    """Everything that depends only on two tokenizers and the public text: made once per pair.
+
+    Attributes:
+        rows: the source's label rows on the public set.
+        table: source token id to target token id.
+        source_row: ``[T]`` the source row that teaches each target row, -1 for none.
+    """
+
+    rows: LabelRows
+    table: VocabularyTable
+    source_row: Int64[ndarray, " rows"]
+
+
+class Translator:
+    """Translates into one model's terms; keeps one dictionary per foreign tokenizer."""
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        public: Sequence[Sample],
+        max_length: int,
+        *,
+        positions: str,
+        collisions: str,
+        unmatched: str,
+        cache: Path | None,
+    ) -> None:
+        """See ``align_rows`` for ``positions`` and ``project`` for ``collisions`` and ``unmatched``."""
+        self.tokenizer = tokenizer
+        self._public = list(public)
+        self._max_length = max_length
+        self._positions = positions
+        self._collisions = collisions
+        self._unmatched = unmatched
+        self._cache = cache
+        _, self.rows = label_rows(tokenizer, public, max_length)
+        self._dictionaries: dict[str, Dictionary] = {}
+
+    def dictionary(self, source: TextTokenizer) -> Dictionary:
+        """The dictionary from a foreign tokenizer."""
+        known = self._dictionaries.get(source.fingerprint)
+        if known is None:
+            _, rows = label_rows(source, self._public, self._max_length)
+            table = minimum_edit_distance_table(source, self.tokenizer, self._cache)
+            source_row = align_rows(
+                rows, self.rows, self._positions, surfaces(source), surfaces(self.tokenizer), table
+            )
+            known = Dictionary(rows, table, source_row)
+            self._dictionaries[source.fingerprint] = known
+        return known
+
+    def verify(self, knowledge: Knowledge, source: TextTokenizer, public: str) -> None:
+        """Refuse knowledge that is malformed or whose claimed losses contradict its distributions.
+
+        The labels are public, so a client that lies about its loss to win the selection is caught: the
+        claimed log-probability must be that of the label among the kept entries or, where the label is not
+        kept, no more than the smallest kept one.
+
+        Raises:
+            FedfuseError: naming the field, what it holds and what is allowed.
+        """
+        labels = self.dictionary(source).rows
+        knowledge.validate(
+            vocab_size=source.vocab_size,
+            tokenizer=source.fingerprint,
+            public=public,
+            rows=len(labels.token),
+        )
+        is_label = knowledge.indices == labels.token[:, None]
+        kept = is_label.any(1)
+        at_label = np.where(is_label, knowledge.logprobs, -np.inf).max(1, initial=-np.inf)
+        bound = np.minimum(knowledge.logprobs[:, -1], knowledge.residual)
+        claim = knowledge.label_logprob
+        with np.errstate(invalid="ignore"):
+            wrong = np.where(kept, np.abs(claim - at_label), claim - bound)
+        if (wrong > MASS_TOLERANCE).any():
+            row = int(np.argmax(wrong > MASS_TOLERANCE))
+            raise FedfuseError(
+                f"knowledge.label_logprob claims {claim[row]:.4f} at row {row}; its own distribution "
+                f"allows {(at_label if kept[row] else bound)[row]:.4f}"
+            )
+
+    def __call__(self, knowledge: Knowledge, source: TextTokenizer) -> Projected:
+        """Foreign knowledge on one's own label rows."""
+        dictionary = self.dictionary(source)
+        return project(
+            knowledge,
+            dictionary.table,
+            dictionary.source_row,
+            self.rows,
+            collisions=self._collisions,
+            unmatched=self._unmatched,
+            target_fingerprint=self.tokenizer.fingerprint,
+        )
+
+    def own(self, knowledge: Knowledge) -> Projected:
+        """One's own knowledge, as a candidate beside translated ones."""
+        weight = np.ones(knowledge.rows, dtype=np.float32)
+        return Projected(
+            knowledge.indices, knowledge.logprobs, knowledge.residual, weight, knowledge.tokenizer
+        )
