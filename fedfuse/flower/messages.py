@@ -1,0 +1,112 @@
+"""The messages of a round: their names, and what travels in them.
+
+A request carries a ``config`` (ConfigRecord: round, phase settings); a reply carries ``metrics`` (MetricRecord,
+numbers only) and ``info`` (ConfigRecord, text). Knowledge travels as the arrays of ``knowledge.codec`` with
+a ConfigRecord of fingerprints beside them; adapters as plain float32 arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy import ndarray
+
+from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.scoring import Score
+from fedfuse.knowledge import codec
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+REGISTER = "query.register"
+LOCAL = "train.local"
+DISTILL = "train.distill"
+BASELINE = "train.baseline"
+EVALUATE = "evaluate"
+
+_KNOWLEDGE = "knowledge"
+_ABOUT = "knowledge.about"
+
+
+def arrays_to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
+    """Named arrays as Flower carries them."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+
+
+def record_to_arrays(record: ArrayRecord) -> dict[str, ndarray]:
+    """The inverse of ``arrays_to_record``."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def put_knowledge(content: RecordDict, knowledge: Knowledge) -> None:
+    """Add knowledge to a message's content."""
+    content[_KNOWLEDGE] = arrays_to_record(codec.encode(knowledge))
+    content[_ABOUT] = ConfigRecord(
+        {
+            "version": codec.VERSION,
+            "tokenizer": knowledge.tokenizer,
+            "public": knowledge.public,
+        }
+    )
+
+
+def take_knowledge(content: RecordDict) -> Knowledge:
+    """Read knowledge out of a message's content; its contents are not checked yet.
+
+    Raises:
+        FedfuseError: when there is none, or of another version or form.
+    """
+    arrays, about = content.get(_KNOWLEDGE), content.get(_ABOUT)
+    if not isinstance(arrays, ArrayRecord) or not isinstance(about, ConfigRecord):
+        raise FedfuseError(f"the message holds {sorted(content)}; allowed: knowledge")
+    if about.get("version") != codec.VERSION:
+        raise FedfuseError(
+            f"knowledge has codec version {about.get('version')!r}; allowed: {codec.VERSION}"
+        )
+    fingerprints = {key: str(about.get(key)) for key in ("tokenizer", "public")}
+    return codec.decode(record_to_arrays(arrays), **fingerprints)
+
+
+def put_tokenizer(content: RecordDict, tokenizer: TextTokenizer) -> None:
+    """Add a tokenizer to a message's content, as its own JSON."""
+    content["tokenizer"] = ConfigRecord({"json": tokenizer.to_json()})
+
+
+def take_tokenizer(content: RecordDict) -> TextTokenizer:
+    """Read a tokenizer out of a message's content; only JSON is parsed, no code is run.
+
+    Raises:
+        FedfuseError: when there is none or it is malformed.
+    """
+    record = content.get("tokenizer")
+    if not isinstance(record, ConfigRecord) or not isinstance(record.get("json"), str):
+        raise FedfuseError(f"the message holds {sorted(content)}; allowed: a tokenizer")
+    return TextTokenizer.from_json(str(record["json"]))
+
+
+def scores_to_metrics(scores: Mapping[str, Score]) -> dict[str, float]:
+    """Scores per domain as flat numbers: ``loss/DOMAIN``, ``accuracy/DOMAIN``, ``samples/DOMAIN``."""
+    metrics: dict[str, float] = {}
+    for domain, score in scores.items():
+        metrics[f"loss/{domain}"] = score.loss
+        metrics[f"samples/{domain}"] = float(score.samples)
+        if score.accuracy is not None:
+            metrics[f"accuracy/{domain}"] = score.accuracy
+    return metrics
+
+
+def metrics_to_scores(metrics: Mapping[str, object]) -> dict[str, Score]:
+    """The inverse of ``scores_to_metrics``; other keys are ignored."""
+    scores = {}
+    for key, value in metrics.items():
+        kind, _, domain = key.partition("/")
+        if kind == "loss":
+            accuracy = metrics.get(f"accuracy/{domain}")
+            samples = metrics.get(f"samples/{domain}", 0)
+            scores[domain] = Score(
+                float(value),  # type: ignore[arg-type]
+                None if accuracy is None else float(accuracy),  # type: ignore[arg-type]
+                int(samples),  # type: ignore[call-overload]
+            )
+    return scores
