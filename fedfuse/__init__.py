@@ -1,0 +1,1 @@
+"""Federated knowledge exchange between different language models: the library."""

@@ -1,0 +1,1 @@
+"""The server side of a federation: the ServerApp and its strategies."""

@@ -1,0 +1,1 @@
+"""Samples, real data sets, splits among clients, and the built-in world."""

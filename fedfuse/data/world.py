@@ -22,7 +22,7 @@ from fedfuse.data.partition import partition
 from fedfuse.data.sample import Floor, Sample, Splits
 from fedfuse.errors import FedfuseError
 
-# Concentration of the Dirichlet prior of a table's rows: about five plausible answers of 24 per entity.
+# Concentration of the Dirichlet prior of a table's rows: about five plausible answers of 16 per entity.
 CONCENTRATION = 0.15
 # Grammar parts are drawn anew until the sentence is in no other split; this many draws always suffice.
 MAX_DRAWS = 1000
@@ -94,8 +94,10 @@ class Domain:
         lengths = np.array([len(_answer(a).encode()) for a in self.lexicon.answers])
         return float((self.table @ lengths).mean())
 
-    def question(self, rng: np.random.Generator) -> tuple[Sample, float]:
+    def question(self, seen: set[str], rng: np.random.Generator) -> tuple[Sample, float]:
         """A multiple-choice question and the probability that the Bayes choice is right.
+
+        With its right answer it is in no other split, or a model could have it by heart.
 
         The right answer is drawn from the table, the wrong ones uniformly from the rest. So given the
         options the right one is each with probability proportional to its table entry.
@@ -106,7 +108,7 @@ class Domain:
         wrong = rng.choice(others, size=OPTIONS_PER_QUESTION - 1, replace=False)
         choices = rng.permutation([right, *wrong])
         weights = self.table[entity, choices]
-        sentence = self.sentence(entity, right, rng)
+        sentence = _unseen(self, entity, right, seen, rng)
         options = tuple(_answer(self.lexicon.answers[c]) for c in choices)
         label = int(np.flatnonzero(choices == right)[0])
         asked = Sample(sentence.prompt, options[label], self.name, options, label)
@@ -143,7 +145,7 @@ class World:
             public += self._draw(domain, size.public, seen, rng)
             holdout += self._draw(domain, size.holdout, seen, rng)
             private += self._draw(domain, size.private, seen, rng)
-            asked = [domain.question(rng) for _ in range(size.questions)]
+            asked = [domain.question(seen, rng) for _ in range(size.questions)]
             questions += [sample for sample, _ in asked]
             bayes[domain.name] = float(np.mean([right for _, right in asked])) if asked else 0.0
         loss = {d.name: d.entropy() / d.answer_bytes() for d in self.domains}

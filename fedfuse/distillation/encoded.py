@@ -58,7 +58,7 @@ class EncodedSet:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint(samples)
         self.samples = list(samples)
-        self.label_bytes = np.array([s.answer_bytes for s in samples], dtype=np.int64)
+        self.label_bytes = scored_bytes(samples, self.rows, max_length)
         self._lengths = np.array([len(i) for i in ids], dtype=np.int64)
         self._starts = np.concatenate([[0], self._lengths.cumsum()[:-1]])
         self._flat = np.concatenate(ids)
@@ -66,11 +66,6 @@ class EncodedSet:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self._lengths)
-
-    @property
-    def label_rows(self) -> LabelRows:
-        """The label rows of all samples."""
-        return self.rows
 
     def batch(self, which: Int64[ndarray, " batch"], device: torch.device | str = "cpu") -> Batch:
         """Gather the samples ``which`` into padded tensors."""
@@ -96,6 +91,28 @@ class EncodedSet:
         order = np.argsort(self._lengths, kind="stable")
         for start in range(0, len(order), batch_size):
             yield self.batch(order[start : start + batch_size], device)
+
+
+def scored_bytes(
+    samples: Sequence[Sample], rows: LabelRows, max_length: int
+) -> Int64[ndarray, " samples"]:
+    """``[N]`` UTF-8 bytes of each answer that its label rows predict: the denominator of every loss.
+
+    That is the whole answer, whatever tokens it has, except where the input was cut at ``max_length``
+    tokens: there it ends with the last token that is left, and is 0 where no label row is left.
+    """
+    counts = np.diff(rows.offsets)
+    if not counts.any():
+        return np.zeros(len(samples), dtype=np.int64)
+    prompt = np.array([s.prompt_bytes for s in samples], dtype=np.int64)
+    whole = np.array([s.answer_bytes for s in samples], dtype=np.int64)
+    end = prompt.copy()
+    np.maximum.at(end, rows.sample_of_row, rows.end)  # unknown ends are -1
+    # A label row covers at least one byte of the answer, even where it is not known which.
+    left = np.maximum(end - prompt, 1)
+    last = rows.row[np.maximum(rows.offsets[1:] - 1, 0)]
+    cut = last + 2 == max_length  # row t predicts position t + 1, so that this was the last position
+    return np.where(counts == 0, 0, np.where(cut, left, whole))
 
 
 def _ranges(

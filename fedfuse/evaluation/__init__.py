@@ -1,0 +1,1 @@
+"""Loss per byte and multiple-choice accuracy, per domain."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import Batch, EncodedSet
+from fedfuse.errors import FedfuseError
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 
@@ -65,8 +66,19 @@ class Evaluator:
         questions: Sequence[Sample],
         max_length: int,
     ) -> None:
+        """Tokenize.
+
+        Raises:
+            FedfuseError: for a domain that has nothing to score in the test set.
+        """
         self._vocab_size = tokenizer.vocab_size
         self._test = EncodedSet(tokenizer, test, max_length)
+        scored = {s.domain for s, n in zip(test, self._test.label_bytes, strict=True) if n}
+        if empty := sorted({s.domain for s in test} - scored):
+            raise FedfuseError(
+                f"no label position in the test samples of {', '.join(empty)} within {max_length} "
+                "tokens; give samples with an answer, or a larger max-length"
+            )
         self._questions = list(questions)
         expanded = [
             Sample(q.prompt, option, q.domain) for q in self._questions for option in q.options

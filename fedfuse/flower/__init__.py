@@ -1,0 +1,1 @@
+"""Everything that touches Flower: run config, messages, grid, simulation."""

@@ -16,6 +16,9 @@ from fedfuse.errors import FedfuseError
 
 Scalar = bool | int | float | str
 
+# The data source that is made on the spot.
+BUILTIN_DATA = "builtin"
+
 
 def between(
     default: float | int, low: float, high: float = float("inf"), *, above: bool = False
@@ -60,7 +63,7 @@ class DataConfig:
         max_length: tokens per sample; what is beyond is cut off.
     """
 
-    source: str = text("builtin")
+    source: str = text(BUILTIN_DATA)
     domains: int = between(4, 1, 4)
     partition: str = one_of("domain", "domain", "iid", "dirichlet")
     alpha: float = between(0.5, 0, above=True)
@@ -269,9 +272,12 @@ def model_of_partition(models: str, partition: int) -> str:
     """The base model of a client: the cycle ``a, b, c`` or the mapping ``0=a, 3=b, *=c``.
 
     Raises:
-        FedfuseError: for a mapping that has neither the partition nor ``*``, or is not of that form.
+        FedfuseError: for no model at all, or a mapping that has neither the partition nor ``*`` or is not
+            of that form.
     """
     entries = [entry.strip() for entry in models.split(",") if entry.strip()]
+    if not entries:
+        raise FedfuseError(f"clients.model is {models!r}; allowed: at least one model")
     if not any("=" in entry for entry in entries):
         return entries[partition % len(entries)]
     mapping: dict[str, str] = {}

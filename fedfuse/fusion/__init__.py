@@ -1,0 +1,1 @@
+"""Whom to trust on which sample, and one teacher made of many."""

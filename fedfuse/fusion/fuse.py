@@ -45,7 +45,11 @@ def fuse(
         logprobs = np.log(merged_mass[along, top]).astype(np.float32)
         residual = np.log(tail).astype(np.float32)
     weight = np.minimum(total, 1).astype(np.float32)
-    return Teacher(merged_indices[along, top], logprobs, residual, weight)
+    # An entry without mass (of a candidate that is not trusted here, say) is none that the teacher kept:
+    # the slot repeats the largest, or the student would be taught that this token is impossible.
+    chosen = merged_indices[along, top]
+    chosen = np.where(merged_mass[along, top] > 0, chosen, chosen[:, :1])
+    return Teacher(chosen, logprobs, residual, weight)
 
 
 def merge_duplicates(

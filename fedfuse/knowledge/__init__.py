@@ -1,0 +1,1 @@
+"""Sparse next-token distributions: the record, its wire form, extraction, translation."""

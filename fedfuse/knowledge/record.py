@@ -68,9 +68,13 @@ class Knowledge:
 
     @property
     def loss(self) -> Float32[ndarray, " n"]:
-        """``[N]`` mean label loss, nats per byte of scored text: comparable between tokenizers."""
+        """``[N]`` mean label loss, nats per byte of scored text: comparable between tokenizers.
+
+        Infinite where nothing was scored, so that who knows nothing of a sample never teaches it.
+        """
         nats = np.bincount(self.sample_of_row, weights=-self.label_logprob, minlength=self.samples)
-        loss: Float32[ndarray, " n"] = (nats / np.maximum(self.label_bytes, 1)).astype(np.float32)
+        loss = np.full(self.samples, np.inf, dtype=np.float32)
+        np.divide(nats, self.label_bytes, out=loss, where=self.label_bytes > 0, casting="same_kind")
         return loss
 
     def validate(self, *, vocab_size: int, tokenizer: str, public: str, rows: int) -> None:
@@ -102,17 +106,17 @@ class Knowledge:
         for name in ("indices", "residual", "label_logprob"):
             found = len(getattr(self, name))
             _check(name, f"{found} rows", f"{self.rows} rows", found == self.rows)
+        _check("k", self.k, "at least 1", self.k >= 1)
         _check("label_bytes", len(self.label_bytes), self.samples, len(self.label_bytes) == self.samples)
-        steps = np.diff(self.offsets)
-        good = self.offsets[0] == 0 and self.offsets[-1] == self.rows and bool((steps >= 0).all())
-        _check("offsets", self.offsets[[0, -1]].tolist(), [0, self.rows], good)
+        good = self.offsets[0] == 0 and self.offsets[-1] == self.rows
+        _check("offsets", self.offsets[[0, -1]].tolist(), [0, self.rows], bool(good))
+        _check("offsets", "descending", "ascending", bool((np.diff(self.offsets) >= 0).all()))
 
     def _check_labels(self) -> None:
         """A label's probability can be no larger than the largest that the row holds."""
-        if self.k:
-            bound = np.maximum(self.logprobs[:, 0], self.residual) + MASS_TOLERANCE
-            good = bool((self.label_logprob <= bound).all())
-            _check("label_logprob", "above the row's largest probability", "at most that", good)
+        bound = np.maximum(self.logprobs[:, 0], self.residual) + MASS_TOLERANCE
+        good = bool((self.label_logprob <= bound).all())
+        _check("label_logprob", "above the row's largest probability", "at most that", good)
 
     def arrays(self) -> dict[str, ndarray]:
         """The array fields by name."""

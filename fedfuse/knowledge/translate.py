@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from fedfuse.data.sample import Sample
+from fedfuse.distillation.encoded import scored_bytes
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
 from fedfuse.tokenization.positions import align_rows
@@ -23,6 +24,9 @@ from fedfuse.tokenization.surface import surfaces
 from fedfuse.tokenization.tokenizer import TextTokenizer
 from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
 
+# Relative rounding error of a log-probability that went over the wire as float16, with a margin of two.
+FLOAT16_ERROR = 2**-10
+
 
 @dataclass(frozen=True, slots=True)
 class Dictionary:
@@ -30,11 +34,13 @@ class Dictionary:
 
     Attributes:
         rows: the source's label rows on the public set.
+        label_bytes: ``[N]`` bytes of the answers that they predict.
         table: source token id to target token id.
         source_row: ``[T]`` the source row that teaches each target row, -1 for none.
     """
 
     rows: LabelRows
+    label_bytes: Int64[ndarray, " samples"]
     table: VocabularyTable
     source_row: Int64[ndarray, " rows"]
 
@@ -73,27 +79,36 @@ class Translator:
             source_row = align_rows(
                 rows, self.rows, self._positions, surfaces(source), surfaces(self.tokenizer), table
             )
-            known = Dictionary(rows, table, source_row)
+            label_bytes = scored_bytes(self._public, rows, self._max_length)
+            known = Dictionary(rows, label_bytes, table, source_row)
             self._dictionaries[source.fingerprint] = known
         return known
 
     def verify(self, knowledge: Knowledge, source: TextTokenizer, public: str) -> None:
         """Refuse knowledge that is malformed or whose claimed losses contradict its distributions.
 
-        The labels are public, so a client that lies about its loss to win the selection is caught: the
-        claimed log-probability must be that of the label among the kept entries or, where the label is not
-        kept, no more than the smallest kept one.
+        The labels are public, so a client that lies about its loss to win the selection is caught: rows and
+        bytes of each sample must be those of the public set, and the claimed log-probability that of the
+        label among the kept entries or, where the label is not kept, no more than the smallest kept one
+        and than all that is left.
 
         Raises:
             FedfuseError: naming the field, what it holds and what is allowed.
         """
-        labels = self.dictionary(source).rows
+        dictionary = self.dictionary(source)
+        labels = dictionary.rows
         knowledge.validate(
             vocab_size=source.vocab_size,
             tokenizer=source.fingerprint,
             public=public,
             rows=len(labels.token),
         )
+        expected = {"offsets": labels.offsets, "label_bytes": dictionary.label_bytes}
+        for name, values in expected.items():
+            if not np.array_equal(getattr(knowledge, name), values):
+                raise FedfuseError(
+                    f"knowledge.{name} is not what the public set has under this tokenizer"
+                )
         is_label = knowledge.indices == labels.token[:, None]
         kept = is_label.any(1)
         at_label = np.where(is_label, knowledge.logprobs, -np.inf).max(1, initial=-np.inf)
@@ -101,8 +116,9 @@ class Translator:
         claim = knowledge.label_logprob
         with np.errstate(invalid="ignore"):
             wrong = np.where(kept, np.abs(claim - at_label), claim - bound)
-        if (wrong > MASS_TOLERANCE).any():
-            row = int(np.argmax(wrong > MASS_TOLERANCE))
+        too_much = wrong > MASS_TOLERANCE + FLOAT16_ERROR * np.abs(claim)
+        if too_much.any():
+            row = int(np.argmax(too_much))
             raise FedfuseError(
                 f"knowledge.label_logprob claims {claim[row]:.4f} at row {row}; its own distribution "
                 f"allows {(at_label if kept[row] else bound)[row]:.4f}"

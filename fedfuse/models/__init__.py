@@ -1,0 +1,1 @@
+"""Causal language models with adapters, and the built-in small ones."""

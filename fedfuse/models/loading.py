@@ -104,6 +104,18 @@ def load_tokenizer(name: str, options: dict[str, Any]) -> TextTokenizer:
     return TextTokenizer.from_json(verbatim.to_json(), known)
 
 
+def check_available(name: str) -> None:
+    """Refuse a model whose tokenizer cannot be loaded or has no fast form; reads no weights.
+
+    Raises:
+        FedfuseError: naming the model.
+    """
+    folder = local_folder(name)
+    source = name if folder is None else str(folder)
+    with loading_errors(name):
+        load_tokenizer(source, {"trust_remote_code": False, "local_files_only": folder is not None})
+
+
 def check_causal(name: str, model: PreTrainedModel) -> None:
     """Refuse a model that sees what it is to predict, such as a masked language model."""
     ids = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6, 7]], device=model.device)

@@ -69,6 +69,7 @@ class Participant:
         seed: int,
         teacher: Teacher | None = None,
         label_share: float = 1.0,
+        replay: EncodedSet | None = None,
         optimizer_state: OptimizerState | None = None,
         on_step: Callable[[int, float], None] | None = None,
     ) -> tuple[float, OptimizerState]:
@@ -81,6 +82,7 @@ class Participant:
             seed=seed,
             teacher=teacher,
             label_share=label_share,
+            replay=replay,
             optimizer_state=optimizer_state,
             on_step=on_step,
         )

@@ -1,0 +1,63 @@
+# Everything that is done with this project is one command; `make` alone lists them.
+#
+# PYTHON  the interpreter to make the virtual environment with; the first that is 3.11 or 3.12 if not given
+# VENV    where the virtual environment is
+# ARGS    more arguments, such as: make test ARGS="tests/fusion -x", make run ARGS="--help"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+ARGS ?=
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(STAMP) ## Install the project and its tools into .venv (again only when versions change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; none found. Try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: run
+run: $(STAMP) ## Run the default federation and write its report: the quickstart
+	$(BIN)/fedfuse simulate $(ARGS)
+
+.PHONY: experiments
+experiments: $(STAMP) ## Repeat the quickstart experiment and write its results
+	$(BIN)/python -m experiments.quickstart.run $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: coverage
+coverage: $(STAMP) ## Run the tests and fail where less than 90 % of the lines are covered
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+.PHONY: check
+check: lint types test ## Everything that must pass before a commit
+
+.PHONY: clean
+clean: ## Remove what the tools made; .venv and runs stay
+	rm -rf dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.fab
+	find fedfuse strategies clients experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

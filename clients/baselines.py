@@ -1,0 +1,49 @@
+"""What the same client would be without the federation: the baselines that results are compared with.
+
+Each starts from an untrained adapter and leaves the client's own state untouched.
+"""
+
+from __future__ import annotations
+
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
+
+from clients.distillation import DistillationClient
+from fedfuse.distillation.training import TrainingSettings
+from fedfuse.flower.messages import scores_to_metrics
+from fedfuse.flower.workspace import derive_seed
+
+
+def train_baselines(client: DistillationClient) -> RecordDict:
+    """Standalone (private labels only), then public-only (the same model, on public labels as well).
+
+    Both get as many steps as the federation gives: ``rounds`` local phases, and as many phases on the
+    public set.
+    """
+    config, participant = client.config, client.participant
+    rounds = range(1, config.rounds + 1)
+    participant.reset()
+    moments = None
+    local = config.local
+    for server_round in rounds:
+        _, moments = participant.learn(
+            client.private,
+            TrainingSettings(local.steps, local.batch_size, local.learning_rate),
+            seed=derive_seed(config, "local", client.partition, server_round),
+            optimizer_state=moments,
+        )
+    scores = {"standalone": participant.score()}
+    moments = None
+    public = config.client_distill
+    for server_round in rounds:
+        _, moments = participant.learn(
+            participant.public,
+            TrainingSettings(public.steps, public.batch_size, public.learning_rate),
+            seed=derive_seed(config, "distill", client.partition, server_round),
+            replay=client.private if public.replay else None,
+            optimizer_state=moments,
+        )
+    scores["public-only"] = participant.score()
+    return RecordDict(
+        {stage: MetricRecord(scores_to_metrics(score)) for stage, score in scores.items()}
+        | {"info": ConfigRecord({"stages": sorted(scores)})}
+    )

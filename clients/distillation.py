@@ -1,0 +1,192 @@
+"""The client of a knowledge exchange: trains on private data, tells what it knows, learns from the server.
+
+FedMKT (arXiv 2406.02224), Algorithm 1, steps 1-3 and 9-11. Between messages only ``Context.state`` remains:
+the adapter and the optimizers' moments.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
+
+from fedfuse.data.sample import Sample
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.training import TrainingSettings
+from fedfuse.errors import FedfuseError
+from fedfuse.flower.config import RunConfig, model_of_partition, parse
+from fedfuse.flower.messages import (
+    arrays_to_record,
+    put_knowledge,
+    put_tokenizer,
+    record_to_arrays,
+    scores_to_metrics,
+    take_knowledge,
+    take_tokenizer,
+)
+from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
+from fedfuse.fusion.selection import dual_min_ce
+from fedfuse.fusion.shares import teacher_shares
+from fedfuse.fusion.teach import teach
+from fedfuse.models.causal_lm import save_adapter
+from fedfuse.models.participant import Participant
+
+ADAPTER = "adapter"
+
+
+class DistillationClient:
+    """One client for the length of one message.
+
+    Attributes:
+        config: the run config.
+        partition: which share of the private data is this client's.
+        participant: its model, in the state that the last message left.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.config = parse(context.run_config)
+        self.partition = int(context.node_config["partition-id"])
+        self.num_partitions = int(context.node_config["num-partitions"])
+        self._state = context.state
+        self._output = context.node_config.get("output", self.config.output)
+        self.model_name = model_of_partition(self.config.clients.model, self.partition)
+        self.participant = load_participant(
+            "client", self.model_name, self.config.clients, self.config.data, self.config.seed
+        )
+        self._restore()
+
+    @property
+    def private(self) -> EncodedSet:
+        """The client's own data, as its model sees it."""
+        return _private(self.config, self.partition, self.num_partitions, self.participant)
+
+    def register(self) -> RecordDict:
+        """Who this client is: model, tokenizer, size and domain of its data."""
+        domains = Counter(sample.domain for sample in self.private.samples)
+        domain, count = domains.most_common(1)[0]
+        own = domain if 2 * count > domains.total() else ""
+        reply = RecordDict(
+            {
+                "info": ConfigRecord(
+                    {"partition": self.partition, "model": self.model_name, "own-domain": own}
+                ),
+                "metrics": MetricRecord({"private-samples": len(self.private)}),
+            }
+        )
+        put_tokenizer(reply, self.participant.tokenizer)
+        return reply
+
+    def local(self, request: RecordDict) -> RecordDict:
+        """Train on private data; reply with knowledge or the adapter, as the request asks."""
+        started = time.perf_counter()
+        server_round, wanted = _int(request, "round"), request.config_records["config"]["reply"]
+        if ADAPTER in request:  # weights are averaged: start from the server's
+            self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
+        loss = self._train_local(server_round)
+        self._keep()
+        reply = RecordDict({})
+        if wanted == "knowledge":
+            put_knowledge(reply, self.participant.knowledge(self.config.knowledge.k))
+        elif wanted == "adapter":
+            reply[ADAPTER] = arrays_to_record(self.participant.adapter)
+        seconds = time.perf_counter() - started
+        metrics = {"loss": loss, "seconds": seconds, "num-examples": len(self.private)}
+        reply["metrics"] = MetricRecord(metrics)
+        return reply
+
+    def distill(self, request: RecordDict) -> RecordDict:
+        """Learn from the server where it knows better (Algorithm 1, steps 9-11)."""
+        started = time.perf_counter()
+        server_round = _int(request, "round")
+        knowledge, tokenizer = take_knowledge(request), take_tokenizer(request)
+        translator = new_translator(self.participant, self.config.knowledge)
+        translator.verify(knowledge, tokenizer, self.participant.public.fingerprint)
+        own = self.participant.knowledge(self.config.knowledge.k)
+        lesson = teach(
+            translator, own, [(knowledge, tokenizer)], dual_min_ce, self.config.knowledge.k
+        )
+        phase = self.config.client_distill
+        loss, moments = self.participant.learn(
+            self.participant.public,
+            TrainingSettings(phase.steps, phase.batch_size, phase.learning_rate),
+            seed=derive_seed(self.config, "distill", self.partition, server_round),
+            teacher=lesson.teacher,
+            label_share=phase.label_share,
+            replay=self.private if phase.replay else None,
+            optimizer_state=self._moments("distill"),
+        )
+        self._state["optimizer.distill"] = arrays_to_record(moments)
+        self._keep()
+        shares = teacher_shares(self.participant.public.samples, lesson.weights, ["server"])
+        flat = {f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()}
+        return RecordDict(
+            {
+                "metrics": MetricRecord({"loss": loss, "seconds": time.perf_counter() - started}),
+                "selection": MetricRecord(flat),
+            }
+        )
+
+    def evaluate(self, request: RecordDict) -> RecordDict:
+        """Score the model on the test set, per domain, and save its adapter on this machine."""
+        if ADAPTER in request:  # weights were averaged: score the server's
+            self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
+            self._keep()
+        run = str(request.config_records["config"]["run"])
+        folder = Path(str(self._output)) / Path(run).name / "clients" / str(self.partition)
+        save_adapter(self.participant.model, folder / "adapter")
+        metrics = scores_to_metrics(self.participant.score())
+        return RecordDict({"metrics": MetricRecord(metrics)})
+
+    def _train_local(self, server_round: int) -> float:
+        phase = self.config.local
+        loss, moments = self.participant.learn(
+            self.private,
+            TrainingSettings(phase.steps, phase.batch_size, phase.learning_rate),
+            seed=derive_seed(self.config, "local", self.partition, server_round),
+            optimizer_state=self._moments("local"),
+        )
+        self._state["optimizer.local"] = arrays_to_record(moments)
+        return loss
+
+    def _restore(self) -> None:
+        """Put the model into the state that this client's last message left."""
+        kept = self._state.get(ADAPTER)
+        if isinstance(kept, ArrayRecord):
+            self.participant.adapter = record_to_arrays(kept)
+        else:
+            self.participant.reset()
+
+    def _keep(self) -> None:
+        self._state[ADAPTER] = arrays_to_record(self.participant.adapter)
+
+    def _moments(self, phase: str) -> dict[str, object] | None:
+        record = self._state.get(f"optimizer.{phase}")
+        return record_to_arrays(record) if isinstance(record, ArrayRecord) else None  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=16)
+def _private(
+    config: RunConfig, partition: int, num_partitions: int, participant: Participant
+) -> EncodedSet:
+    return participant.encode(private_samples(config, partition, num_partitions))
+
+
+def private_samples(config: RunConfig, partition: int, num_partitions: int) -> list[Sample]:
+    """One partition's private samples.
+
+    Raises:
+        FedfuseError: for a partition id beyond the number of partitions.
+    """
+    splits = load_splits(config.data, config.seed, num_partitions)
+    if not 0 <= partition < len(splits.private):
+        raise FedfuseError(
+            f"partition-id is {partition}; allowed: 0 to {len(splits.private) - 1}"
+        )
+    return splits.private[partition]
+
+
+def _int(request: RecordDict, key: str) -> int:
+    return int(request.config_records["config"][key])  # type: ignore[arg-type]

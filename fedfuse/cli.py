@@ -1,0 +1,212 @@
+"""The command line: ``fedfuse simulate`` and its helpers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fedfuse.data.load import local_path, looks_like_path
+from fedfuse.errors import FedfuseError
+from fedfuse.flower.config import BUILTIN_DATA, RunConfig, Scalar, flatten, model_of_partition, parse
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+console = Console(stderr=True)
+
+CONFIG_HELP = "TOML file with run config keys, such as experiments/quickstart/homogeneous.toml."
+SET_HELP = "One run config key, such as local.steps=100. May be repeated."
+
+
+@app.callback()
+def root() -> None:
+    """Federated knowledge exchange between different language models."""
+
+
+@app.command()
+def simulate(
+    config: Annotated[Path | None, typer.Option(help=CONFIG_HELP)] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
+    clients: Annotated[int, typer.Option(min=1, help="Number of simulated clients.")] = 4,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="One process, without Ray: to debug, to test.")
+    ] = False,
+    cpus_per_client: Annotated[int, typer.Option(min=1, help="Ray CPUs per client.")] = 1,
+    gpus_per_client: Annotated[float, typer.Option(min=0.0, help="Ray GPUs per client.")] = 0.0,
+) -> None:
+    """Run a federation on this machine; the last lines are the result table and the report's path."""
+    given = read_config(config, sets or [])
+    resolved = parse(given)
+    check_inputs(resolved, clients)
+    build_models(models_of(resolved, clients))
+    flat = flatten(absolute_paths(resolved))
+    if in_process:
+        _in_process(flat, clients)
+        return
+    from fedfuse.flower.apphome import app_dir
+    from fedfuse.flower.simulate import simulate as run_flower
+
+    run_flower(
+        app_dir(),
+        flat,
+        clients,
+        cpus_per_client=cpus_per_client,
+        gpus_per_client=gpus_per_client,
+        python_path=[Path.cwd()],
+    )
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write report.html of a run folder anew and print its table."""
+    from fedfuse.report.html import write_report
+    from fedfuse.report.reading import read_run
+    from fedfuse.report.table import print_table
+
+    written = write_report(folder)
+    print_table(read_run(folder))
+    print(f"report: {written}")
+
+
+def read_config(path: Path | None, sets: Iterable[str]) -> dict[str, Any]:
+    """Run config keys of a TOML file and of ``--set`` options, flat; the options win.
+
+    Raises:
+        FedfuseError: naming the file or option that cannot be read.
+    """
+    given: dict[str, Any] = {}
+    if path is not None:
+        try:
+            given = _flat(tomllib.loads(path.read_text()))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise FedfuseError(f"{path}: {error}; allowed: a TOML file") from error
+    standard = flatten(RunConfig())
+    for option in sets:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise FedfuseError(f"--set {option!r}: allowed: KEY=VALUE")
+        given[key.strip()] = _typed(value.strip(), standard.get(key.strip(), ""))
+    return given
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """Paths relative to this folder made absolute: the apps run in folders of their own."""
+    from dataclasses import replace
+
+    return replace(
+        config,
+        output=str(Path(config.output).expanduser().resolve()),
+        data=replace(config.data, source="+".join(map(_absolute, config.data.source.split("+")))),
+        server=replace(config.server, model=_absolute(config.server.model)),
+        clients=replace(
+            config.clients, model=",".join(_absolute_entry(e) for e in config.clients.model.split(","))
+        ),
+    )
+
+
+def models_of(config: RunConfig, clients: int) -> list[str]:
+    """The base models of the server and of each client."""
+    return [
+        config.server.model,
+        *(model_of_partition(config.clients.model, number) for number in range(clients)),
+    ]
+
+
+def check_inputs(config: RunConfig, clients: int) -> None:
+    """Refuse what cannot work before any model is built or process started.
+
+    Raises:
+        FedfuseError: for data that cannot be split, models that do not exist, too few clients.
+    """
+    from fedfuse.flower.workspace import check_model, load_splits
+
+    if clients < config.min_clients:
+        raise FedfuseError(
+            f"min-clients = {config.min_clients}: allowed: at most the number of clients, {clients}"
+        )
+    for name in dict.fromkeys(models_of(config, clients)):
+        check_model(name)
+    _find_strategy(config.strategy)
+    load_splits(config.data, config.seed, clients)
+
+
+def build_models(names: Iterable[str]) -> None:
+    """Build the built-in models that are not cached yet, with a progress bar each."""
+    from fedfuse.models.builtin import ensure
+
+    bars: dict[str, TaskID] = {}
+    columns = (TextColumn("building {task.description:18}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=total)
+            progress.update(bars[name], completed=done)
+
+        ensure(names, show, workers=min(4, os.cpu_count() or 1))
+
+
+def _find_strategy(name: str) -> None:
+    import importlib
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    importlib.import_module("strategies.registry").find_strategy(name)
+
+
+def _in_process(flat: dict[str, Scalar], clients: int) -> None:
+    """The two apps of pyproject.toml in this process; they are looked up by name, as Flower does."""
+    import importlib
+
+    from fedfuse.flower.grid import run_in_process
+
+    server_app = importlib.import_module("strategies.app").app
+    client_app = importlib.import_module("clients.app").app
+    run_in_process(server_app, client_app, flat, clients)
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _typed(value: str, standard: Scalar) -> Any:
+    """A command-line value in TOML's syntax; text needs no quotes where the key holds text."""
+    if isinstance(standard, str):
+        return value
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
+def _absolute(name: str) -> str:
+    name = name.strip()
+    path = local_path(name) if name != BUILTIN_DATA and looks_like_path(name) else None
+    return name if path is None else str(path.resolve())
+
+
+def _absolute_entry(entry: str) -> str:
+    key, equals, value = entry.strip().partition("=")
+    return f"{key}={_absolute(value)}" if equals else _absolute(entry)
+
+
+def main() -> None:
+    """Entry point: a FedfuseError becomes one message and exit status 1."""
+    try:
+        app()
+    except FedfuseError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

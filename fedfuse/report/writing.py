@@ -1,0 +1,138 @@
+"""Write a run folder: config, one JSON line per measurement, adapters. Read by ``report.reading``.
+
+Lines are appended whole and flushed, JSON files are replaced atomically, and every run gets a folder of its
+own, so a run that is killed leaves nothing that a later one trips on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.scoring import Score
+
+PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
+
+
+class RunWriter:
+    """The folder of one run, while it runs."""
+
+    def __init__(self, output: Path, name: str, config: Mapping[str, Any]) -> None:
+        """Make ``output/name``, or ``output/name-2`` and so on where that exists.
+
+        Raises:
+            FedfuseError: when the folder cannot be made.
+        """
+        self.folder = _new_folder(output, name)
+        self._about: dict[str, Any] = {
+            "config": dict(config),
+            "seed": config.get("seed"),
+            "versions": versions(),
+            "commit": commit(),
+            "status": "running",
+            "models": {},
+            "domains": [],
+            "names": {},
+            "own_domain": {},
+            "floor": None,
+        }
+        self.describe()
+
+    def describe(self, **facts: Any) -> None:
+        """Set facts in config.json: models, domains, names, own_domain, floor, status."""
+        self._about |= facts
+        scratch = self.folder / ".config.json.new"
+        scratch.write_text(json.dumps(self._about, indent=1, sort_keys=True) + "\n")
+        scratch.replace(self.folder / "config.json")
+
+    def scores(
+        self, stage: str, server_round: int, model: str, scores: Mapping[str, Score]
+    ) -> None:
+        """One line per domain in metrics.jsonl."""
+        for domain, score in scores.items():
+            line = {"stage": stage, "round": server_round, "model": model, "domain": domain}
+            values = {"loss": score.loss, "accuracy": score.accuracy, "samples": score.samples}
+            self._append("metrics.jsonl", line | values)
+
+    def exchange(
+        self,
+        server_round: int,
+        phase: str,
+        client: str,
+        *,
+        sent_bytes: int = 0,
+        received_bytes: int = 0,
+        seconds: float = 0.0,
+        error: str | None = None,
+    ) -> None:
+        """One line in ledger.jsonl; ``sent`` is what the server sent, ``received`` what it got."""
+        self._append(
+            "ledger.jsonl",
+            {
+                "round": server_round,
+                "phase": phase,
+                "client": client,
+                "sent_bytes": sent_bytes,
+                "received_bytes": received_bytes,
+                "seconds": round(seconds, 3),
+                "error": error,
+            },
+        )
+
+    def selection(
+        self, server_round: int, direction: str, model: str, shares: Mapping[tuple[str, str], float]
+    ) -> None:
+        """One line per (domain, teacher) in selection.jsonl."""
+        for (domain, teacher), share in shares.items():
+            line = {"round": server_round, "direction": direction, "model": model}
+            self._append(
+                "selection.jsonl", line | {"domain": domain, "teacher": teacher, "share": share}
+            )
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _new_folder(output: Path, name: str) -> Path:
+    if Path(name).name != name:
+        raise FedfuseError(f"name = {name!r}: allowed: a folder name without separators")
+    number = 1
+    while True:
+        folder = output / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not output.is_dir():
+                raise FedfuseError(f"output = {str(output)!r}: allowed: a folder") from None
+            number += 1
+        except OSError as error:
+            raise FedfuseError(f"output = {str(output)!r}: {error.strerror}") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def commit() -> str:
+    """The checkout's commit, with ``-dirty`` where files differ from it; "" outside a checkout."""
+    given = os.environ.get("FEDFUSE_COMMIT")
+    if given is not None:
+        return given
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

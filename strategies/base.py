@@ -1,0 +1,253 @@
+"""The phases of a round, with Flower's signatures: what every fedfuse strategy shares.
+
+A strategy that exchanges something else, or chooses otherwise, overrides the hooks of the phase that it
+changes; ``FedMKT`` shows all of them, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.scoring import Score
+from fedfuse.flower import messages
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from strategies.baselines import client_baselines, server_baselines
+from strategies.exchange import Exchange, require
+from strategies.session import SERVER, Session
+
+log = logging.getLogger(__name__)
+
+FEDERATED = "federated"
+ZERO_SHOT = "zero-shot"
+NODE_POLL_SECONDS = 0.2
+
+
+class PhasedStrategy(Strategy):
+    """Register once; then per round train, distill and evaluate.
+
+    Args:
+        session: config, the server's model and the run folder.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.config = session.config
+        self.tokenizers: dict[int, TextTokenizer] = {}
+        self.exchange: Exchange
+
+    # --- Hooks, in the order of a round; a strategy overrides what it changes ---------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every client for local training; ``config["reply"]`` says what to send back."""
+        return self.requests(messages.LOCAL, ConfigRecord({**config, "reply": "nothing"}))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Learn from the clients' replies; returns the server's new arrays and metrics."""
+        return None, mean_loss(replies)
+
+    def configure_distill(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the clients what the server knows; no message skips the phase."""
+        return []
+
+    def aggregate_distill(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Take note of what the clients learned."""
+        return None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every client to score its model."""
+        run = self.session.run.folder.name
+        return self.requests(messages.EVALUATE, ConfigRecord({**config, "run": run}))
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Write the clients' scores down; returns their mean loss over clients and domains."""
+        stage = FEDERATED if server_round else ZERO_SHOT
+        losses = []
+        for reply in replies:
+            scores = messages.metrics_to_scores(reply.content.metric_records["metrics"])
+            client = self.exchange.name(reply.metadata.src_node_id)
+            self.session.run.scores(stage, server_round, client, scores)
+            losses += [score.loss for score in scores.values()]
+        return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None
+
+    def evaluate_server(self, server_round: int) -> dict[str, Score]:
+        """Score the server's model and write it down."""
+        stage = FEDERATED if server_round else ZERO_SHOT
+        scores = self.session.participant.score()
+        self.session.run.scores(stage, server_round, SERVER, scores)
+        return scores
+
+    def summary(self) -> None:
+        """Log what will run."""
+        config = self.config
+        log.info("%s, %d rounds, seed %d", type(self).__name__, config.rounds, config.seed)
+        log.info("run folder: %s", self.session.run.folder)
+
+    # --- The run ----------------------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the federation; Flower's signature and Flower's result.
+
+        Raises:
+            FedfuseError: when fewer than ``min-clients`` answer.
+        """
+        self.summary()
+        self.exchange = Exchange(grid, self.session.run, timeout)
+        train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
+        self.register(grid, timeout)
+        result = Result(arrays=initial_arrays)
+        self._evaluate(0, result, grid, evaluate_config, evaluate_fn)
+        for server_round in range(1, num_rounds + 1):
+            train_config["round"] = evaluate_config["round"] = server_round
+            self._train(server_round, result, grid, train_config)
+            self._distill(server_round, result, grid, train_config)
+            self.session.checkpoint(server_round)
+            self._evaluate(server_round, result, grid, evaluate_config, evaluate_fn)
+        if self.config.baselines:
+            self._baselines(num_rounds)
+        return result
+
+    def register(self, grid: Grid, timeout: float) -> None:
+        """Wait for the clients, ask who they are, and load their tokenizers."""
+        nodes = self._wait_for_nodes(grid, timeout)
+        requests = [Message(RecordDict({}), node, messages.REGISTER) for node in nodes]
+        replies = self.exchange(0, requests)
+        models, names, own = {SERVER: self.config.server.model}, {SERVER: SERVER}, {}
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            try:
+                info = reply.content.config_records["info"]
+                self.tokenizers[node] = messages.take_tokenizer(reply.content)
+                client = str(int(info["partition"]))  # type: ignore[arg-type]
+                if client in self.exchange.names.values():
+                    raise FedfuseError(f"partition {client} is taken by another client")
+            except (FedfuseError, KeyError, TypeError, ValueError) as error:
+                self.tokenizers.pop(node, None)
+                self.exchange.refuse(0, messages.REGISTER, node, error)
+                continue
+            self.exchange.names[node] = client
+            models[client], own[client] = str(info["model"]), str(info["own-domain"])
+            label = models[client].rsplit("/", 1)[-1].removeprefix("builtin:")
+            names[client] = f"{own[client]} / {label}" if own[client] else f"{client} / {label}"
+        require(self.exchange.names, self.config.min_clients, messages.REGISTER)
+        self.session.run.describe(models=models, names=names, own_domain=own)
+
+    def requests(
+        self, kind: str, config: ConfigRecord, content: RecordDict | None = None
+    ) -> list[Message]:
+        """The same message to every registered client."""
+        whole = RecordDict({**(content or {}), "config": config})
+        return [Message(whole, node, kind) for node in self.exchange.names]
+
+    def accept(
+        self, server_round: int, replies: Iterable[Message], check: Callable[[Message], None]
+    ) -> list[Message]:
+        """The replies that pass a check; the others are refused and counted."""
+        good = []
+        for reply in replies:
+            try:
+                check(reply)
+                good.append(reply)
+            except (FedfuseError, KeyError, TypeError, ValueError) as error:
+                metadata = reply.metadata
+                self.exchange.refuse(server_round, metadata.message_type, metadata.src_node_id, error)
+        return good
+
+    def _wait_for_nodes(self, grid: Grid, timeout: float) -> list[int]:
+        """The ServerApp may start before the nodes are there."""
+        deadline = time.monotonic() + timeout
+        while len(nodes := list(grid.get_node_ids())) < self.config.min_clients:
+            if time.monotonic() > deadline:
+                raise FedfuseError(
+                    f"{len(nodes)} clients connected within {timeout:g} s; "
+                    f"allowed: at least {self.config.min_clients} (min-clients)"
+                )
+            time.sleep(NODE_POLL_SECONDS)
+        return nodes
+
+    def _train(
+        self, server_round: int, result: Result, grid: Grid, config: ConfigRecord
+    ) -> None:
+        log.info("round %d: clients train on private data", server_round)
+        replies = self.exchange(
+            server_round, self.configure_train(server_round, result.arrays, config, grid)
+        )
+        require(replies, self.config.min_clients, messages.LOCAL)
+        started = time.monotonic()
+        arrays, metrics = self.aggregate_train(server_round, replies)
+        self.session.run.exchange(
+            server_round, "server.aggregate", SERVER, seconds=time.monotonic() - started
+        )
+        if arrays is not None:
+            result.arrays = arrays
+        if metrics is not None:
+            result.train_metrics_clientapp[server_round] = metrics
+
+    def _distill(
+        self, server_round: int, result: Result, grid: Grid, config: ConfigRecord
+    ) -> None:
+        requests = list(self.configure_distill(server_round, result.arrays, config, grid))
+        if requests:
+            log.info("round %d: clients learn from the server", server_round)
+            replies = self.exchange(server_round, requests)
+            require(replies, self.config.min_clients, messages.DISTILL)
+            self.aggregate_distill(server_round, replies)
+
+    def _evaluate(
+        self,
+        server_round: int,
+        result: Result,
+        grid: Grid,
+        config: ConfigRecord,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+    ) -> None:
+        requests = self.configure_evaluate(server_round, result.arrays, config, grid)
+        scores: dict[str, Score] = {}
+        replies = self.exchange(
+            server_round, requests, lambda: scores.update(self.evaluate_server(server_round))
+        )
+        metrics = self.aggregate_evaluate(server_round, replies)
+        if metrics is not None:
+            result.evaluate_metrics_clientapp[server_round] = metrics
+        own = MetricRecord(messages.scores_to_metrics(scores))
+        given = evaluate_fn(server_round, result.arrays) if evaluate_fn else None
+        result.evaluate_metrics_serverapp[server_round] = given or own
+        mean = sum(score.loss for score in scores.values()) / len(scores)
+        log.info("round %d: server loss %.4f nats/byte", server_round, mean)
+
+    def _baselines(self, num_rounds: int) -> None:
+        log.info("baselines: standalone, public-only, centralized")
+        requests = self.requests(messages.BASELINE, ConfigRecord({}))
+        replies = self.exchange(num_rounds, requests, lambda: server_baselines(self.session))
+        client_baselines(self.session, self.exchange, replies)
+
+
+def mean_loss(replies: Iterable[Message]) -> MetricRecord | None:
+    """The mean of the losses that the clients report."""
+    losses = [float(r.content.metric_records["metrics"]["loss"]) for r in replies]  # type: ignore[arg-type]
+    return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None

@@ -1,0 +1,40 @@
+"""What the models would be without the federation, measured in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import Message
+
+from fedfuse.distillation.training import TrainingSettings
+from fedfuse.flower import messages
+from strategies.exchange import Exchange
+from strategies.session import SERVER, Session, all_private
+
+
+def server_baselines(session: Session) -> None:
+    """Public-only and centralized training of the server's model; leaves it untrained."""
+    config = session.config
+    session.restart()
+    for server_round in range(1, config.rounds + 1):
+        session.learn(server_round, teacher=None, label_share=1.0)
+        session.run.scores("public-only", server_round, SERVER, session.participant.score())
+    session.restart()
+    # As many steps as a client and the server take together, on everybody's private data.
+    phase = config.local
+    everything = session.participant.encode([*all_private(config), *session.public])
+    steps = phase.steps + config.server_distill.steps
+    settings = TrainingSettings(steps, phase.batch_size, config.server_distill.learning_rate)
+    for server_round in range(1, config.rounds + 1):
+        session.fit("centralized", everything, settings, server_round)
+    session.run.scores("centralized", config.rounds, SERVER, session.participant.score())
+    session.restart()
+
+
+def client_baselines(session: Session, exchange: Exchange, replies: Iterable[Message]) -> None:
+    """Write down what the clients measured."""
+    for reply in replies:
+        client = exchange.name(reply.metadata.src_node_id)
+        for stage, metrics in reply.content.metric_records.items():
+            scores = messages.metrics_to_scores(metrics)
+            session.run.scores(stage, session.config.rounds, client, scores)

@@ -1,0 +1,115 @@
+"""FedMKT: mutual knowledge transfer between the server's model and the clients'.
+
+Fan et al., "FedMKT: Federated Mutual Knowledge Transfer for Large and Small Language Models", COLING 2025,
+arXiv 2406.02224. Algorithm 1; the step numbers below are its own.
+
+Differs from the paper: see ``fedfuse.distillation.loss`` (tail), ``fedfuse.tokenization.projection``
+(collisions, unmatched rows), ``fedfuse.knowledge.translate`` (claims are verified) and
+``ClientDistillConfig.replay``; the paper's rules can be chosen in the run config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fedfuse.errors import FedfuseError
+from fedfuse.flower import messages
+from fedfuse.fusion.selection import Losses, Weights, dual_min_ce
+from fedfuse.fusion.shares import teacher_shares
+from fedfuse.fusion.teach import teach
+from fedfuse.knowledge.record import Knowledge
+from strategies.base import PhasedStrategy, mean_loss
+from strategies.session import SERVER
+
+
+class FedMKT(PhasedStrategy):
+    """Clients teach the server, the server teaches the clients."""
+
+    def select(self, losses: Losses) -> Weights:
+        """Whom the server trusts on which public sample: DualMinCE (Algorithm 2).
+
+        Override this for a selection rule of your own.
+
+        Args:
+            losses: ``[N, C]`` nats per byte; column 0 is the server's own, then one per client.
+
+        Returns:
+            ``[N, C]`` weights, not negative; a row of zeros learns from labels alone.
+        """
+        return dual_min_ce(losses)
+
+    def receive(self, reply: Message) -> Knowledge:
+        """A client's knowledge, verified (step 3).
+
+        Raises:
+            FedfuseError: for knowledge that is malformed, about something else, or contradicts itself.
+        """
+        knowledge = messages.take_knowledge(reply.content)
+        tokenizer = self.tokenizers[reply.metadata.src_node_id]
+        public = self.session.participant.public.fingerprint
+        self.session.translator.verify(knowledge, tokenizer, public)
+        return knowledge
+
+    def server_knowledge(self) -> Knowledge:
+        """What the server tells the clients (step 7)."""
+        return self.session.participant.knowledge(self.config.knowledge.k)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Steps 1 to 3: train on private data, send knowledge of the public set."""
+        return self.requests(messages.LOCAL, ConfigRecord({**config, "reply": "knowledge"}))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Steps 4 to 6: align, select, fuse, distil into the server's model."""
+        known: dict[str, tuple[Knowledge, Message]] = {}
+
+        def check(reply: Message) -> None:
+            client = self.exchange.name(reply.metadata.src_node_id)
+            known[client] = (self.receive(reply), reply)
+
+        good = self.accept(server_round, replies, check)
+        if len(good) < self.config.min_clients:
+            raise FedfuseError(
+                f"round {server_round}: {len(good)} clients sent usable knowledge; "
+                f"allowed: at least {self.config.min_clients} (min-clients)"
+            )
+        lesson = teach(
+            self.session.translator,
+            self.session.participant.knowledge(self.config.knowledge.k),
+            [(k, self.tokenizers[reply.metadata.src_node_id]) for k, reply in known.values()],
+            self.select,
+            self.config.knowledge.k,
+        )
+        shares = teacher_shares(self.session.public, lesson.weights, list(known))
+        self.session.run.selection(server_round, "up", SERVER, shares)
+        self.session.learn(server_round, lesson.teacher, self.config.server_distill.label_share)
+        adapter = messages.arrays_to_record(self.session.participant.adapter)
+        return adapter, mean_loss(good)
+
+    def configure_distill(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Steps 7 and 8: the server's knowledge, to every client."""
+        content = RecordDict({})
+        messages.put_knowledge(content, self.server_knowledge())
+        messages.put_tokenizer(content, self.session.participant.tokenizer)
+        return self.requests(messages.DISTILL, config, content)
+
+    def aggregate_distill(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """After steps 9 to 11: note on what the clients trusted the server."""
+        replies = list(replies)
+        for reply in replies:
+            client = self.exchange.name(reply.metadata.src_node_id)
+            flat = reply.content.metric_records["selection"]
+            shares = {}
+            for key, share in flat.items():
+                domain, _, teacher = key.rpartition("/")
+                shares[domain, teacher] = float(share)  # type: ignore[arg-type]
+            self.session.run.selection(server_round, "down", client, shares)
+        return mean_loss(replies)

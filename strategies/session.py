@@ -1,0 +1,110 @@
+"""What every strategy is given: the config, the server's own model, and the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedfuse.data.sample import Sample
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.training import OptimizerState, Teacher, TrainingSettings
+from fedfuse.flower.config import RunConfig, flatten
+from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
+from fedfuse.knowledge.translate import Translator
+from fedfuse.models.causal_lm import save_adapter
+from fedfuse.models.participant import Participant
+from fedfuse.report.writing import RunWriter
+
+SERVER = "server"
+
+
+@dataclass(slots=True)
+class Session:
+    """One run on the server.
+
+    Attributes:
+        config: the run config.
+        participant: the server's model on the public and test sets.
+        translator: from any client's knowledge into the server's terms.
+        run: the run folder.
+        moments: the server's optimizer state by phase.
+    """
+
+    config: RunConfig
+    participant: Participant
+    translator: Translator
+    run: RunWriter
+    moments: dict[str, OptimizerState] = field(default_factory=dict)
+
+    @property
+    def public(self) -> list[Sample]:
+        """The public samples."""
+        return self.participant.public.samples
+
+    def learn(self, server_round: int, teacher: Teacher | None, label_share: float) -> float:
+        """One phase on the public set (FedMKT Eq. 5); keeps the optimizer's state."""
+        phase = self.config.server_distill
+        settings = TrainingSettings(phase.steps, phase.batch_size, phase.learning_rate)
+        return self.fit("distill", self.participant.public, settings, server_round, teacher, label_share)
+
+    def fit(
+        self,
+        phase: str,
+        data: EncodedSet,
+        settings: TrainingSettings,
+        server_round: int,
+        teacher: Teacher | None = None,
+        label_share: float = 1.0,
+    ) -> float:
+        """Train the server's adapter; returns the final loss."""
+        loss, self.moments[phase] = self.participant.learn(
+            data,
+            settings,
+            seed=derive_seed(self.config, SERVER, phase, server_round),
+            teacher=teacher,
+            label_share=label_share,
+            optimizer_state=self.moments.get(phase),
+        )
+        return loss
+
+    def restart(self) -> None:
+        """Back to the untrained adapter."""
+        self.participant.reset()
+        self.moments.clear()
+
+    def checkpoint(self, server_round: int) -> None:
+        """Save the server's adapter and its optimizer state; whole or not at all."""
+        folder = self.run.folder / SERVER
+        save_adapter(self.participant.model, folder / "adapter")
+        flat = {f"{phase}|{k}": v for phase, state in self.moments.items() for k, v in state.items()}
+        scratch = folder / ".optimizer.npz.new"
+        with scratch.open("wb") as file:
+            np.savez(file, round=np.array(server_round), **flat)
+        scratch.replace(folder / "optimizer.npz")
+
+
+def open_session(config: RunConfig) -> Session:
+    """Load the data and the server's model, then make the run folder: bad input leaves no folder."""
+    splits = load_splits(config.data, config.seed, 1)
+    participant = load_participant(
+        SERVER, config.server.model, config.server, config.data, config.seed
+    )
+    participant.reset()
+    translator = new_translator(participant, config.knowledge)
+    run = RunWriter(Path(config.output), config.name, flatten(config))
+    floor = splits.floor
+    run.describe(
+        domains=splits.domains,
+        models={SERVER: config.server.model},
+        names={SERVER: SERVER},
+        floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
+    )
+    return Session(config, participant, translator, run)
+
+
+def all_private(config: RunConfig) -> Sequence[Sample]:
+    """Every client's private samples: only a simulation, for the centralized baseline, may ask."""
+    return load_splits(config.data, config.seed, 1).private[0]

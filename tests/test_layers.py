@@ -1,0 +1,149 @@
+"""Which part may import which, and other rules of the tree that can be read off the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("fedfuse", "strategies", "clients")
+TREES = (*PACKAGES, "experiments")
+MAX_LINES = 350
+
+# Folder to what its files may not import.
+FORBIDDEN = {
+    "fedfuse": ("strategies", "clients", "experiments"),
+    "strategies": ("clients", "experiments"),
+    "clients": ("strategies", "experiments"),
+}
+# Modules that turn bytes into running code.
+UNSAFE = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
+
+
+def files_of(folder: str) -> list[Path]:
+    """The Python files under a folder of the checkout, as paths from its root."""
+    files = sorted(file.relative_to(ROOT) for file in (ROOT / folder).rglob("*.py"))
+    assert files or folder == "experiments", f"{folder} has no Python files"
+    return files
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every absolute dotted name that a module imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, package: str) -> bool:
+    """Whether a dotted name is a package or something in it."""
+    return name == package or name.startswith(package + ".")
+
+
+def wrong_imports(file: Path, tree: ast.AST) -> list[str]:
+    """Imports that break the layers, for a file at a path from the root."""
+    forbidden = FORBIDDEN.get(file.parts[0], ())
+    if file.parts[0] == "fedfuse" and file.parts[1] != "flower":
+        # The command line starts federations, so it may use what the library wraps Flower in.
+        command_line = file.parts[1] == "cli.py"
+        forbidden += ("flwr",) if command_line else ("flwr", "fedfuse.flower")
+    return [name for name in imports(tree) if any(within(name, f) for f in forbidden)]
+
+
+def relative_imports(file: Path, tree: ast.AST) -> list[str]:
+    """Relative imports, which ``imports`` does not see."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level)
+    return [f"from {'.' * node.level}{node.module or ''}" for node in nodes]
+
+
+def unsafe_loading(file: Path, tree: ast.AST) -> list[str]:
+    """Ways to run code that came with data: pickle, torch.load, a model's own code."""
+    found = [name for name in imports(tree) if any(within(name, module) for module in UNSAFE)]
+    found += [name for name in imports(tree) if name == "torch.load"]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+            found.append("torch.load")
+        elif isinstance(node, ast.keyword) and node.arg:
+            found += _switched_on(node.arg, node.value)
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant):
+                    found += _switched_on(key.value, value)
+    return found
+
+
+def _switched_on(name: object, value: ast.expr) -> list[str]:
+    """The option, unless it is another one or literally False."""
+    off = isinstance(value, ast.Constant) and value.value is False
+    return [str(name)] if name in ("trust_remote_code", "allow_pickle") and not off else []
+
+
+Rule = Callable[[Path, ast.AST], list[str]]
+
+
+@pytest.mark.parametrize("rule", [wrong_imports, relative_imports, unsafe_loading])
+def test_the_tree_keeps_the_rule(rule: Rule) -> None:
+    files = [file for folder in TREES for file in files_of(folder)]
+    found = {str(file): rule(file, ast.parse((ROOT / file).read_text())) for file in files}
+    assert {file: breaches for file, breaches in found.items() if breaches} == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "source"),
+    [
+        (wrong_imports, "fedfuse/fusion/fuse.py", "import strategies"),
+        (wrong_imports, "fedfuse/fusion/fuse.py", "from clients.app import app"),
+        (wrong_imports, "fedfuse/fusion/fuse.py", "def f():\n    from flwr.app import Message"),
+        (wrong_imports, "fedfuse/fusion/fuse.py", "from fedfuse.flower.grid import InProcessGrid"),
+        (wrong_imports, "fedfuse/fusion/fuse.py", "from fedfuse import flower"),
+        (wrong_imports, "fedfuse/cli.py", "import flwr.cli.app"),
+        (wrong_imports, "fedfuse/flower/grid.py", "import strategies.app"),
+        (wrong_imports, "strategies/base.py", "from clients import app"),
+        (wrong_imports, "clients/app.py", "import strategies.base as base"),
+        (wrong_imports, "clients/app.py", "import experiments.quickstart.run"),
+        (relative_imports, "clients/app.py", "from . import baselines"),
+        (unsafe_loading, "clients/app.py", "from pickle import loads"),
+        (unsafe_loading, "clients/app.py", "from torch import load"),
+        (unsafe_loading, "clients/app.py", "state = torch.load(path, weights_only=True)"),
+        (unsafe_loading, "clients/app.py", "f(trust_remote_code=True)"),
+        (unsafe_loading, "clients/app.py", "options = {'trust_remote_code': trust}"),
+        (unsafe_loading, "clients/app.py", "np.load(path, allow_pickle=True)"),
+    ],
+)
+def test_a_breach_is_found(rule: Rule, file: str, source: str) -> None:
+    assert rule(Path(file), ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("fedfuse/data/partition.py", "from flwr_datasets.partitioner import IidPartitioner"),
+        ("fedfuse/flower/grid.py", "from flwr.app import Message"),
+        ("fedfuse/cli.py", "from fedfuse.flower.simulate import simulate"),
+        ("strategies/base.py", "from fedfuse.errors import FedfuseError\nimport flwr"),
+        ("experiments/quickstart/run.py", "from strategies.app import app"),
+        ("clients/app.py", "f(trust_remote_code=False)"),
+    ],
+)
+def test_what_is_allowed_is_not_found(file: str, source: str) -> None:
+    tree = ast.parse(source)
+    assert not wrong_imports(Path(file), tree) + unsafe_loading(Path(file), tree)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_file_is_too_long(package: str) -> None:
+    lengths = {str(file): len((ROOT / file).read_text().splitlines()) for file in files_of(package)}
+    assert {file: length for file, length in lengths.items() if length > MAX_LINES} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_file_says_what_it_is_for(package: str) -> None:
+    files = files_of(package)
+    assert [str(f) for f in files if not ast.get_docstring(ast.parse((ROOT / f).read_text()))] == []
+    folders = {file.parent for file in files}
+    assert sorted(folders - {f.parent for f in files if f.name == "__init__.py"}) == []
