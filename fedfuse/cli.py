@@ -6,6 +6,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fedfuse.data.load import local_path, looks_like_path
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.config import BUILTIN_DATA, RunConfig, Scalar, flatten, model_of_partition, parse
+from fedfuse.flower.config import (
+    BUILTIN_DATA,
+    RunConfig,
+    Scalar,
+    flatten,
+    model_of_partition,
+    parse,
+)
+from fedfuse.report.writing import free_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 console = Console(stderr=True)
@@ -45,33 +54,33 @@ def simulate(
     resolved = parse(given)
     check_inputs(resolved, clients)
     build_models(models_of(resolved, clients))
-    flat = flatten(absolute_paths(resolved))
+    resolved = absolute_paths(resolved)
+    folder = free_folder(Path(resolved.output), resolved.name)
+    flat = flatten(replace(resolved, name=folder.name))
     if in_process:
         _in_process(flat, clients)
-        return
-    from fedfuse.flower.apphome import app_dir
-    from fedfuse.flower.simulate import simulate as run_flower
+    else:
+        from fedfuse.flower.apphome import app_dir
+        from fedfuse.flower.simulate import simulate as run_flower
 
-    run_flower(
-        app_dir(),
-        flat,
-        clients,
-        cpus_per_client=cpus_per_client,
-        gpus_per_client=gpus_per_client,
-        python_path=[Path.cwd()],
-    )
+        run_flower(
+            app_dir(),
+            flat,
+            clients,
+            cpus_per_client=cpus_per_client,
+            gpus_per_client=gpus_per_client,
+            python_path=[Path.cwd()],
+        )
+    _show(folder)
 
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Write report.html of a run folder anew and print its table."""
     from fedfuse.report.html import write_report
-    from fedfuse.report.reading import read_run
-    from fedfuse.report.table import print_table
 
-    written = write_report(folder)
-    print_table(read_run(folder))
-    print(f"report: {written}")
+    write_report(folder)
+    _show(folder)
 
 
 def read_config(path: Path | None, sets: Iterable[str]) -> dict[str, Any]:
@@ -97,8 +106,6 @@ def read_config(path: Path | None, sets: Iterable[str]) -> dict[str, Any]:
 
 def absolute_paths(config: RunConfig) -> RunConfig:
     """Paths relative to this folder made absolute: the apps run in folders of their own."""
-    from dataclasses import replace
-
     return replace(
         config,
         output=str(Path(config.output).expanduser().resolve()),
@@ -169,6 +176,15 @@ def _in_process(flat: dict[str, Scalar], clients: int) -> None:
     server_app = importlib.import_module("strategies.app").app
     client_app = importlib.import_module("clients.app").app
     run_in_process(server_app, client_app, flat, clients)
+
+
+def _show(folder: Path) -> None:
+    """The last lines of a run: its table and where its report is."""
+    from fedfuse.report.reading import read_run
+    from fedfuse.report.table import print_table
+
+    print_table(read_run(folder))
+    print(f"report: {folder / 'report.html'}", flush=True)
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
+import torch
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedfuse.flower.config import parse
 from fedfuse.flower.messages import arrays_to_record
 from fedfuse.report.html import write_report
-from fedfuse.report.reading import read_run
-from fedfuse.report.table import print_table
 from strategies.registry import find_strategy
 from strategies.session import open_session
 
 app = ServerApp()
+log = logging.getLogger("strategies")
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config names."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    show_progress()
+    # Half of the cores: on all of them, small models wait for each other's threads, and for the clients'.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     config = parse(context.run_config)
     strategy_class = find_strategy(config.strategy)
     session = open_session(config)
@@ -35,6 +38,14 @@ def main(grid: Grid, context: Context) -> None:
         run.describe(status="failed")
         raise
     run.describe(status="finished")
-    report = write_report(run.folder)
-    print_table(read_run(run.folder))
-    print(f"report: {report}", flush=True)
+    log.info("report: %s", write_report(run.folder))
+
+
+def show_progress() -> None:
+    """Send fedfuse's own messages, and nobody else's, to the standard output."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False

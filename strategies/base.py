@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -54,7 +56,7 @@ class PhasedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Learn from the clients' replies; returns the server's new arrays and metrics."""
-        return None, mean_loss(replies)
+        return None, mean_loss(self.accept(server_round, replies, check_loss))
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -78,12 +80,15 @@ class PhasedStrategy(Strategy):
     ) -> MetricRecord | None:
         """Write the clients' scores down; returns their mean loss over clients and domains."""
         stage = FEDERATED if server_round else ZERO_SHOT
-        losses = []
-        for reply in replies:
-            scores = messages.metrics_to_scores(reply.content.metric_records["metrics"])
+        losses: list[float] = []
+
+        def note(reply: Message) -> None:
+            scores = messages.take_scores(reply.content)
             client = self.exchange.name(reply.metadata.src_node_id)
             self.session.run.scores(stage, server_round, client, scores)
-            losses += [score.loss for score in scores.values()]
+            losses.extend(score.loss for score in scores.values())
+
+        self.accept(server_round, replies, note)
         return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None
 
     def evaluate_server(self, server_round: int) -> dict[str, Score]:
@@ -136,24 +141,26 @@ class PhasedStrategy(Strategy):
         """Wait for the clients, ask who they are, and load their tokenizers."""
         nodes = self._wait_for_nodes(grid, timeout)
         requests = [Message(RecordDict({}), node, messages.REGISTER) for node in nodes]
-        replies = self.exchange(0, requests)
         models, names, own = {SERVER: self.config.server.model}, {SERVER: SERVER}, {}
-        for reply in replies:
+
+        def admit(reply: Message) -> None:
             node = reply.metadata.src_node_id
             try:
                 info = reply.content.config_records["info"]
-                self.tokenizers[node] = messages.take_tokenizer(reply.content)
+                tokenizer = messages.take_tokenizer(reply.content)
                 client = str(int(info["partition"]))  # type: ignore[arg-type]
                 if client in self.exchange.names.values():
                     raise FedfuseError(f"partition {client} is taken by another client")
+                model, domain = str(info["model"]), str(info["own-domain"])
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
-                self.tokenizers.pop(node, None)
                 self.exchange.refuse(0, messages.REGISTER, node, error)
-                continue
-            self.exchange.names[node] = client
-            models[client], own[client] = str(info["model"]), str(info["own-domain"])
-            label = models[client].rsplit("/", 1)[-1].removeprefix("builtin:")
-            names[client] = f"{own[client]} / {label}" if own[client] else f"{client} / {label}"
+                return
+            self.tokenizers[node], self.exchange.names[node] = tokenizer, client
+            models[client], own[client] = model, domain
+            label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
+            names[client] = f"{domain or client} / {label}"
+
+        self.exchange(0, requests, greet=admit)
         require(self.exchange.names, self.config.min_clients, messages.REGISTER)
         self.session.run.describe(models=models, names=names, own_domain=own)
 
@@ -234,7 +241,7 @@ class PhasedStrategy(Strategy):
         metrics = self.aggregate_evaluate(server_round, replies)
         if metrics is not None:
             result.evaluate_metrics_clientapp[server_round] = metrics
-        own = MetricRecord(messages.scores_to_metrics(scores))
+        own = MetricRecord({**messages.scores_to_metrics(scores)})
         given = evaluate_fn(server_round, result.arrays) if evaluate_fn else None
         result.evaluate_metrics_serverapp[server_round] = given or own
         mean = sum(score.loss for score in scores.values()) / len(scores)
@@ -243,11 +250,37 @@ class PhasedStrategy(Strategy):
     def _baselines(self, num_rounds: int) -> None:
         log.info("baselines: standalone, public-only, centralized")
         requests = self.requests(messages.BASELINE, ConfigRecord({}))
-        replies = self.exchange(num_rounds, requests, lambda: server_baselines(self.session))
-        client_baselines(self.session, self.exchange, replies)
+        with one_thread():
+            replies = self.exchange(num_rounds, requests, lambda: server_baselines(self.session))
+
+        def note(reply: Message) -> None:
+            client = self.exchange.name(reply.metadata.src_node_id)
+            client_baselines(self.session, client, reply)
+
+        self.accept(num_rounds, replies, note)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep the server to one core while simulated clients use the others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def check_loss(reply: Message) -> None:
+    """Refuse a reply that does not say what loss its sender ended with.
+
+    Raises:
+        FedfuseError: when it says nothing, or no finite number.
+    """
+    messages.take_number(reply.content, "loss")
 
 
 def mean_loss(replies: Iterable[Message]) -> MetricRecord | None:
     """The mean of the losses that the clients report."""
-    losses = [float(r.content.metric_records["metrics"]["loss"]) for r in replies]  # type: ignore[arg-type]
+    losses = [messages.take_number(reply.content, "loss") for reply in replies]
     return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from flwr.app import Message
 
 from fedfuse.distillation.training import TrainingSettings
 from fedfuse.flower import messages
-from strategies.exchange import Exchange
 from strategies.session import SERVER, Session, all_private
 
 
@@ -31,10 +28,13 @@ def server_baselines(session: Session) -> None:
     session.restart()
 
 
-def client_baselines(session: Session, exchange: Exchange, replies: Iterable[Message]) -> None:
-    """Write down what the clients measured."""
-    for reply in replies:
-        client = exchange.name(reply.metadata.src_node_id)
-        for stage, metrics in reply.content.metric_records.items():
-            scores = messages.metrics_to_scores(metrics)
-            session.run.scores(stage, session.config.rounds, client, scores)
+def client_baselines(session: Session, client: str, reply: Message) -> None:
+    """Write down what a client measured.
+
+    Raises:
+        FedfuseError: for scores that are out of range.
+    """
+    records = reply.content.metric_records
+    found = {stage: messages.metrics_to_scores(metrics) for stage, metrics in records.items()}
+    for stage, scores in found.items():
+        session.run.scores(stage, session.config.rounds, client, scores)

@@ -17,6 +17,7 @@ from fedfuse.report.writing import RunWriter
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+_FLOWERS_WORDS = "Exception ClientAppException occurred. Message: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Exchange:
         server_round: int,
         messages: Iterable[Message],
         meanwhile: Callable[[], None] | None = None,
+        greet: Callable[[Message], None] | None = None,
     ) -> list[Message]:
         """Send messages, wait for the replies, return those without an error, by client name.
 
@@ -57,6 +59,7 @@ class Exchange:
             server_round: for the ledger.
             messages: at most one per node.
             meanwhile: work for the server while the clients are busy.
+            greet: called with each good reply before it is written down: it may name its sender.
         """
         sent = {m.metadata.dst_node_id: m for m in messages}
         if not sent:
@@ -80,6 +83,8 @@ class Exchange:
         good = []
         for node in sorted(sent, key=self.name):
             reply_and_time = replies.get(node)
+            if greet and reply_and_time and not reply_and_time[0].has_error():
+                greet(reply_and_time[0])
             if self._record(server_round, phase, node, sizes[node], reply_and_time):
                 good.append(replies[node][0])
         return good
@@ -120,8 +125,9 @@ class Exchange:
 
 
 def _last_line(reason: str | None) -> str:
-    """The line of a traceback that says what happened."""
-    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
+    """The line of a reason that says what happened, without what Flower puts around it."""
+    lines = [line.strip() for line in (reason or "").removesuffix("'>").splitlines()]
+    lines = [line.removeprefix(_FLOWERS_WORDS) for line in lines if line]
     telling = [line for line in lines if "Error" in line]
     return (telling or lines or ["the client failed"])[-1][:500]
 

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from strategies.base import PhasedStrategy, mean_loss
+from strategies.base import PhasedStrategy, check_loss, mean_loss
 from strategies.exchange import require
 
 AdapterState = dict[str, ndarray]
@@ -41,12 +41,18 @@ class FedAvgLoRA(PhasedStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what came back, weighted by the number of private samples."""
         own = self.session.participant.adapter
-        good = self.accept(server_round, replies, lambda reply: _check(_adapter(reply), own))
+        examples: list[float] = []
+
+        def check(reply: Message) -> None:
+            check_loss(reply)
+            _check(_adapter(reply), own)
+            number = messages.take_number(reply.content, "num-examples")
+            if number <= 0:
+                raise FedfuseError(f"metrics.num-examples is {number:g}; allowed: above 0")
+            examples.append(number)
+
+        good = self.accept(server_round, replies, check)
         require(good, self.config.min_clients, messages.LOCAL)
-        examples = [
-            float(reply.content.metric_records["metrics"]["num-examples"])  # type: ignore[arg-type]
-            for reply in good
-        ]
         averaged = weighted_mean([_adapter(reply) for reply in good], examples)
         self.session.participant.adapter = averaged
         return messages.arrays_to_record(averaged), mean_loss(good)

@@ -21,7 +21,7 @@ from fedfuse.fusion.selection import Losses, Weights, dual_min_ce
 from fedfuse.fusion.shares import teacher_shares
 from fedfuse.fusion.teach import teach
 from fedfuse.knowledge.record import Knowledge
-from strategies.base import PhasedStrategy, mean_loss
+from strategies.base import PhasedStrategy, check_loss, mean_loss
 from strategies.session import SERVER
 
 
@@ -71,6 +71,7 @@ class FedMKT(PhasedStrategy):
 
         def check(reply: Message) -> None:
             client = self.exchange.name(reply.metadata.src_node_id)
+            check_loss(reply)
             known[client] = (self.receive(reply), reply)
 
         good = self.accept(server_round, replies, check)
@@ -103,13 +104,14 @@ class FedMKT(PhasedStrategy):
 
     def aggregate_distill(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """After steps 9 to 11: note on what the clients trusted the server."""
-        replies = list(replies)
-        for reply in replies:
+
+        def note(reply: Message) -> None:
+            check_loss(reply)
             client = self.exchange.name(reply.metadata.src_node_id)
-            flat = reply.content.metric_records["selection"]
             shares = {}
-            for key, share in flat.items():
+            for key, share in reply.content.metric_records["selection"].items():
                 domain, _, teacher = key.rpartition("/")
                 shares[domain, teacher] = float(share)  # type: ignore[arg-type]
             self.session.run.selection(server_round, "down", client, shares)
-        return mean_loss(replies)
+
+        return mean_loss(self.accept(server_round, replies, note))

@@ -19,6 +19,7 @@ FORBIDDEN = {
     "strategies": ("clients", "experiments"),
     "clients": ("strategies", "experiments"),
 }
+COMMAND_LINE = Path("fedfuse/cli.py")
 # Modules that turn bytes into running code.
 UNSAFE = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 
@@ -40,6 +41,14 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def imports_by_name(tree: ast.AST) -> Iterator[str]:
+    """Every literal name that ``importlib.import_module`` is called with."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            values = (arg.value for arg in node.args if isinstance(arg, ast.Constant))
+            yield from (value for value in values if isinstance(value, str))
+
+
 def within(name: str, package: str) -> bool:
     """Whether a dotted name is a package or something in it."""
     return name == package or name.startswith(package + ".")
@@ -48,11 +57,16 @@ def within(name: str, package: str) -> bool:
 def wrong_imports(file: Path, tree: ast.AST) -> list[str]:
     """Imports that break the layers, for a file at a path from the root."""
     forbidden = FORBIDDEN.get(file.parts[0], ())
-    if file.parts[0] == "fedfuse" and file.parts[1] != "flower":
-        # The command line starts federations, so it may use what the library wraps Flower in.
-        command_line = file.parts[1] == "cli.py"
-        forbidden += ("flwr",) if command_line else ("flwr", "fedfuse.flower")
-    return [name for name in imports(tree) if any(within(name, f) for f in forbidden)]
+    names = [*imports(tree)]
+    if file == COMMAND_LINE:
+        # It starts federations: it uses what the library wraps Flower in, and looks the two apps up
+        # by name, as Flower does.
+        forbidden += ("flwr",)
+    else:
+        names += imports_by_name(tree)
+        if file.parts[0] == "fedfuse" and file.parts[1] != "flower":
+            forbidden += ("flwr", "fedfuse.flower")
+    return [name for name in names if any(within(name, f) for f in forbidden)]
 
 
 def relative_imports(file: Path, tree: ast.AST) -> list[str]:
@@ -101,7 +115,9 @@ def test_the_tree_keeps_the_rule(rule: Rule) -> None:
         (wrong_imports, "fedfuse/fusion/fuse.py", "def f():\n    from flwr.app import Message"),
         (wrong_imports, "fedfuse/fusion/fuse.py", "from fedfuse.flower.grid import InProcessGrid"),
         (wrong_imports, "fedfuse/fusion/fuse.py", "from fedfuse import flower"),
+        (wrong_imports, "fedfuse/fusion/fuse.py", "importlib.import_module('strategies.app')"),
         (wrong_imports, "fedfuse/cli.py", "import flwr.cli.app"),
+        (wrong_imports, "fedfuse/cli.py", "from strategies.app import app"),
         (wrong_imports, "fedfuse/flower/grid.py", "import strategies.app"),
         (wrong_imports, "strategies/base.py", "from clients import app"),
         (wrong_imports, "clients/app.py", "import strategies.base as base"),
@@ -125,6 +141,7 @@ def test_a_breach_is_found(rule: Rule, file: str, source: str) -> None:
         ("fedfuse/data/partition.py", "from flwr_datasets.partitioner import IidPartitioner"),
         ("fedfuse/flower/grid.py", "from flwr.app import Message"),
         ("fedfuse/cli.py", "from fedfuse.flower.simulate import simulate"),
+        ("fedfuse/cli.py", "importlib.import_module('strategies.app')"),
         ("strategies/base.py", "from fedfuse.errors import FedfuseError\nimport flwr"),
         ("experiments/quickstart/run.py", "from strategies.app import app"),
         ("clients/app.py", "f(trust_remote_code=False)"),

@@ -1,7 +1,7 @@
 """Words of the built-in world: four domains, each with its own things and its own answers.
 
-A domain's sentence is ``<when>, <frame around the entity>`` followed by the answer. The grammar (``WHEN``
-and the shape of a frame) is shared, the words are the domain's own. Plain data, no logic.
+A domain's sentence is ``<when>, <frame around the entity>`` followed by the answer. The grammar
+(``WHEN`` and the shape of a frame) is shared, the words are the domain's own. Plain data, no logic.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ DAYS = tuple("monday tuesday wednesday thursday friday saturday sunday".split())
 MONTHS = tuple(
     "january february march april may june july august september october november december".split()
 )
-PLACES = tuple("aston bexley camden dover epsom fulham grantham harlow ilford jarrow kendal luton".split())
-# Two colours are the shelf mark of a word: facts that every base model knows (see world.pretraining_text).
+PLACES = tuple(
+    "aston bexley camden dover epsom fulham grantham harlow ilford jarrow kendal luton".split()
+)
+# Two colours are the shelf mark of a word: facts that every base model knows (see
+# world.pretraining_text).
 COLOURS = tuple(
     """amber azure beige black brown coral crimson ebony emerald golden green indigo ivory khaki
     lilac maroon ochre olive orange purple scarlet teal violet white""".split()

@@ -14,7 +14,8 @@ class Sample:
 
     Attributes:
         prompt: text the model is given; never scored.
-        answer: text that is scored. It carries its own leading space, so ``prompt + answer`` is the text.
+        answer: text that is scored. It carries its own leading space, so ``prompt + answer`` is the
+            text.
         domain: name of the data's domain, "" when the source knows none.
         options: the answers to choose from, each in the form of ``answer``; empty for free text.
         label: index of the right option, -1 for free text.
@@ -82,7 +83,7 @@ class Splits:
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
-    """Content hash (SHA-256, hex) of a list of samples; order matters, since knowledge is by position."""
+    """Content hash (SHA-256, hex) of samples in their order, since knowledge is by position."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(json.dumps([sample.prompt, sample.answer]).encode())

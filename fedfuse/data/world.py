@@ -1,9 +1,10 @@
 """The built-in world: text domains whose source is known, so that every result has an exact floor.
 
-A sentence is drawn from a small probabilistic grammar that all domains share (when, where, a frame around
-an entity), then its answer from the domain's table ``P(answer | entity)``. Base models are pretrained on
-the same grammar with uniform answers: they know the language and none of the associations. What a model
-can learn at best is therefore exact: the table's conditional entropy, and the Bayes choice on questions.
+A sentence is drawn from a small probabilistic grammar that all domains share (when, where, a frame
+around an entity), then its answer from the domain's table ``P(answer | entity)``. Base models are
+pretrained on the same grammar with uniform answers: they know the language and none of the
+associations. What a model can learn at best is therefore exact: the table's conditional entropy,
+and the Bayes choice on questions.
 
 Everything follows from the seed; nothing is downloaded.
 """
@@ -22,9 +23,9 @@ from fedfuse.data.partition import partition
 from fedfuse.data.sample import Floor, Sample, Splits
 from fedfuse.errors import FedfuseError
 
-# Concentration of the Dirichlet prior of a table's rows: about five plausible answers of 16 per entity.
+# Concentration of the Dirichlet prior of a table's rows: about five plausible answers of 16.
 CONCENTRATION = 0.15
-# Grammar parts are drawn anew until the sentence is in no other split; this many draws always suffice.
+# Grammar parts are drawn anew until the sentence is in no other split; so many draws suffice.
 MAX_DRAWS = 1000
 OPTIONS_PER_QUESTION = 4
 
@@ -37,7 +38,8 @@ class WorldSize:
         private: for the domain's clients together.
         public: in the set that everyone holds.
         holdout: for selectors and gates.
-        test_repeats: test sentences per entity; answers are drawn systematically from the entity's row.
+        test_repeats: test sentences per entity; answers are drawn systematically from the entity's
+            row.
         questions: multiple-choice questions.
     """
 
@@ -77,8 +79,8 @@ class Domain:
     def systematic_answers(self, entity: int, repeats: int, rng: np.random.Generator) -> list[int]:
         """``repeats`` draws from the entity's row by systematic sampling.
 
-        Unbiased like independent draws, with a far smaller variance: a perfect model's test loss is then
-        almost exactly the entropy floor.
+        Unbiased like independent draws, with a far smaller variance: a perfect model's test loss is
+        then almost exactly the entropy floor.
         """
         points = (np.arange(repeats) + rng.random()) / repeats
         answers = np.searchsorted(self.table[entity].cumsum(), points)
@@ -99,8 +101,8 @@ class Domain:
 
         With its right answer it is in no other split, or a model could have it by heart.
 
-        The right answer is drawn from the table, the wrong ones uniformly from the rest. So given the
-        options the right one is each with probability proportional to its table entry.
+        The right answer is drawn from the table, the wrong ones uniformly from the rest. So given
+        the options the right one is each with probability proportional to its table entry.
         """
         entity = int(rng.integers(len(self.lexicon.entities)))
         right = self.draw_answers([entity], rng)[0]
@@ -176,11 +178,11 @@ class World:
 def pretraining_text(samples_per_domain: int, seed: int) -> list[Sample]:
     """The language without the associations: what base models are pretrained on.
 
-    Half of the sentences are the domains' own, with uniform answers. The other half are facts about single
-    words: the shelf mark under which each is filed, asked both ways. As in real pretrained models, every
-    word therefore has a meaning of its own before fine-tuning (with uniform answers alone, a domain's
-    answers would be interchangeable, and no adapter could tell them apart), while what links a domain's
-    entities to its answers is still unknown.
+    Half of the sentences are the domains' own, with uniform answers. The other half are facts about
+    single words: the shelf mark under which each is filed, asked both ways. As in real pretrained
+    models, every word therefore has a meaning of its own before fine-tuning (with uniform answers
+    alone, a domain's answers would be interchangeable, and no adapter could tell them apart), while
+    what links a domain's entities to its answers is still unknown.
     """
     rng = np.random.default_rng([seed, 2])
     marks = shelf_marks(seed)

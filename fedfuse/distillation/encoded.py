@@ -39,7 +39,7 @@ class Batch:
 
 
 class EncodedSet:
-    """Samples tokenized once for one model; flat storage, batches gathered without loops over tokens."""
+    """Samples tokenized once for one model; batches are gathered without loops over tokens."""
 
     def __init__(
         self, tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int
@@ -76,13 +76,12 @@ class EncodedSet:
         # Padding never reaches a label row (attention is causal), so any valid id will do.
         input_ids = np.where(mask, self._flat[source], self._flat[0])
         sample, index = _ranges(self.rows.offsets[which], self.rows.offsets[which + 1])
-        to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
         return Batch(
-            to(input_ids),
-            to(mask),
-            to(sample),
-            to(self.rows.row[index]),
-            to(self.rows.token[index]),
+            to_tensor(input_ids, device),
+            to_tensor(mask, device),
+            to_tensor(sample, device),
+            to_tensor(self.rows.row[index], device),
+            to_tensor(self.rows.token[index], device),
             index,
         )
 
@@ -96,10 +95,11 @@ class EncodedSet:
 def scored_bytes(
     samples: Sequence[Sample], rows: LabelRows, max_length: int
 ) -> Int64[ndarray, " samples"]:
-    """``[N]`` UTF-8 bytes of each answer that its label rows predict: the denominator of every loss.
+    """``[N]`` UTF-8 bytes of each answer that its label rows predict: every loss's denominator.
 
-    That is the whole answer, whatever tokens it has, except where the input was cut at ``max_length``
-    tokens: there it ends with the last token that is left, and is 0 where no label row is left.
+    That is the whole answer, whatever tokens it has, except where the input was cut at
+    ``max_length`` tokens: there it ends with the last token that is left, and is 0 where no label
+    row is left.
     """
     counts = np.diff(rows.offsets)
     if not counts.any():
@@ -111,14 +111,20 @@ def scored_bytes(
     # A label row covers at least one byte of the answer, even where it is not known which.
     left = np.maximum(end - prompt, 1)
     last = rows.row[np.maximum(rows.offsets[1:] - 1, 0)]
-    cut = last + 2 == max_length  # row t predicts position t + 1, so that this was the last position
+    # Row t predicts position t + 1: where that is the last one, there may have been more.
+    cut = last + 2 == max_length
     return np.where(counts == 0, 0, np.where(cut, left, whole))
+
+
+def to_tensor(values: ndarray, device: torch.device | str) -> Tensor:
+    """An array on a device, same shape and type."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
 def _ranges(
     starts: Int64[ndarray, " n"], stops: Int64[ndarray, " n"]
 ) -> tuple[Int64[ndarray, " total"], Int64[ndarray, " total"]]:
-    """Concatenate the ranges ``starts[i]:stops[i]``: which range each element is in, and the element."""
+    """Concatenate the ranges ``starts[i]:stops[i]``: the range of each element, and the element."""
     counts = stops - starts
     owner = np.repeat(np.arange(len(starts)), counts)
     first = np.repeat(counts.cumsum() - counts, counts)

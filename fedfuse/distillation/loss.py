@@ -2,9 +2,9 @@
 
 FedMKT (arXiv 2406.02224), Eq. 5-10: ``L = lambda * CE(labels) + (1 - lambda) * CE(teacher)``.
 
-Differs from the paper: the teacher's mass outside its k kept entries is a class of its own (the "tail"),
-compared with the student's mass outside the same entries, instead of being taken as zero. The paper's rule
-is the same loss on a teacher without a tail.
+Differs from the paper: the teacher's mass outside its k kept entries is a class of its own (the
+"tail"), compared with the student's mass outside the same entries, instead of being taken as zero.
+The paper's rule is the same loss on a teacher without a tail.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def distillation_loss(
     if teacher is None:
         return label_loss.mean()
     kept = logprobs.gather(1, teacher.indices)  # [rows, k]
-    # The student's log mass outside the kept entries; summed over them, not 1 - mass, which rounds to 0.
+    # The student's log mass outside the kept entries; summed over them, not 1 - mass, which rounds
+    # to 0.
     outside = logprobs.scatter(1, teacher.indices, -torch.inf).logsumexp(1)  # [rows]
     tail_loss = torch.where(teacher.tail > 0, -teacher.tail * outside, 0.0)
     teacher_loss = tail_loss - (teacher.probs * kept).sum(1)  # [rows]

@@ -1,7 +1,7 @@
 """The training loop of both sides: labels alone, or labels and a teacher.
 
-Hyperparameter names and defaults follow FedMKT (arXiv 2406.02224), Appendix: AdamW with beta2 0.95, warm-up,
-gradient clipping; the learning rate falls along a cosine within one phase.
+Hyperparameter names and defaults follow FedMKT (arXiv 2406.02224), Appendix: AdamW with beta2 0.95,
+warm-up, gradient clipping; the learning rate falls along a cosine within one phase.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from jaxtyping import Float32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
-from fedfuse.distillation.encoded import Batch, EncodedSet
+from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
+from fedfuse.models.forward import label_row_logits
 
 OptimizerState = dict[str, ndarray]
 
@@ -50,9 +51,11 @@ class Teacher:
     """What a student should learn, on the label rows of its own encoded public set.
 
     Attributes:
-        indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats another of its row.
+        indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats another of
+            its row.
         logprobs: ``[T, k]`` log-probabilities, -inf in unused slots.
-        residual: ``[T]`` log of the mass outside the kept entries; -inf for a teacher without a tail.
+        residual: ``[T]`` log of the mass outside the kept entries; -inf for a teacher without a
+            tail.
         weight: ``[T]`` in [0, 1], 0 where nobody teaches.
     """
 
@@ -65,9 +68,11 @@ class Teacher:
         """Some rows as tensors, as probabilities that sum to one."""
         mass = np.exp(np.column_stack([self.logprobs[which], self.residual[which]]))
         mass /= np.maximum(mass.sum(1, keepdims=True), 1e-30)
-        to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
         return SparseTargets(
-            to(self.indices[which]), to(mass[:, :-1]), to(mass[:, -1]), to(self.weight[which])
+            to_tensor(self.indices[which], device),
+            to_tensor(mass[:, :-1], device),
+            to_tensor(mass[:, -1], device),
+            to_tensor(self.weight[which], device),
         )
 
 
@@ -94,13 +99,14 @@ def train(
         seed: orders the batches and drives dropout.
         teacher: sparse targets for the label rows of ``data``.
         label_share: lambda of the joint loss.
-        replay: samples whose label loss is added at every step, a batch at a time, so that what the model
-            knew of them is not forgotten.
+        replay: samples whose label loss is added at every step, a batch at a time, so that what the
+            model knew of them is not forgotten.
         optimizer_state: moments from an earlier phase, as returned.
         on_step: called after each step with its number (from 1) and loss.
 
     Returns:
-        The mean loss over the last tenth of the steps (nats per label row), and the optimizer's moments.
+        The mean loss over the last tenth of the steps (nats per label row), and the optimizer's
+        moments.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
@@ -140,8 +146,7 @@ def batch_loss(
     model: nn.Module, batch: Batch, vocab_size: int, teacher: Teacher | None, label_share: float
 ) -> Float32[Tensor, ""]:
     """The joint loss of one batch."""
-    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    logits = output.logits[batch.sample, batch.row, :vocab_size]  # [rows, vocab]
+    logits = label_row_logits(model, batch, vocab_size)  # [rows, vocab]
     targets = teacher.rows(batch.index, logits.device) if teacher else None
     return distillation_loss(logits, batch.label, targets, label_share)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import Batch, EncodedSet
 from fedfuse.errors import FedfuseError
+from fedfuse.models.forward import label_row_logits
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 
@@ -40,8 +41,7 @@ def label_logits(
     model.eval()
     device = next(model.parameters()).device
     for batch in data.in_order(batch_size, device):
-        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        yield batch, output.logits[batch.sample, batch.row, :vocab_size].float()
+        yield batch, label_row_logits(model, batch, vocab_size).float()
 
 
 def sample_nats(
@@ -103,8 +103,8 @@ class Evaluator:
     def _correct(self, model: nn.Module) -> Float64[ndarray, " questions"]:
         """``[Q]`` 1 where the most probable option is the right one.
 
-        Options are compared by the log-probability of their whole text, which is what the Bayes rule
-        compares; dividing by length would favour long options.
+        Options are compared by the log-probability of their whole text, which is what the Bayes
+        rule compares; dividing by length would favour long options.
         """
         if self._options is None:
             return np.empty(0)

@@ -1,8 +1,9 @@
 """The run config: frozen dataclasses, read once at the edge, every error reported at once.
 
-Flower hands a run config over as one flat dictionary of scalars with dotted keys. ``parse`` turns it into a
-``RunConfig``; ``flatten`` is its inverse. A key is the field's name with hyphens, behind its section's name:
-``local.learning-rate``. The defaults here and in pyproject.toml are the same (a test compares them).
+Flower hands a run config over as one flat dictionary of scalars with dotted keys. ``parse`` turns
+it into a ``RunConfig``; ``flatten`` is its inverse. A key is the field's name with hyphens, behind
+its section's name: ``local.learning-rate``. The defaults here and in pyproject.toml are the same (a
+test compares them).
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class DataConfig:
     """What the federation learns from.
 
     Attributes:
-        source: ``builtin``, or data sets joined by ``+``: a .jsonl file, a folder of them, a hub id; each
-            becomes a domain.
+        source: ``builtin``, or data sets joined by ``+``: a .jsonl file, a folder of them, a hub
+            id; each becomes a domain.
         domains: number of domains of the built-in world.
         partition: how the private samples are dealt to the clients.
         alpha: concentration of the Dirichlet partition; small is skewed.
@@ -81,8 +82,8 @@ class ModelConfig:
     """A base model and its adapter.
 
     Attributes:
-        model: ``builtin:NAME``, a hub id or a local folder. For clients also a cycle ``a, b, c`` or a mapping
-            ``0=a, 3=b, *=c`` from partition to model.
+        model: ``builtin:NAME``, a hub id or a local folder. For clients also a cycle ``a, b, c`` or
+            a mapping ``0=a, 3=b, *=c`` from partition to model.
         dtype: of the frozen weights.
         device: ``auto`` takes a GPU where there is one.
         quantization: of the frozen weights; needs bitsandbytes and a GPU.
@@ -114,9 +115,9 @@ class PhaseConfig:
         learning_rate: peak; warm-up and cosine within the phase.
     """
 
-    steps: int = between(200, 0)
+    steps: int = between(150, 0)
     batch_size: int = between(32, 1)
-    learning_rate: float = between(8e-3, 0, above=True)
+    learning_rate: float = between(5e-3, 0, above=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +146,14 @@ class ClientDistillConfig:
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
         label_share: lambda of the joint loss; 1 trains on labels alone.
-        replay: add the label loss of a private batch at every step, so that learning from others does not
-            cost what the client knew (not in the paper).
+        replay: add the label loss of a private batch at every step, so that learning from others
+            does not cost what the client knew (not in the paper).
     """
 
-    steps: int = between(150, 0)
+    steps: int = between(200, 0)
     batch_size: int = between(32, 1)
-    learning_rate: float = between(3e-3, 0, above=True)
-    label_share: float = between(0.1, 0, 1)
+    learning_rate: float = between(8e-3, 0, above=True)
+    label_share: float = between(0.03, 0, 1)
     replay: bool = True
 
 
@@ -255,9 +256,7 @@ def _build(
     return cls(**values)
 
 
-def _value(
-    key: str, value: Any, kind: type, metadata: Mapping[str, Any], errors: list[str]
-) -> Any:
+def _value(key: str, value: Any, kind: type, metadata: Mapping[str, Any], errors: list[str]) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
     # bool is a subclass of int, so types are compared exactly.
@@ -272,8 +271,8 @@ def model_of_partition(models: str, partition: int) -> str:
     """The base model of a client: the cycle ``a, b, c`` or the mapping ``0=a, 3=b, *=c``.
 
     Raises:
-        FedfuseError: for no model at all, or a mapping that has neither the partition nor ``*`` or is not
-            of that form.
+        FedfuseError: for no model at all, or a mapping that has neither the partition nor ``*`` or
+            is not of that form.
     """
     entries = [entry.strip() for entry in models.split(",") if entry.strip()]
     if not entries:

@@ -1,16 +1,18 @@
 """The messages of a round: their names, and what travels in them.
 
-A request carries a ``config`` (ConfigRecord: round, phase settings); a reply carries ``metrics`` (MetricRecord,
-numbers only) and ``info`` (ConfigRecord, text). Knowledge travels as the arrays of ``knowledge.codec`` with
-a ConfigRecord of fingerprints beside them; adapters as plain float32 arrays.
+A request carries a ``config`` (ConfigRecord: round, phase settings); a reply carries ``metrics``
+(MetricRecord, numbers only) and ``info`` (ConfigRecord, text). Knowledge travels as the arrays of
+``knowledge.codec`` with a ConfigRecord of fingerprints beside them; adapters as plain float32
+arrays.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
@@ -85,8 +87,29 @@ def take_tokenizer(content: RecordDict) -> TextTokenizer:
     return TextTokenizer.from_json(str(record["json"]))
 
 
+def take_number(content: RecordDict, name: str) -> float:
+    """Read a number out of a reply's metrics.
+
+    Raises:
+        FedfuseError: when there is none or it is not finite.
+    """
+    return _number(_metrics(content), name)
+
+
+def take_scores(content: RecordDict) -> dict[str, Score]:
+    """Read scores out of a reply's metrics.
+
+    Raises:
+        FedfuseError: when there are none or they are out of range.
+    """
+    scores = metrics_to_scores(_metrics(content))
+    if not scores:
+        raise FedfuseError("the metrics hold no loss; allowed: one per domain")
+    return scores
+
+
 def scores_to_metrics(scores: Mapping[str, Score]) -> dict[str, float]:
-    """Scores per domain as flat numbers: ``loss/DOMAIN``, ``accuracy/DOMAIN``, ``samples/DOMAIN``."""
+    """Scores as flat numbers: ``loss/DOMAIN``, ``accuracy/DOMAIN``, ``samples/DOMAIN``."""
     metrics: dict[str, float] = {}
     for domain, score in scores.items():
         metrics[f"loss/{domain}"] = score.loss
@@ -97,16 +120,38 @@ def scores_to_metrics(scores: Mapping[str, Score]) -> dict[str, float]:
 
 
 def metrics_to_scores(metrics: Mapping[str, object]) -> dict[str, Score]:
-    """The inverse of ``scores_to_metrics``; other keys are ignored."""
+    """The inverse of ``scores_to_metrics``; other keys are ignored.
+
+    Raises:
+        FedfuseError: for losses or numbers of samples that are negative or not finite, and
+            accuracies outside [0, 1].
+    """
     scores = {}
-    for key, value in metrics.items():
+    for key in metrics:
         kind, _, domain = key.partition("/")
         if kind == "loss":
-            accuracy = metrics.get(f"accuracy/{domain}")
-            samples = metrics.get(f"samples/{domain}", 0)
+            accuracy = f"accuracy/{domain}"
             scores[domain] = Score(
-                float(value),  # type: ignore[arg-type]
-                None if accuracy is None else float(accuracy),  # type: ignore[arg-type]
-                int(samples),  # type: ignore[call-overload]
+                _number(metrics, key, low=0),
+                _number(metrics, accuracy, low=0, high=1) if accuracy in metrics else None,
+                int(_number(metrics, f"samples/{domain}", low=0)),
             )
     return scores
+
+
+def _metrics(content: RecordDict) -> MetricRecord:
+    record = content.get("metrics")
+    if not isinstance(record, MetricRecord):
+        raise FedfuseError(f"the message holds {sorted(content)}; allowed: metrics")
+    return record
+
+
+def _number(
+    metrics: Mapping[str, object], name: str, low: float = -math.inf, high: float = math.inf
+) -> float:
+    value = metrics.get(name)
+    if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+        raise FedfuseError(
+            f"metrics.{name} is {value!r}; allowed: a finite number in [{low:g}, {high:g}]"
+        )
+    return float(value)

@@ -1,8 +1,8 @@
 """What a process needs to play its part: the data and the models that a run config names.
 
-Everything here can be rebuilt from the config, so it is cached per process: in simulation one process plays
-several clients in turn, in deployment every message may come to a new one. What must survive between
-messages is never here; it is in ``Context.state`` and the run folder.
+Everything here can be rebuilt from the config, so it is cached per process: in simulation one
+process plays several clients in turn, in deployment every message may come to a new one. What must
+survive between messages is never here; it is in ``Context.state`` and the run folder.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def load_participant(
     """A model with a fresh adapter on the run's public and test sets.
 
     Args:
-        role: ``server`` or ``client``. One process may play both; all clients with one base model share a
-            participant and bring their adapters along.
+        role: ``server`` or ``client``. One process may play both; all clients with one base model
+            share a participant and bring their adapters along.
         name: the base model.
         model: how to load it, and its adapter.
         data: the data of the run.
@@ -86,8 +86,8 @@ def check_model(name: str) -> None:
     """Refuse a base model that cannot take part, without loading its weights.
 
     Raises:
-        FedfuseError: for a built-in name, folder or hub id that does not exist, or a tokenizer without a
-            fast form.
+        FedfuseError: for a built-in name, folder or hub id that does not exist, or a tokenizer
+            without a fast form.
     """
     if is_builtin(name):
         recipe_of(name)

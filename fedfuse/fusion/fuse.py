@@ -18,16 +18,17 @@ from fedfuse.tokenization.projection import Projected
 def fuse(
     candidates: Sequence[Projected], row_weights: Float32[ndarray, "rows candidates"], k: int
 ) -> Teacher:
-    """Mix aligned candidates row by row and keep the k largest entries; what is cut goes to the tail.
+    """Mix aligned candidates row by row and keep the k largest entries; the rest is the tail.
 
     Args:
         candidates: C sparse distributions over one vocabulary and the same T label rows.
-        row_weights: ``[T, C]`` weight of each candidate on each row; a row may sum to less than one.
+        row_weights: ``[T, C]`` weight of each candidate on each row; a row may sum to less than
+            one.
         k: entries to keep.
 
     Returns:
-        The teacher. Its row weight is the trust that could be used: the weights of the candidates that have
-        an aligned row there, at most 1.
+        The teacher. Its row weight is the trust that could be used: the weights of the candidates
+        that have an aligned row there, at most 1.
     """
     usable = np.stack([c.weight for c in candidates], axis=1) * row_weights  # [T, C]
     total = usable.sum(1)  # [T]
@@ -45,8 +46,9 @@ def fuse(
         logprobs = np.log(merged_mass[along, top]).astype(np.float32)
         residual = np.log(tail).astype(np.float32)
     weight = np.minimum(total, 1).astype(np.float32)
-    # An entry without mass (of a candidate that is not trusted here, say) is none that the teacher kept:
-    # the slot repeats the largest, or the student would be taught that this token is impossible.
+    # An entry without mass (of a candidate that is not trusted here, say) is none that the teacher
+    # kept: the slot repeats the largest, or the student would be taught that this token is
+    # impossible.
     chosen = merged_indices[along, top]
     chosen = np.where(merged_mass[along, top] > 0, chosen, chosen[:, :1])
     return Teacher(chosen, logprobs, residual, weight)
@@ -55,7 +57,7 @@ def fuse(
 def merge_duplicates(
     indices: Int64[ndarray, "rows m"], mass: Float64[ndarray, "rows m"]
 ) -> tuple[Int64[ndarray, "rows m"], Float64[ndarray, "rows m"]]:
-    """Sum the mass of equal indices within each row; a slot that this frees keeps its index, without mass."""
+    """Sum the mass of equal indices in each row; a slot so freed keeps its index, without mass."""
     order = np.argsort(indices, axis=1, kind="stable")
     along = np.arange(len(indices))[:, None]
     indices, mass = indices[along, order], mass[along, order]

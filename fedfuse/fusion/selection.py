@@ -1,7 +1,8 @@
 """Selectors: whom to trust on which sample.
 
-A selector maps the candidates' losses ``[N, C]`` to weights ``[N, C]``. Column 0 is the receiving model itself;
-the others are its possible teachers. A row of zeros means "no teacher for this sample".
+A selector maps the candidates' losses ``[N, C]`` to weights ``[N, C]``. Column 0 is the receiving
+model itself; the others are its possible teachers. A row of zeros means "no teacher for this
+sample".
 
 FedMKT (arXiv 2406.02224), Algorithm 2 (DualMinCE).
 """
@@ -23,8 +24,8 @@ def dual_min_ce(losses: Losses) -> Weights:
         losses: ``[N, C]`` nats per byte, column 0 the receiving model's own.
 
     Returns:
-        ``[N, C]`` one-hot rows, or zeros where no teacher is strictly better. Ties between teachers go to
-        the first.
+        ``[N, C]`` one-hot rows, or zeros where no teacher is strictly better. Ties between teachers
+        go to the first.
     """
     weights = np.zeros_like(losses)
     if losses.shape[1] < 2:

@@ -24,7 +24,8 @@ class Lesson:
 
     Attributes:
         teacher: fused targets on the model's own label rows.
-        weights: ``[N, C]`` trust per public sample; column 0 is the model itself, column c the c-th teacher.
+        weights: ``[N, C]`` trust per public sample; column 0 is the model itself, column c the c-th
+            teacher.
     """
 
     teacher: Teacher

@@ -1,4 +1,4 @@
-"""Knowledge as flat arrays for the wire: no pickle, no ragged objects, the narrowest types that fit.
+"""Knowledge as flat arrays for the wire: no pickle, no ragged objects, the narrowest types.
 
 Version 1: float16 log-probabilities, unsigned indices of the narrowest width, losses in float32.
 """
@@ -39,8 +39,8 @@ def decode(wire: Mapping[str, ndarray], *, tokenizer: str, public: str) -> Knowl
     """Arrays as ``encode`` made them, back in memory types.
 
     Raises:
-        FedfuseError: for a missing or surplus field, a wrong type or number of dimensions, or a size over the
-            cap. Contents are checked by ``Knowledge.validate``.
+        FedfuseError: for a missing or surplus field, a wrong type or number of dimensions, or a
+            size over the cap. Contents are checked by ``Knowledge.validate``.
     """
     expected = {*_FLOATS, *_INTEGERS}
     if set(wire) != expected:

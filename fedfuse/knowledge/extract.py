@@ -35,7 +35,8 @@ def extract(model: nn.Module, data: EncodedSet, k: int) -> Knowledge:
         indices[batch.index] = chosen.cpu().numpy()
         logprobs[batch.index] = top.cpu().numpy()
         label_logprob[batch.index] = everything.gather(1, batch.label[:, None])[:, 0].cpu().numpy()
-        # What is left is summed over the others, not 1 - mass, which loses a small rest to rounding.
+        # What is left is summed over the others, not 1 - mass, which loses a small rest to
+        # rounding.
         rest = everything.scatter(1, chosen, -torch.inf).logsumexp(-1)
         residual[batch.index] = rest.cpu().numpy()
     return Knowledge(

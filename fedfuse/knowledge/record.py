@@ -2,8 +2,9 @@
 
 FedMKT (arXiv 2406.02224), Algorithm 1, steps 2 and 7: ``S = {(l_i, p_i)}``.
 
-Differs from the paper: distributions instead of logits, with the mass outside the k kept entries carried
-along, and losses that follow from the distributions, so that a receiver need not trust a claimed loss.
+Differs from the paper: distributions instead of logits, with the mass outside the k kept entries
+carried along, and losses that follow from the distributions, so that a receiver need not trust a
+claimed loss.
 """
 
 from __future__ import annotations
@@ -91,23 +92,41 @@ class Knowledge:
             values = getattr(self, name)
             good = not np.isnan(values).any() and bool((values <= MASS_TOLERANCE).all())
             _check(name, "NaN or positive values", "log-probabilities", good)
-        _check("label_logprob", "-inf", "finite values", bool(np.isfinite(self.label_logprob).all()))
+        _check(
+            "label_logprob", "-inf", "finite values", bool(np.isfinite(self.label_logprob).all())
+        )
         low, high = (self.indices.min(), self.indices.max()) if self.indices.size else (0, 0)
-        _check("indices", (int(low), int(high)), f"0..{vocab_size - 1}", low >= 0 and high < vocab_size)
-        mass = np.exp(self.logprobs.astype(np.float64)).sum(1) + np.exp(self.residual.astype(np.float64))
+        _check(
+            "indices", (int(low), int(high)), f"0..{vocab_size - 1}", low >= 0 and high < vocab_size
+        )
+        mass = np.exp(self.logprobs.astype(np.float64)).sum(1) + np.exp(
+            self.residual.astype(np.float64)
+        )
         wrong = float(np.abs(mass - 1).max()) if mass.size else 0.0
-        _check("mass", f"off by {wrong:.3g}", f"one within {MASS_TOLERANCE}", wrong <= MASS_TOLERANCE)
+        _check(
+            "mass", f"off by {wrong:.3g}", f"one within {MASS_TOLERANCE}", wrong <= MASS_TOLERANCE
+        )
         descending = bool((self.logprobs[:, 1:] <= self.logprobs[:, :-1]).all())
         _check("logprobs", "unsorted rows", "descending rows", descending)
         self._check_labels()
 
     def _check_shapes(self) -> None:
-        _check("indices", self.indices.shape, self.logprobs.shape, self.indices.shape == self.logprobs.shape)
+        _check(
+            "indices",
+            self.indices.shape,
+            self.logprobs.shape,
+            self.indices.shape == self.logprobs.shape,
+        )
         for name in ("indices", "residual", "label_logprob"):
             found = len(getattr(self, name))
             _check(name, f"{found} rows", f"{self.rows} rows", found == self.rows)
         _check("k", self.k, "at least 1", self.k >= 1)
-        _check("label_bytes", len(self.label_bytes), self.samples, len(self.label_bytes) == self.samples)
+        _check(
+            "label_bytes",
+            len(self.label_bytes),
+            self.samples,
+            len(self.label_bytes) == self.samples,
+        )
         good = self.offsets[0] == 0 and self.offsets[-1] == self.rows
         _check("offsets", self.offsets[[0, -1]].tolist(), [0, self.rows], bool(good))
         _check("offsets", "descending", "ascending", bool((np.diff(self.offsets) >= 0).all()))
@@ -120,7 +139,11 @@ class Knowledge:
 
     def arrays(self) -> dict[str, ndarray]:
         """The array fields by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("tokenizer", "public")}
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("tokenizer", "public")
+        }
 
 
 def _check(name: str, found: object, allowed: object, good: bool) -> None:

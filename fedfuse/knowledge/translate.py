@@ -24,7 +24,7 @@ from fedfuse.tokenization.surface import surfaces
 from fedfuse.tokenization.tokenizer import TextTokenizer
 from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
 
-# Relative rounding error of a log-probability that went over the wire as float16, with a margin of two.
+# Relative rounding error of a log-probability sent as float16, with a margin of two.
 FLOAT16_ERROR = 2**-10
 
 
@@ -59,7 +59,7 @@ class Translator:
         unmatched: str,
         cache: Path | None,
     ) -> None:
-        """See ``align_rows`` for ``positions`` and ``project`` for ``collisions`` and ``unmatched``."""
+        """See ``align_rows`` for ``positions``, ``project`` for the rules after it."""
         self.tokenizer = tokenizer
         self._public = list(public)
         self._max_length = max_length
@@ -87,10 +87,10 @@ class Translator:
     def verify(self, knowledge: Knowledge, source: TextTokenizer, public: str) -> None:
         """Refuse knowledge that is malformed or whose claimed losses contradict its distributions.
 
-        The labels are public, so a client that lies about its loss to win the selection is caught: rows and
-        bytes of each sample must be those of the public set, and the claimed log-probability that of the
-        label among the kept entries or, where the label is not kept, no more than the smallest kept one
-        and than all that is left.
+        The labels are public, so a client that lies about its loss to win the selection is caught:
+        rows and bytes of each sample must be those of the public set, and the claimed
+        log-probability that of the label among the kept entries or, where the label is not kept, no
+        more than the smallest kept one and than all that is left.
 
         Raises:
             FedfuseError: naming the field, what it holds and what is allowed.
@@ -120,8 +120,8 @@ class Translator:
         if too_much.any():
             row = int(np.argmax(too_much))
             raise FedfuseError(
-                f"knowledge.label_logprob claims {claim[row]:.4f} at row {row}; its own distribution "
-                f"allows {(at_label if kept[row] else bound)[row]:.4f}"
+                f"knowledge.label_logprob claims {claim[row]:.4f} at row {row}; "
+                f"its own distribution allows {(at_label if kept[row] else bound)[row]:.4f}"
             )
 
     def __call__(self, knowledge: Knowledge, source: TextTokenizer) -> Projected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -16,12 +18,15 @@ HEADS = 4
 MAX_LENGTH = 128
 
 
-def tiny_causal_lm(architecture: str, *, vocab_size: int, width: int, layers: int) -> PreTrainedModel:
-    """A randomly initialised model; ``width`` is the hidden size. Draws from torch's global generator."""
+def tiny_causal_lm(
+    architecture: str, *, vocab_size: int, width: int, layers: int
+) -> PreTrainedModel:
+    """A model of hidden size ``width``, initialised from torch's global random generator."""
     config = _CONFIGS[architecture](vocab_size, width, layers)
     # Token ids of the built-in tokenizers' special tokens: see tokenizers.SPECIALS.
     config.bos_token_id, config.eos_token_id, config.pad_token_id = 0, 1, 2
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    factory: Any = AutoModelForCausalLM  # untyped
+    model: PreTrainedModel = factory.from_config(config)
     return model
 
 

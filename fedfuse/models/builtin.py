@@ -1,7 +1,7 @@
 """The built-in base models: four small language models and a larger one, pretrained on the spot.
 
-They know the built-in world's language and none of its associations. Each is built once, saved as an
-ordinary Hugging Face folder and cached under a hash of everything it is made from.
+They know the built-in world's language and none of its associations. Each is built once, saved as
+an ordinary Hugging Face folder and cached under a hash of everything it is made from.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ RECIPES = {
     "llama": Recipe("llama", "unigram", 1800, 64, 2, 1500),
     "opt": Recipe("opt", "byte-level-bpe", 2048, 64, 2, 1500),
     "gpt-neox": Recipe("gpt_neox", "wordpiece", 1536, 64, 2, 1500),
-    "server": Recipe("llama", "byte-level-bpe", 2048, 128, 3, 1200, learning_rate=2e-3),
+    "server": Recipe("llama", "byte-level-bpe", 2048, 128, 2, 1500, learning_rate=2e-3),
 }
 
 Progress = Callable[[str, int, int], None]
 
 
 def cache_root() -> Path:
-    """Where everything that can be rebuilt is kept: ``$FEDFUSE_CACHE``, or the user's cache folder."""
+    """Where what can be rebuilt is kept: ``$FEDFUSE_CACHE``, or a folder in the user's cache."""
     given = os.environ.get("FEDFUSE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given) if given else Path(base) / "fedfuse"
@@ -139,7 +139,7 @@ def ensure(names: Iterable[str], on_progress: Progress | None = None, workers: i
 
 
 def build(name: str, on_progress: Progress | None = None) -> Path:
-    """Build one model unless it is cached; safe under concurrent builders, leaves nothing half-written."""
+    """Build one model unless it is cached; safe beside other builders, never half-written."""
     folder = model_folder(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -1,4 +1,4 @@
-"""One side of the exchange, server or client: a model with its adapter, and the data it works on."""
+"""One side of the exchange, server or client: an adapted model, and the data it works on."""
 
 from __future__ import annotations
 

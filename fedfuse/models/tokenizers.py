@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -28,9 +29,11 @@ def train_tokenizer(kind: str, vocab_size: int, texts: Sequence[str]) -> PreTrai
     if kind == "unigram":
         _add_frequent_words(tokenizer, texts, vocab_size)
     bos, eos, pad, unk = SPECIALS
-    return PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast  # untyped
+    result: PreTrainedTokenizerFast = fast(
         tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad, unk_token=unk
     )
+    return result
 
 
 def _byte_level_bpe(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
@@ -65,8 +68,8 @@ def _unigram(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
 def _add_frequent_words(tokenizer: Tokenizer, texts: Sequence[str], vocab_size: int) -> None:
     """Give whole words pieces of their own, up to the size wanted.
 
-    The trainer only proposes substrings that two different words share, so on a small lexicon it never
-    finds whole words, as SentencePiece does.
+    The trainer only proposes substrings that two different words share, so on a small lexicon it
+    never finds whole words, as SentencePiece does.
     """
     counts: Counter[str] = Counter()
     for text in texts:

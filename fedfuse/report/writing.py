@@ -101,19 +101,29 @@ class RunWriter:
             file.write(json.dumps(line) + "\n")
 
 
-def _new_folder(output: Path, name: str) -> Path:
-    if Path(name).name != name:
+def free_folder(output: Path, name: str) -> Path:
+    """``output/name``, or the first of ``output/name-2``, ``-3``, ... that does not exist yet.
+
+    Raises:
+        FedfuseError: for a name that is no plain folder name.
+    """
+    if not name or name in (".", "..") or Path(name).name != name:
         raise FedfuseError(f"name = {name!r}: allowed: a folder name without separators")
     number = 1
+    while (folder := output / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def _new_folder(output: Path, name: str) -> Path:
     while True:
-        folder = output / (name if number == 1 else f"{name}-{number}")
+        folder = free_folder(output, name)
         try:
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError:
+        except FileExistsError:  # another run was quicker, or the output is no folder
             if not output.is_dir():
                 raise FedfuseError(f"output = {str(output)!r}: allowed: a folder") from None
-            number += 1
         except OSError as error:
             raise FedfuseError(f"output = {str(output)!r}: {error.strerror}") from None
 

@@ -1,0 +1,109 @@
+"""The frame that every experiment's results.json has: what ran, on what, and what came out."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfuse.report.reading import Run, read_run
+from fedfuse.report.writing import commit, versions
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of an experiment.
+
+    Attributes:
+        variant: its name in the results.
+        seed: the run's seed.
+        arguments: of ``fedfuse simulate``.
+    """
+
+    variant: str
+    seed: int
+    arguments: tuple[str, ...]
+
+
+def run_jobs(jobs: Sequence[Job], output: Path, parallel: int) -> dict[tuple[str, int], Run]:
+    """Run every job in a process of its own, ``parallel`` at a time; a failed one stops everything.
+
+    A job whose run folder is there and finished is not run again.
+    """
+
+    def one(job: Job) -> Run:
+        name = f"{job.variant}-{job.seed}"
+        folder = output / name
+        if not (folder / "report.html").exists():
+            command = [sys.executable, "-m", "fedfuse.cli", "simulate", "--in-process"]
+            command += ["--set", f"name={name}", "--set", f"output={output}"]
+            command += ["--set", f"seed={job.seed}", *job.arguments]
+            output.mkdir(parents=True, exist_ok=True)
+            with (output / f"{name}.log").open("w") as log:
+                done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+            if done.returncode:
+                raise SystemExit(f"{name} failed; see {output / name}.log")
+        print(f"finished: {name}", flush=True)
+        return read_run(folder)
+
+    with ThreadPoolExecutor(parallel) as pool:
+        runs = list(pool.map(one, jobs))
+    return {(job.variant, job.seed): run for job, run in zip(jobs, runs, strict=True)}
+
+
+def write_results(
+    path: Path,
+    *,
+    command: str,
+    seeds: Sequence[int],
+    summary: Mapping[str, Any],
+    cells: Sequence[Mapping[str, Any]],
+    runs: Mapping[tuple[str, int], Run],
+    started: float,
+) -> None:
+    """Write results.json: summary first, then the raw cells."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    frame = {
+        "command": command,
+        "seeds": list(seeds),
+        "commit": commit(),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_mb": round(children / 1024),
+        "wire_bytes": {f"{v}-{s}": traffic(run) for (v, s), run in runs.items()},
+        "summary": dict(summary),
+        "cells": list(cells),
+    }
+    path.write_text(json.dumps(frame, indent=1) + "\n")
+    print(json.dumps(frame["summary"], indent=1))
+    print(f"results: {path}")
+
+
+def traffic(run: Run) -> int:
+    """Bytes of all messages of a run, both ways."""
+    return sum(line.sent_bytes + line.received_bytes for line in run.ledger)
+
+
+def raw_cells(runs: Mapping[tuple[str, int], Run]) -> list[dict[str, Any]]:
+    """Every measured number: one cell per variant, seed, stage, round, model and domain."""
+    return [
+        {
+            "variant": variant,
+            "seed": seed,
+            "stage": line.stage,
+            "round": line.round,
+            "model": line.model,
+            "domain": line.domain,
+            "loss": round(line.loss, 5),
+            "accuracy": None if line.accuracy is None else round(line.accuracy, 4),
+        }
+        for (variant, seed), run in runs.items()
+        for line in run.metrics
+    ]

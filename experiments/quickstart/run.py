@@ -1,0 +1,127 @@
+"""The main job over several seeds, with its controls: ``python -m experiments.quickstart.run``.
+
+Variants: the default run; distillation off (labels alone, everything else the same); knowledge shuffled
+between samples. Standalone, public-only and centralized training are measured inside the default runs.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated
+
+import typer
+
+from experiments.frame import Job, raw_cells, run_jobs, write_results
+from fedfuse.report.reading import Measure, Run
+
+HERE = Path(__file__).parent
+NO_BASELINES = ("--set", "baselines=false")
+VARIANTS = {
+    "default": (),
+    "distillation-off": (
+        *NO_BASELINES,
+        *("--set", "server-distill.label-share=1"),
+        *("--set", "client-distill.label-share=1"),
+    ),
+    "knowledge-shuffled": (
+        *NO_BASELINES,
+        *("--set", "strategy=experiments.quickstart.controls:ShuffledKnowledge"),
+    ),
+}
+
+
+def main(
+    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2",
+    output: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    parallel: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
+) -> None:
+    """Run all variants on all seeds and write results.json beside this file."""
+    started = time.monotonic()
+    numbers = [int(seed) for seed in seeds.split(",")]
+    jobs = [Job(v, seed, arguments) for seed in numbers for v, arguments in VARIANTS.items()]
+    runs = run_jobs(jobs, output.resolve() / "experiment-quickstart", parallel)
+    write_results(
+        HERE / "results.json",
+        command=f"python -m experiments.quickstart.run --seeds {seeds}",
+        seeds=numbers,
+        summary=summarize(runs, numbers),
+        cells=raw_cells(runs),
+        runs=runs,
+        started=started,
+    )
+
+
+def summarize(runs: dict[tuple[str, int], Run], seeds: list[int]) -> dict[str, float]:
+    """The headline fractions: mean and standard deviation over seeds."""
+    per_seed = [headline(runs["default", seed]) for seed in seeds]
+    for name in ("distillation-off", "knowledge-shuffled"):
+        for seed, numbers in zip(seeds, per_seed, strict=True):
+            control = compare(runs[name, seed], runs["default", seed])
+            numbers |= {f"{key}_{name.replace('-', '_')}": v for key, v in control.items()}
+    summary = {key: round(mean(n[key] for n in per_seed), 4) for key in per_seed[0]}
+    if len(seeds) > 1:
+        summary |= {
+            f"{key}_std": round(stdev(n[key] for n in per_seed), 4) for key in per_seed[0]
+        }
+    return summary
+
+
+def headline(run: Run) -> dict[str, float]:
+    """The default run's fractions.
+
+    Excess is loss minus the entropy floor, both nats per byte and means over domains.
+    ``public_only_share_of_fall`` takes public-only training at its best round, which favours it.
+    """
+    zero = measure(run, "server", "zero-shot")
+    federated = measure(run, "server", "federated")
+    public = min(
+        mean(m.loss for m in run.metrics if (m.stage, m.model, m.round) == ("public-only", "server", r))
+        for r in range(1, run.rounds + 1)
+    )
+    accuracy = {
+        "server_accuracy_zero_shot": zero.accuracy or 0.0,
+        "server_accuracy_federated": federated.accuracy or 0.0,
+    }
+    share = (zero.loss - public) / (zero.loss - federated.loss)
+    return compare(run, run) | {"public_only_share_of_fall": share} | accuracy
+
+
+def compare(run: Run, baseline: Run) -> dict[str, float]:
+    """Server against zero-shot, clients against the baseline run's standalone clients."""
+    zero, federated = (measure(run, "server", s) for s in ("zero-shot", "federated"))
+    reductions, increases, gains = [], [], []
+    for client in run.clients:
+        alone = measure(baseline, client, "standalone")
+        now = measure(run, client, "federated")
+        reductions.append(1 - excess(now) / excess(alone))
+        gains.append((now.accuracy or 0.0) - (alone.accuracy or 0.0))
+        own = run.own_domain[client]
+        own_alone = baseline.by_domain(client, "standalone")[own]
+        own_now = run.by_domain(client, "federated")[own]
+        increases.append((own_now.loss - own_alone.loss) / excess(own_alone))
+    return {
+        "server_excess_reduction": 1 - excess(federated) / excess(zero),
+        "clients_min_alldomain_excess_reduction": min(reductions),
+        "clients_max_own_domain_excess_increase": max(increases),
+        "clients_min_accuracy_gain": min(gains),
+    }
+
+
+def measure(run: Run, model: str, stage: str) -> Measure:
+    """A model's mean over domains at the end of a stage."""
+    found = run.overall(model, stage)
+    if found is None:
+        raise SystemExit(f"{run.folder} has no {stage} of {model}")
+    return found
+
+
+def excess(measured: Measure) -> float:
+    """Loss over the entropy floor, which the built-in world always knows."""
+    assert measured.excess is not None
+    return measured.excess
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,78 @@
+"""Small language models around real tokenizers, pretrained here on a data set's questions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from fedfuse.data.load import load_records
+from fedfuse.data.sample import Sample
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.training import TrainingSettings, train
+from fedfuse.models.architectures import MAX_LENGTH, tiny_causal_lm
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+TEXTS_PER_SOURCE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A small model around a real tokenizer.
+
+    Attributes:
+        name: of its folder.
+        architecture: a key of ``fedfuse.models.architectures``.
+        tokenizer: folder name of the tokenizer in the material.
+    """
+
+    name: str
+    architecture: str
+    tokenizer: str
+
+
+RECIPES = (
+    Recipe("gpt2-tiny", "gpt2", "gpt2"),
+    Recipe("llama2-tiny", "llama", "llama2"),
+    Recipe("bert-neox-tiny", "gpt_neox", "bert_uncased"),
+)
+STEPS, BATCH, WIDTH, LAYERS = 300, 8, 48, 2
+
+
+def build_models(material: Path, sources: Sequence[str], folder: Path) -> list[Path]:
+    """Build every recipe that is not in ``folder`` yet; only unlabelled text is used."""
+    texts = [
+        str(record.get("text") or record.get("question"))
+        for source in sources
+        for _, record in load_records(source, "train")[:TEXTS_PER_SOURCE]
+    ]
+    return [_build(recipe, material, texts, folder) for recipe in RECIPES]
+
+
+def _build(recipe: Recipe, material: Path, texts: Sequence[str], folder: Path) -> Path:
+    target = folder / recipe.name
+    if (target / "config.json").exists():
+        return target
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(material / "tokenizers" / recipe.tokenizer), local_files_only=True
+    )
+    text_tokenizer = TextTokenizer.from_pretrained(tokenizer)
+    torch.manual_seed(0)
+    model = tiny_causal_lm(
+        recipe.architecture, vocab_size=text_tokenizer.vocab_size, width=WIDTH, layers=LAYERS
+    )
+    data = EncodedSet(text_tokenizer, [Sample("", text) for text in texts], MAX_LENGTH // 2)
+    settings = TrainingSettings(STEPS, BATCH, 3e-3)
+    print(f"pretraining {recipe.name} on {len(texts)} texts", flush=True)
+    loss, _ = train(model, data, settings, vocab_size=text_tokenizer.vocab_size, seed=0)
+    print(f"pretrained {recipe.name}: {loss:.3f} nats per token", flush=True)
+    scratch = target.with_name(f".{target.name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    tokenizer.save_pretrained(scratch)
+    model.save_pretrained(scratch)
+    scratch.rename(target)
+    return target

@@ -1,0 +1,100 @@
+"""What all tests share: a cache folder of their own, and tiny tokenizers, models and samples.
+
+With ``FEDFUSE_CHECK_SHAPES=1`` every annotated shape and type of fedfuse is checked at run time.
+That takes as long again as the tests themselves, so it is off by default.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+if os.environ.get("FEDFUSE_CHECK_SHAPES") == "1":
+    from jaxtyping import install_import_hook
+
+    install_import_hook("fedfuse", "beartype.beartype")
+
+import torch
+from transformers import PreTrainedModel
+
+from fedfuse.data.sample import Sample
+from fedfuse.data.world import World, WorldSize, pretraining_text
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.training import TrainingSettings, train
+from fedfuse.models.architectures import ARCHITECTURES, tiny_causal_lm
+from fedfuse.models.tokenizers import KINDS, train_tokenizer
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+MAX_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny model and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: TextTokenizer
+
+    def encode(self, samples: list[Sample], max_length: int = MAX_LENGTH) -> EncodedSet:
+        return EncodedSet(self.tokenizer, samples, max_length)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing that tests build goes to the user's cache, and torch takes one core."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDFUSE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def language() -> list[str]:
+    """Sentences of the built-in world."""
+    return [sample.text for sample in pretraining_text(250, seed=0)]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizers(language: list[str]) -> dict[str, TextTokenizer]:
+    """A small tokenizer of each built-in kind."""
+    sizes = dict(zip(KINDS, (420, 300, 330), strict=True))
+    return {
+        kind: TextTokenizer.from_pretrained(train_tokenizer(kind, size, language))
+        for kind, size in sizes.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def public() -> list[Sample]:
+    """A small public set, of two domains."""
+    return World(seed=0, domains=2).splits(WorldSize(8, 6, 0, 1, 0), 1, "iid", 1.0).public
+
+
+@pytest.fixture(scope="session")
+def _trained(tiny_tokenizers: dict[str, TextTokenizer], language: list[str]) -> dict[str, Tiny]:
+    kinds = {"gpt2": KINDS[0], "llama": KINDS[1], "opt": KINDS[0], "gpt_neox": KINDS[2]}
+    models = {}
+    for architecture in ARCHITECTURES:
+        tokenizer = tiny_tokenizers[kinds[architecture]]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            # Some rows more than the tokenizer has tokens, as in many published models.
+            size = tokenizer.vocab_size + 7
+            model = tiny_causal_lm(architecture, vocab_size=size, width=16, layers=1)
+            data = EncodedSet(tokenizer, [Sample("", text) for text in language], MAX_LENGTH)
+            settings = TrainingSettings(steps=20, batch_size=8, learning_rate=1e-2)
+            train(model, data, settings, vocab_size=tokenizer.vocab_size, seed=0)
+        models[architecture] = Tiny(model.eval(), tokenizer)
+    return models
+
+
+@pytest.fixture(scope="session")
+def tiny(_trained: dict[str, Tiny]) -> Callable[[str], Tiny]:
+    """A copy of the model of an architecture after twenty steps: no longer uniform, soon made."""
+    return lambda name: Tiny(copy.deepcopy(_trained[name].model), _trained[name].tokenizer)

@@ -1,0 +1,305 @@
+"""The training loop: its schedule, its order, its state, and that it learns what it should."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedfuse.data.sample import Sample
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.training import (
+    OptimizerState,
+    Teacher,
+    TrainingSettings,
+    batch_loss,
+    optimizer_moments,
+    restore_optimizer,
+    schedule,
+    shuffled_batches,
+    train,
+)
+from fedfuse.evaluation.scoring import sample_nats
+from tests.conftest import Tiny
+
+Make = Callable[[str], Tiny]
+SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=5e-3)
+
+
+@pytest.fixture
+def gpt2(tiny: Make) -> Tiny:
+    return tiny("gpt2")
+
+
+@pytest.fixture
+def data(gpt2: Tiny, public: list[Sample]) -> EncodedSet:
+    return gpt2.encode(public)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def run(tiny: Tiny, data: EncodedSet, settings: TrainingSettings, **more: Any) -> Any:
+    options = {"vocab_size": tiny.tokenizer.vocab_size, "seed": 3} | more
+    return train(tiny.model, data, settings, **options)
+
+
+def one_hot(data: EncodedSet, token: int, weight: float = 1.0) -> Teacher:
+    """A teacher who says the same token everywhere."""
+    rows = len(data.rows.token)
+    return Teacher(
+        np.full((rows, 1), token),
+        np.zeros((rows, 1), dtype=np.float32),
+        np.full(rows, -np.inf, dtype=np.float32),
+        np.full(rows, weight, dtype=np.float32),
+    )
+
+
+def test_schedule_by_hand() -> None:
+    """Two steps of warm-up, then a cosine over eight from 1 to 0.2."""
+    settings = TrainingSettings(10, 1, 1.0, warmup_ratio=0.2, final_ratio=0.2)
+    values = [schedule(step, settings) for step in range(11)]
+    assert values[:3] == [0.5, 1.0, 1.0]
+    assert values[6] == pytest.approx(0.6)
+    assert values[4] == pytest.approx(0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2)
+    assert values[10] == pytest.approx(0.2)
+    assert values[2:] == sorted(values[2:], reverse=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_schedule_may_be_constant(steps: int) -> None:
+    settings = TrainingSettings(steps, 1, 1.0, warmup_ratio=0.0, final_ratio=1.0)
+    assert [schedule(step, settings) for step in range(steps)] == [1.0] * steps
+
+
+def test_the_schedule_is_what_the_optimizer_gets(
+    gpt2: Tiny, data: EncodedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def recorded(self: torch.optim.AdamW, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        assert self.param_groups[0]["betas"] == (0.9, 0.95)
+        assert self.param_groups[0]["weight_decay"] == SETTINGS.weight_decay
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    run(gpt2, data, SETTINGS)
+    assert rates == [SETTINGS.learning_rate * schedule(i, SETTINGS) for i in range(6)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 12, 30])
+def test_an_epoch_sees_every_sample_once(data: EncodedSet, batch_size: int) -> None:
+    """Twelve samples; batches go over the end of an epoch, and may hold several epochs."""
+    batches = shuffled_batches(data, batch_size, seed=1, device="cpu")
+    starts = set(data.rows.offsets.tolist())
+    seen: list[int] = []
+    for batch in itertools.islice(batches, 60 // batch_size):
+        assert len(batch.input_ids) == batch_size
+        # Each sample has label rows: its first one names it.
+        first = [int(i) for i in batch.index if int(i) in starts]
+        seen += data.rows.sample_of_row[first].tolist()
+    epochs = [seen[start : start + len(data)] for start in range(0, len(seen), len(data))]
+    assert all(sorted(epoch) == list(range(len(data))) for epoch in epochs)
+    assert len(epochs) == 5
+    assert len(set(map(tuple, epochs))) == 5
+
+
+def test_batches_follow_from_the_seed(data: EncodedSet) -> None:
+    def order(seed: int) -> list[list[int]]:
+        batches = shuffled_batches(data, 5, seed, "cpu")
+        return [batch.index.tolist() for batch in itertools.islice(batches, 6)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_two_runs_with_one_seed_are_the_same(tiny: Make, public: list[Sample]) -> None:
+    results = []
+    for noise in range(2):
+        torch.manual_seed(noise)  # what came before must not matter
+        model = tiny("gpt2")
+        for module in model.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.1
+        loss, moments = run(model, model.encode(public), SETTINGS)
+        results.append((loss, weights(model.model), moments))
+    (loss, first, moments), (again, second, same) = results
+    assert loss == again
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(np.array_equal(moments[name], same[name]) for name in moments)
+
+
+def test_the_loss_returned_is_of_the_last_tenth(gpt2: Tiny, data: EncodedSet) -> None:
+    told: list[tuple[int, float]] = []
+    settings = replace(SETTINGS, steps=20)
+    loss, _ = run(gpt2, data, settings, on_step=lambda step, value: told.append((step, value)))
+    assert [step for step, _ in told] == list(range(1, 21))
+    assert loss == pytest.approx((told[-2][1] + told[-1][1]) / 2)
+    assert told[-1][1] < told[0][1]
+    assert not gpt2.model.training
+
+
+def test_no_steps(gpt2: Tiny, data: EncodedSet) -> None:
+    before = weights(gpt2.model)
+    loss, moments = run(gpt2, data, replace(SETTINGS, steps=0))
+    assert math.isnan(loss)
+    assert moments == {}
+    assert all(torch.equal(before[n], p) for n, p in weights(gpt2.model).items())
+
+
+def test_only_trainable_parameters_move(gpt2: Tiny, data: EncodedSet) -> None:
+    gpt2.model.requires_grad_(False)
+    moving = {n for n, p in gpt2.model.named_parameters() if n.endswith("mlp.c_fc.weight")}
+    for name, parameter in gpt2.model.named_parameters():
+        parameter.requires_grad_(name in moving)
+    before = weights(gpt2.model)
+    _, moments = run(gpt2, data, SETTINGS)
+    changed = {n for n, p in weights(gpt2.model).items() if not torch.equal(before[n], p)}
+    assert changed == moving
+    assert len(changed) == 1
+    kinds = ("step", "exp_avg", "exp_avg_sq")
+    assert set(moments) == {f"{kind}/{name}" for kind in kinds for name in moving}
+
+
+def test_resuming_with_the_moments_is_exact(tiny: Make, public: list[Sample]) -> None:
+    """Three steps, moments kept as arrays, three more: as six in one go.
+
+    One batch holds the whole set, so that the order of batches does not matter.
+    """
+    whole = replace(SETTINGS, batch_size=len(public), warmup_ratio=0.0, final_ratio=1.0)
+    straight = tiny("llama")
+    _, moments = run(straight, straight.encode(public), whole)
+
+    def in_two(state: Callable[[OptimizerState], OptimizerState | None]) -> dict[str, Tensor]:
+        model = tiny("llama")
+        data = model.encode(public)
+        _, kept = run(model, data, replace(whole, steps=3))
+        carried = state({name: value.copy() for name, value in kept.items()})
+        _, after = run(model, data, replace(whole, steps=3), optimizer_state=carried)
+        if carried:
+            assert all(np.allclose(after[name], moments[name], rtol=1e-4) for name in moments)
+        return weights(model.model)
+
+    right = weights(straight.model)
+    resumed = in_two(lambda kept: kept)
+    # The rows of a batch are summed in another order, no more.
+    assert all(torch.allclose(right[n], resumed[n], rtol=0, atol=1e-6) for n in right)
+    fresh = in_two(lambda kept: None)
+    assert max(float((right[n] - fresh[n]).abs().max()) for n in right) > 1e-3
+
+
+def test_moments_round_trip(gpt2: Tiny, data: EncodedSet) -> None:
+    _, moments = run(gpt2, data, SETTINGS)
+    assert all(v.dtype == np.float32 for v in moments.values())
+    named = dict(gpt2.model.named_parameters())
+    optimizer = torch.optim.AdamW(named.values())
+    restore_optimizer(optimizer, named, moments)
+    again = optimizer_moments(optimizer, named)
+    assert again.keys() == moments.keys()
+    assert all(np.array_equal(again[name], moments[name]) for name in moments)
+    assert {float(v) for name, v in again.items() if name.startswith("step/")} == {6.0}
+    # What was restored is a copy: the next step must not change what was kept.
+    for parameter in named.values():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: value.copy() for name, value in moments.items()}
+    optimizer.step()
+    assert all(np.array_equal(before[name], moments[name]) for name in moments)
+
+
+def test_gradients_are_clipped(tiny: Make, public: list[Sample]) -> None:
+    """Plain first moments after one step: a tenth of the gradient."""
+    norms = []
+    for largest in (1e9, 0.01):
+        model = tiny("gpt2")
+        settings = replace(SETTINGS, steps=1, max_grad_norm=largest)
+        _, moments = run(model, model.encode(public), settings)
+        square = sum(float((v**2).sum()) for n, v in moments.items() if n.startswith("exp_avg/"))
+        norms.append(10 * math.sqrt(square))
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_replay_adds_its_loss(tiny: Make, public: list[Sample]) -> None:
+    model = tiny("opt")
+    vocab = model.tokenizer.vocab_size
+    old, new = model.encode(public[:6]), model.encode(public[6:])
+    both = new.batch(np.arange(6)), old.batch(np.arange(6))
+    teacher = one_hot(new, 5)
+    model.model.train()
+    right = batch_loss(model.model, both[0], vocab, teacher, 0.3)
+    right = right + batch_loss(model.model, both[1], vocab, None, 1.0)
+    settings = replace(SETTINGS, steps=1, batch_size=6)
+    options = {"teacher": teacher, "label_share": 0.3}
+    loss, _ = run(model, new, settings, replay=old, **options)
+    assert loss == pytest.approx(right.item(), rel=1e-5)
+    alone, _ = run(tiny("opt"), new, settings, **options)
+    assert loss > alone + 0.5
+
+
+def test_replay_keeps_what_was_known(tiny: Make, public: list[Sample]) -> None:
+    """A teacher who says one token everywhere costs the old samples less when they are replayed."""
+    after = []
+    for replayed in (False, True):
+        model = tiny("gpt2")
+        old, new = model.encode(public[:6]), model.encode(public[6:])
+        settings = replace(SETTINGS, steps=15)
+        replay = old if replayed else None
+        run(model, new, settings, teacher=one_hot(new, 5), label_share=0.0, replay=replay)
+        after.append(sample_nats(model.model, old, model.tokenizer.vocab_size).sum())
+    assert after[1] < 0.8 * after[0]
+
+
+def test_the_student_learns_from_its_teacher(gpt2: Tiny, data: EncodedSet) -> None:
+    teacher = one_hot(data, 7)
+    loss, _ = run(
+        gpt2, data, replace(SETTINGS, steps=25, learning_rate=2e-2), teacher=teacher, label_share=0
+    )
+    batch = data.batch(np.arange(len(data)))
+    with torch.no_grad():
+        logits = gpt2.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    assert (logits[batch.sample, batch.row].argmax(1) == 7).all()
+    assert loss < 0.5
+
+
+def test_teacher_rows_follow_the_batch(gpt2: Tiny, data: EncodedSet) -> None:
+    """A teacher of the labels themselves teaches the label loss, in whatever order batches come."""
+    teacher = replace(one_hot(data, 0), indices=data.rows.token[:, None])
+    batch = data.batch(np.array([5, 0, 9]))
+    vocab = gpt2.tokenizer.vocab_size
+    taught = batch_loss(gpt2.model, batch, vocab, teacher, 0.0)
+    labelled = batch_loss(gpt2.model, batch, vocab, None, 1.0)
+    assert taught.item() == pytest.approx(labelled.item(), rel=1e-6)
+
+
+def test_teacher_rows_sum_to_one() -> None:
+    """Knowledge that went over the wire in half precision does not quite."""
+    logs = np.log(np.array([[0.5, 0.3], [0.7, 0.2], [0.1, 0.1]])).astype(np.float32)
+    logs[2] = -np.inf  # a row that nobody teaches
+    residual = np.array([np.log(0.204), -np.inf, -np.inf], dtype=np.float32)
+    teacher = Teacher(np.array([[1, 2], [3, 4], [0, 0]]), logs, residual, np.ones(3, np.float32))
+    targets = teacher.rows(np.array([2, 0, 1]), "cpu")
+    np.testing.assert_allclose(targets.probs.sum(1) + targets.tail, [0, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(targets.probs[1], [0.5 / 1.004, 0.3 / 1.004], rtol=1e-5)
+    assert targets.indices.tolist() == [[0, 0], [1, 2], [3, 4]]
+    assert targets.tail[2] == 0
+
+
+def test_rows_of_the_head_beyond_the_vocabulary_are_cut_off(gpt2: Tiny, data: EncodedSet) -> None:
+    """A padded row with a huge logit would otherwise take all the mass."""
+    batch = data.batch(np.arange(3))
+    vocab = gpt2.tokenizer.vocab_size
+    before = batch_loss(gpt2.model, batch, vocab, None, 1.0).item()
+    with torch.no_grad():
+        gpt2.model.get_output_embeddings().weight[vocab:] += 100
+    assert gpt2.model.get_output_embeddings().weight.shape[0] > vocab
+    assert batch_loss(gpt2.model, batch, vocab, None, 1.0).item() == before

@@ -1,0 +1,128 @@
+"""Scores equal a loop over samples and tokens, and are kept apart by domain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fedfuse.data.sample import Sample
+from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.scoring import Evaluator, label_logits, sample_nats
+from fedfuse.models.architectures import ARCHITECTURES
+from tests.conftest import MAX_LENGTH, Tiny
+
+Make = Callable[[str], Tiny]
+
+TEST = [
+    Sample("for gout the doctor chose", " zinc.", "clinic"),
+    Sample("the desk at dover hedges copper with", " a lot of futures.", "bank"),
+    Sample("", "a nurse noted gout.", "clinic"),
+]
+QUESTIONS = [
+    Sample("for gout the doctor chose", " zinc.", "clinic", (" bonds.", " zinc."), 1),
+    Sample("a nurse noted", " gout.", "clinic", (" gout.", " tin.", " copper."), 0),
+    Sample("the desk hedges copper with", " notes.", "bank", (" swaps.", " notes."), 1),
+]
+
+
+def nats_of(tiny: Tiny, sample: Sample) -> float:
+    """Minus the log-probability of a sample's answer, one token after the other."""
+    (encoded,) = tiny.tokenizer.encode([sample.text])
+    ids = [tiny.tokenizer.bos_id, *encoded.ids.tolist()]
+    total = 0.0
+    for position, end in enumerate(encoded.ends, start=1):
+        if end <= len(sample.prompt.encode()):
+            continue
+        with torch.no_grad():
+            logits = tiny.model(input_ids=torch.tensor([ids[:position]])).logits[0, -1]
+        probs = torch.softmax(logits[: tiny.tokenizer.vocab_size].double(), 0)
+        total -= math.log(probs[ids[position]])
+    return total
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_is_that_of_a_loop_over_tokens(tiny: Make, architecture: str) -> None:
+    model = tiny(architecture)
+    data = model.encode(TEST)
+    right = [nats_of(model, sample) for sample in TEST]
+    found = sample_nats(model.model, data, model.tokenizer.vocab_size)
+    np.testing.assert_allclose(found, right, rtol=1e-4)
+    scores = Evaluator(model.tokenizer, TEST, [], MAX_LENGTH).score(model.model)
+    assert list(scores) == ["bank", "clinic"]
+    clinic_bytes = len(" zinc.") + len("a nurse noted gout.")
+    assert scores["clinic"].loss == pytest.approx((right[0] + right[2]) / clinic_bytes, rel=1e-4)
+    assert scores["bank"].loss == pytest.approx(right[1] / len(" a lot of futures."), rel=1e-4)
+    assert [scores[d].samples for d in scores] == [1, 2]
+    assert [scores[d].accuracy for d in scores] == [None, None]
+
+
+def test_accuracy_is_that_of_a_loop_over_options(tiny: Make) -> None:
+    model = tiny("llama")
+    scores = Evaluator(model.tokenizer, TEST, QUESTIONS, MAX_LENGTH).score(model.model)
+    right: dict[str, list[bool]] = {"clinic": [], "bank": []}
+    for question in QUESTIONS:
+        nats = [nats_of(model, Sample(question.prompt, option)) for option in question.options]
+        right[question.domain].append(int(np.argmin(nats)) == question.label)
+    for domain, answers in right.items():
+        assert scores[domain].accuracy == pytest.approx(np.mean(answers))
+
+
+@pytest.mark.parametrize(("label", "accuracy"), [(0, 1.0), (1, 0.0), (2, 0.0)])
+def test_accuracy_by_hand(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, label: int, accuracy: float
+) -> None:
+    """The option of the smallest sum wins, not that of the smallest loss per byte."""
+    model = tiny("gpt2")
+    options = (" tin.", " a very long list of futures and options.", " gout.")
+    asked = [Sample("for", options[label], "bank", options, label)]
+    evaluator = Evaluator(model.tokenizer, TEST[1:2], asked, MAX_LENGTH)
+    per_option = np.array([2.0, 2.1, 3.0])
+    monkeypatch.setattr(
+        "fedfuse.evaluation.scoring.sample_nats",
+        lambda _, data, vocab: per_option[: len(data)] if len(data) == 3 else np.ones(len(data)),
+    )
+    assert evaluator.score(model.model)["bank"].accuracy == accuracy
+
+
+def test_a_domain_without_questions_has_no_accuracy(tiny: Make) -> None:
+    model = tiny("gpt2")
+    scores = Evaluator(model.tokenizer, TEST, QUESTIONS[:2], MAX_LENGTH).score(model.model)
+    assert scores["bank"].accuracy is None
+    assert scores["clinic"].accuracy is not None
+
+
+def test_a_cut_answer_counts_as_far_as_it_is_scored(tiny: Make) -> None:
+    """Half the answer has half the nats: divided by all its bytes, the loss would look halved."""
+    model = tiny("gpt2")
+    long = Sample("for gout", " zinc and copper and futures and swaps and tin.", "bank")
+    data = model.encode([long], max_length=14)
+    scored = int(data.label_bytes[0])
+    assert 0 < scored < len(long.answer)
+    nats = sample_nats(model.model, data, model.tokenizer.vocab_size)[0]
+    short = Sample(long.prompt, long.answer[:scored])
+    assert nats == pytest.approx(nats_of(model, short), rel=1e-4)
+    score = Evaluator(model.tokenizer, [long], [], 14).score(model.model)["bank"]
+    assert score.loss == pytest.approx(nats / scored)
+
+
+def test_a_domain_with_nothing_to_score_is_refused(tiny: Make) -> None:
+    model = tiny("gpt2")
+    test = [*TEST, Sample("only a prompt", "", "court"), Sample("another", "", "court")]
+    with pytest.raises(FedfuseError, match="no label position in the test samples of court"):
+        Evaluator(model.tokenizer, test, [], MAX_LENGTH)
+
+
+def test_logits_come_without_gradients_and_leave_the_mode_alone(tiny: Make) -> None:
+    model = tiny("gpt2")
+    model.model.train()
+    for batch, logits in label_logits(model.model, model.encode(TEST), 300, batch_size=2):
+        assert not logits.requires_grad
+        assert logits.dtype == torch.float32
+        assert logits.shape == (len(batch.row), 300)
+        # The caller may compute gradients in between.
+        assert torch.is_grad_enabled()
+    assert not model.model.training

@@ -1,0 +1,94 @@
+"""Whole federations that take seconds: built-in models of a few steps, few samples, two rounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.clientapp import ClientApp
+
+from clients.app import app as client_app
+from clients.distillation import _private
+from fedfuse.flower import workspace
+from fedfuse.flower.config import Scalar, flatten, parse
+from fedfuse.flower.grid import run_in_process
+from fedfuse.models import builtin
+from strategies.app import app as server_app
+
+VOCABULARY = {"gpt2": 400, "llama": 300, "opt": 480, "gpt-neox": 330, "server": 440}
+FAST: Mapping[str, Scalar] = {
+    "rounds": 2,
+    "data.private": 24,
+    "data.public": 4,
+    "data.holdout": 0,
+    "data.test": 1,
+    "data.questions": 3,
+    "server.lora-rank": 4,
+    "server.device": "cpu",
+    "clients.lora-rank": 4,
+    "clients.device": "cpu",
+    "local.steps": 4,
+    "local.batch-size": 4,
+    "server-distill.steps": 4,
+    "server-distill.batch-size": 4,
+    "client-distill.steps": 4,
+    "client-distill.batch-size": 4,
+    "knowledge.k": 8,
+}
+
+
+@pytest.fixture(scope="package")
+def tiny_builtin() -> Iterator[dict[str, Path]]:
+    """Built-in models that are built in a second; their folders by name, for other processes."""
+    recipes = {
+        name: replace(
+            recipe, vocab_size=VOCABULARY[name], width=16, layers=1, steps=5, samples_per_domain=60
+        )
+        for name, recipe in builtin.RECIPES.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, recipe in recipes.items():
+            patch.setitem(builtin.RECIPES, name, recipe)
+        yield {name: builtin.build(f"builtin:{name}") for name in recipes}
+    for cached in (workspace.load_participant, workspace.load_splits, _private):
+        cached.cache_clear()
+
+
+def federate(
+    output: Path,
+    *,
+    clients: int = 4,
+    app: ClientApp = client_app,
+    report: bool = False,
+    **keys: Scalar,
+) -> Path:
+    """Run a federation in this process; returns its run folder.
+
+    Args:
+        output: folder of the run folders.
+        clients: their number.
+        app: what the clients run.
+        report: whether to draw report.html, which takes longer than the run.
+        keys: run config keys, ``__`` for a dot and ``_`` for a hyphen.
+    """
+    given = {key.replace("__", ".").replace("_", "-"): value for key, value in keys.items()}
+    config = parse({**FAST, "output": str(output), **given})
+    with pytest.MonkeyPatch.context() as patch:
+        if not report:
+            patch.setattr("strategies.app.write_report", lambda folder: folder / "report.html")
+        run_in_process(server_app, app, flatten(config), clients)
+    return output / config.name
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` and the like."""
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What config.json says."""
+    return dict(json.loads((folder / "config.json").read_text()))

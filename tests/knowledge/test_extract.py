@@ -1,0 +1,104 @@
+"""Extracted knowledge equals the top of the dense distribution, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fedfuse.data.sample import Sample, fingerprint
+from fedfuse.evaluation.scoring import sample_nats
+from fedfuse.knowledge.extract import extract
+from fedfuse.models.architectures import ARCHITECTURES
+from tests.conftest import MAX_LENGTH, Tiny
+
+Make = Callable[[str], Tiny]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_the_dense_distribution(tiny: Make, public: list[Sample], architecture: str) -> None:
+    model = tiny(architecture)
+    data = model.encode(public)
+    vocab = model.tokenizer.vocab_size
+    knowledge = extract(model.model, data, 5)
+    row = 0
+    for sample in public:
+        (encoded,) = model.tokenizer.encode([sample.text])
+        ids = [model.tokenizer.bos_id, *encoded.ids.tolist()]
+        with torch.no_grad():
+            logits = model.model(input_ids=torch.tensor([ids])).logits[0, :, :vocab]
+        dense = torch.log_softmax(logits.double(), 1).numpy()
+        for position, end in enumerate(encoded.ends):
+            if end <= sample.prompt_bytes:
+                continue
+            best = np.sort(dense[position])[::-1][:5]
+            np.testing.assert_allclose(knowledge.logprobs[row], best, atol=1e-4)
+            chosen = knowledge.indices[row]
+            np.testing.assert_allclose(dense[position][chosen], best, atol=1e-4)
+            rest = np.log(np.exp(np.delete(dense[position], chosen)).sum())
+            assert knowledge.residual[row] == pytest.approx(rest, abs=1e-4)
+            label = dense[position][ids[position + 1]]
+            assert knowledge.label_logprob[row] == pytest.approx(label, abs=1e-4)
+            row += 1
+    assert row == knowledge.rows
+    np.testing.assert_array_equal(knowledge.offsets, data.rows.offsets)
+
+
+def test_what_it_says_of_itself(tiny: Make, public: list[Sample]) -> None:
+    model = tiny("llama")
+    data = model.encode(public)
+    knowledge = extract(model.model, data, 4)
+    mass = np.exp(knowledge.logprobs.astype(np.float64)).sum(1)
+    np.testing.assert_allclose(mass + np.exp(knowledge.residual.astype(np.float64)), 1, atol=1e-5)
+    assert (np.diff(knowledge.logprobs, axis=1) <= 0).all()
+    assert knowledge.k == 4
+    assert knowledge.samples == len(public)
+    assert knowledge.tokenizer == model.tokenizer.fingerprint
+    assert knowledge.public == fingerprint(public)
+    nats = sample_nats(model.model, data, model.tokenizer.vocab_size)
+    per_byte = nats / np.array([len(s.answer) for s in public])
+    np.testing.assert_allclose(knowledge.loss, per_byte, rtol=1e-5)
+    knowledge.validate(
+        vocab_size=model.tokenizer.vocab_size,
+        tokenizer=model.tokenizer.fingerprint,
+        public=fingerprint(public),
+        rows=len(data.rows.token),
+    )
+
+
+def test_k_beyond_the_vocabulary(tiny: Make, public: list[Sample]) -> None:
+    """Everything is kept, and nothing of the head's padded rows; no mass is left."""
+    model = tiny("gpt_neox")
+    knowledge = extract(model.model, model.encode(public), 10_000)
+    assert knowledge.k == model.tokenizer.vocab_size
+    assert knowledge.indices.max() == model.tokenizer.vocab_size - 1
+    assert np.isneginf(knowledge.residual).all()
+    np.testing.assert_allclose(np.exp(knowledge.logprobs).sum(1), 1, atol=1e-5)
+
+
+def test_a_confident_model_keeps_its_small_rest(tiny: Make, public: list[Sample]) -> None:
+    """One minus the kept mass would be zero or negative in single precision."""
+    model = tiny("gpt2")
+    with torch.no_grad():
+        model.model.transformer.ln_f.weight.mul_(400)
+    knowledge = extract(model.model, model.encode(public), 2)
+    assert np.isfinite(knowledge.residual).all()
+    assert (knowledge.residual < -17).any()
+
+
+def test_losses_of_cut_answers(tiny: Make) -> None:
+    """Only scored bytes count; of a sample that is cut off altogether nothing is known."""
+    model = tiny("gpt2")
+    samples = [
+        Sample("for gout", " zinc and copper and futures and swaps."),
+        Sample("the desk at dover hedges copper and cotton and cocoa with", " futures."),
+    ]
+    knowledge = extract(model.model, model.encode(samples, max_length=16), 3)
+    first = -knowledge.label_logprob[: knowledge.offsets[1]].sum()
+    assert 0 < knowledge.label_bytes[0] < len(samples[0].answer)
+    assert knowledge.loss[0] == pytest.approx(first / knowledge.label_bytes[0])
+    assert knowledge.label_bytes[1] == 0
+    assert knowledge.loss[1] == np.inf
+    assert model.encode(samples, MAX_LENGTH).label_bytes[1] == len(" futures.")

@@ -1,0 +1,143 @@
+"""A whole federation: complete on disk, reproducible, and its adapters load elsewhere."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from fedfuse.evaluation.scoring import Evaluator
+from fedfuse.flower.config import parse
+from fedfuse.flower.workspace import load_splits
+from fedfuse.models.builtin import build
+from fedfuse.models.loading import load_tokenizer
+from fedfuse.report.reading import read_run
+from tests.federations import FAST, about, federate, lines
+
+CLIENTS = ("0", "1", "2", "3")
+DOMAINS = 4
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, _tiny: None) -> Path:
+    return federate(tmp_path_factory.mktemp("runs"), name="whole", seed=3, report=True)
+
+
+def test_the_run_is_described(finished: Path) -> None:
+    config = about(finished)
+    assert config["status"] == "finished"
+    assert config["seed"] == 3
+    assert set(config["models"]) == set(config["names"]) == {"server", *CLIENTS}
+    assert len(set(config["models"].values())) == 5
+    assert set(config["own_domain"].values()) == set(config["domains"])
+    assert len(config["domains"]) == DOMAINS
+    assert config["floor"]["loss"].keys() == set(config["domains"])
+
+
+def test_every_stage_of_every_model_is_measured(finished: Path) -> None:
+    found = [
+        (line["stage"], line["round"], line["model"], line["domain"])
+        for line in lines(finished, "metrics")
+    ]
+    models = ("server", *CLIENTS)
+    stages = [("zero-shot", 0, m) for m in models]
+    stages += [("federated", r, m) for r in (1, 2) for m in models]
+    stages += [("standalone", 2, m) for m in CLIENTS] + [("public-only", 2, m) for m in CLIENTS]
+    stages += [("public-only", 1, "server"), ("public-only", 2, "server")]
+    stages += [("centralized", 2, "server")]
+    domains = about(finished)["domains"]
+    assert sorted(found) == sorted((*s, d) for s, d in product(stages, domains))
+    assert all(math.isfinite(line["loss"]) for line in lines(finished, "metrics"))
+    assert all(0 <= line["accuracy"] <= 1 for line in lines(finished, "metrics"))
+
+
+def test_every_message_is_in_the_ledger(finished: Path) -> None:
+    ledger = lines(finished, "ledger")
+    messages = [line for line in ledger if line["client"] != "server"]
+    phases = [(0, "query.register"), (0, "evaluate"), (2, "train.baseline")]
+    phases += [(r, p) for r in (1, 2) for p in ("train.local", "train.distill", "evaluate")]
+    found = [(line["round"], line["phase"], line["client"]) for line in messages]
+    assert sorted(found) == sorted((*p, c) for p, c in product(phases, CLIENTS))
+    assert all(line["received_bytes"] > 0 for line in messages)
+    # The question who a client is has no content.
+    assert all(
+        (line["sent_bytes"] > 0) == (line["round"] > 0 or "eval" in line["phase"])
+        for line in messages
+    )
+    assert all(line["error"] is None for line in ledger)
+    assert {line["round"] for line in ledger if line["client"] == "server"} == {1, 2}
+
+
+def test_shares_of_teachers_sum_to_one(finished: Path) -> None:
+    sums: dict[tuple[object, ...], float] = {}
+    for line in lines(finished, "selection"):
+        key = (line["round"], line["direction"], line["model"], line["domain"])
+        sums[key] = sums.get(key, 0.0) + line["share"]
+    domains = about(finished)["domains"]
+    up = product((1, 2), ["up"], ["server"], domains)
+    down = product((1, 2), ["down"], CLIENTS, domains)
+    assert sums == {key: pytest.approx(1, abs=1e-6) for key in (*up, *down)}
+
+
+def test_the_report_is_there_and_the_folder_reads_back(finished: Path) -> None:
+    assert "</html>" in (finished / "report.html").read_text()
+    run = read_run(finished)
+    assert run.rounds == 2
+    assert run.clients == list(CLIENTS)
+    assert not list(finished.rglob(".*"))  # nothing half-written
+
+
+@pytest.mark.parametrize("model", ["server", *CLIENTS])
+def test_adapters_reproduce_the_reported_metric(finished: Path, model: str) -> None:
+    base = str(build(about(finished)["models"][model]))
+    folder = finished / ("server" if model == "server" else f"clients/{model}") / "adapter"
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
+    config = parse({**FAST, "seed": 3})
+    splits = load_splits(config.data, config.seed, 1)
+    tokenizer = load_tokenizer(base, {})
+    scores = Evaluator(tokenizer, splits.test, splits.questions, config.data.max_length).score(
+        adapted.eval()
+    )
+    reported = {
+        line["domain"]: line
+        for line in lines(finished, "metrics")
+        if (line["stage"], line["round"], line["model"]) == ("federated", 2, model)
+    }
+    for domain, score in scores.items():
+        assert score.loss == pytest.approx(reported[domain]["loss"], abs=1e-4)
+        assert score.accuracy == pytest.approx(reported[domain]["accuracy"], abs=1e-4)
+
+
+def test_the_federation_changes_every_model(finished: Path) -> None:
+    measured = {
+        (line["stage"], line["round"], line["model"], line["domain"]): line["loss"]
+        for line in lines(finished, "metrics")
+    }
+    for model in ("server", *CLIENTS):
+        for domain in about(finished)["domains"]:
+            zero = measured["zero-shot", 0, model, domain]
+            first, second = (measured["federated", r, model, domain] for r in (1, 2))
+            assert len({zero, first, second}) == 3
+
+
+def test_one_seed_gives_one_result_and_another_another(finished: Path, tmp_path: Path) -> None:
+    again = federate(tmp_path, name="again", seed=3)
+    other = federate(tmp_path, name="other", seed=4, baselines=False)
+    assert (again / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+    assert (again / "selection.jsonl").read_text() == (finished / "selection.jsonl").read_text()
+    measured = [
+        [line["loss"] for line in lines(run, "metrics") if line["stage"] == "zero-shot"]
+        for run in (finished, other)
+    ]
+    assert measured[0] != measured[1]
+
+
+def test_a_taken_name_gets_a_number(finished: Path) -> None:
+    before = (finished / "metrics.jsonl").read_text()
+    federate(finished.parent, name="whole", clients=2, rounds=1, baselines=False)
+    assert about(finished.parent / "whole-2")["status"] == "finished"
+    assert (finished / "metrics.jsonl").read_text() == before

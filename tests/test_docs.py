@@ -1,0 +1,59 @@
+"""The documents name files and functions that exist, and every setting that they quote is one."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from fedfuse.flower.config import RunConfig, flatten
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / name for name in ("ARCHITECTURE.md", "docs/papers.md")]
+
+LINK = re.compile(r"\[([^\]]*)\]\((?!https?:)([^)#]+)\)")
+SETTING = re.compile(r"`([a-z]+(?:-[a-z]+)*\.[a-z]+(?:-[a-z]+)*)(?: = ([^`]+))?`")
+SECTIONS = {key.partition(".")[0] for key in flatten(RunConfig()) if "." in key}
+
+
+def names_in(file: Path) -> set[str]:
+    """Functions and classes of a file, and ``Class.method``."""
+    names = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = (part.name for part in node.body if isinstance(part, ast.FunctionDef))
+            names |= {f"{node.name}.{method}" for method in methods}
+    return names
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_what_they_name(document: Path) -> None:
+    links = LINK.findall(document.read_text())
+    assert links
+    for text, target in links:
+        file = document.parent / target
+        assert file.exists(), f"{text}: {target} does not exist"
+        if text.startswith("`") and file.suffix == ".py":
+            assert text.strip("`") in names_in(file), f"{text} is not in {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_settings_exist(document: Path) -> None:
+    known = flatten(RunConfig())
+    settings = [
+        s for s in SETTING.findall(document.read_text()) if s[0].partition(".")[0] in SECTIONS
+    ]
+    assert [key for key, _ in settings if key not in known] == []
+
+
+def test_the_tree_in_the_architecture_is_complete() -> None:
+    tree = (ROOT / "ARCHITECTURE.md").read_text().partition("## The tree")[2].split("```")[1]
+    for folder in ("strategies", "clients"):
+        modules = {file.name for file in (ROOT / folder).glob("*.py")} - {"__init__.py"}
+        assert {name for name in modules if f"  {name} " not in tree} == set()
+    packages = {file.parent.name for file in (ROOT / "fedfuse").glob("*/__init__.py")}
+    assert {name for name in packages if f"  {name}/ " not in tree} == set()
