@@ -1,4 +1,5 @@
-"""What the same client would be without the federation: the baselines that results are compared with.
+"""What the same client would be without the federation: the baselines that results are compared
+with.
 
 Each starts from an untrained adapter and leaves the client's own state untouched.
 """
@@ -14,10 +15,11 @@ from fedfuse.flower.workspace import derive_seed
 
 
 def train_baselines(client: DistillationClient) -> RecordDict:
-    """Standalone (private labels only), then public-only (the same model, on public labels as well).
+    """Standalone (private labels only), then public-only (the same model, on public labels as
+    well).
 
-    Both get as many steps as the federation gives: ``rounds`` local phases, and as many phases on the
-    public set.
+    Both get as many steps as the federation gives: ``rounds`` local phases, and as many phases on
+    the public set.
     """
     config, participant = client.config, client.participant
     rounds = range(1, config.rounds + 1)
@@ -43,7 +45,7 @@ def train_baselines(client: DistillationClient) -> RecordDict:
             optimizer_state=moments,
         )
     scores["public-only"] = participant.score()
-    return RecordDict(
-        {stage: MetricRecord(scores_to_metrics(score)) for stage, score in scores.items()}
-        | {"info": ConfigRecord({"stages": sorted(scores)})}
-    )
+    reply = RecordDict({"info": ConfigRecord({"stages": sorted(scores)})})
+    for stage, score in scores.items():
+        reply[stage] = MetricRecord(scores_to_metrics(score))
+    return reply

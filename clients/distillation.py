@@ -1,7 +1,8 @@
-"""The client of a knowledge exchange: trains on private data, tells what it knows, learns from the server.
+"""The client of a knowledge exchange: trains on private data, tells what it knows, learns from the
+server.
 
-FedMKT (arXiv 2406.02224), Algorithm 1, steps 1-3 and 9-11. Between messages only ``Context.state`` remains:
-the adapter and the optimizers' moments.
+FedMKT (arXiv 2406.02224), Algorithm 1, steps 1-3 and 9-11. Between messages only ``Context.state``
+remains: the adapter and the optimizers' moments.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDic
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import TrainingSettings
+from fedfuse.distillation.training import OptimizerState, TrainingSettings
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import RunConfig, model_of_partition, parse
 from fedfuse.flower.messages import (
+    Metrics,
     arrays_to_record,
     put_knowledge,
     put_tokenizer,
@@ -93,7 +95,7 @@ class DistillationClient:
         elif wanted == "adapter":
             reply[ADAPTER] = arrays_to_record(self.participant.adapter)
         seconds = time.perf_counter() - started
-        metrics = {"loss": loss, "seconds": seconds, "num-examples": len(self.private)}
+        metrics: Metrics = {"loss": loss, "seconds": seconds, "num-examples": len(self.private)}
         reply["metrics"] = MetricRecord(metrics)
         return reply
 
@@ -121,7 +123,9 @@ class DistillationClient:
         self._state["optimizer.distill"] = arrays_to_record(moments)
         self._keep()
         shares = teacher_shares(self.participant.public.samples, lesson.weights, ["server"])
-        flat = {f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()}
+        flat: Metrics = {
+            f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()
+        }
         return RecordDict(
             {
                 "metrics": MetricRecord({"loss": loss, "seconds": time.perf_counter() - started}),
@@ -162,9 +166,9 @@ class DistillationClient:
     def _keep(self) -> None:
         self._state[ADAPTER] = arrays_to_record(self.participant.adapter)
 
-    def _moments(self, phase: str) -> dict[str, object] | None:
+    def _moments(self, phase: str) -> OptimizerState | None:
         record = self._state.get(f"optimizer.{phase}")
-        return record_to_arrays(record) if isinstance(record, ArrayRecord) else None  # type: ignore[return-value]
+        return record_to_arrays(record) if isinstance(record, ArrayRecord) else None
 
 
 @lru_cache(maxsize=16)
@@ -182,9 +186,7 @@ def private_samples(config: RunConfig, partition: int, num_partitions: int) -> l
     """
     splits = load_splits(config.data, config.seed, num_partitions)
     if not 0 <= partition < len(splits.private):
-        raise FedfuseError(
-            f"partition-id is {partition}; allowed: 0 to {len(splits.private) - 1}"
-        )
+        raise FedfuseError(f"partition-id is {partition}; allowed: 0 to {len(splits.private) - 1}")
     return splits.private[partition]
 
 

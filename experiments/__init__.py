@@ -1,0 +1,1 @@
+"""Experiments: settings, and one folder of committed results each."""

@@ -49,7 +49,8 @@ def simulate(
     cpus_per_client: Annotated[int, typer.Option(min=1, help="Ray CPUs per client.")] = 1,
     gpus_per_client: Annotated[float, typer.Option(min=0.0, help="Ray GPUs per client.")] = 0.0,
 ) -> None:
-    """Run a federation on this machine; the last lines are the result table and the report's path."""
+    """Run a federation on this machine; the last lines are the result table and the report's
+    path."""
     given = read_config(config, sets or [])
     resolved = parse(given)
     check_inputs(resolved, clients)
@@ -76,9 +77,12 @@ def simulate(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Write report.html of a run folder anew and print its table."""
+    """Write report and headline picture of a run folder anew and print its table."""
     from fedfuse.report.html import write_report
+    from fedfuse.report.plots import save_headline
+    from fedfuse.report.reading import read_run
 
+    save_headline(read_run(folder), folder / "headline")
     write_report(folder)
     _show(folder)
 
@@ -112,7 +116,8 @@ def absolute_paths(config: RunConfig) -> RunConfig:
         data=replace(config.data, source="+".join(map(_absolute, config.data.source.split("+")))),
         server=replace(config.server, model=_absolute(config.server.model)),
         clients=replace(
-            config.clients, model=",".join(_absolute_entry(e) for e in config.clients.model.split(","))
+            config.clients,
+            model=",".join(_absolute_entry(e) for e in config.clients.model.split(",")),
         ),
     )
 
@@ -131,12 +136,20 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     Raises:
         FedfuseError: for data that cannot be split, models that do not exist, too few clients.
     """
+    import torch
+
     from fedfuse.flower.workspace import check_model, load_splits
+    from fedfuse.models.loading import quantization_options, resolve_device
 
     if clients < config.min_clients:
         raise FedfuseError(
             f"min-clients = {config.min_clients}: allowed: at most the number of clients, {clients}"
         )
+    free_folder(Path(config.output).expanduser(), config.name)
+    for model in (config.server, config.clients):
+        place = resolve_device(model.device)
+        if model.quantization != "none":
+            quantization_options(model.quantization, place, torch.float16)
     for name in dict.fromkeys(models_of(config, clients)):
         check_model(name)
     _find_strategy(config.strategy)
@@ -168,7 +181,8 @@ def _find_strategy(name: str) -> None:
 
 
 def _in_process(flat: dict[str, Scalar], clients: int) -> None:
-    """The two apps of pyproject.toml in this process; they are looked up by name, as Flower does."""
+    """The two apps of pyproject.toml in this process; they are looked up by name, as Flower
+    does."""
     import importlib
 
     from fedfuse.flower.grid import run_in_process
@@ -190,7 +204,9 @@ def _show(folder: Path) -> None:
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 
@@ -220,7 +236,7 @@ def main() -> None:
     try:
         app()
     except FedfuseError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

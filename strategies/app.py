@@ -13,6 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedfuse.flower.config import parse
 from fedfuse.flower.messages import arrays_to_record
 from fedfuse.report.html import write_report
+from fedfuse.report.plots import save_headline
+from fedfuse.report.reading import read_run
 from strategies.registry import find_strategy
 from strategies.session import open_session
 
@@ -24,7 +26,8 @@ log = logging.getLogger("strategies")
 def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config names."""
     show_progress()
-    # Half of the cores: on all of them, small models wait for each other's threads, and for the clients'.
+    # Half of the cores: on all of them, small models wait for each other's threads, and for the
+    # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     config = parse(context.run_config)
     strategy_class = find_strategy(config.strategy)
@@ -38,6 +41,7 @@ def main(grid: Grid, context: Context) -> None:
         run.describe(status="failed")
         raise
     run.describe(status="finished")
+    save_headline(read_run(run.folder), run.folder / "headline")
     log.info("report: %s", write_report(run.folder))
 
 

@@ -1,7 +1,7 @@
 """The phases of a round, with Flower's signatures: what every fedfuse strategy shares.
 
-A strategy that exchanges something else, or chooses otherwise, overrides the hooks of the phase that it
-changes; ``FedMKT`` shows all of them, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
+A strategy that exchanges something else, or chooses otherwise, overrides the hooks of the phase
+that it changes; ``FedMKT`` shows all of them, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class PhasedStrategy(Strategy):
         """Send the clients what the server knows; no message skips the phase."""
         return []
 
-    def aggregate_distill(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_distill(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """Take note of what the clients learned."""
         return None
 
@@ -123,7 +125,10 @@ class PhasedStrategy(Strategy):
         """
         self.summary()
         self.exchange = Exchange(grid, self.session.run, timeout)
-        train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
+        train_config, evaluate_config = (
+            train_config or ConfigRecord(),
+            evaluate_config or ConfigRecord(),
+        )
         self.register(grid, timeout)
         result = Result(arrays=initial_arrays)
         self._evaluate(0, result, grid, evaluate_config, evaluate_fn)
@@ -182,7 +187,9 @@ class PhasedStrategy(Strategy):
                 good.append(reply)
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
                 metadata = reply.metadata
-                self.exchange.refuse(server_round, metadata.message_type, metadata.src_node_id, error)
+                self.exchange.refuse(
+                    server_round, metadata.message_type, metadata.src_node_id, error
+                )
         return good
 
     def _wait_for_nodes(self, grid: Grid, timeout: float) -> list[int]:
@@ -197,9 +204,7 @@ class PhasedStrategy(Strategy):
             time.sleep(NODE_POLL_SECONDS)
         return nodes
 
-    def _train(
-        self, server_round: int, result: Result, grid: Grid, config: ConfigRecord
-    ) -> None:
+    def _train(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
         log.info("round %d: clients train on private data", server_round)
         replies = self.exchange(
             server_round, self.configure_train(server_round, result.arrays, config, grid)
@@ -215,9 +220,7 @@ class PhasedStrategy(Strategy):
         if metrics is not None:
             result.train_metrics_clientapp[server_round] = metrics
 
-    def _distill(
-        self, server_round: int, result: Result, grid: Grid, config: ConfigRecord
-    ) -> None:
+    def _distill(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
         requests = list(self.configure_distill(server_round, result.arrays, config, grid))
         if requests:
             log.info("round %d: clients learn from the server", server_round)

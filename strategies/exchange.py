@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -34,7 +34,8 @@ class Reply:
 
 
 class Exchange:
-    """Sends phases and keeps the ledger. Failed, late and repeated replies are counted, not trusted."""
+    """Sends phases and keeps the ledger. Failed, late and repeated replies are counted, not
+    trusted."""
 
     def __init__(self, grid: Grid, run: RunWriter, timeout: float) -> None:
         self._grid = grid
@@ -132,7 +133,7 @@ def _last_line(reason: str | None) -> str:
     return (telling or lines or ["the client failed"])[-1][:500]
 
 
-def require(replies: Mapping[str, object] | list[Message], minimum: int, phase: str) -> None:
+def require(replies: Sized, minimum: int, phase: str) -> None:
     """Stop a run that has too few clients left.
 
     Raises:

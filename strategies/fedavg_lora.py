@@ -1,11 +1,12 @@
 """FedAvgLoRA: average the clients' adapters; for clients that all have the server's architecture.
 
-McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
-arXiv 1602.05629, Algorithm 1, on LoRA weights; a baseline of FedMKT (arXiv 2406.02224), Section 4.
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+AISTATS 2017, arXiv 1602.05629, Algorithm 1, on LoRA weights; a baseline of FedMKT (arXiv
+2406.02224), Section 4.
 
-Differs from the paper: all clients take part in every round, and Adam instead of SGD trains them. The factors
-A and B of the adapter are averaged each for itself, as is usual, although the mean of products is not the
-product of means.
+Differs from the paper: all clients take part in every round, and Adam instead of SGD trains them.
+The factors A and B of the adapter are averaged each for itself, as is usual, although the mean of
+products is not the product of means.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """FedMKT: mutual knowledge transfer between the server's model and the clients'.
 
-Fan et al., "FedMKT: Federated Mutual Knowledge Transfer for Large and Small Language Models", COLING 2025,
-arXiv 2406.02224. Algorithm 1; the step numbers below are its own.
+Fan et al., "FedMKT: Federated Mutual Knowledge Transfer for Large and Small Language Models",
+COLING 2025, arXiv 2406.02224. Algorithm 1; the step numbers below are its own.
 
-Differs from the paper: see ``fedfuse.distillation.loss`` (tail), ``fedfuse.tokenization.projection``
-(collisions, unmatched rows), ``fedfuse.knowledge.translate`` (claims are verified) and
-``ClientDistillConfig.replay``; the paper's rules can be chosen in the run config.
+Differs from the paper: see ``fedfuse.distillation.loss`` (tail),
+``fedfuse.tokenization.projection`` (collisions, unmatched rows), ``fedfuse.knowledge.translate``
+(claims are verified) and ``ClientDistillConfig.replay``; the paper's rules can be chosen in the
+run config.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class FedMKT(PhasedStrategy):
         """A client's knowledge, verified (step 3).
 
         Raises:
-            FedfuseError: for knowledge that is malformed, about something else, or contradicts itself.
+            FedfuseError: for knowledge that is malformed, about something else, or contradicts
+            itself.
         """
         knowledge = messages.take_knowledge(reply.content)
         tokenizer = self.tokenizers[reply.metadata.src_node_id]
@@ -102,7 +104,9 @@ class FedMKT(PhasedStrategy):
         messages.put_tokenizer(content, self.session.participant.tokenizer)
         return self.requests(messages.DISTILL, config, content)
 
-    def aggregate_distill(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_distill(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """After steps 9 to 11: note on what the clients trusted the server."""
 
         def note(reply: Message) -> None:

@@ -48,7 +48,9 @@ class Session:
         """One phase on the public set (FedMKT Eq. 5); keeps the optimizer's state."""
         phase = self.config.server_distill
         settings = TrainingSettings(phase.steps, phase.batch_size, phase.learning_rate)
-        return self.fit("distill", self.participant.public, settings, server_round, teacher, label_share)
+        return self.fit(
+            "distill", self.participant.public, settings, server_round, teacher, label_share
+        )
 
     def fit(
         self,
@@ -79,15 +81,17 @@ class Session:
         """Save the server's adapter and its optimizer state; whole or not at all."""
         folder = self.run.folder / SERVER
         save_adapter(self.participant.model, folder / "adapter")
-        flat = {f"{phase}|{k}": v for phase, state in self.moments.items() for k, v in state.items()}
+        flat = {
+            f"{phase}|{k}": v for phase, state in self.moments.items() for k, v in state.items()
+        }
         scratch = folder / ".optimizer.npz.new"
         with scratch.open("wb") as file:
-            np.savez(file, round=np.array(server_round), **flat)
+            np.savez(file, allow_pickle=False, round=np.array(server_round), **flat)
         scratch.replace(folder / "optimizer.npz")
 
 
 def open_session(config: RunConfig) -> Session:
-    """Load the data and the server's model, then make the run folder: bad input leaves no folder."""
+    """Load data and model, then make the run folder: bad input leaves none behind."""
     splits = load_splits(config.data, config.seed, 1)
     participant = load_participant(
         SERVER, config.server.model, config.server, config.data, config.seed

@@ -73,7 +73,7 @@ def tiny_tokenizers(language: list[str]) -> dict[str, TextTokenizer]:
 @pytest.fixture(scope="session")
 def public() -> list[Sample]:
     """A small public set, of two domains."""
-    return World(seed=0, domains=2).splits(WorldSize(8, 6, 0, 1, 0), 1, "iid", 1.0).public
+    return World(seed=0, domains=2).splits(WorldSize(8, 6, 0, 1, 0), 1, "domain", 1.0).public
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ def refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "500")
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(cli, "build_models", lambda names: pytest.fail("models are built"))
     for cached in (workspace.load_splits, workspace.load_participant):
         cached.cache_clear()
 

@@ -26,13 +26,11 @@ class ShuffledKnowledge(FedMKT):
 def shuffle(knowledge: Knowledge, seed: int) -> Knowledge:
     """Deal the distributions anew among the samples' rows of the same rank.
 
-    The labels' probabilities follow from the new distributions, so losses say how well the wrong knowledge
-    fits; structure, vocabulary and sharpness stay what they were.
+    The labels' probabilities follow from the new distributions, so losses say how well the wrong
+    knowledge fits; structure, vocabulary and sharpness stay what they were.
     """
     rng = np.random.default_rng(seed)
-    rank = np.arange(knowledge.rows) - np.repeat(
-        knowledge.offsets[:-1], np.diff(knowledge.offsets)
-    )
+    rank = np.arange(knowledge.rows) - np.repeat(knowledge.offsets[:-1], np.diff(knowledge.offsets))
     source = np.arange(knowledge.rows)
     for r in np.unique(rank):
         rows = np.flatnonzero(rank == r)

@@ -1,7 +1,8 @@
 """The main job over several seeds, with its controls: ``python -m experiments.quickstart.run``.
 
-Variants: the default run; distillation off (labels alone, everything else the same); knowledge shuffled
-between samples. Standalone, public-only and centralized training are measured inside the default runs.
+Variants: the default run; distillation off (labels alone, everything else the same); knowledge
+shuffled between samples. Standalone, public-only and centralized training are measured inside the
+default runs.
 """
 
 from __future__ import annotations
@@ -62,9 +63,7 @@ def summarize(runs: dict[tuple[str, int], Run], seeds: list[int]) -> dict[str, f
             numbers |= {f"{key}_{name.replace('-', '_')}": v for key, v in control.items()}
     summary = {key: round(mean(n[key] for n in per_seed), 4) for key in per_seed[0]}
     if len(seeds) > 1:
-        summary |= {
-            f"{key}_std": round(stdev(n[key] for n in per_seed), 4) for key in per_seed[0]
-        }
+        summary |= {f"{key}_std": round(stdev(n[key] for n in per_seed), 4) for key in per_seed[0]}
     return summary
 
 
@@ -77,7 +76,11 @@ def headline(run: Run) -> dict[str, float]:
     zero = measure(run, "server", "zero-shot")
     federated = measure(run, "server", "federated")
     public = min(
-        mean(m.loss for m in run.metrics if (m.stage, m.model, m.round) == ("public-only", "server", r))
+        mean(
+            m.loss
+            for m in run.metrics
+            if (m.stage, m.model, m.round) == ("public-only", "server", r)
+        )
         for r in range(1, run.rounds + 1)
     )
     accuracy = {

@@ -1,0 +1,1 @@
+"""The same exchange on real text with real tokenizers."""

@@ -1,8 +1,9 @@
 """The exchange on real text: ``python -m experiments.realtext.run --material FOLDER``.
 
-Server: stories260K, a small pretrained Llama. Clients: stories260K and three small models around the real
-tokenizers of GPT-2, Llama 2 and BERT. Data: TREC and SST-2. Results are reported as they are: models of
-this size know little, and what counts is that everything works on real text and real tokenizers.
+Server: stories260K, a small pretrained Llama. Clients: stories260K and three small models around
+the real tokenizers of GPT-2, Llama 2 and BERT. Data: TREC and SST-2. Results are reported as they
+are: models of this size know little, and what counts is that everything works on real text and real
+tokenizers.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any, get_type_hints
 
 from fedfuse.errors import FedfuseError
@@ -28,7 +29,9 @@ def between(
     bounds = f"{'above' if above else 'at least'} {low:g}"
     if high != float("inf"):
         bounds += f", at most {high:g}"
-    check = lambda value: (value > low if above else value >= low) and value <= high  # noqa: E731
+    check = lambda value: (  # noqa: E731
+        isfinite(value) and (value > low if above else value >= low) and value <= high
+    )
     return field(default=default, metadata={"allowed": bounds, "check": check})
 
 

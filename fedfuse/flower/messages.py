@@ -27,6 +27,9 @@ DISTILL = "train.distill"
 BASELINE = "train.baseline"
 EVALUATE = "evaluate"
 
+# What a MetricRecord takes.
+Metrics = dict[str, int | float | list[int] | list[float]]
+
 _KNOWLEDGE = "knowledge"
 _ABOUT = "knowledge.about"
 
@@ -108,9 +111,9 @@ def take_scores(content: RecordDict) -> dict[str, Score]:
     return scores
 
 
-def scores_to_metrics(scores: Mapping[str, Score]) -> dict[str, float]:
+def scores_to_metrics(scores: Mapping[str, Score]) -> Metrics:
     """Scores as flat numbers: ``loss/DOMAIN``, ``accuracy/DOMAIN``, ``samples/DOMAIN``."""
-    metrics: dict[str, float] = {}
+    metrics: Metrics = {}
     for domain, score in scores.items():
         metrics[f"loss/{domain}"] = score.loss
         metrics[f"samples/{domain}"] = float(score.samples)

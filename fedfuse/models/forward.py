@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
 from torch import Tensor, nn
 
 from fedfuse.distillation.encoded import Batch
@@ -17,8 +17,8 @@ def label_row_logits(
 ) -> Float[Tensor, "rows vocab"]:
     """The model's logits on the label rows of a batch.
 
-    The output head, the most expensive layer of a small model, runs only on the span of positions that
-    holds label rows, where the model can be told so.
+    The output head, the most expensive layer of a small model, runs only on the span of positions
+    that holds label rows, where the model can be told so.
 
     Args:
         model: a causal LM whose output has ``logits``.
@@ -28,16 +28,15 @@ def label_row_logits(
     Returns:
         ``[R, vocab_size]`` in the model's dtype.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     first = 0
-    if len(batch.row) and _keeps_logits(type(base)):
+    if len(batch.row) and _keeps_logits(base):
         first, last = int(batch.row.min()), int(batch.row.max())
         inputs["logits_to_keep"] = torch.arange(first, last + 1, device=batch.row.device)
     logits: Tensor = model(**inputs).logits
     return logits[batch.sample, batch.row - first, :vocab_size]
 
 
-@lru_cache
-def _keeps_logits(model_class: type[nn.Module]) -> bool:
-    return "logits_to_keep" in inspect.signature(model_class.forward).parameters
+def _keeps_logits(model: nn.Module) -> bool:
+    return "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -17,39 +17,41 @@ KINDS = ("byte-level-bpe", "unigram", "wordpiece")
 
 
 def train_tokenizer(kind: str, vocab_size: int, texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of one kind on texts.
+    """Train a tokenizer of one kind on texts; the same texts give the same tokenizer.
 
     Args:
         kind: one of ``KINDS``.
         vocab_size: upper bound of the vocabulary, special tokens included.
         texts: what to train on.
     """
-    tokenizer, trainer = _KINDS[kind](vocab_size)
-    tokenizer.train_from_iterator(texts, trainer)
-    if kind == "unigram":
-        _add_frequent_words(tokenizer, texts, vocab_size)
     bos, eos, pad, unk = SPECIALS
     fast: Any = PreTrainedTokenizerFast  # untyped
     result: PreTrainedTokenizerFast = fast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad, unk_token=unk
+        tokenizer_object=_KINDS[kind](vocab_size, texts),
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        unk_token=unk,
     )
     return result
 
 
-def _byte_level_bpe(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
+def _byte_level_bpe(vocab_size: int, texts: Sequence[str]) -> Tokenizer:
     """GPT-2's kind."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, trainers.BpeTrainer(
+    trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
-def _unigram(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
+def _unigram(vocab_size: int, texts: Sequence[str]) -> Tokenizer:
     """SentencePiece's unigram kind, with its space marker."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
@@ -57,43 +59,61 @@ def _unigram(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
         [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
     )
     tokenizer.decoder = decoders.Metaspace()
-    return tokenizer, trainers.UnigramTrainer(
+    trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIALS),
         unk_token=SPECIALS[3],
         show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
+    _add_frequent_words(tokenizer, texts, vocab_size)
+    return tokenizer
 
 
 def _add_frequent_words(tokenizer: Tokenizer, texts: Sequence[str], vocab_size: int) -> None:
     """Give whole words pieces of their own, up to the size wanted.
 
     The trainer only proposes substrings that two different words share, so on a small lexicon it
-    never finds whole words, as SentencePiece does.
+    never finds whole words, as SentencePiece does. It also sums in the order of a hash table; its
+    scores are rounded, so that the last digits do not change from one training to the next.
     """
-    counts: Counter[str] = Counter()
-    for text in texts:
-        normalized = tokenizer.normalizer.normalize_str(text)
-        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized))
+    counts = _words(tokenizer, texts)
     state = json.loads(tokenizer.to_str())
-    pieces = state["model"]["vocab"]
+    pieces = [(piece, round(score, 6)) for piece, score in state["model"]["vocab"]]
     known = {piece for piece, _ in pieces}
     total = sum(counts.values())
     for word, count in counts.most_common():
         if len(pieces) < vocab_size and word not in known:
-            pieces.append([word, math.log(count / total)])
-    tokenizer.model = models.Unigram([tuple(p) for p in pieces], state["model"]["unk_id"])
+            pieces.append((word, math.log(count / total)))
+    tokenizer.model = models.Unigram(pieces, state["model"]["unk_id"])
 
 
-def _wordpiece(vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
+def _wordpiece(vocab_size: int, texts: Sequence[str]) -> Tokenizer:
     """BERT's kind, lower-casing."""
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIALS[3]))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    return tokenizer, trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIALS), show_progress=False
+    # The trainer numbers characters inside words in the order of a hash table, and breaks ties
+    # between merges by these numbers. As special tokens of a copy they have fixed ones.
+    inside = sorted({f"##{c}" for word in _words(tokenizer, texts) for c in word[1:]})
+    learner = Tokenizer.from_str(tokenizer.to_str())
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[*SPECIALS, *inside], show_progress=False
     )
+    learner.train_from_iterator(texts, trainer)
+    tokenizer.model = models.WordPiece(learner.get_vocab(), unk_token=SPECIALS[3])
+    tokenizer.add_special_tokens(list(SPECIALS))
+    return tokenizer
+
+
+def _words(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[str]:
+    """How often each word is in the texts, as the tokenizer normalises and cuts them."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normalized = tokenizer.normalizer.normalize_str(text)
+        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized))
+    return counts
 
 
 _KINDS = {"byte-level-bpe": _byte_level_bpe, "unigram": _unigram, "wordpiece": _wordpiece}

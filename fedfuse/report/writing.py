@@ -1,7 +1,7 @@
 """Write a run folder: config, one JSON line per measurement, adapters. Read by ``report.reading``.
 
-Lines are appended whole and flushed, JSON files are replaced atomically, and every run gets a folder of its
-own, so a run that is killed leaves nothing that a later one trips on.
+Lines are appended whole and flushed, JSON files are replaced atomically, and every run gets a
+folder of its own, so a run that is killed leaves nothing that a later one trips on.
 """
 
 from __future__ import annotations
@@ -105,8 +105,10 @@ def free_folder(output: Path, name: str) -> Path:
     """``output/name``, or the first of ``output/name-2``, ``-3``, ... that does not exist yet.
 
     Raises:
-        FedfuseError: for a name that is no plain folder name.
+        FedfuseError: for a name that is no plain folder name, or an output that is no folder.
     """
+    if output.exists() and not output.is_dir():
+        raise FedfuseError(f"output = {str(output)!r}: allowed: a folder")
     if not name or name in (".", "..") or Path(name).name != name:
         raise FedfuseError(f"name = {name!r}: allowed: a folder name without separators")
     number = 1

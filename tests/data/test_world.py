@@ -71,7 +71,7 @@ def test_splits_are_disjoint(seed: int) -> None:
 def test_answers_follow_the_table() -> None:
     """Frequencies over 4000 private sentences, by a chi-square statistic per domain."""
     world = World(seed=2, domains=2)
-    drawn = world.splits(WorldSize(4000, 1, 1, 1, 0), 1, "iid", 1.0)
+    drawn = world.splits(WorldSize(4000, 1, 1, 1, 0), 1, "domain", 1.0)
     for domain in world.domains:
         pairs = [words_of(domain, s) for s in drawn.private[0] if s.domain == domain.name]
         counts = np.zeros(domain.table.shape)
@@ -104,7 +104,7 @@ def test_entropy_is_that_of_a_sum(drawn: Splits) -> None:
 
 def test_a_perfect_model_reaches_the_floor() -> None:
     world = World(seed=3)
-    drawn = world.splits(replace(SIZE, private=10, test_repeats=60), 1, "iid", 1.0)
+    drawn = world.splits(replace(SIZE, private=10, test_repeats=60), 1, "domain", 1.0)
     assert drawn.floor is not None
     for domain in world.domains:
         nats = size = 0.0
