@@ -106,9 +106,10 @@ class DistillationClient:
         knowledge, tokenizer = take_knowledge(request), take_tokenizer(request)
         translator = new_translator(self.participant, self.config.knowledge)
         translator.verify(knowledge, tokenizer, self.participant.public.fingerprint)
-        own = self.participant.knowledge(self.config.knowledge.k)
+        rules = self.config.knowledge
+        own = self.participant.knowledge(rules.k)
         lesson = teach(
-            translator, own, [(knowledge, tokenizer)], dual_min_ce, self.config.knowledge.k
+            translator, own, [(knowledge, tokenizer)], dual_min_ce, rules.k, tail=rules.tail
         )
         phase = self.config.client_distill
         loss, moments = self.participant.learn(

@@ -88,6 +88,7 @@ class FedMKT(PhasedStrategy):
             [(k, self.tokenizers[reply.metadata.src_node_id]) for k, reply in known.values()],
             self.select,
             self.config.knowledge.k,
+            tail=self.config.knowledge.tail,
         )
         shares = teacher_shares(self.session.public, lesson.weights, list(known))
         self.session.run.selection(server_round, "up", SERVER, shares)

@@ -138,7 +138,7 @@ def records(path: Path, number: int, **changes: Any) -> Path:
         (40, {"label": 7}, "data.jsonl:1: field 'label' is 7; allowed: 0 to 1"),
         (8, {}, "has 6 distinct train samples; allowed: more than the 6"),
         (11, {}, "partition"),
-        (40, {"question": "the same"}, "distinct train samples"),
+        (40, {"question": "the same"}, "4 partitions of 0 samples"),
     ],
 )
 def test_bad_data_is_refused(

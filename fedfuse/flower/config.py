@@ -169,12 +169,14 @@ class KnowledgeConfig:
         positions: which source row teaches a target row.
         collisions: what happens to entries that reach one target token.
         unmatched: what a row without a partner learns.
+        tail: compare the mass outside the k entries too; the paper takes it as zero.
     """
 
     k: int = between(16, 1)
     positions: str = one_of("boundary", "boundary", "dtw")
     collisions: str = one_of("sum", "sum", "first")
     unmatched: str = one_of("skip", "skip", "one-hot")
+    tail: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,8 @@ def teach(
     others: Sequence[tuple[Knowledge, TextTokenizer]],
     select: Selector,
     k: int,
+    *,
+    tail: bool = True,
 ) -> Lesson:
     """Make a lesson of the others' knowledge.
 
@@ -47,6 +49,8 @@ def teach(
         others: knowledge and tokenizer of each possible teacher.
         select: the selection rule.
         k: entries to keep per row.
+        tail: keep the mass outside the k entries as a class of its own; without, the kept entries
+            are taken for all there is, as in the paper.
 
     Raises:
         FedfuseError: when the selector returns weights of another shape, negative or not finite.
@@ -60,4 +64,7 @@ def teach(
         )
     candidates = [translator.own(own), *(translator(*other) for other in others)]
     per_row = np.repeat(weights, np.diff(own.offsets), axis=0)  # [T, C]
-    return Lesson(fuse(candidates, per_row, k), weights)
+    teacher = fuse(candidates, per_row, k)
+    if not tail:
+        teacher = replace(teacher, residual=np.full_like(teacher.residual, -np.inf))
+    return Lesson(teacher, weights)

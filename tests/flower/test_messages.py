@@ -1,0 +1,125 @@
+"""What travels in messages comes out as it went in, or is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.scoring import Score
+from fedfuse.flower import messages
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+
+@pytest.fixture
+def knowledge() -> Knowledge:
+    return Knowledge(
+        offsets=np.array([0, 2, 3]),
+        indices=np.array([[4, 1], [300, 0], [2, 7]]),
+        logprobs=np.log(np.array([[0.5, 0.25], [0.75, 0.125], [0.5, 0.5]], dtype=np.float32)),
+        residual=np.log(np.array([0.25, 0.125, 1e-30], dtype=np.float32)),
+        label_logprob=np.array([-0.5, -2.25, -3], dtype=np.float32),
+        label_bytes=np.array([5, 70000]),
+        tokenizer="ab",
+        public="cd",
+    )
+
+
+def test_knowledge_comes_back(knowledge: Knowledge) -> None:
+    content = RecordDict({})
+    messages.put_knowledge(content, knowledge)
+    found = messages.take_knowledge(content)
+    assert (found.tokenizer, found.public) == ("ab", "cd")
+    for name, values in knowledge.arrays().items():
+        back = getattr(found, name)
+        assert back.dtype == values.dtype
+        # float16 on the wire for distributions, exact for all else.
+        tolerance = 2**-10 if name in ("logprobs", "residual") else 0
+        np.testing.assert_allclose(back, values, rtol=tolerance)
+
+
+@pytest.mark.parametrize("missing", ["knowledge", "knowledge.about"])
+def test_missing_knowledge_is_refused(knowledge: Knowledge, missing: str) -> None:
+    content = RecordDict({})
+    messages.put_knowledge(content, knowledge)
+    del content[missing]
+    with pytest.raises(FedfuseError, match="allowed: knowledge"):
+        messages.take_knowledge(content)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1"])
+def test_another_version_is_refused(knowledge: Knowledge, version: Any) -> None:
+    content = RecordDict({})
+    messages.put_knowledge(content, knowledge)
+    content.config_records["knowledge.about"]["version"] = version
+    with pytest.raises(FedfuseError, match=f"version {version!r}; allowed: 1"):
+        messages.take_knowledge(content)
+
+
+def test_a_missing_field_is_refused(knowledge: Knowledge) -> None:
+    content = RecordDict({})
+    messages.put_knowledge(content, knowledge)
+    del content.array_records["knowledge"]["residual"]
+    with pytest.raises(FedfuseError, match="knowledge has fields"):
+        messages.take_knowledge(content)
+
+
+def test_a_tokenizer_comes_back(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
+    for tokenizer in tiny_tokenizers.values():
+        content = RecordDict({})
+        messages.put_tokenizer(content, tokenizer)
+        found = messages.take_tokenizer(content)
+        assert found.fingerprint == tokenizer.fingerprint
+        one, two = (t.encode(["a nurse gave aspirin"])[0].ids for t in (found, tokenizer))
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "record", [None, ArrayRecord(), ConfigRecord({}), ConfigRecord({"json": 5})]
+)
+def test_no_tokenizer_is_refused(record: Any) -> None:
+    content = RecordDict({} if record is None else {"tokenizer": record})
+    with pytest.raises(FedfuseError, match="allowed: a tokenizer"):
+        messages.take_tokenizer(content)
+
+
+@pytest.mark.parametrize("json", ["", "[", "{}", '{"model": {"type": "BPE"}}', "null"])
+def test_a_broken_tokenizer_is_refused(json: str) -> None:
+    with pytest.raises(FedfuseError):
+        messages.take_tokenizer(RecordDict({"tokenizer": ConfigRecord({"json": json})}))
+
+
+def test_scores_come_back() -> None:
+    scores = {"clinic": Score(1.25, 0.5, 12), "a/b": Score(0.75, None, 3)}
+    record = MetricRecord({**messages.scores_to_metrics(scores), "seconds": 3.0})
+    assert messages.take_scores(RecordDict({"metrics": record})) == scores
+
+
+@pytest.mark.parametrize(
+    ("metrics", "name"),
+    [
+        ({"loss/a": math.nan, "samples/a": 3}, "loss/a"),
+        ({"loss/a": -1.0, "samples/a": 3}, "loss/a"),
+        ({"loss/a": [1.0], "samples/a": 3}, "loss/a"),
+        ({"loss/a": 1.0, "samples/a": math.inf}, "samples/a"),
+        ({"loss/a": 1.0}, "samples/a"),
+        ({"loss/a": 1.0, "samples/a": 1, "accuracy/a": 1.5}, "accuracy/a"),
+    ],
+)
+def test_bad_scores_are_refused(metrics: Any, name: str) -> None:
+    with pytest.raises(FedfuseError, match=rf"metrics.{name} is .*; allowed: a finite number"):
+        messages.take_scores(RecordDict({"metrics": MetricRecord(metrics)}))
+
+
+def test_missing_metrics_are_refused() -> None:
+    with pytest.raises(FedfuseError, match="allowed: metrics"):
+        messages.take_scores(RecordDict({}))
+    with pytest.raises(FedfuseError, match="no loss"):
+        messages.take_scores(RecordDict({"metrics": MetricRecord({})}))
+    with pytest.raises(FedfuseError, match=r"metrics.loss is None"):
+        messages.take_number(RecordDict({"metrics": MetricRecord({})}), "loss")

@@ -1,0 +1,154 @@
+"""The experiments' arithmetic, on run folders made up by hand."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.frame import raw_cells, traffic, write_results
+from experiments.quickstart.controls import shuffle
+from experiments.quickstart.run import summarize
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.report.reading import Run, read_run
+from tests.report.folders import write_folder, write_lines
+
+FLOOR = 0.2
+# Losses above the floor by (stage, round, model), alike in both domains; client 0 owns a, 1 owns b.
+ABOVE = {
+    ("zero-shot", 0, "server"): 0.4,
+    ("zero-shot", 0, "0"): 0.4,
+    ("zero-shot", 0, "1"): 0.4,
+    ("standalone", 1, "0"): 0.2,
+    ("standalone", 1, "1"): 0.1,
+    ("public-only", 1, "server"): 0.3,
+    ("public-only", 2, "server"): 0.35,
+    ("federated", 1, "server"): 0.3,
+    ("federated", 2, "server"): 0.2,
+    ("federated", 2, "0"): 0.15,
+    ("federated", 2, "1"): 0.05,
+}
+
+
+def make(folder: Path, **changes: float) -> Run:
+    """A run; ``server`` overrides the server's last loss."""
+    write_folder(folder, clients=2, rounds=2, domains=("a", "b"))
+    about = json.loads((folder / "config.json").read_text())
+    about["floor"] = {"loss": {"a": FLOOR, "b": FLOOR}, "accuracy": {"a": 0.7, "b": 0.7}}
+    (folder / "config.json").write_text(json.dumps(about))
+    above = ABOVE | {("federated", 2, model): value for model, value in changes.items()}
+    fields = ("stage", "round", "model")
+    write_lines(
+        folder / "metrics.jsonl",
+        [
+            dict(zip(fields, key, strict=True))
+            | {"domain": domain, "loss": FLOOR + value, "accuracy": 1 - value, "samples": 5}
+            for key, value in above.items()
+            for domain in ("a", "b")
+        ],
+    )
+    return read_run(folder)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> dict[tuple[str, int], Run]:
+    return {
+        ("default", 0): make(tmp_path / "default"),
+        ("distillation-off", 0): make(tmp_path / "off", server=0.36),
+        ("knowledge-shuffled", 0): make(tmp_path / "shuffled", server=0.4),
+    }
+
+
+def test_headline_fractions(runs: dict[tuple[str, int], Run]) -> None:
+    found = summarize(runs, [0])
+    expected = {
+        "server_excess_reduction": 0.5,  # 0.4 to 0.2
+        "clients_min_alldomain_excess_reduction": 0.25,  # of 0.2 to 0.15 and 0.1 to 0.05
+        "clients_max_own_domain_excess_increase": -0.25,
+        "clients_min_accuracy_gain": 0.05,
+        "public_only_share_of_fall": 0.5,  # 0.1 of 0.2, at its best round
+        "server_accuracy_zero_shot": 0.6,
+        "server_accuracy_federated": 0.8,
+        "server_excess_reduction_distillation_off": 0.1,
+        "server_excess_reduction_knowledge_shuffled": 0.0,
+    }
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, abs=1e-4), key
+
+
+def test_standard_deviations_need_two_seeds(runs: dict[tuple[str, int], Run]) -> None:
+    assert not any(key.endswith("_std") for key in summarize(runs, [0]))
+    both = runs | {(variant, 1): run for (variant, _), run in runs.items()}
+    found = summarize(both, [0, 1])
+    assert found["server_excess_reduction_std"] == 0
+
+
+def test_a_run_without_a_stage_is_no_result(runs: dict[tuple[str, int], Run]) -> None:
+    run = runs["default", 0]
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = "".join(line for line in lines if "standalone" not in line)
+    (run.folder / "metrics.jsonl").write_text(kept)
+    with pytest.raises(SystemExit, match="has no standalone of 0"):
+        summarize(runs | {("default", 0): read_run(run.folder)}, [0])
+
+
+def test_the_results_have_their_frame(runs: dict[tuple[str, int], Run], tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    cells = raw_cells(runs)
+    write_results(
+        path,
+        command="python -m x",
+        seeds=[0],
+        summary={"a": 1},
+        cells=cells,
+        runs=runs,
+        started=time.monotonic(),
+    )
+    found = json.loads(path.read_text())
+    assert {"command", "seeds", "commit", "versions", "seconds", "peak_memory_mb"} <= set(found)
+    assert found["summary"] == {"a": 1}
+    assert len(found["cells"]) == 3 * 2 * len(ABOVE)
+    assert found["cells"][0] == {
+        "variant": "default",
+        "seed": 0,
+        "stage": "zero-shot",
+        "round": 0,
+        "model": "server",
+        "domain": "a",
+        "loss": 0.6,
+        "accuracy": 0.6,
+    }
+    run = runs["default", 0]
+    ledger = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]
+    total = sum(line["sent_bytes"] + line["received_bytes"] for line in ledger)
+    assert found["wire_bytes"]["default-0"] == traffic(run) == total > 0
+
+
+def test_shuffling_deals_rows_of_one_rank() -> None:
+    offsets = np.array([0, 3, 5, 9, 12])
+    rows = 12
+    ranks = np.concatenate([np.arange(n) for n in np.diff(offsets)])
+    knowledge = Knowledge(
+        offsets=offsets,
+        indices=np.arange(rows)[:, None],  # a row's number travels with it
+        logprobs=-np.arange(rows, dtype=np.float32)[:, None] / 100,
+        residual=np.full(rows, -5, dtype=np.float32) - np.arange(rows, dtype=np.float32),
+        label_logprob=-np.ones(rows, dtype=np.float32),
+        label_bytes=np.full(4, 3),
+        tokenizer="t",
+        public="p",
+    )
+    found = shuffle(knowledge, seed=1)
+    came_from = found.indices[:, 0]
+    assert sorted(came_from) == list(range(rows))
+    assert (came_from != np.arange(rows)).any()
+    np.testing.assert_array_equal(ranks[came_from], ranks)
+    np.testing.assert_allclose(found.logprobs[:, 0], -came_from / 100, atol=1e-6)
+    np.testing.assert_allclose(found.residual, -5 - came_from)
+    np.testing.assert_array_equal(found.offsets, offsets)
+    np.testing.assert_array_equal(found.label_bytes, knowledge.label_bytes)
+    assert (found.tokenizer, found.public) == ("t", "p")
+    np.testing.assert_array_equal(shuffle(knowledge, 1).indices, found.indices)
