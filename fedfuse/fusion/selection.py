@@ -42,8 +42,3 @@ def uniform(losses: Losses) -> Weights:
     if losses.shape[1] > 1:
         weights[:, 1:] = 1 / (losses.shape[1] - 1)
     return weights
-
-
-def every_sample(losses: Losses) -> Weights:
-    """The only teacher, on every sample, however good it is: one-way transfer's rule."""
-    return uniform(losses)

@@ -17,7 +17,10 @@ KINDS = ("byte-level-bpe", "unigram", "wordpiece")
 
 
 def train_tokenizer(kind: str, vocab_size: int, texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of one kind on texts; the same texts give the same tokenizer.
+    """Train a tokenizer of one kind on texts.
+
+    The same texts give the same tokenizer. (A unigram one only if there is room for more than
+    single characters: rare ones that did not find any get their scores in no certain order.)
 
     Args:
         kind: one of ``KINDS``.

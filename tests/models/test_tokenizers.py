@@ -58,7 +58,7 @@ def test_kinds_disagree(language: list[str]) -> None:
 
 def test_training_is_reproducible(language: list[str]) -> None:
     for kind in KINDS:
-        first, second = (
-            TextTokenizer.from_pretrained(train_tokenizer(kind, 400, language)) for _ in range(2)
-        )
-        assert first.fingerprint == second.fingerprint
+        trained = [
+            TextTokenizer.from_pretrained(train_tokenizer(kind, 700, language)) for _ in range(3)
+        ]
+        assert len({tokenizer.fingerprint for tokenizer in trained}) == 1
