@@ -17,7 +17,9 @@ import pytest
 if os.environ.get("FEDFUSE_CHECK_SHAPES") == "1":
     from jaxtyping import install_import_hook
 
-    install_import_hook("fedfuse", "beartype.beartype")
+    import tests.shapes  # noqa: F401  # the hook finds it by name
+
+    install_import_hook("fedfuse", "tests.shapes.check")
 
 import torch
 from transformers import PreTrainedModel

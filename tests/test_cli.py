@@ -255,7 +255,7 @@ def test_a_simulation_with_ray(
     )
     arguments = options(tiny_builtin, tmp_path, name="rays", strategy="own_selection:Own")
     run = start(tmp_path, *arguments)
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=240)
     assert run.returncode == 0, err + out
     folder = tmp_path / "runs" / "rays"
     assert out.splitlines()[-1] == f"report: {folder / 'report.html'}"
@@ -285,7 +285,7 @@ def test_a_run_that_is_killed_harms_no_later_one(
     assert "round 1: clients train" in out
     assert about(first)["status"] == "running"
     run = start(tmp_path, "--in-process", *options(tiny_builtin, tmp_path, name="killed"))
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=240)
     assert run.returncode == 0, err
     second = tmp_path / "runs" / "killed-2"
     assert out.splitlines()[-1] == f"report: {second / 'report.html'}"

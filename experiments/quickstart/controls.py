@@ -6,9 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 from flwr.app import Message
+from jaxtyping import Int64
+from numpy import ndarray
 
 from fedfuse.knowledge.record import Knowledge
 from strategies.fedmkt import FedMKT
+
+# Stands for the log-probability of a label that a shuffled row does not hold at all.
+LOWEST = -20.0
 
 
 class ShuffledKnowledge(FedMKT):
@@ -16,18 +21,27 @@ class ShuffledKnowledge(FedMKT):
 
     def receive(self, reply: Message) -> Knowledge:
         """Verified, then shuffled."""
-        return shuffle(super().receive(reply), self.config.seed)
+        knowledge = super().receive(reply)
+        tokenizer = self.tokenizers[reply.metadata.src_node_id]
+        labels = self.session.translator.dictionary(tokenizer).rows.token
+        return shuffle(knowledge, labels, self.config.seed)
 
     def server_knowledge(self) -> Knowledge:
         """Shuffled on the way down as well."""
-        return shuffle(super().server_knowledge(), self.config.seed)
+        labels = self.session.translator.rows.token
+        return shuffle(super().server_knowledge(), labels, self.config.seed)
 
 
-def shuffle(knowledge: Knowledge, seed: int) -> Knowledge:
+def shuffle(knowledge: Knowledge, labels: Int64[ndarray, " rows"], seed: int) -> Knowledge:
     """Deal the distributions anew among the samples' rows of the same rank.
 
     The labels' probabilities follow from the new distributions, so losses say how well the wrong
     knowledge fits; structure, vocabulary and sharpness stay what they were.
+
+    Args:
+        knowledge: what to shuffle.
+        labels: ``[T]`` the token that each row should predict.
+        seed: of the permutation.
     """
     rng = np.random.default_rng(seed)
     rank = np.arange(knowledge.rows) - np.repeat(knowledge.offsets[:-1], np.diff(knowledge.offsets))
@@ -35,9 +49,16 @@ def shuffle(knowledge: Knowledge, seed: int) -> Knowledge:
     for r in np.unique(rank):
         rows = np.flatnonzero(rank == r)
         source[rows] = rng.permutation(rows)
+    indices, logprobs = knowledge.indices[source], knowledge.logprobs[source]
+    residual = knowledge.residual[source]
+    is_label = indices == labels[:, None]
+    kept = np.where(is_label, logprobs, -np.inf).max(1)
+    outside = np.minimum(logprobs[:, -1], residual)
+    label_logprob = np.where(is_label.any(1), kept, outside)
     return replace(
         knowledge,
-        indices=knowledge.indices[source],
-        logprobs=knowledge.logprobs[source],
-        residual=knowledge.residual[source],
+        indices=indices,
+        logprobs=logprobs,
+        residual=residual,
+        label_logprob=np.maximum(label_logprob, LOWEST).astype(np.float32),
     )

@@ -30,6 +30,7 @@ def teacher_shares(
     for domain in sorted(set(domains.tolist())):
         mean = weights[domains == domain].mean(0)  # [C]
         for column, teacher in enumerate(teachers, start=1):
-            shares[domain, teacher] = float(mean[column])
-        shares[domain, NOBODY] = float(1 - mean[1:].sum())
+            shares[domain, teacher] = min(1.0, float(mean[column]))
+        # Weights of a soft selection may sum to a hair over one.
+        shares[domain, NOBODY] = max(0.0, float(1 - mean[1:].sum()))
     return shares

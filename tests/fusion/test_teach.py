@@ -128,6 +128,21 @@ def test_everybody_on_every_sample(school: Class) -> None:
     np.testing.assert_allclose(sizes, aligned / 3, atol=1e-6)
 
 
+def test_the_papers_rule_has_no_tail(school: Class) -> None:
+    """The kept entries are all there is; who teaches what stays the same."""
+    lessons = [
+        teach(school.translator, school.own, school.teachers, uniform, 4, tail=tail)
+        for tail in (True, False)
+    ]
+    (ours, papers), rows = [x.teacher for x in lessons], np.arange(len(lessons[0].teacher.weight))
+    assert np.isneginf(papers.residual).all()
+    assert np.isfinite(ours.residual[ours.weight > 0]).all()
+    np.testing.assert_array_equal(ours.logprobs, papers.logprobs)
+    taught = papers.weight > 0
+    np.testing.assert_allclose(papers.rows(rows, "cpu").probs[taught].sum(1), 1, atol=1e-6)
+    assert (ours.rows(rows, "cpu").probs[taught].sum(1) < 0.999).all()
+
+
 def test_nobody_to_learn_from(school: Class) -> None:
     lesson = teach(school.translator, school.own, [], dual_min_ce, 4)
     assert lesson.weights.shape == (len(school.public), 1)
