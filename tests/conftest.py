@@ -1,26 +1,13 @@
-"""What all tests share: a cache folder of their own, and tiny tokenizers, models and samples.
-
-With ``FEDFUSE_CHECK_SHAPES=1`` every annotated shape and type of fedfuse is checked at run time.
-That takes as long again as the tests themselves, so it is off by default.
-"""
+"""What all tests share: a cache folder of their own, and tiny tokenizers, models and samples."""
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-if os.environ.get("FEDFUSE_CHECK_SHAPES") == "1":
-    from jaxtyping import install_import_hook
-
-    import tests.shapes  # noqa: F401  # the hook finds it by name
-
-    install_import_hook("fedfuse", "tests.shapes.check")
-
 import torch
 from transformers import PreTrainedModel
 

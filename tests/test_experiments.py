@@ -141,7 +141,8 @@ def test_shuffling_deals_rows_of_one_rank() -> None:
         tokenizer="t",
         public="p",
     )
-    found = shuffle(knowledge, seed=1)
+    labels = np.array([0, *range(2, 12), 1])
+    found = shuffle(knowledge, labels, seed=1)
     came_from = found.indices[:, 0]
     assert sorted(came_from) == list(range(rows))
     assert (came_from != np.arange(rows)).any()
@@ -151,4 +152,7 @@ def test_shuffling_deals_rows_of_one_rank() -> None:
     np.testing.assert_array_equal(found.offsets, offsets)
     np.testing.assert_array_equal(found.label_bytes, knowledge.label_bytes)
     assert (found.tokenizer, found.public) == ("t", "p")
-    np.testing.assert_array_equal(shuffle(knowledge, 1).indices, found.indices)
+    np.testing.assert_array_equal(shuffle(knowledge, labels, 1).indices, found.indices)
+    # Claims follow from the new distributions: the label's entry, or what is left for it.
+    claims = np.where(came_from == labels, -came_from / 100, -5 - came_from)
+    np.testing.assert_allclose(found.label_logprob, claims, atol=1e-6)
