@@ -40,7 +40,7 @@ RECIPES = (
     Recipe("llama2-tiny", "llama", "llama2"),
     Recipe("bert-neox-tiny", "gpt_neox", "bert_uncased"),
 )
-STEPS, BATCH, WIDTH, LAYERS = 300, 8, 48, 2
+STEPS, BATCH, WIDTH, LAYERS = 200, 8, 48, 2
 
 
 def build_models(material: Path, sources: Sequence[str], folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,12 @@ class RunWriter:
     def scores(
         self, stage: str, server_round: int, model: str, scores: Mapping[str, Score]
     ) -> None:
-        """One line per domain in metrics.jsonl."""
+        """One line per domain in metrics.jsonl.
+
+        Raises:
+            FedfuseError: for a domain that the run's data does not have.
+        """
+        self._check_domains(scores)
         for domain, score in scores.items():
             line = {"stage": stage, "round": server_round, "model": model, "domain": domain}
             values = {"loss": score.loss, "accuracy": score.accuracy, "samples": score.samples}
@@ -89,12 +94,26 @@ class RunWriter:
     def selection(
         self, server_round: int, direction: str, model: str, shares: Mapping[tuple[str, str], float]
     ) -> None:
-        """One line per (domain, teacher) in selection.jsonl."""
+        """One line per (domain, teacher) in selection.jsonl.
+
+        Raises:
+            FedfuseError: for a domain that the run's data does not have, or a share outside [0, 1].
+        """
+        self._check_domains([domain for domain, _ in shares])
+        wrong = [share for share in shares.values() if not 0 <= share <= 1]
+        if wrong:
+            raise FedfuseError(f"share = {wrong[0]!r}: allowed: 0 to 1")
         for (domain, teacher), share in shares.items():
             line = {"round": server_round, "direction": direction, "model": model}
             self._append(
                 "selection.jsonl", line | {"domain": domain, "teacher": teacher, "share": share}
             )
+
+    def _check_domains(self, domains: Iterable[str]) -> None:
+        known = self._about["domains"]
+        unknown = sorted(set(domains) - set(known)) if known else []
+        if unknown:
+            raise FedfuseError(f"domain {unknown[0]!r}: allowed: {', '.join(known)}")
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         with (self.folder / name).open("a") as file:

@@ -85,3 +85,16 @@ def test_lines_are_whole_and_in_order(tmp_path: Path) -> None:
 def test_the_commit_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDFUSE_COMMIT", "abc")
     assert commit() == "abc"
+
+
+def test_an_invented_domain_or_share_is_refused(tmp_path: Path) -> None:
+    run = RunWriter(tmp_path, "run", {"seed": 0})
+    run.describe(domains=["bank"])
+    with pytest.raises(FedfuseError, match="domain 'moon': allowed: bank"):
+        run.scores("federated", 1, "0", {"moon": Score(0.1, None, 3)})
+    with pytest.raises(FedfuseError, match="domain 'moon'"):
+        run.selection(1, "down", "0", {("moon", "server"): 1.0})
+    with pytest.raises(FedfuseError, match=r"share = 1\.5: allowed: 0 to 1"):
+        run.selection(1, "down", "0", {("bank", "server"): 1.5})
+    assert not (run.folder / "metrics.jsonl").exists()
+    assert not (run.folder / "selection.jsonl").exists()
