@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
@@ -60,6 +60,7 @@ CHANGED: dict[str, Any] = {
 }
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.sets(st.sampled_from(sorted(CHANGED))))
 def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
     given_values = {key: CHANGED[key] for key in keys}

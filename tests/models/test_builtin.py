@@ -143,10 +143,10 @@ def test_two_builders_at_once(cache: Path) -> None:
 
     def first(_: str, step: int, __: int) -> None:
         started.set()
-        assert waited.wait(10)
+        assert waited.wait(60)
 
     def second() -> None:
-        started.wait(10)
+        started.wait(60)
         # Once the first goes on, this one is in the queue or about to be.
         threading.Timer(0.2, waited.set).start()
         folders.append(build("builtin:gpt2", lambda *step: folders.append(Path("built again"))))
@@ -154,7 +154,7 @@ def test_two_builders_at_once(cache: Path) -> None:
     thread = threading.Thread(target=second)
     thread.start()
     folders.append(build("builtin:gpt2", first))
-    thread.join(20)
+    thread.join(60)
     assert folders == [model_folder("builtin:gpt2")] * 2
     assert entries(cache) == {model_folder("builtin:gpt2").name}
 
