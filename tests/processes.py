@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,12 @@ class Traces:
 
     def processes(self) -> list[str]:
         """The command lines of the processes that the test started and that are still there."""
-        return [" ".join(process.cmdline()) for process in self._processes()]
+        found = []
+        for process in self._processes():
+            # One that has ended since it was listed is not there any more.
+            with suppress(psutil.NoSuchProcess):
+                found.append(" ".join(process.cmdline()))
+        return found
 
     def files(self) -> list[str]:
         """The names of what lies in the test's temporary folder."""

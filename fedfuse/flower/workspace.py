@@ -14,6 +14,7 @@ from pathlib import Path
 from fedfuse.data.sample import Splits
 from fedfuse.data.splits import build_splits, check_splits
 from fedfuse.data.world import World, WorldSize
+from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import BUILTIN_DATA, DataConfig, KnowledgeConfig, ModelConfig, RunConfig
 from fedfuse.knowledge.translate import Translator
 from fedfuse.models.builtin import build, cache_root, is_builtin, recipe_of
@@ -63,10 +64,19 @@ def load_participant(
         model: how to load it, and its adapter.
         data: the data of the run.
         seed: of the run.
+
+    Raises:
+        FedfuseError: for a model that cannot be loaded or takes less than ``data.max-length``.
     """
     base = str(build(name)) if is_builtin(name) else name
     quantization = "" if model.quantization == "none" else model.quantization
     lm = load_causal_lm(base, dtype=model.dtype, device=model.device, quantization=quantization)
+    # One length for all: models that cut a text at different places would disagree on its rows.
+    if lm.max_length < data.max_length:
+        raise FedfuseError(
+            f"data.max-length = {data.max_length}: allowed: at most {lm.max_length}, the limit of "
+            f"model {name!r}"
+        )
     settings = LoraSettings(
         model.lora_rank, model.lora_alpha, model.lora_dropout, model.lora_targets
     )
@@ -78,7 +88,7 @@ def load_participant(
         public=splits.public,
         test=splits.test,
         questions=splits.questions,
-        max_length=min(data.max_length, lm.max_length),
+        max_length=data.max_length,
     )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.config import DataConfig, RunConfig, parse
+from fedfuse.flower import workspace
+from fedfuse.flower.config import DataConfig, ModelConfig, RunConfig, parse
 from fedfuse.flower.workspace import check_model, derive_seed, load_splits
+from fedfuse.models.causal_lm import CausalLM
+from tests.conftest import Tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """
@@ -62,3 +66,14 @@ def test_number_of_clients_does_not_change_the_shared_sets() -> None:
     assert (one.public, one.test, one.questions) == (three.public, three.test, three.questions)
     together = sorted(sample.text for part in three.private for sample in part)
     assert together == sorted(sample.text for sample in one.private[0])
+
+
+def test_a_model_shorter_than_the_runs_length_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tiny: Callable[[str], Tiny]
+) -> None:
+    short = tiny("gpt2")
+    base = CausalLM(short.model, short.tokenizer, "short", short.tokenizer.vocab_size, 100)
+    monkeypatch.setattr(workspace, "load_causal_lm", lambda *_, **__: base)
+    data = DataConfig(max_length=101)
+    with pytest.raises(FedfuseError, match=r"data\.max-length = 101: allowed: at most 100.*short"):
+        workspace.load_participant("client", "short", ModelConfig(), data, 0)
