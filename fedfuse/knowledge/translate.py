@@ -17,9 +17,10 @@ from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import scored_bytes
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
-from fedfuse.tokenization.positions import align_rows
+from fedfuse.tokenization.positions import Alignment, align_rows
 from fedfuse.tokenization.projection import Projected, project
 from fedfuse.tokenization.rows import LabelRows, label_rows
+from fedfuse.tokenization.spelling import Spelling, spell
 from fedfuse.tokenization.surface import surfaces
 from fedfuse.tokenization.tokenizer import TextTokenizer
 from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
@@ -36,13 +37,15 @@ class Dictionary:
         rows: the source's label rows on the public set.
         label_bytes: ``[N]`` bytes of the answers that they predict.
         table: source token id to target token id.
-        source_row: ``[T]`` the source row that teaches each target row, -1 for none.
+        alignment: the source rows that teach each target row.
+        spelling: source tokens in terms of target tokens; only for positions "merge".
     """
 
     rows: LabelRows
     label_bytes: Int64[ndarray, " samples"]
     table: VocabularyTable
-    source_row: Int64[ndarray, " rows"]
+    alignment: Alignment
+    spelling: Spelling | None
 
 
 class Translator:
@@ -76,11 +79,13 @@ class Translator:
         if known is None:
             _, rows = label_rows(source, self._public, self._max_length)
             table = minimum_edit_distance_table(source, self.tokenizer, self._cache)
-            source_row = align_rows(
+            alignment = align_rows(
                 rows, self.rows, self._positions, surfaces(source), surfaces(self.tokenizer), table
             )
+            merge = self._positions == "merge"
+            spelling = spell(source, self.tokenizer, table) if merge else None
             label_bytes = scored_bytes(self._public, rows, self._max_length)
-            known = Dictionary(rows, label_bytes, table, source_row)
+            known = Dictionary(rows, label_bytes, table, alignment, spelling)
             self._dictionaries[source.fingerprint] = known
         return known
 
@@ -130,8 +135,10 @@ class Translator:
         return project(
             knowledge,
             dictionary.table,
-            dictionary.source_row,
+            dictionary.alignment,
             self.rows,
+            source=dictionary.rows,
+            spelling=dictionary.spelling,
             collisions=self._collisions,
             unmatched=self._unmatched,
             target_fingerprint=self.tokenizer.fingerprint,

@@ -20,11 +20,16 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.tokenization.collisions import RULES, put_together
+from fedfuse.tokenization.merge import Candidates, merged_rows
+from fedfuse.tokenization.positions import Alignment
 from fedfuse.tokenization.rows import LabelRows
+from fedfuse.tokenization.spelling import Spelling
 from fedfuse.tokenization.vocabulary import VocabularyTable
 
-COLLISIONS = ("sum", "first")
 UNMATCHED_RULES = ("skip", "one-hot")
+# Rows at a time: what is in work stays in the processor's cache.
+_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,11 @@ class Projected:
 def project(
     knowledge: Knowledge,
     table: VocabularyTable,
-    source_row: Int64[ndarray, " rows"],
+    alignment: Alignment,
     target: LabelRows,
     *,
+    source: LabelRows | None = None,
+    spelling: Spelling | None = None,
     collisions: str = "sum",
     unmatched: str = "skip",
     target_fingerprint: str,
@@ -61,83 +68,102 @@ def project(
     Args:
         knowledge: the teacher's, on T_s rows of its own.
         table: teacher's vocabulary to student's.
-        source_row: ``[T_t]`` teacher's row for each of the student's, -1 for none (``align_rows``).
+        alignment: which of the teacher's rows speak of each of the student's (``align_rows``).
         target: the student's label rows.
+        source: the teacher's label rows; needed with ``spelling``.
+        spelling: teacher's tokens in the student's (``spell``); needed for alignments of mode
+            "merge". Where given, a token without an equal in the student's vocabulary goes to the
+            first token of its spelling instead of the nearest token.
         collisions: what happens to entries that reach the same target id: "sum" or "first".
         unmatched: what a row without a teacher's row gets: "skip" (nothing) or "one-hot".
         target_fingerprint: of the student's tokenizer.
 
     Raises:
-        FedfuseError: for an unknown rule, or rows or ids out of range.
+        FedfuseError: for an unknown rule, rows or ids out of range, or a merged alignment without
+            spelling.
     """
-    _check("collisions", collisions, " or ".join(COLLISIONS), collisions in COLLISIONS)
+    _check("collisions", collisions, " or ".join(RULES), collisions in RULES)
     _check("unmatched", unmatched, " or ".join(UNMATCHED_RULES), unmatched in UNMATCHED_RULES)
     rows, k = len(target.token), max(knowledge.k, 1)
-    _check("source_row", source_row.shape, (rows,), source_row.shape == (rows,))
-    _in_range("source_row", source_row, -1, knowledge.rows)
+    paired = alignment.source_row
+    _check("source_row", paired.shape, (rows,), paired.shape == (rows,))
+    _in_range("source_row", paired, -1, knowledge.rows)
     _in_range("knowledge.indices", knowledge.indices, 0, len(table.target))
+    single = (alignment.span == 1) & (alignment.seen == 0)
+    if spelling is None or source is None:
+        _check("spelling", None, "given for a merged alignment", bool(single.all()))
 
-    indices = np.zeros((rows, k), dtype=np.int64)
-    logprobs = np.full((rows, k), -np.inf, dtype=np.float32)
-    residual = np.zeros(rows, dtype=np.float32)
-    matched = source_row >= 0
-    teacher = source_row[matched]
-    if knowledge.k:
-        ids, logs, lost = _collide(
-            table.target[knowledge.indices[teacher]], knowledge.logprobs[teacher], collisions
-        )
-        indices[matched], logprobs[matched] = ids, logs
-        own = knowledge.residual[teacher].astype(np.float64)
-        residual[matched] = np.where(lost > 0, np.logaddexp(own, _log(lost)), own)
-    else:
-        residual[matched] = knowledge.residual[teacher]
-    weight = matched.astype(np.float32)
+    result = Projected(
+        indices=np.zeros((rows, k), dtype=np.int64),
+        logprobs=np.full((rows, k), -np.inf, dtype=np.float32),
+        residual=np.zeros(rows, dtype=np.float32),
+        weight=np.zeros(rows, dtype=np.float32),
+        tokenizer=target_fingerprint,
+    )
+    goal, share = _goals(table, spelling)
+    matched = np.flatnonzero(single & (paired >= 0))
+    for start in range(0, len(matched), _ROWS):
+        part = matched[start : start + _ROWS]
+        _project_single(knowledge, goal, share, paired[part], part, collisions, result)
+    if spelling is not None and source is not None:
+        for part, candidates in merged_rows(knowledge, source, target, alignment, spelling):
+            _fill(result, part, candidates, collisions)
     if unmatched == "one-hot":
-        indices[~matched, 0] = target.token[~matched]
-        logprobs[~matched, 0] = 0.0
-        residual[~matched] = -np.inf
-        weight[:] = 1.0
-    return Projected(indices, logprobs, residual, weight, target_fingerprint)
+        alone = result.weight == 0
+        result.indices[alone, 0] = target.token[alone]
+        result.logprobs[alone, 0] = 0.0
+        result.residual[alone] = -np.inf
+        result.weight[:] = 1.0
+    return result
 
 
-def _collide(
-    ids: Int64[ndarray, "rows k"],
-    logprobs: Float32[ndarray, "rows k"],
+def _goals(
+    table: VocabularyTable, spelling: Spelling | None
+) -> tuple[Int64[ndarray, "vocab m"], Float32[ndarray, "vocab m"] | None]:
+    """Where each source token's mass goes, and the logarithm of its shares if there are several."""
+    if spelling is not None:
+        return spelling.pieces[:, :1].astype(np.int64), None
+    if table.target.shape[1] == 1:
+        return table.target, None
+    with np.errstate(divide="ignore"):
+        return table.target, np.log(table.weight)
+
+
+def _project_single(
+    knowledge: Knowledge,
+    goal: Int64[ndarray, "vocab m"],
+    share: Float32[ndarray, "vocab m"] | None,
+    teacher: Int64[ndarray, " part"],
+    part: Int64[ndarray, " part"],
     collisions: str,
-) -> tuple[Int64[ndarray, "rows k"], Float32[ndarray, "rows k"], Float64[ndarray, " rows"]]:
-    """Merge entries of a row that share an id, all rows at once.
+    result: Projected,
+) -> None:
+    """Rows that a single row of the teacher answers."""
+    entries, logs = knowledge.indices[teacher], knowledge.logprobs[teacher]
+    ids = goal[entries].reshape(len(part), -1)
+    if share is not None:
+        logs = (logs[:, :, None] + share[entries]).reshape(ids.shape)
+    k = result.indices.shape[1]
+    result.indices[part], result.logprobs[part], lost = put_together(ids, logs, k, collisions)
+    residual = knowledge.residual[teacher]
+    if lost.any():
+        grown = np.logaddexp(residual.astype(np.float64), _log(lost))
+        residual = np.where(lost > 0, grown, residual)
+    result.residual[part] = residual
+    result.weight[part] = 1.0
 
-    Returns:
-        Ids and log-probabilities, descending, merged slots unused; and the mass lost in each row.
-    """
-    rows, k = ids.shape
-    # A stable sort by id keeps the largest entry first among equals.
-    order = np.argsort(ids, axis=1, kind="stable")
-    by_id = np.take_along_axis(ids, order, axis=1)
-    values = np.take_along_axis(logprobs, order, axis=1).astype(np.float64)
-    first = np.ones((rows, k), dtype=bool)
-    first[:, 1:] = by_id[:, 1:] != by_id[:, :-1]
-    group = first.ravel().cumsum().reshape(rows, k) - 1
-    leader = values[first]  # [groups] log-probability of each group's largest entry
-    lost = np.zeros(rows)
-    if collisions == "sum":
-        # Relative to the largest, so that a group of one keeps its value to the last bit.
-        safe = np.where(np.isneginf(leader), 0.0, leader)
-        share = np.exp(values - safe[group])
-        total = np.bincount(group.ravel(), weights=share.ravel())
-        merged = leader + np.log(np.maximum(total, 1.0))
-    else:
-        merged = leader
-        lost = np.where(first, 0.0, np.exp(values)).sum(axis=1)
-    sorted_logs = np.full((rows, k), -np.inf)
-    sorted_logs[first] = merged
-    logs, back = np.empty_like(sorted_logs), np.empty_like(by_id)
-    np.put_along_axis(logs, order, sorted_logs, axis=1)  # back where the largest entry stood
-    np.put_along_axis(back, order, by_id, axis=1)
-    descending = np.argsort(-logs, axis=1, kind="stable")
-    logs = np.take_along_axis(logs, descending, axis=1).astype(np.float32)
-    back = np.where(np.isneginf(logs), 0, np.take_along_axis(back, descending, axis=1))
-    return back, logs, lost
+
+def _fill(
+    result: Projected, part: Int64[ndarray, " part"], said: Candidates, collisions: str
+) -> None:
+    """Rows whose candidates were put together from several rows or tokens."""
+    use = said.usable
+    part = part[use]
+    k = result.indices.shape[1]
+    ids, logs, lost = put_together(said.ids[use], said.logprobs[use], k, collisions)
+    result.indices[part], result.logprobs[part] = ids, logs
+    result.residual[part] = _log(said.residual[use] + lost)
+    result.weight[part] = 1.0
 
 
 def _log(mass: Float64[ndarray, " rows"]) -> Float64[ndarray, " rows"]:

@@ -4,38 +4,31 @@ FedMKT (arXiv 2406.02224), Section 3.2 and Appendix B: every source token maps t
 at the smallest edit distance; ties go to the lexicographically smallest.
 
 Differs from the paper: distances are between bytes, so that a byte-level token which is half a
-character is comparable; special tokens map by role and are nobody's nearest text; between tokens of
-equal bytes the one in use (no ``<0xNN>`` token where there is another) comes first, then the
-smaller id; a tokenizer maps to itself by the identity.
-
-Exact without comparing everything: equal bytes by hash first. For the others the length difference
-bounds the distance from below, so targets are visited in rings of growing length difference, and a
-source token is done when its best distance is below the next ring's bound.
+character is comparable (or between characters, where a byte that is no character counts as one);
+special tokens map by role and are nobody's nearest text; between tokens of equal bytes the one in
+use (no ``<0xNN>`` token where there is another) comes first, then the smaller id; a tokenizer maps
+to itself by the identity. A token may also be spread over its m nearest targets.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 from numpy import ndarray
-from rapidfuzz import process
-from rapidfuzz.distance import Levenshtein
 
 from fedfuse.errors import FedfuseError
+from fedfuse.tokenization.nearest import Progress, nearest_texts
 from fedfuse.tokenization.surface import Surfaces, surfaces
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 # Part of every cache file's name: raise it when the same tokenizers would give another table.
-_CACHE_VERSION = 1
-# Distances computed at once: 2^22 cells stay within a few megabytes, also at four bytes each.
-_CELLS = 1 << 22
+_CACHE_VERSION = 2
+UNITS = ("bytes", "characters")
 # What a special token may become, by its role, best first. An id with several roles (GPT-2's end of
 # text) is predicted as an end, so ends come first.
 _ROLE_TARGETS = {
@@ -51,19 +44,43 @@ _ROLE_TARGETS = {
 
 @dataclass(frozen=True, slots=True)
 class VocabularyTable:
-    """Source token to target token.
+    """Source token to its m nearest target tokens.
 
     Attributes:
-        target: ``[V_source]`` the target id of every source id.
-        distance: ``[V_source]`` edit distance between the two in bytes; 0 for mapped specials.
+        target: ``[V_source, m]`` target ids, nearest first. A token that has one counterpart by
+            meaning (a special token, or any token of one's own vocabulary) has it m times.
+        distance: ``[V_source, m]`` edit distances; 0 for mapped specials.
     """
 
-    target: Int64[ndarray, " source_vocab"]
-    distance: Int32[ndarray, " source_vocab"]
+    target: Int64[ndarray, "source_vocab m"]
+    distance: Int32[ndarray, "source_vocab m"]
+
+    @property
+    def best(self) -> Int64[ndarray, " source_vocab"]:
+        """``[V_source]`` the nearest target id of every source id."""
+        best: Int64[ndarray, " source_vocab"] = self.target[:, 0]
+        return best
+
+    @property
+    def weight(self) -> Float32[ndarray, "source_vocab m"]:
+        """``[V_source, m]`` how a token's mass is shared among its targets; rows sum to one.
+
+        In inverse proportion to the distance; an exact match takes everything.
+        """
+        exact = self.distance == 0
+        inverse = np.divide(1.0, self.distance, where=~exact, out=np.zeros(exact.shape))
+        share = np.where(exact.any(axis=1, keepdims=True), exact, inverse)
+        return (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def minimum_edit_distance_table(
-    source: TextTokenizer, target: TextTokenizer, cache_dir: Path | None
+    source: TextTokenizer,
+    target: TextTokenizer,
+    cache_dir: Path | None,
+    *,
+    unit: str = "bytes",
+    m: int = 1,
+    progress: Progress | None = None,
 ) -> VocabularyTable:
     """The MinED table from ``source`` to ``target``.
 
@@ -72,34 +89,49 @@ def minimum_edit_distance_table(
         target: V_target tokens.
         cache_dir: folder that keeps tables between runs, made if missing; None keeps none. Damaged
             files in it are replaced.
+        unit: what an edit changes: "bytes" or "characters".
+        m: targets per token; no more than the target has tokens for text.
+        progress: called with the number of different texts that are done and of all.
 
     Raises:
-        FedfuseError: when ``target`` has no token that stands for text.
+        FedfuseError: for an unknown unit, an m below 1, or a ``target`` without a token for text.
     """
+    if unit not in UNITS:
+        raise FedfuseError(f"unit of edit distance is {unit!r}; allowed: {', '.join(UNITS)}")
+    if m < 1:
+        raise FedfuseError(f"nearest targets per token are {m}; allowed: 1 or more")
     if source.fingerprint == target.fingerprint:
-        size = source.vocab_size
-        return VocabularyTable(np.arange(size), np.zeros(size, dtype=np.int32))
+        own = np.arange(source.vocab_size)[:, None].repeat(m, axis=1)
+        return VocabularyTable(own, np.zeros(own.shape, dtype=np.int32))
     if cache_dir is None:
-        return _build(surfaces(source), surfaces(target))
-    name = f"mined-v{_CACHE_VERSION}-{source.fingerprint[:32]}-{target.fingerprint[:32]}.npz"
-    path = cache_dir / name
+        return _build(surfaces(source), surfaces(target), unit, m, progress)
+    pair = f"{source.fingerprint[:32]}-{target.fingerprint[:32]}"
+    path = cache_dir / f"mined-v{_CACHE_VERSION}-{unit}-{m}-{pair}.npz"
     table = _load(path, source.vocab_size, target.vocab_size)
     if table is None:
-        table = _build(surfaces(source), surfaces(target))
+        table = _build(surfaces(source), surfaces(target), unit, m, progress)
         _save(path, table)
     return table
 
 
-def _build(source: Surfaces, target: Surfaces) -> VocabularyTable:
+def _build(
+    source: Surfaces, target: Surfaces, unit: str, m: int, progress: Progress | None
+) -> VocabularyTable:
     """The table of ordinary tokens by distance, with special tokens set by role on top."""
-    id_of = _ids_of_texts(target)
+    id_of = ids_of_texts(target)
     if not id_of:
         raise FedfuseError("target tokenizer has no token for text; allowed: at least one")
-    unique = sorted(set(source.bytes))
-    texts, distances = _nearest(unique, sorted(id_of))
-    row_of = {text: row for row, text in enumerate(unique)}
-    rows = np.array([row_of[text] for text in source.bytes], dtype=np.int64)
-    ids = np.array([id_of[text] for text in texts], dtype=np.int64)[rows]
+    row_of = {text: row for row, text in enumerate(sorted(set(source.bytes)))}
+    rows = np.fromiter((row_of[text] for text in source.bytes), np.int64, len(source.bytes))
+    targets = sorted(id_of)
+    m = min(m, len(targets))
+    if unit == "bytes":
+        places, distances = nearest_texts(list(row_of), targets, m, progress)
+    else:
+        places, distances = nearest_texts(
+            [_characters(text) for text in row_of], list(map(_characters, targets)), m, progress
+        )
+    ids = np.fromiter((id_of[text] for text in targets), np.int64, len(targets))[places[rows]]
     distance = distances[rows]
     for token_id in source.special:
         special = _special_target(source, target, token_id)
@@ -108,7 +140,12 @@ def _build(source: Surfaces, target: Surfaces) -> VocabularyTable:
     return VocabularyTable(ids, distance)
 
 
-def _ids_of_texts(target: Surfaces) -> dict[bytes, int]:
+def _characters(text: bytes) -> str:
+    """Text as characters; a byte that is no part of one stays a unit of its own."""
+    return text.decode(errors="surrogateescape")
+
+
+def ids_of_texts(target: Surfaces) -> dict[bytes, int]:
     """Bytes to id, for the target's tokens that stand for text."""
     ordinary = sorted(target.used - target.special, key=lambda i: (i in target.fallback, i))
     result: dict[bytes, int] = {}
@@ -131,74 +168,6 @@ def _special_target(source: Surfaces, target: Surfaces, token_id: int) -> int | 
     return min(same, default=None)
 
 
-def _nearest(
-    source: Sequence[bytes], target: Sequence[bytes]
-) -> tuple[list[bytes], Int32[ndarray, " n"]]:
-    """For each source text the nearest target text, ties to the smallest, and the distance.
-
-    Args:
-        source: n different texts.
-        target: different texts, sorted.
-    """
-    rank_of = {text: rank for rank, text in enumerate(target)}
-    best_rank = np.array([rank_of.get(text, -1) for text in source], dtype=np.int64)
-    distance = np.zeros(len(source), dtype=np.int32)
-    ranks_of_length = _by_length(target)
-    missing = np.flatnonzero(best_rank < 0)
-    for length, within in _by_length([source[i] for i in missing.tolist()]).items():
-        rows = missing[within]
-        queries = [source[i] for i in rows.tolist()]
-        best_rank[rows], distance[rows] = _search(queries, length, target, ranks_of_length)
-    return [target[rank] for rank in best_rank.tolist()], distance
-
-
-def _by_length(texts: Sequence[bytes]) -> dict[int, Int64[ndarray, " some"]]:
-    """Length to the places of the texts of that length, ascending."""
-    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-    order = np.argsort(lengths, kind="stable")
-    values, starts = np.unique(lengths[order], return_index=True)
-    return (
-        dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else {}
-    )
-
-
-def _search(
-    queries: list[bytes],
-    length: int,
-    target: Sequence[bytes],
-    ranks_of_length: dict[int, Int64[ndarray, " some"]],
-) -> tuple[Int64[ndarray, " n"], Int32[ndarray, " n"]]:
-    """Rank of the nearest target and its distance, for queries of one length."""
-    unreached = np.iinfo(np.int32).max
-    distance = np.full(len(queries), unreached, dtype=np.int32)
-    rank = np.full(len(queries), len(target), dtype=np.int64)
-    rings = sorted(ranks_of_length, key=lambda other: abs(other - length))
-    for other in rings:
-        # A target at the bound itself may still win a tie.
-        active = np.flatnonzero(distance >= abs(other - length))
-        if not len(active):
-            break
-        ranks = ranks_of_length[other]
-        texts = [target[r] for r in ranks]
-        step = max(1, _CELLS // len(texts))
-        for part in np.split(active, range(step, len(active), step)):
-            cells = _distances([queries[i] for i in part], texts, max(length, other))
-            column = cells.argmin(axis=1)  # the first of equals is the smallest text
-            found, found_rank = cells[np.arange(len(part)), column], ranks[column]
-            closer = found < distance[part]
-            tied = (found == distance[part]) & (found_rank < rank[part])
-            better = part[closer | tied]
-            distance[better] = found[closer | tied]
-            rank[better] = found_rank[closer | tied]
-    return rank, distance
-
-
-def _distances(queries: list[bytes], texts: list[bytes], longest: int) -> ndarray:
-    """Edit distances ``[queries, texts]``, in one byte each where they fit."""
-    dtype = np.uint8 if longest <= np.iinfo(np.uint8).max else np.int32
-    return process.cdist(queries, texts, scorer=Levenshtein.distance, dtype=dtype)
-
-
 def _save(path: Path, table: VocabularyTable) -> None:
     """Write whole or not at all: another process may be reading or writing the same table."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,10 +186,10 @@ def _load(path: Path, source_size: int, target_size: int) -> VocabularyTable | N
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             target, distance = arrays["target"], arrays["distance"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # damage shows in many ways: in the zip, the compression, the array header
         return None
-    shaped = target.shape == distance.shape == (source_size,)
+    shaped = target.shape == distance.shape and target.ndim == 2 and len(target) == source_size
     typed = target.dtype == np.int64 and distance.dtype == np.int32
-    if not (shaped and typed and target.min() >= 0 and target.max() < target_size):
+    if not (shaped and target.size and typed and target.min() >= 0 and target.max() < target_size):
         return None
     return VocabularyTable(target, distance)

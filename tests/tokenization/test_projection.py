@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.tokenization.positions import align_rows
+from fedfuse.tokenization.positions import align_rows, one_to_one
 from fedfuse.tokenization.projection import Projected, project
 from fedfuse.tokenization.rows import LabelRows, label_rows
 from fedfuse.tokenization.tokenizer import TextTokenizer
@@ -49,7 +49,7 @@ def rows_of(tokens: list[int]) -> LabelRows:
 
 
 def table_of(targets: list[int]) -> VocabularyTable:
-    return VocabularyTable(np.array(targets), np.zeros(len(targets), dtype=np.int32))
+    return VocabularyTable(np.array(targets)[:, None], np.zeros((len(targets), 1), dtype=np.int32))
 
 
 def mass(projected: Projected) -> np.ndarray:
@@ -64,7 +64,11 @@ TABLE = table_of([7, 5, 5, 7])
 def test_sum_by_hand() -> None:
     """0.3 and 0.2 meet at 5 and overtake the 0.4 at 7; 0.5 and 0.25 meet at 7."""
     found = project(
-        KNOWLEDGE, TABLE, np.array([1, -1, 0]), rows_of([7, 8, 9]), target_fingerprint="target"
+        KNOWLEDGE,
+        TABLE,
+        one_to_one(np.array([1, -1, 0])),
+        rows_of([7, 8, 9]),
+        target_fingerprint="target",
     )
     assert found.indices.tolist() == [[7, 5, 0], [0, 0, 0], [5, 7, 0]]
     np.testing.assert_allclose(
@@ -82,7 +86,7 @@ def test_paper_rule_by_hand() -> None:
     found = project(
         KNOWLEDGE,
         TABLE,
-        np.array([1, -1, 0]),
+        one_to_one(np.array([1, -1, 0])),
         rows_of([7, 8, 9]),
         collisions="first",
         unmatched="one-hot",
@@ -104,7 +108,7 @@ def test_one_hot_is_on_the_predicted_token() -> None:
     found = project(
         record([[0]], [[1.0]]),
         table_of([0]),
-        np.array([-1, -1, -1]),
+        one_to_one(np.array([-1, -1, -1])),
         rows,
         unmatched="one-hot",
         target_fingerprint="t",
@@ -133,7 +137,7 @@ def test_a_perfect_teacher_stays_perfect_across_tokenizers(
             paired = align_rows(rows, own)
             found = project(knowledge, table, paired, own, target_fingerprint="t")
             taught = np.flatnonzero(found.weight)
-            pairs = zip(rows.token[paired[taught]], own.token[taught], strict=True)
+            pairs = zip(rows.token[paired.source_row[taught]], own.token[taught], strict=True)
             same = [source.token_bytes[s] == target.token_bytes[t] for s, t in pairs]
             compared = taught[same]
             assert len(compared) >= (len(own.token) if one == other else 1)
@@ -176,7 +180,7 @@ def test_projection_equals_oracle(
     found = project(
         knowledge,
         table,
-        source_row,
+        one_to_one(source_row),
         target,
         collisions=collisions,
         unmatched=unmatched,
@@ -194,7 +198,7 @@ def test_projection_equals_oracle(
                 knowledge.indices[s].tolist(),
                 knowledge.logprobs[s].tolist(),
                 float(knowledge.residual[s]),
-                table.target.tolist(),
+                table.best.tolist(),
                 collisions,
             )
         else:
@@ -218,7 +222,7 @@ def test_identity_returns_its_input(
     found = project(
         knowledge,
         identity,
-        np.arange(knowledge.rows),
+        one_to_one(np.arange(knowledge.rows)),
         target,
         collisions=collisions,
         target_fingerprint="t",
@@ -236,7 +240,7 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
     found = project(
         empty,
         TABLE,
-        np.array([0, -1]),
+        one_to_one(np.array([0, -1])),
         rows_of([2, 3]),
         unmatched="one-hot",
         target_fingerprint="t",
@@ -250,9 +254,12 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
     [
         ({"collisions": "last"}, "collisions is 'last'; allowed: sum or first"),
         ({"unmatched": "guess"}, "unmatched is 'guess'; allowed: skip or one-hot"),
-        ({"source_row": np.array([0])}, r"source_row is \(1,\); allowed: \(2,\)"),
-        ({"source_row": np.array([0, 2])}, r"source_row is \(0, 2\); allowed: -1\.\.1"),
-        ({"source_row": np.array([-2, 0])}, r"source_row is \(-2, 0\); allowed: -1\.\.1"),
+        ({"alignment": one_to_one(np.array([0]))}, r"source_row is \(1,\); allowed: \(2,\)"),
+        ({"alignment": one_to_one(np.array([0, 2]))}, r"source_row is \(0, 2\); allowed: -1\.\.1"),
+        (
+            {"alignment": one_to_one(np.array([-2, 0]))},
+            r"source_row is \(-2, 0\); allowed: -1\.\.1",
+        ),
         ({"table": table_of([0, 0])}, r"knowledge.indices is \(0, 3\); allowed: 0\.\.1"),
     ],
 )
@@ -260,7 +267,7 @@ def test_refusals(change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {
         "knowledge": KNOWLEDGE,
         "table": TABLE,
-        "source_row": np.array([0, 1]),
+        "alignment": one_to_one(np.array([0, 1])),
         "target": rows_of([1, 2]),
         "target_fingerprint": "t",
     }

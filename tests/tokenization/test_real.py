@@ -62,7 +62,7 @@ def test_boundary_alignment(trio: dict[str, TextTokenizer]) -> None:
     samples = [Sample(text[:4], text[4:]) for text in TEXTS]
     rows = {name: label_rows(tokenizer, samples, 128)[1] for name, tokenizer in trio.items()}
     for one, other in permutations(trio, 2):
-        found = align_rows(rows[one], rows[other])
+        found = align_rows(rows[one], rows[other]).source_row
         matched = found >= 0
         assert matched.mean() > 0.3
         assert (rows[one].prefix[found[matched]] == rows[other].prefix[matched]).all()
@@ -81,7 +81,7 @@ def test_words_are_found_in_the_other_vocabulary(trio: dict[str, TextTokenizer])
 @needs
 def test_own_table_is_the_identity(trio: dict[str, TextTokenizer]) -> None:
     table = minimum_edit_distance_table(trio["llama2"], trio["llama2"], None)
-    np.testing.assert_array_equal(table.target, np.arange(32000))
+    np.testing.assert_array_equal(table.best, np.arange(32000))
 
 
 @needs
