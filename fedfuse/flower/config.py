@@ -173,7 +173,7 @@ class KnowledgeConfig:
     """
 
     k: int = between(16, 1)
-    positions: str = one_of("boundary", "boundary", "dtw")
+    positions: str = one_of("merge", "merge", "boundary", "dtw")
     collisions: str = one_of("sum", "sum", "first")
     unmatched: str = one_of("skip", "skip", "one-hot")
     tail: bool = True

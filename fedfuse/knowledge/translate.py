@@ -20,7 +20,7 @@ from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
 from fedfuse.tokenization.positions import Alignment, align_rows
 from fedfuse.tokenization.projection import Projected, project
 from fedfuse.tokenization.rows import LabelRows, label_rows
-from fedfuse.tokenization.spelling import Spelling, spell
+from fedfuse.tokenization.spelling import Spelling, spell, spelled_table
 from fedfuse.tokenization.surface import surfaces
 from fedfuse.tokenization.tokenizer import TextTokenizer
 from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
@@ -36,7 +36,8 @@ class Dictionary:
     Attributes:
         rows: the source's label rows on the public set.
         label_bytes: ``[N]`` bytes of the answers that they predict.
-        table: source token id to target token id.
+        table: where a source token's mass goes: to the nearest target token or, for positions
+            "merge", to the first one of its spelling.
         alignment: the source rows that teach each target row.
         spelling: source tokens in terms of target tokens; only for positions "merge".
     """
@@ -82,8 +83,10 @@ class Translator:
             alignment = align_rows(
                 rows, self.rows, self._positions, surfaces(source), surfaces(self.tokenizer), table
             )
-            merge = self._positions == "merge"
-            spelling = spell(source, self.tokenizer, table) if merge else None
+            spelling = None
+            if self._positions == "merge":
+                spelling = spell(source, self.tokenizer, table)
+                table = spelled_table(table, spelling)
             label_bytes = scored_bytes(self._public, rows, self._max_length)
             known = Dictionary(rows, label_bytes, table, alignment, spelling)
             self._dictionaries[source.fingerprint] = known

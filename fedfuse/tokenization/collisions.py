@@ -24,18 +24,16 @@ def put_together(
         Ids (0 in unused slots), log-probabilities, descending, and the mass lost in each row.
     """
     rows, c = ids.shape
+    if c > k:
+        return _merge(ids, logprobs, k, rule)
     kept_ids = np.zeros((rows, k), dtype=np.int64)
     kept = np.full((rows, k), -np.inf, dtype=np.float32)
     lost = np.zeros(rows)
-    if c == 0:
-        return kept_ids, kept, lost
-    ready = _ready(ids, logprobs) if c <= k else np.zeros(rows, dtype=bool)
-    if ready.all():
-        kept_ids[:, :c], kept[:, :c] = ids, logprobs
-        return kept_ids, kept, lost
+    ready = _ready(ids, logprobs) if c else np.ones(rows, dtype=bool)
     kept_ids[ready, :c], kept[ready, :c] = ids[ready], logprobs[ready]
     merge = ~ready
-    kept_ids[merge], kept[merge], lost[merge] = _merge(ids[merge], logprobs[merge], k, rule)
+    if merge.any():
+        kept_ids[merge], kept[merge], lost[merge] = _merge(ids[merge], logprobs[merge], k, rule)
     return kept_ids, kept, lost
 
 

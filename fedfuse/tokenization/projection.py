@@ -72,8 +72,7 @@ def project(
         target: the student's label rows.
         source: the teacher's label rows; needed with ``spelling``.
         spelling: teacher's tokens in the student's (``spell``); needed for alignments of mode
-            "merge". Where given, a token without an equal in the student's vocabulary goes to the
-            first token of its spelling instead of the nearest token.
+            "merge", for the rows that no single row of the teacher answers.
         collisions: what happens to entries that reach the same target id: "sum" or "first".
         unmatched: what a row without a teacher's row gets: "skip" (nothing) or "one-hot".
         target_fingerprint: of the student's tokenizer.
@@ -100,11 +99,14 @@ def project(
         weight=np.zeros(rows, dtype=np.float32),
         tokenizer=target_fingerprint,
     )
-    goal, share = _goals(table, spelling)
+    share = None
+    if table.target.shape[1] > 1:
+        with np.errstate(divide="ignore"):
+            share = np.log(table.weight)
     matched = np.flatnonzero(single & (paired >= 0))
     for start in range(0, len(matched), _ROWS):
         part = matched[start : start + _ROWS]
-        _project_single(knowledge, goal, share, paired[part], part, collisions, result)
+        _project_single(knowledge, table.target, share, paired[part], part, collisions, result)
     if spelling is not None and source is not None:
         for part, candidates in merged_rows(knowledge, source, target, alignment, spelling):
             _fill(result, part, candidates, collisions)
@@ -115,18 +117,6 @@ def project(
         result.residual[alone] = -np.inf
         result.weight[:] = 1.0
     return result
-
-
-def _goals(
-    table: VocabularyTable, spelling: Spelling | None
-) -> tuple[Int64[ndarray, "vocab m"], Float32[ndarray, "vocab m"] | None]:
-    """Where each source token's mass goes, and the logarithm of its shares if there are several."""
-    if spelling is not None:
-        return spelling.pieces[:, :1].astype(np.int64), None
-    if table.target.shape[1] == 1:
-        return table.target, None
-    with np.errstate(divide="ignore"):
-        return table.target, np.log(table.weight)
 
 
 def _project_single(

@@ -90,6 +90,14 @@ def spell(source: TextTokenizer, target: TextTokenizer, table: VocabularyTable) 
     return Spelling(pieces, digest, shift, target_digest[order], target_id[order])
 
 
+def spelled_table(table: VocabularyTable, spelling: Spelling) -> VocabularyTable:
+    """``table``, with a token that has no equal going to the first token of its spelling.
+
+    The distances stay those of the nearest token.
+    """
+    return VocabularyTable(spelling.pieces[:, :1].astype(np.int64), table.distance[:, :1])
+
+
 def _digest(text: bytes) -> int:
     value = 0
     for byte in text:

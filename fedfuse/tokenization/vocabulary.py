@@ -70,7 +70,9 @@ class VocabularyTable:
         exact = self.distance == 0
         inverse = np.divide(1.0, self.distance, where=~exact, out=np.zeros(exact.shape))
         share = np.where(exact.any(axis=1, keepdims=True), exact, inverse)
-        return (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
+        weight: Float32[ndarray, "source_vocab m"]
+        weight = (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
+        return weight
 
 
 def minimum_edit_distance_table(

@@ -89,7 +89,7 @@ def test_every_error_is_reported_at_once() -> None:
     assert sorted(line.strip() for line in lines) == [
         "baselines = 1: is int, allowed: bool",
         "data.source = '  ': allowed: text that is not empty",
-        "knowledge.positions = 'dwt': allowed: 'boundary', 'dtw'",
+        "knowledge.positions = 'dwt': allowed: 'merge', 'boundary', 'dtw'",
         "local.learning-rat = 0.1: no such key; did you mean 'local.learning-rate'?",
         "rounds = True: is bool, allowed: int",
         "seed = 1.0: is float, allowed: int",
