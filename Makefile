@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(STAMP) ## Install the project and its tools into .venv (again only when versions change)
@@ -40,6 +40,10 @@ experiments: $(STAMP) ## Repeat the quickstart experiment and write its results
 .PHONY: test
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## Test the alignment of the public tokenizers with 10,000 texts a pair: half an hour
+	FEDFUSE_EXAMPLES=10000 $(BIN)/python -m pytest tests/tokenization/test_properties.py $(ARGS)
 
 .PHONY: coverage
 coverage: $(STAMP) ## Run the tests and fail where less than 90 % of the lines are covered

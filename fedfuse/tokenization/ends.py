@@ -51,17 +51,25 @@ def _from_offsets(
     start = spans[:, 0]
     stop = np.maximum.accumulate(spans[:, 1])
     ends: Int64[ndarray, " n"] = byte_at[_over_dropped(codes, start, stop)]
-    shared = (start[1:] < stop[:-1]) | (stop[1:] == stop[:-1])
+    joined = b"".join(pieces)
+    after = np.cumsum([len(piece) for piece in pieces])
+    shared = np.append((start[1:] < stop[:-1]) | (stop[1:] == stop[:-1]), False)
     for i in np.flatnonzero(shared)[::-1]:
         if pieces[i] == b" " and start[i + 1] <= start[i]:
             ends[i] = byte_at[start[i]]  # a space put in front of the text, which covers none of it
             continue
         # Tokens i and i+1 share the character before stop[i]: step back by the bytes of token i+1.
-        end = int(ends[i + 1])
-        back = end - len(pieces[i + 1])
-        inside = byte_at[max(stop[i] - 1, 0)] <= back
-        matches = inside and raw[back:end] == pieces[i + 1]
-        ends[i] = back if end != UNKNOWN and matches else UNKNOWN
+        # What was dropped behind token i+1 is none of its bytes.
+        end = int(ends[i + 1] if shared[i + 1] else byte_at[stop[i + 1]])
+        # The space of a last piece (``</w>``) is not in the middle of the word.
+        piece = pieces[i + 1].removeprefix(b" ")
+        back = end - len(piece)
+        character = byte_at[max(stop[i] - 1, 0)]
+        # Both sides of the cut must be the text's own bytes: one side may be equal by chance where
+        # a letter and its accent became one character.
+        known = end != UNKNOWN and character <= back and raw[back:end] == piece
+        own = known and joined[: after[i]].endswith(raw[character:back])
+        ends[i] = back if own else UNKNOWN
     return ends
 
 

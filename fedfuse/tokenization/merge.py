@@ -1,7 +1,7 @@
 """Projection between tokens of different lengths, by the chain rule.
 
-Alignment mode ``merge`` (``fedfuse.tokenization.positions``) leaves two kinds of target row that no
-single source row answers:
+Alignment mode ``merge`` (``fedfuse.tokenization.positions``) leaves target rows that no single
+source row answers as it is:
 
 A target token that is several source tokens long (``span``). The source says "wor", then, having
 read that, "k": the target's "work" has the product of the two probabilities. What the source holds
@@ -11,7 +11,11 @@ A target token inside a source token (``seen``). The source said "workshop" and 
 the target has read "work" and asks what follows. Of the source's candidates those remain that begin
 with what was read, with their mass made one again; "shop" and "er" are what the target spells next.
 
-Not in the papers: FedMKT throws the teacher away in both cases.
+A target token that begins with a space which the text does not have, while the source's does not,
+or the other way round: the first word of a text, or a word after punctuation. The source said
+"work"; what the target calls it there is " work".
+
+Not in the papers: FedMKT throws the teacher away in the first two cases.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ def spanning(
     target_token: Int64[ndarray, " rows"],
     spelling: Spelling,
     span: int,
+    lead: Int64[ndarray, " rows"],
 ) -> Candidates:
     """Candidates for target tokens that are each ``span`` source tokens long.
 
@@ -61,7 +66,9 @@ def spanning(
         first: ``[R]`` the source row of each one's first token.
         target_token: ``[R]`` the target token that the source's tokens make up.
         spelling: source tokens in terms of target tokens.
-        span: at least 2.
+        span: at least 1.
+        lead: ``[R]`` 1 where the target's token has a space in front that the source's has not, -1
+            where it is the other way round, else 0.
     """
     rows = len(first)
     ids, logs = [target_token[:, None]], []
@@ -75,6 +82,8 @@ def spanning(
         is_label = entries == label[:, None]
         if step == 0:
             found = spelling.pieces[entries, 0].astype(np.int64)
+            other = lead != 0
+            found[other] = spelling.token_of(spelling.led(lead[other, None], entries[other]))
         else:
             found = spelling.token_of(spelling.joined(front[:, None], entries))
         values = np.where(is_label, -np.inf, values + read[:, None])
@@ -87,7 +96,7 @@ def spanning(
         ids.append(found)
         logs.append(np.where(found == NO_TOKEN, -np.inf, values))
         read = read + own
-        front = spelling.joined(front, label)
+        front = spelling.joined(front, label) if step else spelling.led(lead, label)
     logprobs = np.concatenate([read[:, None], *logs], axis=1)
     return Candidates(np.concatenate(ids, axis=1), logprobs, residual, np.ones(rows, dtype=bool))
 
@@ -138,6 +147,25 @@ def rows_by(
     return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else []
 
 
+def leads(
+    source: LabelRows, target: LabelRows, alignment: Alignment, spelling: Spelling
+) -> Int64[ndarray, " target_rows"]:
+    """``[T_t]`` 1 where only the target's token begins with a space that the text does not have, -1
+    where only the source's does, else 0.
+    """
+    paired = np.flatnonzero((alignment.source_row >= 0) & (alignment.seen == 0))
+    row = alignment.source_row[paired]
+    # A token with a space of its own in front is one byte longer than what it covers.
+    here = spelling.target_spaced[target.token[paired]]
+    there = spelling.source_spaced[source.token[row]]
+    extra_here = here == target.end[paired] - target.prefix[paired] + 1
+    extra_there = there == source.end[row] - source.prefix[row] + 1
+    known = (target.end[paired] >= 0) & (source.end[row] >= 0)
+    result = np.zeros(len(target.token), dtype=np.int64)
+    result[paired] = np.where(known, extra_here.astype(np.int64) - extra_there, 0)
+    return result
+
+
 def merged_rows(
     knowledge: Knowledge,
     source: LabelRows,
@@ -147,9 +175,11 @@ def merged_rows(
 ) -> list[tuple[Int64[ndarray, " some"], Candidates]]:
     """Candidates for the target rows that no single source row answers, with those rows."""
     result = []
-    for span, rows in rows_by(alignment.span, 2):
+    lead = leads(source, target, alignment, spelling)
+    for span, rows in rows_by(np.where((alignment.span > 1) | (lead != 0), alignment.span, 0), 1):
         first, token = alignment.source_row[rows], target.token[rows]
-        result.append((rows, spanning(knowledge, source, first, token, spelling, span)))
+        said = spanning(knowledge, source, first, token, spelling, span, lead[rows])
+        result.append((rows, said))
     for seen, rows in rows_by(alignment.seen, 1):
         if seen >= spelling.pieces.shape[1]:
             break  # further inside a token than its spelling is known

@@ -27,6 +27,10 @@ _LONGEST = 16
 # A digest is a polynomial of the bytes in this odd number, modulo 2^64.
 _BASE = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_INVERSE = pow(_BASE, -1, 1 << 64)
+_SPACE = ord(" ") + 1
+# The digest of no bytes at all, which no token for text has.
+_NOTHING = np.uint64(0)
 # Stands in front of a token while it is spelled, so that it is not at the beginning of a text.
 _FRONT = "\n"
 
@@ -43,6 +47,8 @@ class Spelling:
         shift: ``[V_source]`` what a digest is multiplied by when the token's bytes follow it.
         target_digest: digests of the target's tokens for text, ascending.
         target_id: their ids.
+        source_spaced: ``[V_source]`` bytes of each source token that begins with a space, else 0.
+        target_spaced: ``[V_target]`` the same of the target's tokens.
     """
 
     pieces: Int32[ndarray, "source_vocab most"]
@@ -50,6 +56,23 @@ class Spelling:
     shift: UInt64[ndarray, " source_vocab"]
     target_digest: UInt64[ndarray, " texts"]
     target_id: Int64[ndarray, " texts"]
+    source_spaced: Int64[ndarray, " source_vocab"]
+    target_spaced: Int64[ndarray, " target_vocab"]
+
+    def led(
+        self, lead: Int64[ndarray, " *shape"], tokens: Int64[ndarray, " *shape"]
+    ) -> UInt64[ndarray, " *shape"]:
+        """Digests of source tokens with a space put in front where ``lead`` is 1, and without the
+        space that they begin with where it is -1; no token's digest if there is none to take away.
+        """
+        own, shift = self.digest[tokens], self.shift[tokens]
+        with_space = np.uint64(_SPACE) * shift + own
+        # The first byte counts as many powers of the base as bytes follow it.
+        without = own - np.uint64(_SPACE) * (shift * np.uint64(_INVERSE))
+        without = np.where(self.source_spaced[tokens] > 0, without, _NOTHING)
+        digest: UInt64[ndarray, " *shape"]
+        digest = np.where(lead > 0, with_space, np.where(lead < 0, without, own))
+        return digest
 
     def joined(
         self, front: UInt64[ndarray, " *shape"], tokens: Int64[ndarray, " *shape"]
@@ -87,7 +110,19 @@ def spell(source: TextTokenizer, target: TextTokenizer, table: VocabularyTable) 
     target_digest = np.array([_digest(text) for text in id_of], dtype=np.uint64)
     order = np.argsort(target_digest)
     target_id = np.fromiter(id_of.values(), dtype=np.int64)
-    return Spelling(pieces, digest, shift, target_digest[order], target_id[order])
+    return Spelling(
+        pieces=pieces,
+        digest=digest,
+        shift=shift,
+        target_digest=target_digest[order],
+        target_id=target_id[order],
+        source_spaced=_spaced(shapes.bytes),
+        target_spaced=_spaced(target.token_bytes),
+    )
+
+
+def _spaced(texts: Sequence[bytes]) -> Int64[ndarray, " vocab"]:
+    return np.array([len(text) if text[:1] == b" " else 0 for text in texts], dtype=np.int64)
 
 
 def spelled_table(table: VocabularyTable, spelling: Spelling) -> VocabularyTable:

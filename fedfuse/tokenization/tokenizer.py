@@ -31,6 +31,15 @@ FORMAT = "fedfuse-tokenizer-1"
 ROLES = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
 # What may begin a model's input, the first that exists.
 _BEGINNINGS = ("bos", "cls", "eos", "pad")
+# What transformers 5 offers for a tokenizer in Python. Its ``convert_slow_tokenizer`` goes by the
+# name of the class and knows only those that are fast already, so the message names a converter.
+_CONVERSION = (
+    "To make one, take the converter of its family from transformers.convert_slow_tokenizer "
+    "(SLOW_TO_FAST_CONVERTERS lists them), such as "
+    'BertConverter(tokenizer).converted().save("tokenizer.json"), '
+    "compare a few texts under both, and load the file with "
+    'PreTrainedTokenizerFast(tokenizer_file="tokenizer.json") and its special tokens'
+)
 # The largest vocabularies in use have about 2^18 tokens; an id far above would only eat memory.
 _MAX_ID = 1 << 22
 
@@ -61,11 +70,15 @@ class TextTokenizer:
         if isinstance(model, dict) and model.get("dropout") is not None:
             self._spec["model"] = {**model, "dropout": None}
         with _rust_errors("tokenizer JSON cannot be loaded"):
-            self._rust = Tokenizer.from_str(_dumps(self._spec))
+            # A post-processor adds special tokens, which ``encode`` never asks for; and may trim
+            # the whitespace off the offsets, which ends of tokens need.
+            text = _dumps({**self._spec, "post_processor": None})
+            self._rust = Tokenizer.from_str(text)
             # A text that spells a special token is text, so data cannot end a sequence. (A unigram
             # model has its special tokens among its pieces; there the model itself decides.)
             self._rust.encode_special_tokens = True
             self.vocabulary: dict[str, int] = self._rust.get_vocab(with_added_tokens=True)
+        self._digest = hashlib.sha256(text.encode()).hexdigest()
         largest = max(self.vocabulary.values(), default=-1)
         if not 0 <= largest < _MAX_ID:
             raise FedfuseError(f"tokenizer's largest id is {largest}; allowed: 0..{_MAX_ID - 1}")
@@ -107,14 +120,14 @@ class TextTokenizer:
         """Take over a transformers tokenizer, with its special tokens.
 
         Raises:
-            FedfuseError: when it has no fast form; names it.
+            FedfuseError: when it has no fast form; names it and says how to make one.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             name = getattr(tokenizer, "name_or_path", "") or "unnamed"
             raise FedfuseError(
                 f"tokenizer {name!r} ({type(tokenizer).__name__}) has no fast form; "
-                "allowed: tokenizers with a tokenizer.json"
+                f"allowed: tokenizers with a tokenizer.json. {_CONVERSION}"
             )
         named = {role: getattr(tokenizer, f"{role}_token", None) for role in ROLES}
         specials = {role: str(token) for role, token in named.items() if token is not None}
@@ -126,8 +139,13 @@ class TextTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of ``to_json()``."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """SHA-256 (hex): equal for tokenizers with equal ``to_json()``.
+
+        Of digests: writing the JSON of a large vocabulary once more takes a tenth of a second.
+        """
+        rest = {"specials": self._specials, "post_processor": self._spec.get("post_processor")}
+        content = _dumps({"format": FORMAT, "digest": self._digest, **rest})
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def special_ids(self) -> dict[str, int]:
@@ -159,7 +177,8 @@ class TextTokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """By id, the token's surface; see ``surface``."""
-        return token_bytes(self._spec, self.vocabulary, self.vocab_size)
+        with _rust_errors("tokens cannot be read as bytes"):
+            return token_bytes(self._spec, self.vocabulary, self.vocab_size)
 
     def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Tokenize; no special tokens, no truncation, no padding.

@@ -50,10 +50,13 @@ def spanning(
     source_bytes: Sequence[bytes],
     heads: Sequence[int],
     target_ids: Mapping[bytes, int],
+    lead: int,
 ) -> dict[int, float]:
     """Probability by target id of a token that is ``span`` source tokens long."""
     result: dict[int, float] = {}
     read, said = 1.0, b""
+    if lead:
+        heads = [target_ids.get(led(text, lead), -1) for text in source_bytes]
     for step in range(span):
         row = first + step
         token = int(source.token[row])
@@ -61,12 +64,38 @@ def spanning(
             if int(i) == token or logprob == -math.inf:
                 continue
             goal = heads[int(i)] if step == 0 else target_ids.get(said + source_bytes[int(i)])
-            if goal is not None:
+            if goal is not None and goal >= 0:
                 result[goal] = result.get(goal, 0.0) + read * math.exp(logprob)
         read *= math.exp(knowledge.label_logprob[row])
-        said += source_bytes[token]
+        said += source_bytes[token] if step else led(source_bytes[token], lead)
     result[label] = result.get(label, 0.0) + read
     return result
+
+
+def led(text: bytes, lead: int) -> bytes:
+    """With a space in front, or without the one that it has; nothing if it has none."""
+    if lead > 0:
+        return b" " + text
+    return text if lead == 0 else text[1:] if text.startswith(b" ") else b""
+
+
+def lead_of(
+    source: LabelRows,
+    target: LabelRows,
+    row: int,
+    t: int,
+    source_bytes: Sequence[bytes],
+    target_bytes: Sequence[bytes],
+) -> int:
+    """What is to be done to the source's tokens: 1 a space in front, -1 the space taken away."""
+
+    def extra(rows: LabelRows, at: int, texts: Sequence[bytes]) -> bool:
+        text = texts[int(rows.token[at])]
+        return text.startswith(b" ") and len(text) == rows.end[at] - rows.prefix[at] + 1
+
+    if source.end[row] < 0 or target.end[t] < 0:
+        return 0
+    return int(extra(target, t, target_bytes)) - int(extra(source, row, source_bytes))
 
 
 def continuing(

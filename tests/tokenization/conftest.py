@@ -6,10 +6,12 @@ import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenization.tokenizer import ROLES, TextTokenizer
 
 MATERIAL = Path(__file__).parents[3] / "shared" / "material" / "tokenizers"
@@ -152,3 +154,27 @@ def by_hand(kind: str, tokens: list[str], **specials: str) -> TextTokenizer:
         tokenizer = Tokenizer(models.BPE(vocabulary, []))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return TextTokenizer.from_json(tokenizer.to_str(), specials)
+
+
+def random_knowledge(
+    rows: int, vocab_size: int, offsets: np.ndarray, *, seed: int, k: int = 8
+) -> Knowledge:
+    """Knowledge of no model: in every row k different tokens, and some mass outside them."""
+    rng = np.random.default_rng(seed)
+    k = min(k, vocab_size)
+    # Steps that together stay below the size of the vocabulary, so no token comes twice.
+    steps = rng.integers(1, vocab_size // k + 1, (rows, k)).cumsum(axis=1)
+    indices = (rng.integers(0, vocab_size, (rows, 1)) + steps) % vocab_size
+    mass = rng.dirichlet(np.full(k + 1, 0.5), rows)
+    mass[:, :k] = -np.sort(-mass[:, :k], axis=1)
+    logs = np.log(np.maximum(mass, 1e-30)).astype(np.float32)
+    return Knowledge(
+        offsets=offsets,
+        indices=indices,
+        logprobs=logs[:, :k],
+        residual=logs[:, k],
+        label_logprob=logs[:, 0],
+        label_bytes=np.ones(len(offsets) - 1, dtype=np.int64),
+        tokenizer="teacher",
+        public="samples",
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
@@ -120,6 +121,23 @@ def test_one_source_token_is_several_target_tokens() -> None:
     assert found.weight.tolist() == [1, 1]
 
 
+def test_the_first_word_gains_a_space() -> None:
+    """Only WordPiece says " work" of a text that begins with "work"."""
+    merges = [("w", "o"), ("wo", "r"), ("wor", "k"), ("wor", "m")]
+    tokens = ["<s>", *"workm", *("".join(pair) for pair in merges)]
+    model = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    source = TextTokenizer.from_json(model.to_str(), {"bos": "<s>"})
+    target = by_hand("wordpiece", ["[U]", "[CLS]", "work", "##work", "worm", "##worm"], cls="[CLS]")
+    ids, to = source.vocabulary, target.vocabulary
+    masses = {ids["work"]: 0.5, ids["worm"]: 0.2, ids["wor"]: 0.1}
+    found, _ = translate(source, target, [Sample("", "work")], [masses])
+    assert probabilities(found, 0) == pytest.approx({to["work"]: 0.5, to["worm"]: 0.2}, rel=1e-5)
+    back = {to["work"]: 0.6, to["worm"]: 0.2, to["##worm"]: 0.1}
+    found, _ = translate(target, source, [Sample("", "work")], [back])
+    assert probabilities(found, 0) == pytest.approx({ids["work"]: 0.6, ids["worm"]: 0.2}, rel=1e-5)
+
+
 def test_a_teacher_that_excludes_what_was_read_says_nothing() -> None:
     source = by_hand("wordpiece", WHOLE, cls="[CLS]")
     target = by_hand("wordpiece", ["[U]", "[CLS]", *PARTS[6:]], cls="[CLS]")
@@ -188,10 +206,13 @@ def test_merge_equals_oracle(
     texts = ids_of_texts(surfaces(target))
     for t, (row, span, seen) in enumerate(expected):
         got = probabilities(projected, t)
-        if span > 1:
+        lead = 0
+        if row >= 0 and not seen:
+            lead = oracle.lead_of(rows, own, row, t, source.token_bytes, target.token_bytes)
+        if span > 1 or lead:
             label = int(own.token[t])
             want = oracle.spanning(
-                knowledge, rows, row, span, label, source.token_bytes, heads, texts
+                knowledge, rows, row, span, label, source.token_bytes, heads, texts, lead
             )
         elif seen and seen < spelling.pieces.shape[1]:
             want = oracle.continuing(knowledge, row, own.token[t - seen : t].tolist(), pieces)

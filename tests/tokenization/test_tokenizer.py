@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS, BertConverter
+from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from fedfuse.errors import FedfuseError
+from fedfuse.tokenization import tokenizer as tokenizer_module
 from fedfuse.tokenization.tokenizer import ROLES, TextTokenizer, _rust_errors
 from tests.tokenization.conftest import KINDS, SPECIALS, TEXTS, by_hand
 
@@ -49,6 +54,25 @@ def test_from_pretrained_names_a_tokenizer_without_fast_form() -> None:
     slow = SimpleNamespace(name_or_path="some/slow-one")
     with pytest.raises(FedfuseError, match=r"some/slow-one.*SimpleNamespace.*no fast form"):
         TextTokenizer.from_pretrained(slow)  # type: ignore[arg-type]
+
+
+def test_what_the_error_says_about_conversion_works(tmp_path: Path) -> None:
+    """A tokenizer in Python, by BERT's converter: the same tokens."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", ",", "日"]
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(words) + "\n", encoding="utf-8")
+    slow: Any = BertTokenizerLegacy(str(vocabulary))
+    with pytest.raises(FedfuseError, match=r"BertTokenizerLegacy.*BertConverter\(tokenizer\)"):
+        TextTokenizer.from_pretrained(slow)
+    assert "BertTokenizerLegacy" not in SLOW_TO_FAST_CONVERTERS  # so it has to be named
+    file = tmp_path / "tokenizer.json"
+    BertConverter(slow).converted().save(str(file))
+    named = {f"{role}_token": getattr(slow, f"{role}_token") for role in ("cls", "pad", "unk")}
+    fast = TextTokenizer.from_pretrained(PreTrainedTokenizerFast(tokenizer_file=str(file), **named))
+    text = "The cats, 日cat dog"
+    expected = slow.convert_tokens_to_ids(slow.tokenize(text))
+    assert fast.encode([text])[0].ids.tolist() == expected == [5, 6, 7, 8, 9, 6, 1]
+    assert fast.special_ids == {"pad": 0, "unk": 1, "cls": 2}
 
 
 def test_caller_settings_do_not_change_tokens_or_fingerprint(rust: dict[str, Tokenizer]) -> None:
@@ -166,3 +190,15 @@ def test_panics_are_errors_and_interrupts_are_not() -> None:
         raise panic("index out of bounds")
     with pytest.raises(KeyboardInterrupt), _rust_errors("loading"):
         raise KeyboardInterrupt
+
+
+def test_tokens_that_cannot_be_read_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Surfaces ask components of the Rust library, which may panic on another party's settings."""
+    panic = type("PanicException", (BaseException,), {})
+
+    def fail(*args: object) -> None:
+        raise panic("no such range")
+
+    monkeypatch.setattr(tokenizer_module, "token_bytes", fail)
+    with pytest.raises(FedfuseError, match="tokens cannot be read as bytes: no such range"):
+        _ = by_hand("wordpiece", ["[U]", "a"]).token_bytes
