@@ -10,14 +10,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fedfuse", "strategies", "clients")
-TREES = (*PACKAGES, "experiments")
+TREES = (*PACKAGES, "experiments", "benchmarks")
 MAX_LINES = 350
 
 # Folder to what its files may not import.
 FORBIDDEN = {
-    "fedfuse": ("strategies", "clients", "experiments"),
-    "strategies": ("clients", "experiments"),
-    "clients": ("strategies", "experiments"),
+    "fedfuse": ("strategies", "clients", "experiments", "benchmarks"),
+    "strategies": ("clients", "experiments", "benchmarks"),
+    "clients": ("strategies", "experiments", "benchmarks"),
 }
 COMMAND_LINE = Path("fedfuse/cli.py")
 # Modules that turn bytes into running code.
@@ -122,6 +122,7 @@ def test_the_tree_keeps_the_rule(rule: Rule) -> None:
         (wrong_imports, "strategies/base.py", "from clients import app"),
         (wrong_imports, "clients/app.py", "import strategies.base as base"),
         (wrong_imports, "clients/app.py", "import experiments.quickstart.run"),
+        (wrong_imports, "fedfuse/report/table.py", "from benchmarks.frame import machine"),
         (relative_imports, "clients/app.py", "from . import baselines"),
         (unsafe_loading, "clients/app.py", "from pickle import loads"),
         (unsafe_loading, "clients/app.py", "from torch import load"),

@@ -1,0 +1,192 @@
+"""Every entry of real tables: ``python -m benchmarks.mined_oracle --material FOLDER --json FILE``.
+
+GPT-2 to Llama 2 and back, in both units, against a search that leaves nothing out: the distance of
+every source text to every target text. Nothing is shared with the library's search but the
+compiled edit distance of two texts. Exits with 1 when any entry differs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy import ndarray
+from rapidfuzz import process
+from rapidfuzz.distance import Levenshtein
+from rich.console import Console
+from rich.progress import Progress, TaskID, TimeElapsedColumn
+
+from benchmarks.frame import load_tokenizer, machine, write_json
+from fedfuse.tokenization.surface import Surfaces, surfaces
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+
+TOKENIZERS = ("gpt2", "llama2")
+UNITS = ("bytes", "characters")
+# Source texts at once: with 50,000 targets at two bytes a cell, 50 MB.
+_CHUNK = 512
+# Mismatches that are written down; all are counted.
+_SHOWN = 10
+# A special token's roles in the order in which they count, and what it becomes, best first.
+_BECOMES = (
+    ("eos", "eos sep bos cls"),
+    ("sep", "sep eos cls bos"),
+    ("bos", "bos cls eos sep"),
+    ("cls", "cls bos sep eos"),
+    ("pad", "pad eos sep"),
+    ("unk", "unk"),
+    ("mask", "mask"),
+)
+
+
+def main(
+    material: Annotated[Path, typer.Option(help="Folder with the tokenizers.")],
+    json: Annotated[Path, typer.Option(help="File to write.")],
+    units: Annotated[str, typer.Option(help="Units of distance, by commas.")] = ",".join(UNITS),
+) -> None:
+    """Check both directions in all units and write the counts."""
+    started, about = time.monotonic(), machine()
+    counts: dict[str, dict[str, Any]] = {}
+    jobs = [(*pair, unit) for pair in (TOKENIZERS, TOKENIZERS[::-1]) for unit in units.split(",")]
+    with Progress(
+        *Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)
+    ) as progress:
+        for source, target, unit in jobs:
+            name = f"{source}-{target} {unit}"
+            task = progress.add_task(name, total=None)
+            pair = load_tokenizer(material, source), load_tokenizer(material, target)
+            table = minimum_edit_distance_table(*pair, None, unit=unit)
+            counts[name] = check(table, *pair, unit, (progress, task))
+    write_json(
+        json,
+        command=f"python -m benchmarks.mined_oracle --material M --json FILE --units {units}",
+        seed=0,  # nothing is drawn
+        started=started,
+        about=about,
+        results={name: {k: v for k, v in c.items() if k != "first"} for name, c in counts.items()},
+        raw={"first_mismatches": {name: count["first"] for name, count in counts.items()}},
+    )
+    if any(count["mismatches"] for count in counts.values()):
+        sys.exit(1)
+
+
+def check(
+    table: VocabularyTable,
+    source: TextTokenizer,
+    target: TextTokenizer,
+    unit: str,
+    bar: tuple[Progress, TaskID] | None = None,
+) -> dict[str, Any]:
+    """Compare each entry with the oracle's.
+
+    Returns:
+        ``entries``, ``equal_distances``, ``equal_targets``, ``exact_matches`` (source tokens for
+        text whose text some target token has), ``mismatches`` and the ``first`` of them.
+    """
+    targets, distances, exact = oracle(source, target, unit, bar)
+    same_distance = table.distance[:, 0] == distances
+    same_target = table.target[:, 0] == targets
+    wrong = np.flatnonzero(~(same_distance & same_target))
+    first = [
+        {
+            "source": i,
+            "text": repr(source.token_bytes[i]),
+            "found": [int(table.target[i, 0]), int(table.distance[i, 0])],
+            "expected": [int(targets[i]), int(distances[i])],
+        }
+        for i in wrong[:_SHOWN].tolist()
+    ]
+    return {
+        "entries": len(targets),
+        "equal_distances": int(same_distance.sum()),
+        "equal_targets": int(same_target.sum()),
+        "exact_matches": exact,
+        "mismatches": len(wrong),
+        "first": first,
+    }
+
+
+def oracle(
+    source: TextTokenizer,
+    target: TextTokenizer,
+    unit: str,
+    bar: tuple[Progress, TaskID] | None = None,
+    only: Sequence[int] | None = None,
+) -> tuple[ndarray, ndarray, int]:
+    """Target id and distance of every source id (or of those in ``only``), and the exact matches.
+
+    The smallest distance, then the lexicographically smallest text, then of the tokens with that
+    text the one in use, then the smaller id.
+    """
+    given, wanted = surfaces(source), surfaces(target)
+    id_of = _candidates(wanted)
+    texts = sorted(id_of)
+    wished = range(source.vocab_size) if only is None else only
+    queries = sorted({given.bytes[i] for i in wished})
+    nearest: dict[bytes, tuple[int, int]] = {}
+    for chunk in _chunks(queries, bar):
+        cells = process.cdist(
+            [as_unit(text, unit) for text in chunk],
+            [as_unit(text, unit) for text in texts],
+            scorer=Levenshtein.distance,
+            dtype=np.uint16,
+            workers=-1,
+        )
+        column = cells.argmin(axis=1)  # the first of equals is the smallest text
+        for text, place, row in zip(chunk, column.tolist(), cells, strict=True):
+            nearest[text] = id_of[texts[place]], int(row[place])
+    pairs = [_special(given, wanted, i) or nearest[given.bytes[i]] for i in wished]
+    exact = sum(given.bytes[i] in id_of and i not in given.special for i in wished)
+    ids, distances = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return ids, distances, exact
+
+
+def as_unit(text: bytes, unit: str) -> bytes | str:
+    """What the distance is counted in; a byte that is no part of a character is one by itself."""
+    return text if unit == "bytes" else text.decode("utf-8", "surrogateescape")
+
+
+def _candidates(target: Surfaces) -> dict[bytes, int]:
+    """Every text that a target token stands for, with the id that is taken for it."""
+    best: dict[bytes, tuple[bool, int]] = {}
+    for token_id in target.used - target.special:
+        text, rank = target.bytes[token_id], (token_id in target.fallback, token_id)
+        if text and (text not in best or rank < best[text]):
+            best[text] = rank
+    return {text: token_id for text, (_, token_id) in best.items()}
+
+
+def _special(source: Surfaces, target: Surfaces, token_id: int) -> tuple[int, int] | None:
+    """A special token's target and distance: by role, else by name; None for any other token."""
+    if token_id not in source.special:
+        return None
+    own = source.roles.get(token_id, ())
+    for role, becomes in _BECOMES:
+        for wanted in becomes.split() if role in own else ():
+            for candidate, roles in target.roles.items():
+                if wanted in roles:
+                    return candidate, 0
+    named = [i for i in target.special if target.bytes[i] == source.bytes[token_id]]
+    return (min(named), 0) if named else None
+
+
+def _chunks(
+    queries: Sequence[bytes], bar: tuple[Progress, TaskID] | None
+) -> Iterator[Sequence[bytes]]:
+    """Parts of the queries, and the progress bar moved on after each."""
+    if bar is not None:
+        bar[0].update(bar[1], total=len(queries))
+    for start in range(0, len(queries), _CHUNK):
+        chunk = queries[start : start + _CHUNK]
+        yield chunk
+        if bar is not None:
+            bar[0].advance(bar[1], len(chunk))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,182 @@
+"""The benchmarks run, report what they promise, and their oracle finds what is wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from benchmarks import alignment, mined_oracle
+from benchmarks.frame import cut, load_text, load_tokenizer
+from benchmarks.reference import nearest
+from benchmarks.rows import Bench, reference
+from fedfuse.models.tokenizers import KINDS
+from fedfuse.tokenization.surface import surfaces
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+
+RESULTS = {
+    "mined_gpt2_llama2_seconds",
+    "mined_warm_milliseconds",
+    "mined_speedup_over_brute_force",
+    "mined_qwen_llama2_seconds",
+    "rows_per_second",
+    "rows_speedup_over_reference",
+    "row_cost_8192_over_128",
+}
+FRAME = {"command", "seed", "commit", "versions", "machine", "seconds", "peak_memory_mb"}
+
+
+@pytest.fixture(scope="module")
+def material(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_tokenizers: dict[str, TextTokenizer],
+    language: list[str],
+) -> Path:
+    """A folder like the public material's, around tiny tokenizers and the built-in world's text."""
+    folder = tmp_path_factory.mktemp("material")
+    for name, kind in zip(("gpt2", "llama2", "qwen"), KINDS, strict=True):
+        home = folder / "tokenizers" / name
+        home.mkdir(parents=True)
+        whole = json.loads(tiny_tokenizers[kind].to_json())
+        (home / "tokenizer.json").write_text(json.dumps(whole["tokenizer"]))
+        config = {f"{role}_token": token for role, token in whole["specials"].items()}
+        (home / "tokenizer_config.json").write_text(json.dumps(config))
+    for name in ("gsm8k", "arc_easy", "arc_challenge"):
+        home = folder / "datasets" / name
+        home.mkdir(parents=True)
+        # U+2028 ends a line for some readers of lines, and not for JSON; é has two bytes.
+        lines = [{"question": f"{text} \u2028é", "target": text} for text in language]
+        text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        (home / "train.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(material: Path) -> Bench:
+    return Bench(material, "gpt2", "llama2", seed=0)
+
+
+def read(path: Path) -> Any:
+    found = json.loads(path.read_text())
+    assert set(found) == FRAME | {"results", "raw"}
+    assert found["machine"]["cpu"]
+    assert str(path.parent) not in path.read_text()
+    return found
+
+
+def test_alignment_reports_every_number(material: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "alignment.json"
+    alignment.main(material, path, repeats=2, quick=True)
+    found = read(path)
+    assert set(found["results"]) == RESULTS
+    assert all(0 < value < np.inf for value in found["results"].values())
+    assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
+    modes = set(found["raw"]["rows"]["rows_per_second"])
+    assert {"boundary sum", "boundary first", "merge sum", "dtw first"} <= modes
+    cold = found["raw"]["mined"]["cold_median_seconds"]
+    slowest = max(cold.values())
+    assert found["results"]["mined_gpt2_llama2_seconds"] == pytest.approx(slowest, rel=1e-3)
+
+
+def test_parts_are_chosen(material: Path, tmp_path: Path) -> None:
+    path = tmp_path / "alignment.json"
+    alignment.main(material, path, parts="qwen", repeats=1, quick=True)
+    found = read(path)
+    assert set(found["results"]) == {"mined_qwen_llama2_seconds"}
+    with pytest.raises(typer.BadParameter, match="gpt3"):
+        alignment.main(material, path, parts="qwen,gpt3")
+
+
+def test_texts_are_cut_at_tokens(material: Path, bench: Bench) -> None:
+    text = load_text(material)
+    ends = bench.source.encode([text])[0].ends
+    pieces = cut(text, ends, 7, 100)
+    assert len(pieces) == 14
+    assert text.startswith("".join(pieces))
+    assert len("".join(pieces).encode()) == ends[97]
+    with pytest.raises(SystemExit, match="a text of"):
+        cut(text, ends[:5], 7, 100)
+
+
+def test_made_up_knowledge_is_valid(bench: Bench) -> None:
+    case = bench.case(50, 1000)
+    known, rows = case.knowledge, len(case.source.token)
+    known.validate(
+        vocab_size=bench.source.vocab_size,
+        tokenizer=bench.source.fingerprint,
+        public=known.public,
+        rows=rows,
+    )
+    assert all(len(set(row)) == len(row) for row in known.indices.tolist())
+    holds_label = (known.indices == case.source.token[:, None]).any(axis=1)
+    assert 0.85 < holds_label.mean() < 1
+
+
+def test_reference_is_the_rule_of_the_paper(bench: Bench) -> None:
+    """What is compared in speed gives the same rows, so neither does less."""
+    case = bench.case(60, 600)
+    rows = [row for text in reference(bench, case)() for row in text]
+    found = bench.library(case, "dtw", "first", "one-hot")
+    assert len(rows) == len(case.target.token) > 300
+    assert 0.2 < np.mean([len(row) > 1 for row in rows]) < 1
+    for row, ids, logs in zip(rows, found.indices, found.logprobs, strict=True):
+        used = np.isfinite(logs)
+        assert [token for token, _ in row] == ids[used].tolist()
+        assert [log for _, log in row] == logs[used].tolist()
+
+
+def test_loop_gives_the_table(bench: Bench) -> None:
+    source, target = bench.source_surfaces, bench.target_surfaces
+    texts = [target.bytes[i] for i in target.used - target.special if target.bytes[i]]
+    for token in range(0, bench.source.vocab_size, 7):
+        if token in source.special:
+            continue
+        text, distance = nearest(source.bytes[token], texts)
+        assert text == target.bytes[bench.table.best[token]]
+        assert distance == bench.table.distance[token, 0]
+
+
+def test_oracle_confirms_the_tables(material: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mined_oracle.json"
+    mined_oracle.main(material, path)
+    results = read(path)["results"]
+    assert len(results) == 4
+    given = surfaces(load_tokenizer(material, "gpt2"))
+    wanted = surfaces(load_tokenizer(material, "llama2"))
+    texts = {wanted.bytes[i] for i in wanted.used - wanted.special}
+    for name in ("gpt2-llama2 bytes", "gpt2-llama2 characters"):
+        counts = results[name]
+        assert counts["entries"] == len(given.bytes)
+        assert counts["equal_distances"] == counts["equal_targets"] == counts["entries"]
+        ordinary = [i for i in given.used - given.special if given.bytes[i] in texts]
+        assert counts["exact_matches"] == len(ordinary) > 20
+        assert counts["mismatches"] == 0
+
+
+@pytest.mark.parametrize("field", ["target", "distance"])
+def test_oracle_finds_a_wrong_entry(
+    field: str, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def corrupted(*args: Any, **options: Any) -> VocabularyTable:
+        table = minimum_edit_distance_table(*args, **options)
+        values = getattr(table, field).copy()
+        values[40, 0] += 1
+        return replace(table, **{field: values})
+
+    monkeypatch.setattr(mined_oracle, "minimum_edit_distance_table", corrupted)
+    path = tmp_path / "mined_oracle.json"
+    with pytest.raises(SystemExit) as stopped:
+        mined_oracle.main(material, path, units="bytes")
+    assert stopped.value.code == 1
+    found = read(path)
+    counts = found["results"]["gpt2-llama2 bytes"]
+    assert counts["mismatches"] == 1
+    equal = "equal_targets" if field == "target" else "equal_distances"
+    assert counts[equal] == counts["entries"] - 1
+    assert [m["source"] for m in found["raw"]["first_mismatches"]["gpt2-llama2 bytes"]] == [40]
