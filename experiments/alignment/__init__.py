@@ -1,0 +1,1 @@
+"""What each choice in token alignment costs."""

@@ -1,0 +1,86 @@
+"""The study's table and plot, from its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from experiments.alignment.measures import CHOICES, PAPER, Choice
+
+Summary = Mapping[str, Mapping[str, Mapping[str, list[float]]]]
+
+COLUMNS = {
+    "usable": "rows with a teacher",
+    "kept": "mass carried over",
+    "loss_usable": "loss, own rows",
+    "loss_common": "loss, common rows",
+    "loss_all": "loss, all rows",
+}
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+COLOURS = {"dtw": "#d98c00", "boundary": "#c4699b", "merge": "#0f7fc4"}
+HATCHES = {"nearest": "", "top-4": "////", "spelled": "...."}
+
+
+def write_table(summary: Summary, path: Path) -> None:
+    """Put the table between the marks of the document."""
+    text = path.read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    path.write_text(f"{before}{BEGIN}\n{table(summary)}\n{END}{after}")
+
+
+def table(summary: Summary) -> str:
+    """Markdown: one table per group, best loss on all rows in bold."""
+    parts = []
+    for group, by_choice in summary.items():
+        best = min(by_choice, key=lambda choice: by_choice[choice]["loss_all"][0])
+        lines = [f"**{group}**", ""]
+        lines.append("| positions / collisions / mapping | " + " | ".join(COLUMNS.values()) + " |")
+        lines.append("|---|" + "---:|" * len(COLUMNS))
+        for choice, measures in by_choice.items():
+            cells = [_cell(key, *measures[key]) for key in COLUMNS]
+            name = f"{choice} (FedMKT)" if choice == str(PAPER) else choice
+            if choice == best:
+                name, cells[-1] = f"**{name}**", f"**{cells[-1]}**"
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _cell(key: str, value: float, spread: float) -> str:
+    if key in ("usable", "kept"):
+        return f"{value:.1%}"
+    return f"{value:.3f} ± {spread:.3f}"
+
+
+def draw(summary: Summary, path: Path) -> None:
+    """Loss on all rows by group and choice."""
+    with mpl.rc_context({"svg.hashsalt": "fedfuse", "font.size": 9}):
+        figure = Figure(figsize=(9.6, 2.6 * len(summary)), layout="constrained")
+        for axes, (group, by_choice) in zip(
+            figure.subplots(len(summary), 1, squeeze=False)[:, 0], summary.items(), strict=True
+        ):
+            for place, choice in enumerate(CHOICES):
+                value, spread = by_choice[str(choice)]["loss_all"]
+                axes.barh(place, value, xerr=spread, **_look(choice))
+                axes.text(value + spread, place, f" {value:.2f}", va="center", fontsize=8)
+            axes.set_yticks(range(len(CHOICES)), [str(choice) for choice in CHOICES], fontsize=8)
+            axes.invert_yaxis()
+            axes.set_title(group, loc="left", fontsize=10)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.margins(x=0.08)
+        axes.set_xlabel("cross-entropy of the projected teacher, nats per byte, all label rows")
+        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+
+
+def _look(choice: Choice) -> dict[str, object]:
+    return {
+        "color": COLOURS[choice.positions],
+        "hatch": HATCHES[choice.mapping],
+        "edgecolor": "white",
+        "alpha": 1.0 if choice.collisions == "sum" else 0.6,
+        "ecolor": "#1b1f24",
+    }

@@ -1,0 +1,165 @@
+"""How good a teacher is after its knowledge was brought into another tokenizer's terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.tokenization.positions import align_rows
+from fedfuse.tokenization.projection import Projected, project
+from fedfuse.tokenization.rows import LabelRows
+from fedfuse.tokenization.spelling import Spelling, spell, spelled_table
+from fedfuse.tokenization.surface import surfaces
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+
+TOP_M = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to align.
+
+    Attributes:
+        positions: "boundary", "dtw" or "merge".
+        collisions: "sum" or "first".
+        mapping: "nearest" (one to one), "top-4" or "spelled".
+    """
+
+    positions: str
+    collisions: str
+    mapping: str
+
+    def __str__(self) -> str:
+        return f"{self.positions} / {self.collisions} / {self.mapping}"
+
+
+CHOICES = [
+    Choice(positions, collisions, mapping)
+    for positions in ("dtw", "boundary", "merge")
+    for collisions in ("first", "sum")
+    for mapping in ("nearest", f"top-{TOP_M}", "spelled")
+    if mapping != "spelled" or positions == "merge"
+]
+PAPER = Choice("dtw", "first", "nearest")
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What is left of a teacher.
+
+    Attributes:
+        usable: share of the student's label rows that have a teacher.
+        kept: probability that lands on tokens of the student, over what the teacher kept of its
+            own distribution; mean over usable rows.
+        loss_usable: cross-entropy of the projected teacher against the student's labels, nats per
+            byte of the usable rows' tokens. Rows differ from choice to choice.
+        loss_common: the same on the rows that are usable under every choice.
+        loss_all: the same on all rows, where a row without a teacher costs what a student without
+            any knowledge pays, the logarithm of its vocabulary.
+    """
+
+    usable: float
+    kept: float
+    loss_usable: float
+    loss_common: float
+    loss_all: float
+
+
+def compare(
+    knowledge: Knowledge,
+    source_rows: LabelRows,
+    source: TextTokenizer,
+    target_rows: LabelRows,
+    target: TextTokenizer,
+    cache: Path,
+) -> dict[Choice, Quality]:
+    """Every choice on one pair of tokenizers and one text."""
+    tables = {
+        "nearest": minimum_edit_distance_table(source, target, cache),
+        f"top-{TOP_M}": minimum_edit_distance_table(source, target, cache, m=TOP_M),
+    }
+    spelling = spell(source, target, tables["nearest"])
+    tables["spelled"] = spelled_table(tables["nearest"], spelling)
+    found = {
+        choice: _projected(
+            choice, knowledge, source_rows, source, target_rows, target, tables, spelling
+        )
+        for choice in CHOICES
+    }
+    common = np.logical_and.reduce([projected.weight > 0 for projected in found.values()])
+    bytes_of = np.maximum(target_rows.end - target_rows.prefix, 0)
+    kept = float(np.exp(knowledge.logprobs.astype(np.float64)).sum(axis=1).mean())
+    return {
+        choice: _quality(projected, target_rows, target.vocab_size, bytes_of, common, kept)
+        for choice, projected in found.items()
+    }
+
+
+def _projected(
+    choice: Choice,
+    knowledge: Knowledge,
+    source_rows: LabelRows,
+    source: TextTokenizer,
+    target_rows: LabelRows,
+    target: TextTokenizer,
+    tables: dict[str, VocabularyTable],
+    spelling: Spelling,
+) -> Projected:
+    alignment = align_rows(
+        source_rows,
+        target_rows,
+        choice.positions,
+        surfaces(source),
+        surfaces(target),
+        tables["nearest"],
+    )
+    return project(
+        knowledge,
+        tables[choice.mapping],
+        alignment,
+        target_rows,
+        source=source_rows,
+        spelling=spelling,
+        collisions=choice.collisions,
+        target_fingerprint=target.fingerprint,
+    )
+
+
+def _quality(
+    projected: Projected,
+    rows: LabelRows,
+    vocab_size: int,
+    bytes_of: ndarray,
+    common: Bool[ndarray, " rows"],
+    teacher_kept: float,
+) -> Quality:
+    usable = projected.weight > 0
+    loss = label_loss(projected, rows, vocab_size)
+    mass = np.exp(projected.logprobs[usable].astype(np.float64)).sum(axis=1)
+    everywhere = np.where(usable, loss, np.log(vocab_size))
+    return Quality(
+        usable=float(usable.mean()),
+        kept=float(mass.mean()) / teacher_kept,
+        loss_usable=float(loss[usable].sum() / bytes_of[usable].sum()),
+        loss_common=float(loss[common].sum() / bytes_of[common].sum()),
+        loss_all=float(everywhere.sum() / bytes_of.sum()),
+    )
+
+
+def label_loss(projected: Projected, rows: LabelRows, vocab_size: int) -> Float64[ndarray, " rows"]:
+    """Nats that the projected teacher pays for each label.
+
+    A label that is not among its entries has an equal share of the mass outside them.
+    """
+    used = projected.logprobs > -np.inf
+    is_label = (projected.indices == rows.token[:, None]) & used
+    at_label = np.where(is_label, projected.logprobs, -np.inf).max(axis=1)
+    others = np.maximum(vocab_size - used.sum(axis=1), 1)
+    outside = np.maximum(projected.residual, np.log(1e-12)) - np.log(others)
+    return -np.where(is_label.any(axis=1), at_label, outside).astype(np.float64)

@@ -1,0 +1,157 @@
+"""What each choice in token alignment costs: ``python -m experiments.alignment.run``.
+
+Teachers with real knowledge: stories260K, a small pretrained Llama, on real questions, translated
+for six real tokenizers; and the built-in models on their own language, translated for each other,
+for real tokenizers, and for stories260K's 512 tokens, which cut every word to pieces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.progress import track
+
+from experiments.alignment.draw import draw, write_table
+from experiments.alignment.measures import CHOICES, Choice, Quality, compare
+from fedfuse.data.lexicon import LEXICONS
+from fedfuse.data.load import load_records
+from fedfuse.data.sample import Sample
+from fedfuse.data.world import Domain
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.knowledge.extract import extract
+from fedfuse.models.builtin import build, cache_root
+from fedfuse.models.causal_lm import CausalLM, load_causal_lm
+from fedfuse.report.writing import commit, versions
+from fedfuse.tokenization.load import load_tokenizer
+from fedfuse.tokenization.rows import label_rows
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+REAL = ("gpt2", "llama2", "mistral_v3", "gpt_neox_pythia", "qwen", "bert_uncased")
+BUILTIN = ("gpt2", "llama", "opt", "gpt-neox", "server")
+SOURCES = ("trec", "sst2", "gsm8k", "arc_easy")
+TEXTS, MAX_LENGTH, K = 200, 128, 16
+
+
+def main(
+    material: Annotated[Path, typer.Option(help="Folder with models, tokenizers and datasets.")],
+    seeds: Annotated[str, typer.Option(help="Seeds of the texts, joined by commas.")] = "0,1,2",
+) -> None:
+    """Measure every choice; write results.json beside this file, and docs/alignment.*."""
+    numbers = [int(seed) for seed in seeds.split(",")]
+    cells: list[dict[str, Any]] = []
+    for seed in numbers:
+        jobs = list(pairs(material, seed))
+        for group, teacher, name, tokenizer, texts in track(jobs, f"seed {seed}"):
+            for choice, quality in measure(teacher, tokenizer, texts).items():
+                about = {"seed": seed, "group": group, "teacher": Path(teacher.name).name}
+                cells.append(about | {"student": name} | asdict(choice) | rounded(quality))
+    results = {
+        "command": f"python -m experiments.alignment.run --material MATERIAL --seeds {seeds}",
+        "seeds": numbers,
+        "commit": commit(),
+        "versions": versions(),
+        "summary": summarize(cells),
+        "cells": cells,
+    }
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_table(results["summary"], DOCS / "alignment.md")
+    draw(results["summary"], DOCS / "alignment.svg")
+    print(f"results: {HERE / 'results.json'}, table and plot: {DOCS / 'alignment.md'}")
+
+
+def pairs(
+    material: Path, seed: int
+) -> Iterator[tuple[str, CausalLM, str, TextTokenizer, list[Sample]]]:
+    """Group, teacher, name and tokenizer of the student, and the text."""
+    real = {name: load_tokenizer(str(material / "tokenizers" / name)) for name in REAL}
+    stories = load_causal_lm(str(material / "models" / "stories260K"), device="cpu")
+    questions = real_texts(material / "datasets", seed)
+    for name, tokenizer in real.items():
+        yield "stories260K -> real", stories, name, tokenizer, questions
+    models = {n: load_causal_lm(str(build(f"builtin:{n}")), device="cpu") for n in BUILTIN}
+    sentences = builtin_texts(seed)
+    for teacher in models.values():
+        for name, model in models.items():
+            if model is not teacher:
+                yield "built-in -> built-in", teacher, name, model.tokenizer, sentences
+        for name, tokenizer in real.items():
+            yield "built-in -> real", teacher, name, tokenizer, sentences
+        yield "built-in -> 512 tokens", teacher, "stories260K", stories.tokenizer, sentences
+
+
+def real_texts(datasets: Path, seed: int) -> list[Sample]:
+    """Questions and reviews; every position of them is a label row."""
+    rng = np.random.default_rng(seed)
+    texts: list[str] = []
+    for source in SOURCES:
+        records = [record for _, record in load_records(str(datasets / source), "train")]
+        for i in rng.choice(len(records), TEXTS // len(SOURCES), replace=False).tolist():
+            texts.append(str(records[i].get("text") or records[i].get("question")))
+    return [Sample("", text) for text in texts]
+
+
+def builtin_texts(seed: int) -> list[Sample]:
+    """Sentences of the built-in language that no model was pretrained on."""
+    rng = np.random.default_rng([seed, 17])
+    drawn = []
+    for lexicon in LEXICONS:
+        domain = Domain(lexicon, seed)
+        for _ in range(TEXTS // len(LEXICONS)):
+            entity, answer = rng.integers(len(lexicon.entities)), rng.integers(len(lexicon.answers))
+            drawn.append(Sample("", domain.sentence(int(entity), int(answer), rng).text))
+    return drawn
+
+
+def measure(
+    teacher: CausalLM, student: TextTokenizer, texts: Sequence[Sample]
+) -> dict[Choice, Quality]:
+    """Every choice for one teacher and one student's tokenizer."""
+    data = EncodedSet(teacher.tokenizer, texts, MAX_LENGTH)
+    knowledge = extract(teacher.model, data, K)
+    _, rows = label_rows(student, texts, MAX_LENGTH)
+    cache = cache_root() / "tables"
+    return compare(knowledge, data.rows, teacher.tokenizer, rows, student, cache)
+
+
+def rounded(quality: Quality) -> dict[str, float]:
+    """The five measures, to four digits."""
+    return {key: round(value, 4) for key, value in asdict(quality).items()}
+
+
+def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """By group and choice, each measure's mean over pairs and its spread over seeds."""
+    summary: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(dict)
+    for group in dict.fromkeys(cell["group"] for cell in cells):
+        for choice in CHOICES:
+            mine = [c for c in cells if c["group"] == group and _choice(c) == choice]
+            summary[group][str(choice)] = {
+                key: _mean_and_spread(mine, key) for key in Quality.__dataclass_fields__
+            }
+    return dict(summary)
+
+
+def _mean_and_spread(cells: list[dict[str, Any]], key: str) -> list[float]:
+    """Mean over everything; standard deviation of the seeds' means."""
+    by_seed = [
+        mean(cell[key] for cell in cells if cell["seed"] == seed)
+        for seed in sorted({cell["seed"] for cell in cells})
+    ]
+    return [round(mean(by_seed), 4), round(stdev(by_seed), 4) if len(by_seed) > 1 else 0.0]
+
+
+def _choice(cell: dict[str, Any]) -> Choice:
+    return Choice(cell["positions"], cell["collisions"], cell["mapping"])
+
+
+if __name__ == "__main__":
+    typer.run(main)
