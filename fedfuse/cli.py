@@ -1,4 +1,4 @@
-"""The command line: ``fedfuse simulate`` and its helpers."""
+"""The command line: ``fedfuse simulate``, ``report`` and ``align``, and their helpers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fedfuse.align_command import align
 from fedfuse.data.load import local_path, looks_like_path
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import (
@@ -28,6 +29,7 @@ from fedfuse.report.writing import free_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 console = Console(stderr=True)
+app.command()(align)
 
 CONFIG_HELP = "TOML file with run config keys, such as experiments/quickstart/homogeneous.toml."
 SET_HELP = "One run config key, such as local.steps=100. May be repeated."

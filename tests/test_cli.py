@@ -81,7 +81,7 @@ def sets(*options: str) -> list[str]:
         (["local.step=5"], "local.step = '5': no such key; did you mean 'local.steps'?"),
         (
             ["knowledge.positions=guess"],
-            "knowledge.positions = 'guess': allowed: 'boundary', 'dtw'",
+            "knowledge.positions = 'guess': allowed: 'merge', 'boundary', 'dtw'",
         ),
         (["strategy=fedsomething"], "strategy = 'fedsomething': allowed: fedmkt, fedavg-lora"),
         (["data.public=0"], "public set is empty; allowed: at least one sample"),

@@ -11,7 +11,7 @@ import pytest
 from fedfuse.flower.config import RunConfig, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / name for name in ("ARCHITECTURE.md", "docs/papers.md")]
+DOCUMENTS = [ROOT / name for name in ("ARCHITECTURE.md", "docs/papers.md", "docs/alignment.md")]
 
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:)([^)#]+)\)")
 SETTING = re.compile(r"`([a-z]+(?:-[a-z]+)*\.[a-z]+(?:-[a-z]+)*)(?: = ([^`]+))?`")

@@ -13,10 +13,10 @@ from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenization.positions import align_rows
 from fedfuse.tokenization.projection import Projected, project
 from fedfuse.tokenization.rows import LabelRows
-from fedfuse.tokenization.spelling import Spelling, spell, spelled_table
+from fedfuse.tokenization.spelling import spell, spelled_table
 from fedfuse.tokenization.surface import surfaces
 from fedfuse.tokenization.tokenizer import TextTokenizer
-from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+from fedfuse.tokenization.vocabulary import minimum_edit_distance_table
 
 TOP_M = 4
 
@@ -56,7 +56,7 @@ class Quality:
     Attributes:
         usable: share of the student's label rows that have a teacher.
         kept: probability that lands on tokens of the student, over what the teacher kept of its
-            own distribution; mean over usable rows.
+            own distributions; usable rows and the teacher's rows that speak of them.
         loss_usable: cross-entropy of the projected teacher against the student's labels, nats per
             byte of the usable rows' tokens. Rows differ from choice to choice.
         loss_common: the same on the rows that are usable under every choice.
@@ -86,49 +86,38 @@ def compare(
     }
     spelling = spell(source, target, tables["nearest"])
     tables["spelled"] = spelled_table(tables["nearest"], spelling)
+    shapes = surfaces(source), surfaces(target)
+    alignments = {
+        mode: align_rows(source_rows, target_rows, mode, *shapes, tables["nearest"])
+        for mode in {choice.positions for choice in CHOICES}
+    }
     found = {
-        choice: _projected(
-            choice, knowledge, source_rows, source, target_rows, target, tables, spelling
+        choice: project(
+            knowledge,
+            tables[choice.mapping],
+            alignments[choice.positions],
+            target_rows,
+            source=source_rows,
+            spelling=spelling,
+            collisions=choice.collisions,
+            target_fingerprint=target.fingerprint,
         )
         for choice in CHOICES
     }
     common = np.logical_and.reduce([projected.weight > 0 for projected in found.values()])
     bytes_of = np.maximum(target_rows.end - target_rows.prefix, 0)
-    kept = float(np.exp(knowledge.logprobs.astype(np.float64)).sum(axis=1).mean())
+    kept = np.exp(knowledge.logprobs.astype(np.float64)).sum(axis=1)
     return {
-        choice: _quality(projected, target_rows, target.vocab_size, bytes_of, common, kept)
+        choice: _quality(
+            projected,
+            target_rows,
+            target.vocab_size,
+            bytes_of,
+            common,
+            kept[alignments[choice.positions].source_row],
+        )
         for choice, projected in found.items()
     }
-
-
-def _projected(
-    choice: Choice,
-    knowledge: Knowledge,
-    source_rows: LabelRows,
-    source: TextTokenizer,
-    target_rows: LabelRows,
-    target: TextTokenizer,
-    tables: dict[str, VocabularyTable],
-    spelling: Spelling,
-) -> Projected:
-    alignment = align_rows(
-        source_rows,
-        target_rows,
-        choice.positions,
-        surfaces(source),
-        surfaces(target),
-        tables["nearest"],
-    )
-    return project(
-        knowledge,
-        tables[choice.mapping],
-        alignment,
-        target_rows,
-        source=source_rows,
-        spelling=spelling,
-        collisions=choice.collisions,
-        target_fingerprint=target.fingerprint,
-    )
 
 
 def _quality(
@@ -137,7 +126,7 @@ def _quality(
     vocab_size: int,
     bytes_of: ndarray,
     common: Bool[ndarray, " rows"],
-    teacher_kept: float,
+    teacher_kept: Float64[ndarray, " rows"],
 ) -> Quality:
     usable = projected.weight > 0
     loss = label_loss(projected, rows, vocab_size)
@@ -145,7 +134,7 @@ def _quality(
     everywhere = np.where(usable, loss, np.log(vocab_size))
     return Quality(
         usable=float(usable.mean()),
-        kept=float(mass.mean()) / teacher_kept,
+        kept=float(mass.mean() / teacher_kept[usable].mean()),
         loss_usable=float(loss[usable].sum() / bytes_of[usable].sum()),
         loss_common=float(loss[common].sum() / bytes_of[common].sum()),
         loss_all=float(everywhere.sum() / bytes_of.sum()),

@@ -33,12 +33,12 @@ from transformers.pytorch_utils import Conv1D
 from fedfuse.errors import FedfuseError
 from fedfuse.models.loading import (
     check_causal,
-    load_tokenizer,
     loading_errors,
     local_folder,
     quantization_options,
     resolve_device,
 )
+from fedfuse.tokenization.load import from_transformers
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -132,7 +132,7 @@ def load_causal_lm(
     if quantization:
         weights |= quantization_options(quantization, place, DTYPES[dtype])
     with loading_errors(name):
-        tokenizer = load_tokenizer(source, options)
+        tokenizer = from_transformers(source, options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
     model, info = loaded
     if info["missing_keys"]:

@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from fedfuse.data.load import looks_like_path
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenization.load import from_transformers
 
 QUANTIZATIONS = ("", "4bit", "8bit")
 
@@ -85,25 +80,6 @@ def quantization_options(
     return {"quantization_config": config(**settings), "device_map": {"": place}}
 
 
-def load_tokenizer(name: str, options: dict[str, Any]) -> TextTokenizer:
-    """The tokenizer exactly as its ``tokenizer.json`` says, where it has one.
-
-    The class that ``AutoTokenizer`` chooses may put its own normalizer and pre-tokenizer in place
-    of the file's, so it is asked for the special tokens only, whose roles the file does not know.
-    """
-    chosen = TextTokenizer.from_pretrained(AutoTokenizer.from_pretrained(name, **options))
-    try:
-        verbatim = TextTokenizer.from_pretrained(
-            PreTrainedTokenizerFast.from_pretrained(name, **options)
-        )
-    except ValueError:  # no tokenizer.json: AutoTokenizer has converted an older format
-        return chosen
-    names = {id_: token for token, id_ in chosen.vocabulary.items()}
-    roles = {role: names[id_] for role, id_ in chosen.special_ids.items()}
-    known = {role: token for role, token in roles.items() if token in verbatim.vocabulary}
-    return TextTokenizer.from_json(verbatim.to_json(), known)
-
-
 def check_available(name: str) -> None:
     """Refuse a model whose tokenizer cannot be loaded or has no fast form; reads no weights.
 
@@ -112,8 +88,9 @@ def check_available(name: str) -> None:
     """
     folder = local_folder(name)
     source = name if folder is None else str(folder)
+    options = {"trust_remote_code": False, "local_files_only": folder is not None}
     with loading_errors(name):
-        load_tokenizer(source, {"trust_remote_code": False, "local_files_only": folder is not None})
+        from_transformers(source, options)
 
 
 def check_causal(name: str, model: PreTrainedModel) -> None:

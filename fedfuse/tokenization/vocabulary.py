@@ -27,7 +27,7 @@ from fedfuse.tokenization.surface import Surfaces, surfaces
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 # Part of every cache file's name: raise it when the same tokenizers would give another table.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 UNITS = ("bytes", "characters")
 # What a special token may become, by its role, best first. An id with several roles (GPT-2's end of
 # text) is predicted as an end, so ends come first.
@@ -67,9 +67,9 @@ class VocabularyTable:
 
         In inverse proportion to the distance; an exact match takes everything.
         """
-        exact = self.distance == 0
-        inverse = np.divide(1.0, self.distance, where=~exact, out=np.zeros(exact.shape))
-        share = np.where(exact.any(axis=1, keepdims=True), exact, inverse)
+        share = 1.0 / np.maximum(self.distance, 1)
+        exact = self.distance[:, 0] == 0
+        share[exact, 0], share[exact, 1:] = 1.0, 0.0
         weight: Float32[ndarray, "source_vocab m"]
         weight = (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
         return weight

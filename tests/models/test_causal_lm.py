@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
@@ -268,13 +269,11 @@ def test_unknown_folders(name: str) -> None:
 
 
 def test_hub_ids_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedfuse.models import loading
-
     def offline(name: str, **options: Any) -> None:
         assert options == {"trust_remote_code": False, "local_files_only": False}
         raise OSError(f"no network for {name}")
 
-    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", offline)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
     with pytest.raises(FedfuseError, match=r"'owner/name' cannot .*no network for owner/name"):
         load_causal_lm("owner/name")
 

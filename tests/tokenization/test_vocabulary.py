@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from itertools import permutations
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
@@ -17,6 +21,7 @@ from fedfuse.tokenization.tokenizer import TextTokenizer
 from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
 from tests.oracles import mined
 from tests.tokenization.conftest import KINDS, by_hand
+from tests.tokenization.workers import build_table
 
 
 def texts_by_id(tokenizer: TextTokenizer) -> dict[int, bytes]:
@@ -204,3 +209,77 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="disk full"):
         vocabulary._save(tmp_path / "table.npz", table)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nearest_targets_share_by_inverse_distance() -> None:
+    source = by_hand("wordpiece", ["[U]", "[END]", "ab", "abcd"], eos="[END]")
+    target = by_hand("wordpiece", ["[U]", "ab", "abc", "end"], eos="end")
+    table = minimum_edit_distance_table(source, target, None, m=2)
+    assert table.target.tolist()[1:] == [[3, 3], [1, 2], [2, 1]]
+    assert table.distance.tolist()[2:] == [[0, 1], [1, 2]]
+    np.testing.assert_allclose(table.weight[1:], [[1, 0], [1, 0], [2 / 3, 1 / 3]])
+    assert minimum_edit_distance_table(source, target, None, m=9).target.shape == (4, 2)
+
+
+def test_unit_of_the_distance() -> None:
+    """One letter is two bytes."""
+    source = by_hand("byte-level", ["<s>", "\u00c3\u00a9"])
+    target = by_hand("byte-level", ["<s>", "e"])
+    for unit, expected in (("bytes", 2), ("characters", 1)):
+        table = minimum_edit_distance_table(source, target, None, unit=unit)
+        assert table.distance[1, 0] == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"unit": "words"}, "unit of edit distance is 'words'; allowed: bytes, characters"),
+        ({"m": 0}, "nearest targets per token are 0; allowed: 1 or more"),
+    ],
+)
+def test_bad_settings_are_refused(
+    tokenizers: dict[str, TextTokenizer], setting: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(FedfuseError, match=message):
+        minimum_edit_distance_table(tokenizers["wordpiece"], tokenizers["unigram"], None, **setting)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(place=st.floats(0, 1), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed_or_harmless(
+    cached: tuple[TextTokenizer, TextTokenizer, Path, VocabularyTable], place: float, bit: int
+) -> None:
+    source, target, file, good = cached
+    damaged = bytearray(file.read_bytes())
+    damaged[int(place * (len(damaged) - 1))] ^= 1 << bit
+    copy = file.with_name("damaged.npz")
+    copy.write_bytes(damaged)
+    found = vocabulary._load(copy, source.vocab_size, target.vocab_size)
+    if found is not None:
+        np.testing.assert_array_equal(found.target, good.target)
+        np.testing.assert_array_equal(found.distance, good.distance)
+
+
+@pytest.fixture(scope="module")
+def cached(
+    tokenizers: dict[str, TextTokenizer], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TextTokenizer, TextTokenizer, Path, VocabularyTable]:
+    folder = tmp_path_factory.mktemp("cache")
+    source, target = tokenizers["wordpiece"], tokenizers["unigram"]
+    table = minimum_edit_distance_table(source, target, folder)
+    (file,) = folder.iterdir()
+    return source, target, file, table
+
+
+def test_concurrent_writers_leave_one_good_table(tmp_path: Path) -> None:
+    """Eight processes want the same table at the same time."""
+    source = by_hand("wordpiece", ["[U]", "ab", "abcd"])
+    target = by_hand("wordpiece", ["[U]", "ab", "abc"])
+    arguments = [(source.to_json(), target.to_json(), tmp_path)] * 8
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(build_table, arguments))
+    assert found == [found[0]] * 8
+    (file,) = tmp_path.iterdir()
+    table = vocabulary._load(file, source.vocab_size, target.vocab_size)
+    assert table is not None
+    assert table.best.tolist() == found[0]

@@ -1,0 +1,153 @@
+"""How two tokenizers align, on the terminal: counts, and texts with their tokens side by side.
+
+Blocks stand next to each other, their tokens one above the other, the match between them::
+
+    SRC  The  ·token┊ization    !
+          =         ~           =
+    DST  The  ·tok┊en°┊ization  !
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedfuse.report.alignment_wording import (
+    ALONE,
+    JOINT,
+    MARKS,
+    MEANINGS,
+    NOTHING,
+    SPACE,
+    Row,
+    coverage_rows,
+    statistics_rows,
+    visible,
+)
+from fedfuse.report.fields import clean
+from fedfuse.report.wording import count, shorten
+from fedfuse.tokenization.overview import TableStatistics
+from fedfuse.tokenization.side_by_side import Block, Coverage, TextAlignment, Token
+
+WIDTH = 100
+# Blocks shown in all: a few screens.
+BLOCKS = 160
+COLOURS = {"exact": "green", "near": "yellow", "none": "red"}
+_LABELS = ("SRC  ", "     ", "DST  ")
+_GAP = "  "
+
+
+def print_statistics(
+    console: Console, source: str, target: str, statistics: TableStatistics, unit: str
+) -> None:
+    """Print what the table from ``source`` to ``target``, two names, does to the vocabulary."""
+    for label, name in zip(("SRC  ", "DST  "), (source, target), strict=True):
+        console.print(Text().append(label, "bold").append(shorten(clean(name), console.width - 6)))
+    console.print(_counts("vocabulary", statistics_rows(statistics, unit)))
+
+
+def print_alignment(
+    console: Console,
+    coverage: Coverage,
+    texts: Sequence[TextAlignment],
+    positions: str,
+    limit: int = BLOCKS,
+) -> None:
+    """Print what is covered of texts, and their first ``limit`` blocks in all, side by side."""
+    console.print(
+        _counts(f"{count(len(texts), 'text')}, positions by {positions}", coverage_rows(coverage))
+    )
+    for line in _legend():
+        console.print(line)
+    left = sum(alignment.total for alignment in texts)
+    for number, alignment in enumerate(texts, start=1):
+        blocks = alignment.blocks[:limit]
+        if not blocks:
+            continue
+        limit -= len(blocks)
+        left -= len(blocks)
+        console.print()
+        if len(texts) > 1:
+            console.print(Text(f"text {number}", "bold"))
+        for line in layout(blocks, console.width):
+            # Cut rather than folded: a folded line would break the columns of the two others.
+            console.print(line, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
+    if left:
+        console.print()
+        console.print(Text(f"\N{HORIZONTAL ELLIPSIS} {count(left, 'more block')} not shown", "dim"))
+
+
+def layout(blocks: Sequence[Block], width: int) -> Iterator[Text]:
+    """Lines of at most ``width`` cells: groups of three, source, match, target, a gap between.
+
+    A block that is wider than a line is cut, which an ellipsis tells.
+    """
+    room = max(width - len(_LABELS[0]), 8)
+    group: list[tuple[Block, str, str, int]] = []
+    taken = 0
+    for block in blocks:
+        source, target = (_cell(side, room) for side in (block.source, block.target))
+        wide = max(cell_len(source), cell_len(target))
+        if group and taken + len(_GAP) + wide > room:
+            yield from _lines(group)
+            yield Text()
+            group, taken = [], 0
+        taken += wide + (len(_GAP) if group else 0)
+        group.append((block, source, target, wide))
+    if group:
+        yield from _lines(group)
+
+
+def _lines(group: Sequence[tuple[Block, str, str, int]]) -> Iterator[Text]:
+    source, marks, target = (Text().append(label, "dim") for label in _LABELS)
+    for block, above, below, wide in group:
+        colour = COLOURS[block.match]
+        for line, text in (
+            (source, above),
+            (marks, MARKS[block.match].center(wide)),
+            (target, below),
+        ):
+            line.append(text, f"bold {colour}" if line is marks else colour)
+            line.append(" " * (wide - cell_len(text) + len(_GAP)))
+    for line in (source, marks, target):
+        line.rstrip()
+        yield line
+
+
+def _cell(tokens: Sequence[Token], room: int) -> str:
+    """The tokens of one side of a block, in at most ``room`` cells."""
+    parts = [visible(token.raw) + ("" if _has_partner(token) else ALONE) for token in tokens]
+    text = JOINT.join(parts) or NOTHING
+    if cell_len(text) > room:
+        text = set_cell_size(text, room - 1).rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return text
+
+
+def _has_partner(token: Token) -> bool:
+    """Whether a token goes unmarked; a source token without partner is nobody's loss."""
+    return token.paired or token.nearest is not None
+
+
+def _legend() -> Iterator[Text]:
+    for match, mark in MARKS.items():
+        yield Text().append(f"{mark} ", f"bold {COLOURS[match]}").append(MEANINGS[match], "dim")
+    yield Text(
+        f"{SPACE} a space, {JOINT} between the tokens of a block, {ALONE} behind a target token at "
+        "a position that no source position speaks of",
+        "dim",
+    )
+
+
+def _counts(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column(title, overflow="fold")
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(Text(row.label), f"{row.number:,}", row.share)
+    return table
