@@ -34,7 +34,7 @@ from fedfuse.tokenization.surface import Surfaces
 from fedfuse.tokenization.vocabulary import VocabularyTable
 
 UNMATCHED = -1
-MODES = ("boundary", "merge", "dtw")
+MODES = ("merge", "boundary", "dtw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def align_rows(
     Args:
         source: label rows of the samples under the source tokenizer, T_s in all.
         target: label rows of the same samples under the target tokenizer.
-        mode: "boundary", "merge" or "dtw".
+        mode: "boundary", "merge" (what runs use, together with ``spell``) or "dtw".
         source_surfaces: bytes of the source's tokens; needed by "dtw".
         target_surfaces: bytes of the target's tokens; needed by "dtw".
         table: source to target vocabulary; if given, "dtw" keeps a pair only if the tokens agree.

@@ -210,7 +210,7 @@ def test_dtw_equals_oracle(
 def test_refusals(words: TextTokenizer, letters: TextTokenizer) -> None:
     source = label_rows(words, SAMPLES, 50)[1]
     target = label_rows(letters, SAMPLES, 50)[1]
-    with pytest.raises(FedfuseError, match="'diagonal'; allowed: boundary, merge, dtw"):
+    with pytest.raises(FedfuseError, match="'diagonal'; allowed: merge, boundary, dtw"):
         align_rows(source, target, "diagonal")
     with pytest.raises(FedfuseError, match="needs the surfaces"):
         align_rows(source, target, "dtw", surfaces(words))
