@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from experiments.alignment.draw import table
 from fedfuse.flower.config import RunConfig, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,3 +59,8 @@ def test_the_tree_in_the_architecture_is_complete() -> None:
         assert {name for name in modules if f"  {name} " not in tree} == set()
     packages = {file.parent.name for file in (ROOT / "fedfuse").glob("*/__init__.py")}
     assert {name for name in packages if f"  {name}/ " not in tree} == set()
+
+
+def test_the_table_of_the_alignment_study_is_its_results() -> None:
+    results = json.loads((ROOT / "experiments" / "alignment" / "results.json").read_text())
+    assert table(results["summary"]) in (ROOT / "docs" / "alignment.md").read_text()
