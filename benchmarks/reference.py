@@ -2,8 +2,8 @@
 
 The usual way to implement FedMKT (arXiv 2406.02224), Section 3.2: for each source token a loop over
 the target vocabulary, per text a dynamic programme in nested loops, per target row a loop over the
-kept entries. Only the edit distance of two tokens is compiled code; public implementations take
-that of the package editdistance. It gives what the library gives for mode "dtw" with
+kept entries. Only the edit distance of two tokens is compiled code, that of the package
+editdistance, and the cells of the dynamic programme are those of a NumPy array. It gives what the library gives for mode "dtw" with
 ``collisions="first"`` and ``unmatched="one-hot"``, the paper's rule.
 """
 
@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import editdistance
+import numpy as np
 from rapidfuzz.distance import Levenshtein
-
-_INFINITE = float("inf")
 
 
 def nearest(text: bytes, targets: Sequence[bytes]) -> tuple[bytes, int]:
@@ -36,23 +35,20 @@ def nearest_tight(text: bytes, targets: Sequence[bytes]) -> tuple[bytes, int]:
 
 def warping_path(source: Sequence[bytes], target: Sequence[bytes]) -> list[tuple[int, int]]:
     """The cheapest path; of equally cheap predecessors the diagonal, then the one above."""
-    total: list[list[float]] = [[_INFINITE] * (len(target) + 1)]
-    total[0][0] = 0.0
-    for one in source:
-        above = total[-1]
-        row = [_INFINITE]
+    total = np.full((len(source) + 1, len(target) + 1), np.inf)
+    total[0, 0] = 0.0
+    for i, one in enumerate(source):
         for j, other in enumerate(target):
-            cost = Levenshtein.distance(one, other)
-            row.append(cost + min(above[j], above[j + 1], row[j]))
-        total.append(row)
+            cost = editdistance.eval(one, other)
+            total[i + 1, j + 1] = cost + min(total[i, j], total[i, j + 1], total[i + 1, j])
     i, j = len(source), len(target)
     path = []
     while i and j:
         path.append((i - 1, j - 1))
-        diagonal, above_it, left = total[i - 1][j - 1], total[i - 1][j], total[i][j - 1]
-        if diagonal <= above_it and diagonal <= left:
+        diagonal, above, left = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
+        if diagonal <= above and diagonal <= left:
             i, j = i - 1, j - 1
-        elif above_it <= left:
+        elif above <= left:
             i -= 1
         else:
             j -= 1

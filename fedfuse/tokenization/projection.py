@@ -12,6 +12,8 @@ that the row predicts.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,9 +106,16 @@ def project(
         with np.errstate(divide="ignore"):
             share = np.log(table.weight)
     matched = np.flatnonzero(single & (paired >= 0))
-    for start in range(0, len(matched), _ROWS):
-        part = matched[start : start + _ROWS]
-        _project_single(knowledge, table.target, share, paired[part], part, collisions, result)
+    parts = np.split(matched, range(_ROWS, len(matched), _ROWS))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter meanwhile
+        list(
+            pool.map(
+                lambda part: _project_single(
+                    knowledge, table.target, share, paired[part], part, collisions, result
+                ),
+                parts,
+            )
+        )
     if spelling is not None and source is not None:
         for part, candidates in merged_rows(knowledge, source, target, alignment, spelling):
             _fill(result, part, candidates, collisions)
