@@ -3,8 +3,9 @@
 The usual way to implement FedMKT (arXiv 2406.02224), Section 3.2: for each source token a loop over
 the target vocabulary, per text a dynamic programme in nested loops, per target row a loop over the
 kept entries. Only the edit distance of two tokens is compiled code, that of the package
-editdistance, and the cells of the dynamic programme are those of a NumPy array. It gives what the library gives for mode "dtw" with
-``collisions="first"`` and ``unmatched="one-hot"``, the paper's rule.
+editdistance, and the cells of the dynamic programme are those of a NumPy array. It gives what the
+library gives for mode "dtw" with ``collisions="first"`` and ``unmatched="one-hot"``, the paper's
+rule.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def project(
         with np.errstate(divide="ignore"):
             share = np.log(table.weight)
     matched = np.flatnonzero(single & (paired >= 0))
-    parts = np.split(matched, range(_ROWS, len(matched), _ROWS))
+    parts = [matched[start : start + _ROWS] for start in range(0, len(matched), _ROWS)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter meanwhile
         list(
             pool.map(
