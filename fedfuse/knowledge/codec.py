@@ -30,7 +30,7 @@ from fedfuse.knowledge.postings import Postings, read_gaps, write_gaps
 from fedfuse.knowledge.precision import PRECISIONS, Precision, same
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
 
-# A row, a code and a token together fit one int64 that sorts: 27 bits, 16 and 20 are its limits.
+# A row, a code and a token together fit one int64 that sorts: 26 bits, 16 and 20 at most.
 _CODE_BITS = 16
 _TOKEN_BITS = MAX_VOCABULARY.bit_length() - 1
 
@@ -53,13 +53,15 @@ def encode(knowledge: Knowledge, wire: str = "default") -> bytes:
     precision = PRECISIONS[wire]
     _check_encodable(knowledge)
     codes = precision.codes(knowledge.logprobs)  # [T, k], unused slots at precision.nothing
-    smallest = np.where(codes < precision.nothing, codes, 0).max(1, initial=0)  # [T]
+    used = codes < precision.nothing
+    k = int(used.sum(1).max(initial=1))  # slots that no row uses are not sent either
+    smallest = np.where(used, codes, 0).max(1, initial=0)  # [T]
     label = precision.codes(knowledge.label_logprob)
     residual = precision.codes(knowledge.residual)
     # Where the label is all that is left, rounding must not make it more likely than that.
     alone = same(knowledge.residual, knowledge.label_logprob)
     residual = np.where(alone, np.minimum(residual, label), residual)
-    place, beyond = _write_labels(codes, np.maximum(smallest, residual), label)
+    place, beyond = _write_labels(codes, np.maximum(smallest, residual), label, k)
     postings, code = _by_token(knowledge.indices, codes, precision)
     gaps, remainders = write_gaps(postings, knowledge.rows)
     fields = {
@@ -77,7 +79,7 @@ def encode(knowledge: Knowledge, wire: str = "default") -> bytes:
     }
     header = Header(
         wire=wire,
-        k=knowledge.k,
+        k=k,
         rows=knowledge.rows,
         samples=knowledge.samples,
         tokens=len(postings.tokens),
@@ -174,8 +176,8 @@ def _read_entries(
     row = read_gaps(counts, gaps, remainders, header.rows)
     kept = np.bincount(row, minlength=header.rows)
     found = (int(kept.min(initial=header.k)), int(kept.max(initial=0)))
-    check("gaps", f"{found} entries a row", f"1 to {header.k}",
-           found[0] >= min(1, header.k) and found[1] <= header.k)  # fmt: skip
+    good = not header.rows or (found[0] >= 1 and found[1] == header.k)
+    check("gaps", f"{found} entries a row", f"(1, {header.k}), the least and the most", good)
     code = smallest[row] - _read_codes("logprobs", fields, header.entries, precision)
     check("logprobs", int(code.min(initial=0)), "codes from 0", code.min(initial=0) >= 0)
 
@@ -191,13 +193,13 @@ def _read_entries(
 
 
 def _write_labels(
-    codes: Codes, bound: Int64[ndarray, " rows"], label: Int64[ndarray, " rows"]
+    codes: Codes, bound: Int64[ndarray, " rows"], label: Int64[ndarray, " rows"], k: int
 ) -> tuple[Int64[ndarray, " rows"], Int64[ndarray, " explicit"]]:
     """``[T]`` the label's place among the entries, k where it has none; there, its code beyond
     ``bound``."""
     place = (codes < label[:, None]).sum(1)
     explicit = ~(codes == label[:, None]).any(1)
-    place[explicit] = codes.shape[1]
+    place[explicit] = k
     beyond = label[explicit] - bound[explicit]
     # Rounding may have moved label and bound towards each other, by one code.
     if beyond.min(initial=0) < -1:

@@ -28,8 +28,8 @@ from fedfuse.knowledge.checking import check
 from fedfuse.knowledge.precision import PRECISIONS
 
 VERSION = 2
-# What knowledge may take in memory at most: 12 bytes an entry, 1.6 GB.
-MAX_ENTRIES = 2**27
+# What knowledge may take in memory at most: 12 bytes an entry, 0.8 GB.
+MAX_ENTRIES = 2**26
 MAX_SAMPLES = 2**24
 MAX_VOCABULARY = 2**20
 # ``gaps`` and ``remainders`` are bits as they are; all others are ``pack_numbers``.
@@ -51,7 +51,7 @@ class Header:
 
     Attributes:
         wire: the codec, ``default`` or ``compact``.
-        k: entries of a row at most.
+        k: entries of the row that has most.
         rows: T label rows.
         samples: N samples.
         tokens: D distinct tokens.
@@ -170,6 +170,7 @@ def unpack_numbers(
 
 def _check_sizes(header: Header) -> None:
     room = header.k * header.rows
+    check("k", header.k, "at least 1", header.k >= 1)
     check("k x rows", room, f"at most {MAX_ENTRIES}", room <= MAX_ENTRIES)
     check("samples", header.samples, f"at most {MAX_SAMPLES}", header.samples <= MAX_SAMPLES)
     # A row without an entry says nothing, and would let few bytes claim many rows.

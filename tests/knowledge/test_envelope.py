@@ -69,7 +69,8 @@ def test_another_version() -> None:
         ({"entries": 13}, "entries is 13; allowed: 3 to 12"),
         ({"entries": 2}, "entries is 2; allowed: 3 to 12"),
         ({"tokens": 10}, "tokens is 10; allowed: at most 9"),
-        ({"k": 2**20, "rows": 100, "entries": 100}, "entries is 100; allowed: at most 32"),
+        ({"k": 0}, "k is 0; allowed: at least 1"),
+        ({"k": 2**16, "rows": 100, "entries": 100}, "entries is 100; allowed: at most 32"),
     ],
 )
 def test_sizes_beyond_the_caps(
