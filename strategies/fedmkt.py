@@ -5,8 +5,8 @@ COLING 2025, arXiv 2406.02224. Algorithm 1; the step numbers below are its own.
 
 Differs from the paper: see ``fedfuse.distillation.loss`` (tail),
 ``fedfuse.tokenization.projection`` (collisions, unmatched rows), ``fedfuse.knowledge.translate``
-(claims are verified) and ``ClientDistillConfig.replay``; the paper's rules can be chosen in the
-run config.
+(claims are verified), ``fedfuse.knowledge.trim`` (adaptive k) and ``ClientDistillConfig.replay``;
+the paper's rules can be chosen in the run config.
 """
 
 from __future__ import annotations

@@ -239,6 +239,10 @@ def _read_codes(
 
 def _check_encodable(knowledge: Knowledge) -> None:
     """What would be garbled silently."""
+    knowledge.check_shapes()
+    least, most = knowledge.label_bytes.min(initial=0), knowledge.label_bytes.max(initial=0)
+    good = least >= 0 and most < 1 << 32
+    check("label_bytes", (int(least), int(most)), f"0..{2**32 - 1}", good)
     for name in ("logprobs", "residual", "label_logprob"):
         values = getattr(knowledge, name)
         good = bool((values <= MASS_TOLERANCE).all())  # False for NaN too

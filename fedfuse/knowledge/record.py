@@ -87,7 +87,7 @@ class Knowledge:
         check("tokenizer", self.tokenizer, tokenizer, self.tokenizer == tokenizer)
         check("public", self.public, public, self.public == public)
         check("rows", self.rows, rows, self.rows == rows)
-        self._check_shapes()
+        self.check_shapes()
         for name in ("logprobs", "residual", "label_logprob"):
             values = getattr(self, name)
             good = not np.isnan(values).any() and bool((values <= MASS_TOLERANCE).all())
@@ -108,7 +108,12 @@ class Knowledge:
         check("logprobs", "unsorted rows", "descending rows", descending)
         self._check_labels()
 
-    def _check_shapes(self) -> None:
+    def check_shapes(self) -> None:
+        """Refuse fields that do not fit together.
+
+        Raises:
+            FedfuseError: naming the field, what it holds and what is allowed.
+        """
         check(
             "indices",
             self.indices.shape,

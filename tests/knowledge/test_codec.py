@@ -155,6 +155,10 @@ def test_hardly_any_rows(wire: str, rows: int) -> None:
         ("residual is NaN or positive", lambda k: _set(k, "residual", 2, 0.5)),
         ("label_logprob is -inf", lambda k: _set(k, "label_logprob", 2, -np.inf)),
         ("label_logprob is too likely at row 2", lambda k: _set(k, "label_logprob", 2, -1e-3)),
+        ("label_bytes is", lambda k: _set(k, "label_bytes", 1, 2**32)),
+        ("label_bytes is", lambda k: _set(k, "label_bytes", 1, -1)),
+        ("offsets is", lambda k: _set(k, "offsets", 1, 9)),
+        ("indices is", lambda k: replace(k, indices=k.indices[:, :2])),
         ("logprobs is a row without an entry", lambda k: _set(k, "logprobs", 2, -np.inf)),
     ],
 )
