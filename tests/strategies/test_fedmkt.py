@@ -14,8 +14,8 @@ from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.flower.config import parse
 from fedfuse.flower.workspace import load_splits
 from fedfuse.models.builtin import build
-from fedfuse.models.loading import load_tokenizer
 from fedfuse.report.reading import read_run
+from fedfuse.tokenization.load import load_tokenizer
 from tests.federations import FAST, about, federate, lines
 
 CLIENTS = ("0", "1", "2", "3")
@@ -98,7 +98,7 @@ def test_adapters_reproduce_the_reported_metric(finished: Path, model: str) -> N
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
     config = parse({**FAST, "seed": 3})
     splits = load_splits(config.data, config.seed, 1)
-    tokenizer = load_tokenizer(base, {})
+    tokenizer = load_tokenizer(str(base))
     scores = Evaluator(tokenizer, splits.test, splits.questions, config.data.max_length).score(
         adapted.eval()
     )
