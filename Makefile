@@ -42,8 +42,9 @@ test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(STAMP) ## Test the alignment of the public tokenizers with 10,000 texts a pair: half an hour
-	FEDFUSE_EXAMPLES=10000 $(BIN)/python -m pytest tests/tokenization/test_properties.py $(ARGS)
+test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 messages: half an hour
+	FEDFUSE_EXAMPLES=10000 FEDFUSE_MUTATIONS=100000 $(BIN)/python -m pytest \
+		tests/tokenization/test_properties.py tests/knowledge/test_mutations.py $(ARGS)
 
 .PHONY: coverage
 coverage: $(STAMP) ## Run the tests and fail where less than 90 % of the lines are covered

@@ -91,7 +91,8 @@ class DistillationClient:
         self._keep()
         reply = RecordDict({})
         if wanted == "knowledge":
-            put_knowledge(reply, self.participant.knowledge(self.config.knowledge.k))
+            rules = self.config.knowledge
+            put_knowledge(reply, self.participant.knowledge(rules.k), rules.wire, rules.mass)
         elif wanted == "adapter":
             reply[ADAPTER] = arrays_to_record(self.participant.adapter)
         seconds = time.perf_counter() - started
@@ -103,10 +104,11 @@ class DistillationClient:
         """Learn from the server where it knows better (Algorithm 1, steps 9-11)."""
         started = time.perf_counter()
         server_round = _int(request, "round")
-        knowledge, tokenizer = take_knowledge(request), take_tokenizer(request)
-        translator = new_translator(self.participant, self.config.knowledge)
+        rules, tokenizer = self.config.knowledge, take_tokenizer(request)
+        translator = new_translator(self.participant, rules)
+        rows = len(translator.dictionary(tokenizer).rows.token)
+        knowledge = take_knowledge(request, rows=rows, k=rules.k)
         translator.verify(knowledge, tokenizer, self.participant.public.fingerprint)
-        rules = self.config.knowledge
         own = self.participant.knowledge(rules.k)
         lesson = teach(
             translator, own, [(knowledge, tokenizer)], dual_min_ce, rules.k, tail=rules.tail

@@ -1,4 +1,4 @@
-"""The command line: ``fedfuse simulate``, ``report`` and ``align``, and their helpers."""
+"""The command line: ``fedfuse simulate``, ``report``, ``align``, ``inspect``; their helpers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from fedfuse.flower.config import (
     model_of_partition,
     parse,
 )
+from fedfuse.inspect_command import inspect
 from fedfuse.report.writing import free_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 console = Console(stderr=True)
 app.command()(align)
+app.command()(inspect)
 
 CONFIG_HELP = "TOML file with run config keys, such as experiments/quickstart/homogeneous.toml."
 SET_HELP = "One run config key, such as local.steps=100. May be repeated."

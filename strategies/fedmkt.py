@@ -5,8 +5,8 @@ COLING 2025, arXiv 2406.02224. Algorithm 1; the step numbers below are its own.
 
 Differs from the paper: see ``fedfuse.distillation.loss`` (tail),
 ``fedfuse.tokenization.projection`` (collisions, unmatched rows), ``fedfuse.knowledge.translate``
-(claims are verified) and ``ClientDistillConfig.replay``; the paper's rules can be chosen in the
-run config.
+(claims are verified), ``fedfuse.knowledge.trim`` (adaptive k) and ``ClientDistillConfig.replay``;
+the paper's rules can be chosen in the run config.
 """
 
 from __future__ import annotations
@@ -49,10 +49,13 @@ class FedMKT(PhasedStrategy):
             FedfuseError: for knowledge that is malformed, about something else, or contradicts
             itself.
         """
-        knowledge = messages.take_knowledge(reply.content)
-        tokenizer = self.tokenizers[reply.metadata.src_node_id]
-        public = self.session.participant.public.fingerprint
-        self.session.translator.verify(knowledge, tokenizer, public)
+        tokenizer, translator = self.tokenizers[reply.metadata.src_node_id], self.session.translator
+        knowledge = messages.take_knowledge(
+            reply.content,
+            rows=len(translator.dictionary(tokenizer).rows.token),
+            k=self.config.knowledge.k,
+        )
+        translator.verify(knowledge, tokenizer, self.session.participant.public.fingerprint)
         return knowledge
 
     def server_knowledge(self) -> Knowledge:
@@ -101,7 +104,8 @@ class FedMKT(PhasedStrategy):
     ) -> Iterable[Message]:
         """Steps 7 and 8: the server's knowledge, to every client."""
         content = RecordDict({})
-        messages.put_knowledge(content, self.server_knowledge())
+        rules = self.config.knowledge
+        messages.put_knowledge(content, self.server_knowledge(), rules.wire, rules.mass)
         messages.put_tokenizer(content, self.session.participant.tokenizer)
         return self.requests(messages.DISTILL, config, content)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import typer
 
-from benchmarks import alignment, mined_oracle
+from benchmarks import alignment, mined_oracle, wire
 from benchmarks.frame import cut, load_text, load_tokenizer
 from benchmarks.reference import nearest
 from benchmarks.rows import Bench, reference
@@ -82,6 +82,32 @@ def test_alignment_reports_every_number(material: Path, tmp_path: Path) -> None:
     cold = found["raw"]["mined"]["cold_median_seconds"]
     slowest = max(cold.values())
     assert found["results"]["mined_gpt2_llama2_seconds"] == pytest.approx(slowest, rel=1e-3)
+
+
+def test_wire_reports_every_number(material: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wire.json"
+    wire.main(material, path, repeats=2, quick=True)
+    found = read(path)
+    names = ("wire_bytes_per_row_default", "wire_bytes_per_row_compact", "codec_mb_per_second")
+    assert set(found["results"]) == set(names)
+    default, compact, speed = (found["results"][name] for name in names)
+    assert 0 < compact < default
+    assert speed > 0
+    assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
+
+
+def test_bigrams_are_honest_knowledge(material: Path) -> None:
+    known = wire.bigrams(material, 400, 16, seed=0)
+    tokenizer = load_tokenizer(material, "llama2")
+    known.validate(
+        vocab_size=tokenizer.vocab_size,
+        tokenizer=tokenizer.fingerprint,
+        public=known.public,
+        rows=400,
+    )
+    same = wire.bigrams(material, 400, 16, seed=0)
+    np.testing.assert_array_equal(known.logprobs, same.logprobs)
+    assert len(np.unique(known.logprobs[:, 0])) > 390
 
 
 def test_parts_are_chosen(material: Path, tmp_path: Path) -> None:

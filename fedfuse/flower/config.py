@@ -165,7 +165,10 @@ class KnowledgeConfig:
     """What is exchanged, and how it is translated.
 
     Attributes:
-        k: entries kept per label row.
+        k: entries kept per label row at most.
+        mass: entries of a row are sent until they have this much mass; 1 sends all k.
+        wire: precision of what is sent: ``default`` tells log-probabilities in 16 bits, ``compact``
+            in 8.
         positions: which source row teaches a target row.
         collisions: what happens to entries that reach one target token.
         unmatched: what a row without a partner learns.
@@ -173,6 +176,8 @@ class KnowledgeConfig:
     """
 
     k: int = between(16, 1)
+    mass: float = between(0.98, 0, 1, above=True)
+    wire: str = one_of("default", "default", "compact")
     positions: str = one_of("merge", "merge", "boundary", "dtw")
     collisions: str = one_of("sum", "sum", "first")
     unmatched: str = one_of("skip", "skip", "one-hot")

@@ -1,9 +1,8 @@
 """The messages of a round: their names, and what travels in them.
 
 A request carries a ``config`` (ConfigRecord: round, phase settings); a reply carries ``metrics``
-(MetricRecord, numbers only) and ``info`` (ConfigRecord, text). Knowledge travels as the arrays of
-``knowledge.codec`` with a ConfigRecord of fingerprints beside them; adapters as plain float32
-arrays.
+(MetricRecord, numbers only) and ``info`` (ConfigRecord, text). Knowledge travels as the bytes of
+``knowledge.codec`` in one array; adapters as plain float32 arrays.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.knowledge import codec
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.trim import trim
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 REGISTER = "query.register"
@@ -31,7 +31,7 @@ EVALUATE = "evaluate"
 Metrics = dict[str, int | float | list[int] | list[float]]
 
 _KNOWLEDGE = "knowledge"
-_ABOUT = "knowledge.about"
+_MESSAGE = "message"
 
 
 def arrays_to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
@@ -44,33 +44,43 @@ def record_to_arrays(record: ArrayRecord) -> dict[str, ndarray]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def put_knowledge(content: RecordDict, knowledge: Knowledge) -> None:
-    """Add knowledge to a message's content."""
-    content[_KNOWLEDGE] = arrays_to_record(codec.encode(knowledge))
-    content[_ABOUT] = ConfigRecord(
-        {
-            "version": codec.VERSION,
-            "tokenizer": knowledge.tokenizer,
-            "public": knowledge.public,
-        }
-    )
+def put_knowledge(
+    content: RecordDict, knowledge: Knowledge, wire: str = "default", mass: float = 1.0
+) -> None:
+    """Add knowledge to a message's content.
+
+    Args:
+        content: of the message.
+        knowledge: what to send.
+        wire: how precisely; see ``codec.encode``.
+        mass: how much of each row; see ``trim``.
+    """
+    message = codec.encode(trim(knowledge, mass), wire)
+    content[_KNOWLEDGE] = arrays_to_record({_MESSAGE: np.frombuffer(message, dtype=np.uint8)})
 
 
-def take_knowledge(content: RecordDict) -> Knowledge:
-    """Read knowledge out of a message's content; its contents are not checked yet.
+def take_knowledge(
+    content: RecordDict, *, rows: int | None = None, k: int | None = None
+) -> Knowledge:
+    """Read knowledge out of a message's content; what it says is not checked yet.
+
+    Args:
+        content: of the message.
+        rows: label rows that it must have; others are refused before they take memory.
+        k: entries of a row that it may have.
 
     Raises:
-        FedfuseError: when there is none, or of another version or form.
+        FedfuseError: when there is none, or ``codec.decode`` refuses it.
     """
-    arrays, about = content.get(_KNOWLEDGE), content.get(_ABOUT)
-    if not isinstance(arrays, ArrayRecord) or not isinstance(about, ConfigRecord):
+    record = content.get(_KNOWLEDGE)
+    if not isinstance(record, ArrayRecord) or set(record) != {_MESSAGE}:
         raise FedfuseError(f"the message holds {sorted(content)}; allowed: knowledge")
-    if about.get("version") != codec.VERSION:
+    array = record[_MESSAGE].numpy()
+    if array.dtype != np.uint8 or array.ndim != 1:
         raise FedfuseError(
-            f"knowledge has codec version {about.get('version')!r}; allowed: {codec.VERSION}"
+            f"knowledge is {array.dtype}{list(array.shape)}; allowed: uint8, 1-dimensional"
         )
-    fingerprints = {key: str(about.get(key)) for key in ("tokenizer", "public")}
-    return codec.decode(record_to_arrays(arrays), **fingerprints)
+    return codec.decode(array.tobytes(), rows=rows, k=k)
 
 
 def put_tokenizer(content: RecordDict, tokenizer: TextTokenizer) -> None:

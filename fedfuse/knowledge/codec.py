@@ -1,70 +1,257 @@
-"""Knowledge as flat arrays for the wire: no pickle, no ragged objects, the narrowest types.
+"""Knowledge on the wire: versioned, compact, checked before it is believed.
 
-Version 1: float16 log-probabilities, unsigned indices of the narrowest width, losses in float32.
+Rows are told as sets of tokens (``postings``) and codes of their log-probabilities (``precision``);
+the order of entries follows from the codes. The label's log-probability is mostly that of an entry,
+so only its place is sent. What is left has no structure that pays, and is entropy-coded
+(``envelope.pack_numbers``).
+
+Log-probabilities come back within the precision of the codec, and each row's mass is made one
+again, which moves a row by no more than a few roundings. All else comes back exactly. Entries whose
+codes are equal come back in the order of their ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
+from jaxtyping import Bool, Float32, Int64
 from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.checking import check
+from fedfuse.knowledge.envelope import (
+    MAX_VOCABULARY,
+    Header,
+    pack_numbers,
+    seal,
+    unpack_numbers,
+    unseal,
+)
+from fedfuse.knowledge.postings import Postings, read_gaps, write_gaps
+from fedfuse.knowledge.precision import PRECISIONS, Precision, same
+from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
 
-VERSION = 1
-# Nothing larger is decoded: 2**31 entries of k would already be over 8 GB in memory.
-MAX_ENTRIES = 2**31
-_FLOATS = {"logprobs": np.float16, "residual": np.float16, "label_logprob": np.float32}
-_INTEGERS = ("offsets", "indices", "label_bytes")
+# A row, a code and a token together fit one int64 that sorts: 26 bits, 16 and 20 at most.
+_CODE_BITS = 16
+_TOKEN_BITS = MAX_VOCABULARY.bit_length() - 1
 
-
-def encode(knowledge: Knowledge) -> dict[str, ndarray]:
-    """Arrays by field name, in wire types.
-
-    Log-probabilities below float16's range (-65504) become -inf.
-    """
-    wire: dict[str, ndarray] = {}
-    for name, values in knowledge.arrays().items():
-        if name in _FLOATS:
-            with np.errstate(over="ignore"):
-                wire[name] = values.astype(_FLOATS[name])
-        else:
-            wire[name] = _narrowest(values)
-    return wire
+Codes = Int64[ndarray, "rows k"]
 
 
-def decode(wire: Mapping[str, ndarray], *, tokenizer: str, public: str) -> Knowledge:
-    """Arrays as ``encode`` made them, back in memory types.
+def encode(knowledge: Knowledge, wire: str = "default") -> bytes:
+    """Knowledge as one message.
+
+    Args:
+        knowledge: well-formed, as ``extract`` makes it; slots at -inf are not sent.
+        wire: ``default`` (16-bit log-probabilities) or ``compact`` (8-bit).
 
     Raises:
-        FedfuseError: for a missing or surplus field, a wrong type or number of dimensions, or a
-            size over the cap. Contents are checked by ``Knowledge.validate``.
+        FedfuseError: for an unknown wire, knowledge that is malformed or too large, or a label that
+            is neither as likely as an entry nor less likely than all and than what is left.
     """
-    expected = {*_FLOATS, *_INTEGERS}
-    if set(wire) != expected:
-        raise FedfuseError(f"knowledge has fields {sorted(wire)}; allowed: {sorted(expected)}")
-    arrays: dict[str, ndarray] = {}
-    for name, values in wire.items():
-        kinds = "f" if name in _FLOATS else "u"
-        dimensions = 2 if name in ("indices", "logprobs") else 1
-        if values.dtype.kind not in kinds or values.ndim != dimensions or values.size > MAX_ENTRIES:
-            raise FedfuseError(
-                f"knowledge.{name} is {values.dtype}{list(values.shape)}; allowed: "
-                f"{'float' if kinds == 'f' else 'unsigned integer'}, {dimensions}-dimensional, "
-                f"at most {MAX_ENTRIES} entries"
-            )
-        arrays[name] = values.astype(np.float32 if name in _FLOATS else np.int64)
-    if not len(arrays["offsets"]):
-        raise FedfuseError("knowledge.offsets is empty; allowed: one more entry than samples")
-    return Knowledge(tokenizer=tokenizer, public=public, **arrays)
+    if wire not in PRECISIONS:
+        raise FedfuseError(f"knowledge.wire is {wire!r}; allowed: {', '.join(PRECISIONS)}")
+    precision = PRECISIONS[wire]
+    _check_encodable(knowledge)
+    codes = precision.codes(knowledge.logprobs)  # [T, k], unused slots at precision.nothing
+    used = codes < precision.nothing
+    k = int(used.sum(1).max(initial=1))  # slots that no row uses are not sent either
+    smallest = np.where(used, codes, 0).max(1, initial=0)  # [T]
+    label = precision.codes(knowledge.label_logprob)
+    residual = precision.codes(knowledge.residual)
+    # Where the label is all that is left, rounding must not make it more likely than that.
+    alone = same(knowledge.residual, knowledge.label_logprob)
+    residual = np.where(alone, np.minimum(residual, label), residual)
+    place, beyond = _write_labels(codes, np.maximum(smallest, residual), label, k)
+    postings, code = _by_token(knowledge.indices, codes, precision)
+    gaps, remainders = write_gaps(postings, knowledge.rows)
+    fields = {
+        "offsets": pack_numbers(np.diff(knowledge.offsets)),
+        "label_bytes": pack_numbers(knowledge.label_bytes),
+        "tokens": pack_numbers(np.diff(postings.tokens, prepend=-1) - 1),
+        "counts": pack_numbers(postings.counts - 1),
+        "gaps": gaps.tobytes(),
+        "remainders": remainders.tobytes(),
+        "smallest": pack_numbers(smallest),
+        "logprobs": pack_numbers(smallest[postings.rows] - code),
+        "residual": pack_numbers(residual),
+        "label_place": pack_numbers(place),
+        "label_logprob": pack_numbers(beyond),
+    }
+    header = Header(
+        wire=wire,
+        k=k,
+        rows=knowledge.rows,
+        samples=knowledge.samples,
+        tokens=len(postings.tokens),
+        entries=len(postings.rows),
+        tokenizer=knowledge.tokenizer,
+        public=knowledge.public,
+    )
+    return seal(header, fields)
 
 
-def _narrowest(values: ndarray) -> ndarray:
-    """The same whole numbers in the narrowest unsigned type."""
-    largest = int(values.max()) if values.size else 0
-    for kind in (np.uint8, np.uint16, np.uint32):
-        if largest <= np.iinfo(kind).max:
-            return values.astype(kind)
-    return values.astype(np.uint64)
+def decode(message: bytes, *, rows: int | None = None, k: int | None = None) -> Knowledge:
+    """The inverse of ``encode``.
+
+    Args:
+        message: as received.
+        rows: label rows that the public set has under the sender's tokenizer, if that is known.
+        k: entries of a row that are accepted at most, if that is known.
+
+    Raises:
+        FedfuseError: for a message that is damaged, of another version, too large (before its
+            contents are decompressed), or that contradicts itself. Whether what it says is about
+            the right thing is for ``Translator.verify``.
+    """
+    header, fields = unseal(message)
+    check("rows", header.rows, rows, rows in (None, header.rows))
+    check("k", header.k, f"at most {k}", k is None or header.k <= k)
+    precision = PRECISIONS[header.wire]
+    sizes = unpack_numbers("offsets", fields["offsets"], header.samples)
+    check("offsets", int(sizes.sum()), header.rows, sizes.sum() == header.rows)
+    smallest = _read_codes("smallest", fields, header.rows, precision)
+    check("smallest", "no probability", "finite values",
+           smallest.max(initial=0) < precision.nothing)  # fmt: skip
+    indices, codes, kept = _read_entries(header, fields, smallest, precision)
+    residual = _read_codes("residual", fields, header.rows, precision)
+    label = _read_labels(fields, codes, kept, np.maximum(smallest, residual), precision)
+
+    table = precision.logprobs()
+    probability = np.exp(table)
+    mass = probability[codes].sum(1) + probability[residual]  # [T]
+    wrong = float(np.abs(mass - 1).max(initial=0))
+    # Each of k + 1 classes is off by error * p * (1 - log p), in all at most by their entropy's.
+    allowed = MASS_TOLERANCE + precision.error * (2 + np.log(header.k + 1))
+    check("mass", f"off by {wrong:.3g}", f"one within {allowed:.3g}", wrong <= allowed)
+    shift = np.log(mass)
+
+    def logprobs(values: Int64[ndarray, " rows"]) -> Float32[ndarray, " rows"]:
+        found: ndarray = (table[values] - shift).astype(np.float32)
+        return found
+
+    return Knowledge(
+        offsets=np.concatenate([[0], sizes.cumsum()]),
+        indices=indices,
+        logprobs=(table[codes] - shift[:, None]).astype(np.float32),
+        residual=logprobs(residual),
+        label_logprob=logprobs(label),
+        label_bytes=unpack_numbers("label_bytes", fields["label_bytes"], header.samples),
+        tokenizer=header.tokenizer,
+        public=header.public,
+    )
+
+
+def _by_token(
+    indices: Int64[ndarray, "rows k"], codes: Codes, precision: Precision
+) -> tuple[Postings, Int64[ndarray, " m"]]:
+    """Entries by token and then row, and their codes, by one sort of all three at once."""
+    row_bits = len(codes).bit_length()
+    slot = np.flatnonzero(codes < precision.nothing)
+    row = slot // max(codes.shape[1], 1)
+    key = ((indices.ravel()[slot] << row_bits | row) << _CODE_BITS) | codes.ravel()[slot]
+    key.sort()
+    code, key = key & ((1 << _CODE_BITS) - 1), key >> _CODE_BITS
+    token, row = key >> row_bits, key & ((1 << row_bits) - 1)
+    again = np.flatnonzero(key[1:] == key[:-1])
+    if len(again):
+        check("indices", f"{token[again[0]]} twice in row {row[again[0]]}", "once", False)
+    first = np.flatnonzero(np.diff(token, prepend=-1))
+    counts = np.diff(first, append=len(token))
+    return Postings(token[first], counts, row), code
+
+
+def _read_entries(
+    header: Header,
+    fields: dict[str, bytes],
+    smallest: Int64[ndarray, " rows"],
+    precision: Precision,
+) -> tuple[Int64[ndarray, "rows k"], Codes, Int64[ndarray, " rows"]]:
+    """``[T, k]`` ids and codes, most likely first, and ``[T]`` how many a row has."""
+    tokens = (unpack_numbers("tokens", fields["tokens"], header.tokens) + 1).cumsum() - 1
+    check("tokens", int(tokens.max(initial=0)), f"below {MAX_VOCABULARY}",
+           tokens.max(initial=0) < MAX_VOCABULARY)  # fmt: skip
+    counts = unpack_numbers("counts", fields["counts"], header.tokens) + 1
+    check("counts", int(counts.sum()), header.entries, counts.sum() == header.entries)
+    gaps, remainders = (np.frombuffer(fields[name], np.uint8) for name in ("gaps", "remainders"))
+    row = read_gaps(counts, gaps, remainders, header.rows)
+    kept = np.bincount(row, minlength=header.rows)
+    found = (int(kept.min(initial=header.k)), int(kept.max(initial=0)))
+    good = not header.rows or (found[0] >= 1 and found[1] == header.k)
+    check("gaps", f"{found} entries a row", f"(1, {header.k}), the least and the most", good)
+    code = smallest[row] - _read_codes("logprobs", fields, header.entries, precision)
+    check("logprobs", int(code.min(initial=0)), "codes from 0", code.min(initial=0) >= 0)
+
+    key = ((row << _CODE_BITS | code) << _TOKEN_BITS) | np.repeat(tokens, counts)
+    key.sort()
+    slot = np.arange(header.entries) - np.repeat(kept.cumsum() - kept, kept)
+    place = (key >> (_CODE_BITS + _TOKEN_BITS)) * header.k + slot
+    indices = np.zeros((header.rows, header.k), dtype=np.int64)
+    codes = np.full(indices.shape, precision.nothing)
+    indices.ravel()[place] = key & (MAX_VOCABULARY - 1)
+    codes.ravel()[place] = key >> _TOKEN_BITS & ((1 << _CODE_BITS) - 1)
+    return indices, codes, kept
+
+
+def _write_labels(
+    codes: Codes, bound: Int64[ndarray, " rows"], label: Int64[ndarray, " rows"], k: int
+) -> tuple[Int64[ndarray, " rows"], Int64[ndarray, " explicit"]]:
+    """``[T]`` the label's place among the entries, k where it has none; there, its code beyond
+    ``bound``."""
+    place = (codes < label[:, None]).sum(1)
+    explicit = ~(codes == label[:, None]).any(1)
+    place[explicit] = k
+    beyond = label[explicit] - bound[explicit]
+    # Rounding may have moved label and bound towards each other, by one code.
+    if beyond.min(initial=0) < -1:
+        row = int(np.flatnonzero(explicit)[beyond.argmin()])
+        check("label_logprob", f"too likely at row {row}",
+               "that of an entry, or at most the smallest and the residual", False)  # fmt: skip
+    return place, np.maximum(beyond, 0)
+
+
+def _read_labels(
+    fields: dict[str, bytes],
+    codes: Codes,
+    kept: Int64[ndarray, " rows"],
+    bound: Int64[ndarray, " rows"],
+    precision: Precision,
+) -> Int64[ndarray, " rows"]:
+    """``[T]`` codes of the labels: the inverse of ``_write_labels``."""
+    rows, k = codes.shape
+    place = unpack_numbers("label_place", fields["label_place"], rows)
+    explicit: Bool[ndarray, " rows"] = place == k
+    check("label_place", "that of no entry", f"an entry's, or {k}",
+           bool((explicit | (place < kept)).all()))  # fmt: skip
+    label = np.empty(rows, dtype=np.int64)
+    label[~explicit] = codes[np.flatnonzero(~explicit), place[~explicit]]
+    beyond = _read_codes("label_logprob", fields, int(explicit.sum()), precision)
+    label[explicit] = bound[explicit] + beyond
+    good = bool(label.max(initial=0) < precision.nothing)
+    check("label_logprob", "no probability", "finite values", good)
+    return label
+
+
+def _read_codes(
+    name: str, fields: dict[str, bytes], count: int, precision: Precision
+) -> Int64[ndarray, " count"]:
+    return unpack_numbers(name, fields[name], count, width=precision.bits // 8)
+
+
+def _check_encodable(knowledge: Knowledge) -> None:
+    """What would be garbled silently."""
+    knowledge.check_shapes()
+    least, most = knowledge.label_bytes.min(initial=0), knowledge.label_bytes.max(initial=0)
+    good = least >= 0 and most < 1 << 32
+    check("label_bytes", (int(least), int(most)), f"0..{2**32 - 1}", good)
+    for name in ("logprobs", "residual", "label_logprob"):
+        values = getattr(knowledge, name)
+        good = bool((values <= MASS_TOLERANCE).all())  # False for NaN too
+        check(name, "NaN or positive values", "log-probabilities", good)
+    check(
+        "label_logprob", "-inf", "finite values", bool(np.isfinite(knowledge.label_logprob).all())
+    )
+    low, high = knowledge.indices.min(initial=0), knowledge.indices.max(initial=0)
+    good = low >= 0 and high < MAX_VOCABULARY
+    check("indices", (int(low), int(high)), f"0..{MAX_VOCABULARY - 1}", bool(good))
+    empty = bool(np.isneginf(knowledge.logprobs).all(1).any()) if knowledge.rows else False
+    check("logprobs", "a row without an entry", "at least one a row", not empty)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from flwr.app import Array, ConfigRecord, Message, MetricRecord
 
 from fedfuse.errors import FedfuseError
+from fedfuse.flower.messages import put_knowledge, take_knowledge
+from fedfuse.knowledge.record import Knowledge
 from fedfuse.report.reading import read_run
 from tests.federations import about, federate, lines
 from tests.strategies.saboteur import Deed, sabotage
@@ -58,8 +61,30 @@ def teachers(folder: Path) -> set[str]:
     return {x["teacher"] for x in lines(folder, "selection") if x["direction"] == "up"}
 
 
-def knowledge(field: str, edit: Callable[[np.ndarray], np.ndarray]) -> Deed:
-    return change("train.local", "knowledge", field, edit)
+def damaged(edit: Callable[[np.ndarray], np.ndarray]) -> Deed:
+    return change("train.local", "knowledge", "message", edit)
+
+
+def lie(edit: Callable[[Knowledge], Knowledge]) -> Deed:
+    """Other knowledge, in good form."""
+
+    def deed(kind: str, reply: Message) -> None:
+        if kind == "train.local":
+            put_knowledge(reply.content, edit(take_knowledge(reply.content)))
+
+    return deed
+
+
+def flattered(k: Knowledge) -> Knowledge:
+    """Every label is said to be the most likely token."""
+    return replace(k, label_logprob=k.logprobs[:, 0])
+
+
+def moved_rows(k: Knowledge) -> Knowledge:
+    """The first sample's last row is said to be the second's."""
+    offsets = k.offsets.copy()
+    offsets[1] -= 1
+    return replace(k, offsets=offsets)
 
 
 def drop_knowledge(kind: str, reply: Message) -> None:
@@ -67,9 +92,10 @@ def drop_knowledge(kind: str, reply: Message) -> None:
         del reply.content["knowledge"]
 
 
-def other_version(kind: str, reply: Message) -> None:
-    if kind == "train.local":
-        reply.content.config_records["knowledge.about"]["version"] = 99
+def other_version(message: np.ndarray) -> np.ndarray:
+    edited = message.copy()
+    edited[4] = 99
+    return edited
 
 
 def loses_knowledge_of_metrics(kind: str, reply: Message) -> None:
@@ -81,14 +107,16 @@ def loses_knowledge_of_metrics(kind: str, reply: Message) -> None:
     ("deed", "error"),
     [
         (raises("train.local"), "out of memory"),
-        (knowledge("logprobs", lambda a: np.full_like(a, np.nan)), "knowledge.logprobs is NaN"),
-        (knowledge("label_logprob", np.zeros_like), "knowledge.label_logprob"),
-        (knowledge("label_logprob", lambda a: a + 0.7), "knowledge.label_logprob"),
-        (knowledge("indices", lambda a: a.astype(np.uint32) + 60000), "knowledge.indices is"),
-        (knowledge("logprobs", lambda a: a[:-1]), "knowledge.indices is"),
-        (knowledge("offsets", lambda a: a[::-1].copy()), "knowledge.offsets is"),
+        (lie(flattered), "knowledge.label_logprob claims"),
+        (lie(moved_rows), "knowledge.offsets is"),
+        (lie(lambda k: replace(k, label_bytes=k.label_bytes * 9)), "knowledge.label_bytes is"),
+        (lie(lambda k: replace(k, indices=k.indices + 60_000)), "knowledge.indices is"),
+        (lie(lambda k: replace(k, public="another")), "knowledge.public is"),
+        (damaged(lambda a: a[:-1]), "knowledge.checksum is"),
+        (damaged(lambda a: a ^ (np.arange(len(a)) == 700)), "knowledge.checksum is"),
+        (damaged(lambda a: a.astype(np.float64)), "knowledge is float64"),
         (drop_knowledge, "allowed: knowledge"),
-        (other_version, "codec version 99; allowed: 1"),
+        (damaged(other_version), "codec version 99; allowed: 2"),
     ],
 )
 def test_bad_knowledge_teaches_nobody(deed: Deed, error: str, tmp_path: Path) -> None:

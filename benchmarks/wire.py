@@ -1,0 +1,173 @@
+"""Size and speed of knowledge on the wire: ``python -m benchmarks.wire --material F --json FILE``.
+
+Bytes per label row of the whole serialized message, fingerprints and all, with the run config's
+default k and mass; megabytes of knowledge in memory that are encoded or decoded in a second. Of two
+bodies of knowledge the worse counts: a real model's of worked answers, and one over the 32,000
+tokens of Llama 2, of bigrams counted on the same kind of text, each row of it another.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from flwr.app import Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from benchmarks.frame import Timings, load_text, load_tokenizer, machine, write_json
+from fedfuse.data.sample import Sample
+from fedfuse.flower.config import KnowledgeConfig
+from fedfuse.flower.grid import InProcessGrid, message_bytes
+from fedfuse.flower.messages import put_knowledge
+from fedfuse.knowledge.codec import decode, encode
+from fedfuse.knowledge.precision import PRECISIONS
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.trim import trim
+
+MODEL, VOCABULARY = "stories260K", "llama2"
+ROWS_PER_SAMPLE = 40
+# Entries that compete for a row's k, and how much rows after one token differ, in nats.
+_CANDIDATES, _SPREAD = 256, 1.0
+
+
+def bigrams(material: Path, rows: int, k: int, seed: int) -> Knowledge:
+    """Knowledge of a text's next tokens, from the other text's bigrams.
+
+    Args:
+        material: folder with tokenizers and datasets.
+        rows: label rows; at most half of the text's tokens are used for them.
+        k: entries of a row.
+        seed: of what differs between rows that follow the same token.
+    """
+    tokenizer = load_tokenizer(material, VOCABULARY)
+    ids = tokenizer.encode([load_text(material)])[0].ids
+    rows = min(rows, len(ids) // 2) // ROWS_PER_SAMPLE * ROWS_PER_SAMPLE
+    rng = np.random.default_rng(seed)
+    before, after, counted = ids[:rows], ids[1 : rows + 1], ids[rows:]
+    frequency = np.bincount(counted, minlength=tokenizer.vocab_size) + 0.01
+    frequency /= frequency.sum()
+    order = np.argsort(counted[:-1], kind="stable")
+    starts = np.searchsorted(counted[:-1][order], np.arange(tokenizer.vocab_size + 1))
+    width = min(_CANDIDATES, tokenizer.vocab_size - 1)
+    indices, logs = np.empty((rows, k), dtype=np.int64), np.empty((rows, k))
+    residual, label = np.empty(rows), np.empty(rows)
+    for token in np.unique(before):
+        at = np.flatnonzero(before == token)
+        seen = counted[1:][order[starts[token] : starts[token + 1]]]
+        share = np.bincount(seen, minlength=len(frequency)) / max(len(seen), 1)
+        trust = len(seen) / (len(seen) + 8)
+        probability = trust * share + (1 - trust) * frequency
+        probability /= probability.sum()
+        top = np.argpartition(-probability, width)[:width]
+        mass = probability[top] * np.exp(_SPREAD * rng.normal(size=(len(at), width)))
+        mass *= probability[top].sum() / mass.sum(1, keepdims=True)
+        best = np.argsort(-mass, axis=1)
+        mass, chosen = np.take_along_axis(mass, best, axis=1), top[best]
+        indices[at], logs[at] = chosen[:, :k], np.log(mass[:, :k])
+        residual[at] = np.log1p(-mass[:, :k].sum(1))
+        is_label = chosen == after[at][:, None]
+        known = np.where(is_label, mass, 0).sum(1)
+        label[at] = np.log(np.where(known > 0, known, probability[after[at]] * 0.1))
+    kept = (indices == after[:, None]).any(1)
+    label = np.where(kept, label, np.minimum(label, np.minimum(logs[:, -1], residual)))
+    return Knowledge(
+        offsets=np.arange(0, rows + 1, ROWS_PER_SAMPLE),
+        indices=indices,
+        logprobs=logs.astype(np.float32),
+        residual=residual.astype(np.float32),
+        label_logprob=label.astype(np.float32),
+        label_bytes=rng.integers(100, 200, size=rows // ROWS_PER_SAMPLE),
+        tokenizer=tokenizer.fingerprint,
+        public="0" * 64,
+    )
+
+
+def of_model(material: Path, rows: int, k: int) -> Knowledge:
+    """What a real model knows of worked answers: about ``rows`` rows, or all."""
+    from fedfuse.distillation.encoded import EncodedSet
+    from fedfuse.knowledge.extract import extract
+    from fedfuse.models.causal_lm import load_causal_lm
+
+    lm = load_causal_lm(str(material / "models" / MODEL))
+    samples: list[Sample] = []
+    with (material / "datasets" / "gsm8k" / "train.jsonl").open(encoding="utf-8") as file:
+        for line in map(jsonlib.loads, file):
+            samples.append(Sample("Answer:", f" {line['target']}"))
+            if len(samples) * 100 >= rows:
+                break
+    return extract(lm.model, EncodedSet(lm.tokenizer, samples, lm.max_length), k)
+
+
+def bytes_per_row(knowledge: Knowledge, wire: str, mass: float) -> float:
+    """Of the serialized message that carries the knowledge."""
+    InProcessGrid(ClientApp(), [{}], {})  # messages belong to one
+    content = RecordDict({})
+    put_knowledge(content, knowledge, wire, mass)
+    return message_bytes(Message(content, 1, "train.local")) / knowledge.rows
+
+
+def measure_wire(
+    known: Mapping[str, Knowledge], timings: Timings, *, mass: float, repeats: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The worst of all bodies of knowledge, and everything that it was the worst of."""
+    raw: dict[str, Any] = {"mass": mass}
+    results: dict[str, float] = {}
+    speeds: list[float] = []
+    for wire in PRECISIONS:
+        sizes = {name: bytes_per_row(k, wire, mass) for name, k in known.items()}
+        whole = {name: bytes_per_row(k, wire, 1.0) for name, k in known.items()}
+        results[f"wire_bytes_per_row_{wire}"] = max(sizes.values())
+        raw[wire] = {"bytes_per_row": sizes, "bytes_per_row_of_all_k": whole}
+        for name, knowledge in known.items():
+            sent = trim(knowledge, mass)
+            megabytes = sum(values.nbytes for values in sent.arrays().values()) / 1e6
+            message = encode(sent, wire)
+            decode(message)  # tables are made once
+            for _ in range(repeats):
+                timings.measure(f"encode {wire} {name}", lambda k=sent, w=wire: encode(k, w))
+                timings.measure(f"decode {wire} {name}", lambda m=message: decode(m))
+            for step in ("encode", "decode"):
+                speed = megabytes / timings.median(f"{step} {wire} {name}")
+                raw[wire][f"{step}_mb_per_second {name}"] = speed
+                speeds.append(speed)
+    results["codec_mb_per_second"] = min(speeds)
+    for name, knowledge in known.items():
+        kept = np.isfinite(trim(knowledge, mass).logprobs).sum(1).mean()
+        raw[name] = {"rows": knowledge.rows, "k": knowledge.k, "mean_kept_k": float(kept)}
+    return results, raw
+
+
+def main(
+    material: Annotated[Path, typer.Option(help="Folder with tokenizers, datasets and models.")],
+    json: Annotated[Path, typer.Option(help="File to write.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of everything.")] = 5,
+    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
+    seed: Annotated[int, typer.Option(help="Of made-up knowledge.")] = 0,
+) -> None:
+    """Measure and write the result file."""
+    started, about = time.monotonic(), machine()
+    rules, rows = KnowledgeConfig(), 400 if quick else 20_000
+    known = {"bigrams": bigrams(material, rows, rules.k, seed)}
+    if not quick:
+        known["model"] = of_model(material, rows, rules.k)
+    timings = Timings()
+    results, raw = measure_wire(known, timings, mass=rules.mass, repeats=repeats)
+    arguments = f" --repeats {repeats} --seed {seed}" + " --quick" * quick
+    write_json(
+        json,
+        command=f"python -m benchmarks.wire --material MATERIAL --json FILE{arguments}",
+        seed=seed,
+        started=started,
+        about=about,
+        results=results,
+        raw=raw | {"seconds": timings.seconds},
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,80 @@
+"""Log-probabilities as small whole numbers, fine where probability is large.
+
+``code = round(steps * log(1 - logprob))``: the step grows with ``1 - logprob``, as a float's does
+with its magnitude, but never shrinks below that at 1: a finer one would tell nothing about a
+probability. Codes ascend where log-probabilities descend; the largest stands for no probability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy import ndarray
+
+# Slack for rounding in whoever computed the log-probabilities.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How finely log-probabilities are told.
+
+    Attributes:
+        steps: codes per unit of ``log(1 - logprob)``.
+        bits: width of a code, 8 or 16.
+    """
+
+    steps: int
+    bits: int
+
+    @property
+    def nothing(self) -> int:
+        """The code of -inf."""
+        return (1 << self.bits) - 1
+
+    @property
+    def error(self) -> float:
+        """``|decoded - logprob| <= error * (1 + |logprob|)`` down to ``smallest``."""
+        return float(np.expm1(0.5 / self.steps))
+
+    @property
+    def smallest(self) -> float:
+        """The lowest log-probability that is told apart from lower ones."""
+        return float(-np.expm1((self.nothing - 1) / self.steps))
+
+    def codes(self, logprobs: Float[ndarray, " *shape"]) -> Int64[ndarray, " *shape"]:
+        """Codes of log-probabilities; those below ``smallest`` get its code, -inf its own."""
+        distance = np.maximum(-logprobs.astype(np.float64), 0)
+        scaled = np.rint(self.steps * np.log1p(distance))
+        limited: ndarray = np.minimum(scaled, self.nothing - 1).astype(np.int64)
+        limited[np.isinf(distance)] = self.nothing
+        return limited
+
+    def logprobs(self) -> Float[ndarray, " codes"]:
+        """``[2**bits]`` float64: the log-probability of every code."""
+        return _table(self)
+
+
+def same(one: Float[ndarray, " n"], other: Float[ndarray, " n"]) -> ndarray:
+    """``[n]`` where two finite log-probabilities are equal but for rounding."""
+    finite = np.isfinite(one) & np.isfinite(other)
+    difference = np.abs(np.subtract(one, other, out=np.zeros(len(one)), where=finite))
+    close: ndarray = difference <= _ROUNDING * (1 + np.abs(np.where(finite, one, 0)))
+    both: ndarray = finite & close
+    return both
+
+
+@lru_cache(maxsize=8)
+def _table(precision: Precision) -> Float[ndarray, " codes"]:
+    table = -np.expm1(np.arange(precision.nothing + 1) / precision.steps)
+    table[-1] = -np.inf
+    table.setflags(write=False)
+    return table
+
+
+# The run config's knowledge.wire. A 16-bit code is as good as float16, whose error is up to
+# 2**-11 * |logprob|, from -1 on.
+PRECISIONS = {"default": Precision(2048, 16), "compact": Precision(48, 8)}

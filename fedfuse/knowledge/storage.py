@@ -1,0 +1,51 @@
+"""Knowledge in a file: the very bytes that go over the wire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedfuse.errors import FedfuseError
+from fedfuse.knowledge.codec import decode, encode
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.trim import trim
+
+# No message that ``decode`` would accept is larger.
+MAX_BYTES = 2**31
+
+
+def save(path: Path, knowledge: Knowledge, wire: str = "default", mass: float = 1.0) -> None:
+    """Write knowledge as it would be sent; see ``codec.encode`` and ``trim``.
+
+    Raises:
+        FedfuseError: when it cannot be encoded or written.
+    """
+    message = encode(trim(knowledge, mass), wire)
+    try:
+        path.write_bytes(message)
+    except OSError as error:
+        raise FedfuseError(f"{str(path)!r} cannot be written: {error}") from error
+
+
+def read(path: Path) -> bytes:
+    """A saved message, not decoded yet.
+
+    Raises:
+        FedfuseError: for a file that cannot be read or is larger than any message.
+    """
+    try:
+        with path.open("rb") as file:
+            message = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise FedfuseError(f"{str(path)!r}: {error}; allowed: a file of knowledge") from error
+    if len(message) > MAX_BYTES:
+        raise FedfuseError(f"{str(path)!r} is too large; allowed: at most {MAX_BYTES} bytes")
+    return message
+
+
+def load(path: Path) -> Knowledge:
+    """Read knowledge back.
+
+    Raises:
+        FedfuseError: when the file cannot be read, or ``codec.decode`` refuses it.
+    """
+    return decode(read(path))

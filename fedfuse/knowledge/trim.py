@@ -1,0 +1,36 @@
+"""Adaptive k: a confident row needs fewer entries than a row that could go anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedfuse.knowledge.record import Knowledge
+
+
+def trim(knowledge: Knowledge, mass: float) -> Knowledge:
+    """Keep the most likely entries of each row until they have this much mass.
+
+    Rows whose entries have less keep them all; every row keeps one. What is dropped goes to the
+    residual, so no mass is lost, and a label that is dropped keeps its log-probability.
+
+    Args:
+        knowledge: with entries in descending order.
+        mass: in (0, 1]; 1 keeps everything.
+    """
+    if mass >= 1:
+        return knowledge
+    kept = np.exp(knowledge.logprobs.astype(np.float64))
+    before = kept.cumsum(1) - kept  # [T, k]
+    drop = before >= mass
+    drop[:, :1] = False
+    dropped = np.where(drop, kept, 0).sum(1)
+    with np.errstate(divide="ignore"):
+        rest = np.log(np.exp(knowledge.residual.astype(np.float64)) + dropped)
+    return replace(
+        knowledge,
+        indices=np.where(drop, 0, knowledge.indices),
+        logprobs=np.where(drop, np.float32(-np.inf), knowledge.logprobs),
+        residual=np.where(dropped > 0, rest, knowledge.residual).astype(np.float32),
+    )

@@ -1,0 +1,82 @@
+"""What a federation loses by telling knowledge in fewer bytes, and what the ledger says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedfuse.flower import messages
+from fedfuse.knowledge.precision import PRECISIONS
+from fedfuse.knowledge.record import Knowledge
+from tests.federations import federate, lines
+
+LEARNS: dict[str, Any] = {
+    "rounds": 1,
+    "baselines": False,
+    "clients": 2,
+    "data__domains": 2,
+    "data__public": 12,
+    "data__questions": 1,
+    "local__steps": 30,
+    "server_distill__steps": 30,
+    "client_distill__steps": 30,
+    "knowledge__k": 16,
+}
+
+
+Run = tuple[dict[tuple[str, str], float], dict[str, int]]
+
+
+def run(output: Path, **keys: Any) -> Run:
+    """Final losses by model and domain, and bytes of knowledge up and down."""
+    folder = federate(output, **LEARNS, **keys)
+    final = [line for line in lines(folder, "metrics") if line["stage"] == "federated"]
+    ledger = lines(folder, "ledger")
+    size = {
+        "up": sum(x["received_bytes"] for x in ledger if x["phase"] == "train.local"),
+        "down": sum(x["sent_bytes"] for x in ledger if x["phase"] == "train.distill"),
+    }
+    return {(x["model"], x["domain"]): x["loss"] for x in final}, size
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], float]:
+    """Losses when knowledge stays what it is, in float32."""
+    kept: list[Knowledge] = []
+
+    def encode(knowledge: Knowledge, wire: str) -> bytes:
+        kept.append(knowledge)
+        return bytes([len(kept) - 1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages.codec, "encode", encode)
+        patch.setattr(messages.codec, "decode", lambda message, **_: kept[message[0]])
+        losses, _ = run(tmp_path_factory.mktemp("exact"), knowledge__mass=1.0)
+    assert len(kept) == 3
+    return losses
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Losses and bytes of each wire, at the default mass."""
+    folder = tmp_path_factory.mktemp("sent")
+    return {wire: run(folder, name=wire, knowledge__wire=wire) for wire in PRECISIONS}
+
+
+@pytest.mark.parametrize("wire", PRECISIONS)
+def test_students_lose_less_than_a_hundredth(
+    wire: str, exact: dict[tuple[str, str], float], sent: dict[str, Run]
+) -> None:
+    losses, _ = sent[wire]
+    assert losses.keys() == exact.keys()
+    for key, loss in losses.items():
+        assert loss == pytest.approx(exact[key], rel=0.01)
+
+
+def test_the_ledger_counts_what_was_saved(sent: dict[str, Run]) -> None:
+    default, compact = (sent[wire][1] for wire in ("default", "compact"))
+    assert compact["up"] < 0.9 * default["up"]
+    # Beside a tokenizer, down.
+    assert compact["down"] < default["down"]
