@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,16 @@ class Batch:
     row: Int64[Tensor, " rows"]
     label: Int64[Tensor, " rows"]
     index: Int64[ndarray, " rows"]
+
+    def part(self, rows: slice) -> Batch:
+        """The same samples with some of their label rows."""
+        return replace(
+            self,
+            sample=self.sample[rows],
+            row=self.row[rows],
+            label=self.label[rows],
+            index=self.index[rows],
+        )
 
 
 class EncodedSet:

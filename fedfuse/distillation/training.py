@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
 from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
-from fedfuse.distillation.loss import SparseTargets, distillation_loss
-from fedfuse.models.forward import label_row_logits
+from fedfuse.distillation.fused import fused_distillation_loss
+from fedfuse.distillation.loss import PLAIN, Comparison, SparseTargets, distillation_loss
+from fedfuse.models.forward import label_row_logits, label_row_states
 
 OptimizerState = dict[str, ndarray]
 
@@ -35,6 +36,7 @@ class TrainingSettings:
         final_ratio: where the cosine ends, as a share of the peak, in [0, 1].
         weight_decay: AdamW's, 0 or more.
         max_grad_norm: gradients are clipped to this norm, above 0.
+        comparison: how the student is compared with a teacher.
     """
 
     steps: int
@@ -44,6 +46,7 @@ class TrainingSettings:
     final_ratio: float = 0.1
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    comparison: Comparison = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ class Teacher:
     """What a student should learn, on the label rows of its own encoded public set.
 
     Attributes:
-        indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats another of
-            its row.
+        indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats an
+            earlier one of its row.
         logprobs: ``[T, k]`` log-probabilities, -inf in unused slots.
         residual: ``[T]`` log of the mass outside the kept entries; -inf for a teacher without a
             tail.
@@ -92,7 +95,7 @@ def train(
     """Train the model's trainable parameters in place.
 
     Args:
-        model: a causal LM whose output has ``logits [B, L, V']`` with ``V' >= vocab_size``.
+        model: a causal LM with a head of at least ``vocab_size`` rows.
         data: what to train on; only its label rows are scored.
         settings: the phase's settings.
         vocab_size: size of the tokenizer's vocabulary; padded head rows beyond it are cut off.
@@ -127,7 +130,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings)
         batch = next(batches)
-        loss = batch_loss(model, batch, vocab_size, teacher, label_share)
+        loss = batch_loss(model, batch, vocab_size, teacher, label_share, settings.comparison)
         if replayed:
             loss = loss + batch_loss(model, next(replayed), vocab_size, None, 1.0)
         optimizer.zero_grad(set_to_none=True)
@@ -143,12 +146,22 @@ def train(
 
 
 def batch_loss(
-    model: nn.Module, batch: Batch, vocab_size: int, teacher: Teacher | None, label_share: float
-) -> Float32[Tensor, ""]:
-    """The joint loss of one batch."""
-    logits = label_row_logits(model, batch, vocab_size)  # [rows, vocab]
-    targets = teacher.rows(batch.index, logits.device) if teacher else None
-    return distillation_loss(logits, batch.label, targets, label_share)
+    model: nn.Module,
+    batch: Batch,
+    vocab_size: int,
+    teacher: Teacher | None,
+    label_share: float,
+    comparison: Comparison = PLAIN,
+) -> Float[Tensor, ""]:
+    """The joint loss of one batch, without forming its logits where the model allows."""
+    targets = teacher.rows(batch.index, batch.label.device) if teacher else None
+    states = label_row_states(model, batch, vocab_size)
+    if states is None:
+        logits = label_row_logits(model, batch, vocab_size)  # [rows, vocab]
+        return distillation_loss(logits, batch.label, targets, label_share, comparison)
+    return fused_distillation_loss(
+        states.hidden, states.head, batch.label, targets, label_share, comparison
+    )
 
 
 def schedule(step: int, settings: TrainingSettings) -> float:
