@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 TRIED_SAMPLES, TRIED_TOKENS = 2, 16
 # Logits in float32 that exist at once. On a CPU they should stay near its caches; a GPU needs
 # large matrices to be busy. (The latter is not measured.)
-CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 # Models whose head was tried: what is wrong with it, or nothing.
 _tried: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
