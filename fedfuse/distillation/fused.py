@@ -163,7 +163,7 @@ def _loss_and_gradient(
     gradient = others.mul_(by_outside[:, None] / mass.clamp_min(torch.finfo(mass.dtype).tiny))
     gradient.scatter_add_(1, indices, by_kept)
     gradient.scatter_add_(1, label[:, None], by_label[:, None])
-    return loss.detach(), gradient.mul_(slope)
+    return loss.detach(), gradient if slope is None else gradient.mul_(slope)
 
 
 def _add(

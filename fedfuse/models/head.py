@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 # How much of a batch tells whether a head is the model's.
 TRIED_SAMPLES, TRIED_TOKENS = 2, 16
-# Logits in float32 that exist at once. On a CPU they should stay near its caches; a GPU needs
-# large matrices to be busy. (The latter is not measured.)
-CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
+# Logits in float32 that exist at once. Large matrices keep all cores of a CPU busy, and beyond this
+# size nothing is gained; a GPU needs larger ones. (The latter is not measured.)
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 
 # Models whose head was tried: what is wrong with it, or nothing.
 _tried: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -58,11 +58,13 @@ class Head:
             raw = raw * self.scale
         return raw if self.softcap is None else self.softcap * torch.tanh(raw / self.softcap)
 
-    def slope(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"] | float:
-        """Derivative of the logits by ``h W^T + bias``, from the logits."""
-        if self.softcap is None:
-            return self.scale
-        return self.scale * (1 - (logits / self.softcap) ** 2)
+    def slope(
+        self, logits: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"] | float | None:
+        """Derivative of the logits by ``h W^T + bias``, from the logits; None where it is 1."""
+        if self.softcap is not None:
+            return self.scale * (1 - (logits / self.softcap) ** 2)
+        return None if self.scale == 1 else self.scale
 
     def cut(self, vocab_size: int) -> Head:
         """Without the padded rows beyond the tokenizer's vocabulary."""

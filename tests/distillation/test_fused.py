@@ -303,7 +303,7 @@ def test_gradients_are_formed_where_they_are_asked_for() -> None:
 
 def test_chunks_grow_with_the_device_and_shrink_with_the_vocabulary() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 1)
-    assert rows_per_chunk(32_000, cpu) == (32 << 20) // 128_000
+    assert rows_per_chunk(32_000, cpu) == (64 << 20) // 128_000
     assert rows_per_chunk(32_000, cuda) > rows_per_chunk(32_000, cpu)
     assert rows_per_chunk(1 << 40, cpu) == 1
     # A kind of device that is not known gets the small ones.

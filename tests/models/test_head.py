@@ -178,13 +178,16 @@ def test_where_it_cannot_be_told_apart(name: str, caplog: pytest.LogCaptureFixtu
 
 def test_slope_is_the_derivative() -> None:
     raw = torch.linspace(-3, 3, 7, dtype=torch.float64, requires_grad=True)
-    for options in ({}, {"scale": 0.5}, {"scale": 2.0, "softcap": 1.5}):
+    for options in ({"scale": 0.5}, {"softcap": 2.0}, {"scale": 2.0, "softcap": 1.5}):
         head = Head(torch.eye(7, dtype=torch.float64), **options)
         logits = head.logits(raw[None])
         (right,) = torch.autograd.grad(logits.sum(), [raw])
-        torch.testing.assert_close(torch.ones_like(right) * head.slope(logits[0]), right)
+        slope = head.slope(logits)
+        assert slope is not None
+        torch.testing.assert_close((slope * torch.ones_like(logits))[0], right)
     # By hand: 1.5 * tanh(2 * 3 / 1.5).
     assert logits[0, -1].item() == pytest.approx(1.5 * 0.9993293)
+    assert Head(torch.eye(7)).slope(logits) is None
 
 
 def test_padded_rows_are_cut_off() -> None:
