@@ -183,14 +183,22 @@ def test_oracle_finds_a_wrong_entry(
     assert [m["source"] for m in found["raw"]["first_mismatches"]["gpt2-llama2 bytes"]] == [40]
 
 
-def test_distillation_reports_every_number(tmp_path: Path) -> None:
+def test_distillation_reports_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "distillation.json"
+    bytes_of = {("plain", 8): 100, ("fused", 1): 10, ("fused", 4): 11, ("fused", 8): 12}
+    monkeypatch.setattr(
+        distillation, "peak_memory", lambda kind, size, teachers, seed: bytes_of[kind, teachers]
+    )
     distillation.main(path, repeats=2, quick=True)
     found = read(path)
     times = {f"fused_over_ce_time_{n}" for n in (1, 4, 8)} | {"fused_over_dense_time_8"}
     memory = {"fused_over_ce_memory", "fused_memory_8_over_1"}
     assert set(found["results"]) == times | memory
     assert all(found["results"][name] > 0 for name in times)
+    assert {name: found["results"][name] for name in memory} == {
+        "fused_over_ce_memory": 0.12,
+        "fused_memory_8_over_1": 1.2,
+    }
     assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
     assert set(found["raw"]["peak_bytes"]) == {"plain", "fused 1", "fused 4", "fused 8"}
 
