@@ -31,7 +31,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedfuse.distillation.loss import PLAIN, Comparison, SparseTargets, kept_indices, row_losses
+from fedfuse.distillation.loss import SparseTargets, kept_indices, row_losses
+from fedfuse.distillation.settings import PLAIN, Comparison
 from fedfuse.models.head import Head, rows_per_chunk
 
 

@@ -15,37 +15,16 @@ same loss on a teacher without a tail. The paper knows cross-entropy only, witho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-Divergence = Literal["cross-entropy", "forward-kl", "reverse-kl"]
+from fedfuse.distillation.settings import PLAIN, Comparison
+
 # What reverse KL takes a class for that the teacher gives nothing. A cut or rounded teacher does
 # not know that something is impossible, and the divergence from a true zero is infinite.
 LEAST_PROBABILITY = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How a student is compared with its teacher.
-
-    Attributes:
-        divergence: ``cross-entropy`` (the paper's) or ``forward-kl``, which differ by the teacher's
-            entropy and have one gradient: the student covers all that the teacher says; or
-            ``reverse-kl`` (Gu et al., "MiniLLM", arXiv 2306.08543): the student may leave out what
-            it cannot say, and is drawn to the teacher's largest modes.
-        temperature: above 0; both distributions over the k + 1 classes are raised to its inverse,
-            and the loss is multiplied by its square, as gradients shrink with it (Hinton et al.,
-            arXiv 1503.02531). 1 compares what is there.
-    """
-
-    divergence: Divergence = "cross-entropy"
-    temperature: float = 1.0
-
-
-PLAIN = Comparison()
 
 
 @dataclass(frozen=True, slots=True)

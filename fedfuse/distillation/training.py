@@ -1,8 +1,4 @@
-"""The training loop of both sides: labels alone, or labels and a teacher.
-
-Hyperparameter names and defaults follow FedMKT (arXiv 2406.02224), Appendix: AdamW with beta2 0.95,
-warm-up, gradient clipping; the learning rate falls along a cosine within one phase.
-"""
+"""The training loop of both sides: labels alone, or labels and a teacher."""
 
 from __future__ import annotations
 
@@ -18,35 +14,11 @@ from torch import Tensor, nn
 
 from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
 from fedfuse.distillation.fused import fused_distillation_loss
-from fedfuse.distillation.loss import PLAIN, Comparison, SparseTargets, distillation_loss
+from fedfuse.distillation.loss import SparseTargets, distillation_loss
+from fedfuse.distillation.settings import PLAIN, Comparison, TrainingSettings
 from fedfuse.models.forward import label_row_logits, label_row_states
 
 OptimizerState = dict[str, ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """How one training phase runs.
-
-    Attributes:
-        steps: optimizer steps, 0 or more.
-        batch_size: samples per step, 1 or more.
-        learning_rate: peak of the schedule, above 0.
-        warmup_ratio: share of the steps that climb linearly, in [0, 1].
-        final_ratio: where the cosine ends, as a share of the peak, in [0, 1].
-        weight_decay: AdamW's, 0 or more.
-        max_grad_norm: gradients are clipped to this norm, above 0.
-        comparison: how the student is compared with a teacher.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_ratio: float = 0.02
-    final_ratio: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    comparison: Comparison = PLAIN
 
 
 @dataclass(frozen=True, slots=True)

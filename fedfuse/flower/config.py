@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Any, get_type_hints
 
+from fedfuse.distillation.settings import DIVERGENCES, PLAIN, Comparison, TrainingSettings
 from fedfuse.errors import FedfuseError
 
 Scalar = bool | int | float | str
@@ -122,9 +123,13 @@ class PhaseConfig:
     batch_size: int = between(32, 1)
     learning_rate: float = between(5e-3, 0, above=True)
 
+    def settings(self) -> TrainingSettings:
+        """What the training loop is told."""
+        return TrainingSettings(self.steps, self.batch_size, self.learning_rate)
+
 
 @dataclass(frozen=True, slots=True)
-class ServerDistillConfig:
+class ServerDistillConfig(PhaseConfig):
     """The server's phase on the public set (FedMKT Eq. 5).
 
     Attributes:
@@ -132,16 +137,26 @@ class ServerDistillConfig:
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
         label_share: lambda of the joint loss; 1 trains on labels alone.
+        divergence: how the model is compared with its teacher; the paper has cross-entropy.
+        temperature: of that comparison; above 1 flattens both distributions (not in the paper).
     """
 
     steps: int = between(200, 0)
-    batch_size: int = between(32, 1)
     learning_rate: float = between(4e-3, 0, above=True)
     label_share: float = between(0.05, 0, 1)
+    divergence: str = one_of(PLAIN.divergence, *DIVERGENCES)
+    temperature: float = between(PLAIN.temperature, 0, above=True)
+
+    def settings(self) -> TrainingSettings:
+        """What the training loop is told."""
+        comparison = Comparison(self.divergence, self.temperature)
+        return TrainingSettings(
+            self.steps, self.batch_size, self.learning_rate, comparison=comparison
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class ClientDistillConfig:
+class ClientDistillConfig(ServerDistillConfig):
     """A client's phase on the public set (FedMKT Eq. 6).
 
     Attributes:
@@ -149,12 +164,12 @@ class ClientDistillConfig:
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
         label_share: lambda of the joint loss; 1 trains on labels alone.
+        divergence: how the model is compared with its teacher; the paper has cross-entropy.
+        temperature: of that comparison; above 1 flattens both distributions (not in the paper).
         replay: add the label loss of a private batch at every step, so that learning from others
             does not cost what the client knew (not in the paper).
     """
 
-    steps: int = between(200, 0)
-    batch_size: int = between(32, 1)
     learning_rate: float = between(8e-3, 0, above=True)
     label_share: float = between(0.03, 0, 1)
     replay: bool = True

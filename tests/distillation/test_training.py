@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.loss import Comparison
+from fedfuse.distillation.settings import Comparison, TrainingSettings
 from fedfuse.distillation.training import (
     OptimizerState,
     Teacher,
-    TrainingSettings,
     batch_loss,
     optimizer_moments,
     restore_optimizer,
