@@ -47,6 +47,21 @@ class Batch:
             index=self.index[rows],
         )
 
+    def split(self, samples: int) -> Iterator[Batch]:
+        """The batch in parts of at most ``samples`` samples, each padded no more than it needs."""
+        for start in range(0, len(self.input_ids), samples):
+            mask = self.attention_mask[start : start + samples]
+            width = int(mask.sum(1).max())
+            here = (self.sample >= start) & (self.sample < start + samples)
+            yield Batch(
+                self.input_ids[start : start + samples, :width],
+                mask[:, :width],
+                self.sample[here] - start,
+                self.row[here],
+                self.label[here],
+                self.index[here.cpu().numpy()],
+            )
+
 
 class EncodedSet:
     """Samples tokenized once for one model; batches are gathered without loops over tokens."""

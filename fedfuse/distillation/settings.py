@@ -56,6 +56,9 @@ class TrainingSettings:
         weight_decay: AdamW's, 0 or more.
         max_grad_norm: gradients are clipped to this norm, above 0.
         comparison: how the student is compared with a teacher.
+        micro_batch: samples in one forward and backward pass, 1 or more, or 0 for the whole batch.
+            Gradients add up to the batch's, so the result is the same (but for dropout), at less
+            memory and less speed.
     """
 
     steps: int
@@ -66,3 +69,4 @@ class TrainingSettings:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     comparison: Comparison = PLAIN
+    micro_batch: int = 0

@@ -101,20 +101,39 @@ def train(
     for step in range(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings)
-        batch = next(batches)
-        loss = batch_loss(model, batch, vocab_size, teacher, label_share, settings.comparison)
-        if replayed:
-            loss = loss + batch_loss(model, next(replayed), vocab_size, None, 1.0)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = _backward(model, next(batches), vocab_size, settings, teacher, label_share)
+        if replayed:
+            loss += _backward(model, next(replayed), vocab_size, settings, None, 1.0)
         nn.utils.clip_grad_norm_(named.values(), settings.max_grad_norm)
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss)
         if on_step:
             on_step(step + 1, losses[-1])
     model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
     return float(np.mean(tail)) if tail else math.nan, optimizer_moments(optimizer, named)
+
+
+def _backward(
+    model: nn.Module,
+    batch: Batch,
+    vocab_size: int,
+    settings: TrainingSettings,
+    teacher: Teacher | None,
+    label_share: float,
+) -> float:
+    """Add a batch's gradient to the parameters', a part at a time; returns its loss."""
+    total = 0.0
+    for part in batch.split(settings.micro_batch or len(batch.input_ids)):
+        # The batch's loss is a mean over rows, of which parts have more or fewer.
+        share = len(part.row) / max(1, len(batch.row))
+        loss = share * batch_loss(
+            model, part, vocab_size, teacher, label_share, settings.comparison
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
 
 
 def batch_loss(

@@ -9,7 +9,7 @@ test compares them).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from math import isfinite
 from typing import Any, get_type_hints
@@ -117,15 +117,19 @@ class PhaseConfig:
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
+        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
     """
 
     steps: int = between(150, 0)
     batch_size: int = between(32, 1)
     learning_rate: float = between(5e-3, 0, above=True)
+    micro_batch: int = between(0, 0)
 
     def settings(self) -> TrainingSettings:
         """What the training loop is told."""
-        return TrainingSettings(self.steps, self.batch_size, self.learning_rate)
+        return TrainingSettings(
+            self.steps, self.batch_size, self.learning_rate, micro_batch=self.micro_batch
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class ServerDistillConfig(PhaseConfig):
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
+        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
         label_share: lambda of the joint loss; 1 trains on labels alone.
         divergence: how the model is compared with its teacher; the paper has cross-entropy.
         temperature: of that comparison; above 1 flattens both distributions (not in the paper).
@@ -150,9 +155,7 @@ class ServerDistillConfig(PhaseConfig):
     def settings(self) -> TrainingSettings:
         """What the training loop is told."""
         comparison = Comparison(self.divergence, self.temperature)
-        return TrainingSettings(
-            self.steps, self.batch_size, self.learning_rate, comparison=comparison
-        )
+        return replace(PhaseConfig.settings(self), comparison=comparison)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,7 @@ class ClientDistillConfig(ServerDistillConfig):
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
+        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
         label_share: lambda of the joint loss; 1 trains on labels alone.
         divergence: how the model is compared with its teacher; the paper has cross-entropy.
         temperature: of that comparison; above 1 flattens both distributions (not in the paper).

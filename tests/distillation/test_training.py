@@ -247,6 +247,24 @@ def test_replay_adds_its_loss(tiny: Make, public: list[Sample]) -> None:
     assert loss > alone + 0.5
 
 
+@pytest.mark.parametrize("micro", [1, 2, 5, 99])
+def test_parts_of_a_batch_add_up(tiny: Make, public: list[Sample], micro: int) -> None:
+    """Samples have different numbers of rows, and one has none: a mean of means would differ."""
+    found = []
+    for micro_batch in (0, micro):
+        model = tiny("opt")
+        data = model.encode([*public[:4], Sample("a prompt alone", "")])
+        settings = replace(SETTINGS, steps=1, batch_size=5, micro_batch=micro_batch)
+        replay = model.encode(public[4:])
+        loss, moments = run(
+            model, data, settings, teacher=one_hot(data, 5), label_share=0.3, replay=replay
+        )
+        found.append((loss, moments))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for name, right in found[0][1].items():
+        np.testing.assert_allclose(found[1][1][name], right, rtol=1e-3, atol=1e-6)
+
+
 def test_replay_keeps_what_was_known(tiny: Make, public: list[Sample]) -> None:
     """A teacher who says one token everywhere costs the old samples less when they are replayed."""
     after = []
