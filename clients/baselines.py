@@ -9,7 +9,6 @@ from __future__ import annotations
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from clients.distillation import DistillationClient
-from fedfuse.distillation.training import TrainingSettings
 from fedfuse.flower.messages import scores_to_metrics
 from fedfuse.flower.workspace import derive_seed
 
@@ -25,11 +24,10 @@ def train_baselines(client: DistillationClient) -> RecordDict:
     rounds = range(1, config.rounds + 1)
     participant.reset()
     moments = None
-    local = config.local
     for server_round in rounds:
         _, moments = participant.learn(
             client.private,
-            TrainingSettings(local.steps, local.batch_size, local.learning_rate),
+            config.local.settings(),
             seed=derive_seed(config, "local", client.partition, server_round),
             optimizer_state=moments,
         )
@@ -39,7 +37,7 @@ def train_baselines(client: DistillationClient) -> RecordDict:
     for server_round in rounds:
         _, moments = participant.learn(
             participant.public,
-            TrainingSettings(public.steps, public.batch_size, public.learning_rate),
+            public.settings(),
             seed=derive_seed(config, "distill", client.partition, server_round),
             replay=client.private if public.replay else None,
             optimizer_state=moments,

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDic
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import OptimizerState, TrainingSettings
+from fedfuse.distillation.training import OptimizerState
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import RunConfig, model_of_partition, parse
 from fedfuse.flower.messages import (
@@ -116,7 +116,7 @@ class DistillationClient:
         phase = self.config.client_distill
         loss, moments = self.participant.learn(
             self.participant.public,
-            TrainingSettings(phase.steps, phase.batch_size, phase.learning_rate),
+            phase.settings(),
             seed=derive_seed(self.config, "distill", self.partition, server_round),
             teacher=lesson.teacher,
             label_share=phase.label_share,
@@ -148,10 +148,9 @@ class DistillationClient:
         return RecordDict({"metrics": MetricRecord(metrics)})
 
     def _train_local(self, server_round: int) -> float:
-        phase = self.config.local
         loss, moments = self.participant.learn(
             self.private,
-            TrainingSettings(phase.steps, phase.batch_size, phase.learning_rate),
+            self.config.local.settings(),
             seed=derive_seed(self.config, "local", self.partition, server_round),
             optimizer_state=self._moments("local"),
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flwr.app import Message
 
-from fedfuse.distillation.training import TrainingSettings
 from fedfuse.flower import messages
 from strategies.session import SERVER, Session, all_private
 
@@ -18,10 +19,12 @@ def server_baselines(session: Session) -> None:
         session.run.scores("public-only", server_round, SERVER, session.participant.score())
     session.restart()
     # As many steps as a client and the server take together, on everybody's private data.
-    phase = config.local
     everything = session.participant.encode([*all_private(config), *session.public])
-    steps = phase.steps + config.server_distill.steps
-    settings = TrainingSettings(steps, phase.batch_size, config.server_distill.learning_rate)
+    settings = replace(
+        config.server_distill.settings(),
+        steps=config.local.steps + config.server_distill.steps,
+        batch_size=config.local.batch_size,
+    )
     for server_round in range(1, config.rounds + 1):
         session.fit("centralized", everything, settings, server_round)
     session.run.scores("centralized", config.rounds, SERVER, session.participant.score())

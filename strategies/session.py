@@ -10,7 +10,8 @@ import numpy as np
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import OptimizerState, Teacher, TrainingSettings
+from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.distillation.training import OptimizerState, Teacher
 from fedfuse.flower.config import RunConfig, flatten
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
 from fedfuse.knowledge.translate import Translator
@@ -46,8 +47,7 @@ class Session:
 
     def learn(self, server_round: int, teacher: Teacher | None, label_share: float) -> float:
         """One phase on the public set (FedMKT Eq. 5); keeps the optimizer's state."""
-        phase = self.config.server_distill
-        settings = TrainingSettings(phase.steps, phase.batch_size, phase.learning_rate)
+        settings = self.config.server_distill.settings()
         return self.fit(
             "distill", self.participant.public, settings, server_round, teacher, label_share
         )

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from fedfuse.data.sample import Sample
 from fedfuse.data.world import World, WorldSize, pretraining_text
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import TrainingSettings, train
+from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.distillation.training import train
 from fedfuse.models.architectures import ARCHITECTURES, tiny_causal_lm
 from fedfuse.models.tokenizers import KINDS, train_tokenizer
 from fedfuse.tokenization.tokenizer import TextTokenizer

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import typer
 
-from benchmarks import alignment, mined_oracle, wire
+from benchmarks import alignment, distillation, mined_oracle, wire
 from benchmarks.frame import cut, load_text, load_tokenizer
+from benchmarks.losses import Case, Size, peak_memory
 from benchmarks.reference import nearest
 from benchmarks.rows import Bench, reference
 from fedfuse.models.tokenizers import KINDS
@@ -206,3 +207,45 @@ def test_oracle_finds_a_wrong_entry(
     equal = "equal_targets" if field == "target" else "equal_distances"
     assert counts[equal] == counts["entries"] - 1
     assert [m["source"] for m in found["raw"]["first_mismatches"]["gpt2-llama2 bytes"]] == [40]
+
+
+def test_distillation_reports_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "distillation.json"
+    bytes_of = {("plain", 8): 100, ("fused", 1): 10, ("fused", 4): 11, ("fused", 8): 12}
+    monkeypatch.setattr(
+        distillation, "peak_memory", lambda kind, size, teachers, seed: bytes_of[kind, teachers]
+    )
+    distillation.main(path, repeats=2, quick=True)
+    found = read(path)
+    times = {f"fused_over_ce_time_{n}" for n in (1, 4, 8)} | {"fused_over_dense_time_8"}
+    memory = {"fused_over_ce_memory", "fused_memory_8_over_1"}
+    assert set(found["results"]) == times | memory
+    assert all(found["results"][name] > 0 for name in times)
+    assert {name: found["results"][name] for name in memory} == {
+        "fused_over_ce_memory": 0.12,
+        "fused_memory_8_over_1": 1.2,
+    }
+    assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
+    assert set(found["raw"]["peak_bytes"]) == {"plain", "fused 1", "fused 4", "fused 8"}
+
+
+def test_losses_that_are_compared_are_the_same() -> None:
+    """Where nothing is cut and nothing is left, one merged teacher is as good as many dense."""
+    case = Case(Size(rows=6, vocab=50, width=8, k=4), teachers=3, seed=0)
+    whole = [replace(t, residual=np.full(6, -np.inf, np.float32)) for t in case.teachers]
+    shares = [np.exp(t.logprobs).sum(1, keepdims=True) for t in whole]
+    case.teachers = [
+        replace(t, logprobs=t.logprobs - np.log(share))
+        for t, share in zip(whole, shares, strict=True)
+    ]
+    dense = case.dense().item()
+    right = case.hidden.grad
+    assert case.fused(k=12).item() == pytest.approx(dense, rel=1e-5)
+    np.testing.assert_allclose(case.hidden.grad, right, rtol=1e-4, atol=1e-7)
+    assert case.plain().item() != pytest.approx(dense, rel=1e-3)
+
+
+def test_peak_memory_is_that_of_the_step() -> None:
+    """Plain cross-entropy holds logits, their log-softmax and the gradient of each: 16 MB each."""
+    size = Size(rows=400, vocab=10_000, width=8, k=4)
+    assert 3 * 16e6 <= peak_memory("plain", size, 1, seed=0) < 5 * 16e6

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from fedfuse.data.load import load_records
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import TrainingSettings, train
+from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.distillation.training import train
 from fedfuse.models.architectures import MAX_LENGTH, tiny_causal_lm
 from fedfuse.tokenization.tokenizer import TextTokenizer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,31 @@ class Batch:
     row: Int64[Tensor, " rows"]
     label: Int64[Tensor, " rows"]
     index: Int64[ndarray, " rows"]
+
+    def part(self, rows: slice) -> Batch:
+        """The same samples with some of their label rows."""
+        return replace(
+            self,
+            sample=self.sample[rows],
+            row=self.row[rows],
+            label=self.label[rows],
+            index=self.index[rows],
+        )
+
+    def split(self, samples: int) -> Iterator[Batch]:
+        """The batch in parts of at most ``samples`` samples, each padded no more than it needs."""
+        for start in range(0, len(self.input_ids), samples):
+            mask = self.attention_mask[start : start + samples]
+            width = int(mask.sum(1).max())
+            here = (self.sample >= start) & (self.sample < start + samples)
+            yield Batch(
+                self.input_ids[start : start + samples, :width],
+                mask[:, :width],
+                self.sample[here] - start,
+                self.row[here],
+                self.label[here],
+                self.index[here.cpu().numpy()],
+            )
 
 
 class EncodedSet:

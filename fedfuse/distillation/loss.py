@@ -2,9 +2,14 @@
 
 FedMKT (arXiv 2406.02224), Eq. 5-10: ``L = lambda * CE(labels) + (1 - lambda) * CE(teacher)``.
 
-Differs from the paper: the teacher's mass outside its k kept entries is a class of its own (the
-"tail"), compared with the student's mass outside the same entries, instead of being taken as zero.
-The paper's rule is the same loss on a teacher without a tail.
+A teacher names k tokens of a row and the mass outside them, the "tail". Student and teacher are
+compared as distributions over these k + 1 classes: the student's tail is its own mass outside the
+same k tokens. So a row's loss needs no more of the student's logits than k values, the label's, and
+one log-sum-exp over the others (``row_losses``), and the same lines serve logits that exist
+(``distillation_loss``) and logits that never do (``fedfuse.distillation.fused``).
+
+Differs from the paper: the tail is a class instead of being taken as zero. The paper's rule is the
+same loss on a teacher without a tail. The paper knows cross-entropy only, without a temperature.
 """
 
 from __future__ import annotations
@@ -12,8 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
+
+from fedfuse.distillation.settings import PLAIN, Comparison
+
+# What reverse KL takes a class for that the teacher gives nothing. A cut or rounded teacher does
+# not know that something is impossible, and the divergence from a true zero is infinite.
+LEAST_PROBABILITY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +32,7 @@ class SparseTargets:
     """A teacher's distributions on R label rows, in the student's vocabulary.
 
     Attributes:
-        indices: ``[R, k]`` token ids; an unused slot repeats another of its row.
+        indices: ``[R, k]`` token ids; an unused slot repeats an earlier one of its row.
         probs: ``[R, k]`` probabilities, 0 in unused slots.
         tail: ``[R]`` probability outside the kept entries; ``probs`` and ``tail`` sum to 1.
         weight: ``[R]`` in [0, 1], 0 where nobody teaches: such a row carries no distillation term.
@@ -32,13 +43,20 @@ class SparseTargets:
     tail: Float32[Tensor, " rows"]
     weight: Float32[Tensor, " rows"]
 
+    def part(self, rows: slice) -> SparseTargets:
+        """Some of the rows."""
+        return SparseTargets(
+            self.indices[rows], self.probs[rows], self.tail[rows], self.weight[rows]
+        )
+
 
 def distillation_loss(
     logits: Float[Tensor, "rows vocab"],
     label: Int64[Tensor, " rows"],
     teacher: SparseTargets | None,
     label_share: float,
-) -> Float32[Tensor, ""]:
+    comparison: Comparison = PLAIN,
+) -> Float[Tensor, ""]:
     """Mean over label rows of the joint loss.
 
     Args:
@@ -46,19 +64,96 @@ def distillation_loss(
         label: the token each row should predict.
         teacher: what the rows should learn; None for labels alone, at full weight.
         label_share: lambda, in [0, 1].
+        comparison: of student and teacher.
 
     Returns:
-        A scalar, nats per label row.
+        A scalar, nats per label row, float32 or wider; 0 without rows.
     """
-    logprobs = torch.log_softmax(logits.float(), dim=-1)  # [rows, vocab]
-    label_loss = -logprobs.gather(1, label[:, None])[:, 0]  # [rows]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    indices = kept_indices(label, teacher)  # [rows, k]
+    kept = logits.gather(1, indices)
+    outside = logits.scatter(1, indices, -torch.inf).logsumexp(1)  # [rows]
+    label_score = logits.gather(1, label[:, None])[:, 0]
+    losses = row_losses(kept, outside, label_score, teacher, label_share, comparison)
+    return losses.sum() / max(1, len(losses))
+
+
+def kept_indices(
+    label: Int64[Tensor, " rows"], teacher: SparseTargets | None
+) -> Int64[Tensor, "rows k"]:
+    """``[R, k]`` the tokens that are classes of their own: the teacher's, or none."""
+    return label.new_empty(len(label), 0) if teacher is None else teacher.indices
+
+
+def row_losses(
+    kept: Float[Tensor, "rows k"],
+    outside: Float[Tensor, " rows"],
+    label_score: Float[Tensor, " rows"],
+    teacher: SparseTargets | None,
+    label_share: float,
+    comparison: Comparison,
+) -> Float[Tensor, " rows"]:
+    """The joint loss of each row, from what it needs of the student's logits.
+
+    Args:
+        kept: ``[R, k]`` logits of the teacher's k tokens, float32 or wider; k is 0 without a
+            teacher.
+        outside: ``[R]`` log-sum-exp of all other logits, summed over them, because one minus the
+            kept mass would round a small rest to 0; -inf where the k are the whole vocabulary.
+        label_score: ``[R]`` the label's logit.
+        teacher: as for ``distillation_loss``.
+        label_share: as for ``distillation_loss``.
+        comparison: as for ``distillation_loss``.
+
+    Returns:
+        ``[R]`` nats.
+    """
     if teacher is None:
-        return label_loss.mean()
-    kept = logprobs.gather(1, teacher.indices)  # [rows, k]
-    # The student's log mass outside the kept entries; summed over them, not 1 - mass, which rounds
-    # to 0.
-    outside = logprobs.scatter(1, teacher.indices, -torch.inf).logsumexp(1)  # [rows]
-    tail_loss = torch.where(teacher.tail > 0, -teacher.tail * outside, 0.0)
-    teacher_loss = tail_loss - (teacher.probs * kept).sum(1)  # [rows]
-    joint = label_share * label_loss + (1 - label_share) * teacher.weight * teacher_loss
-    return joint.mean()
+        return outside - label_score
+    kept = kept.masked_fill(repeated(teacher.indices), -torch.inf)
+    scores = torch.cat([kept, outside[:, None]], 1)  # [rows, k + 1]
+    label_loss = scores.logsumexp(1) - label_score
+    # A tail that the student cannot have, as no token is left for it, is no class.
+    tail = torch.where(outside.isneginf(), 0.0, teacher.tail)
+    probs = torch.cat([teacher.probs, tail[:, None]], 1).to(scores.dtype)
+    teacher_loss = compare(scores, probs, comparison)
+    return label_share * label_loss + (1 - label_share) * teacher.weight * teacher_loss
+
+
+def compare(
+    scores: Float[Tensor, "rows classes"],
+    probs: Float[Tensor, "rows classes"],
+    comparison: Comparison,
+) -> Float[Tensor, " rows"]:
+    """Divergence of a student from a teacher over the same few classes.
+
+    Args:
+        scores: the student's logits; -inf for what is no class.
+        probs: the teacher's; a row is normalised here, and one without any mass costs nothing in
+            cross-entropy and forward KL.
+        comparison: which divergence, at which temperature.
+
+    Returns:
+        ``[R]`` nats, times the temperature's square.
+    """
+    temperature = comparison.temperature
+    student = torch.log_softmax(scores / temperature, 1)
+    share = student.exp()
+    student = student.masked_fill(student.isneginf(), 0.0)  # 0 * log 0 is 0
+    teacher = probs.pow(1 / temperature)
+    teacher = teacher / teacher.sum(1, keepdim=True).clamp_min(1e-30)
+    if comparison.divergence == "reverse-kl":
+        loss = (share * (student - teacher.clamp_min(LEAST_PROBABILITY).log())).sum(1)
+    else:
+        loss = -(teacher * student).sum(1)
+    if comparison.divergence == "forward-kl":
+        loss = loss + torch.special.xlogy(teacher, teacher).sum(1)
+    return temperature**2 * loss
+
+
+def repeated(indices: Int64[Tensor, "rows k"]) -> Bool[Tensor, "rows k"]:
+    """Whether a slot's token is also in an earlier slot of its row."""
+    ordered, order = indices.sort(dim=1, stable=True)
+    again = torch.zeros_like(ordered, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(again).scatter(1, order, again)

@@ -1,8 +1,4 @@
-"""The training loop of both sides: labels alone, or labels and a teacher.
-
-Hyperparameter names and defaults follow FedMKT (arXiv 2406.02224), Appendix: AdamW with beta2 0.95,
-warm-up, gradient clipping; the learning rate falls along a cosine within one phase.
-"""
+"""The training loop of both sides: labels alone, or labels and a teacher."""
 
 from __future__ import annotations
 
@@ -12,38 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
 from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
+from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
-from fedfuse.models.forward import label_row_logits
+from fedfuse.distillation.settings import PLAIN, Comparison, TrainingSettings
+from fedfuse.models.forward import label_row_logits, label_row_states
 
 OptimizerState = dict[str, ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """How one training phase runs.
-
-    Attributes:
-        steps: optimizer steps, 0 or more.
-        batch_size: samples per step, 1 or more.
-        learning_rate: peak of the schedule, above 0.
-        warmup_ratio: share of the steps that climb linearly, in [0, 1].
-        final_ratio: where the cosine ends, as a share of the peak, in [0, 1].
-        weight_decay: AdamW's, 0 or more.
-        max_grad_norm: gradients are clipped to this norm, above 0.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_ratio: float = 0.02
-    final_ratio: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +26,8 @@ class Teacher:
     """What a student should learn, on the label rows of its own encoded public set.
 
     Attributes:
-        indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats another of
-            its row.
+        indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats an
+            earlier one of its row.
         logprobs: ``[T, k]`` log-probabilities, -inf in unused slots.
         residual: ``[T]`` log of the mass outside the kept entries; -inf for a teacher without a
             tail.
@@ -92,7 +67,7 @@ def train(
     """Train the model's trainable parameters in place.
 
     Args:
-        model: a causal LM whose output has ``logits [B, L, V']`` with ``V' >= vocab_size``.
+        model: a causal LM with a head of at least ``vocab_size`` rows.
         data: what to train on; only its label rows are scored.
         settings: the phase's settings.
         vocab_size: size of the tokenizer's vocabulary; padded head rows beyond it are cut off.
@@ -126,15 +101,13 @@ def train(
     for step in range(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings)
-        batch = next(batches)
-        loss = batch_loss(model, batch, vocab_size, teacher, label_share)
-        if replayed:
-            loss = loss + batch_loss(model, next(replayed), vocab_size, None, 1.0)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = _backward(model, next(batches), vocab_size, settings, teacher, label_share)
+        if replayed:
+            loss += _backward(model, next(replayed), vocab_size, settings, None, 1.0)
         nn.utils.clip_grad_norm_(named.values(), settings.max_grad_norm)
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss)
         if on_step:
             on_step(step + 1, losses[-1])
     model.eval()
@@ -142,13 +115,44 @@ def train(
     return float(np.mean(tail)) if tail else math.nan, optimizer_moments(optimizer, named)
 
 
+def _backward(
+    model: nn.Module,
+    batch: Batch,
+    vocab_size: int,
+    settings: TrainingSettings,
+    teacher: Teacher | None,
+    label_share: float,
+) -> float:
+    """Add a batch's gradient to the parameters', a part at a time; returns its loss."""
+    total = 0.0
+    for part in batch.split(settings.micro_batch or len(batch.input_ids)):
+        # The batch's loss is a mean over rows, of which parts have more or fewer.
+        share = len(part.row) / max(1, len(batch.row))
+        loss = share * batch_loss(
+            model, part, vocab_size, teacher, label_share, settings.comparison
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
 def batch_loss(
-    model: nn.Module, batch: Batch, vocab_size: int, teacher: Teacher | None, label_share: float
-) -> Float32[Tensor, ""]:
-    """The joint loss of one batch."""
-    logits = label_row_logits(model, batch, vocab_size)  # [rows, vocab]
-    targets = teacher.rows(batch.index, logits.device) if teacher else None
-    return distillation_loss(logits, batch.label, targets, label_share)
+    model: nn.Module,
+    batch: Batch,
+    vocab_size: int,
+    teacher: Teacher | None,
+    label_share: float,
+    comparison: Comparison = PLAIN,
+) -> Float[Tensor, ""]:
+    """The joint loss of one batch, without forming its logits where the model allows."""
+    targets = teacher.rows(batch.index, batch.label.device) if teacher else None
+    states = label_row_states(model, batch, vocab_size)
+    if states is None:
+        logits = label_row_logits(model, batch, vocab_size)  # [rows, vocab]
+        return distillation_loss(logits, batch.label, targets, label_share, comparison)
+    return fused_distillation_loss(
+        states.hidden, states.head, batch.label, targets, label_share, comparison
+    )
 
 
 def schedule(step: int, settings: TrainingSettings) -> float:

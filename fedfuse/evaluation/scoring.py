@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import Batch, EncodedSet
 from fedfuse.errors import FedfuseError
-from fedfuse.models.forward import label_row_logits
+from fedfuse.models.forward import logits_in_chunks
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 
@@ -37,11 +37,11 @@ class Score:
 def label_logits(
     model: nn.Module, data: EncodedSet, vocab_size: int, batch_size: int = 128
 ) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
-    """The model's logits on every label row of a data set, a batch at a time, in float32."""
+    """The model's logits on every label row of a data set, some rows at a time, in float32."""
     model.eval()
     device = next(model.parameters()).device
     for batch in data.in_order(batch_size, device):
-        yield batch, label_row_logits(model, batch, vocab_size).float()
+        yield from logits_in_chunks(model, batch, vocab_size)
 
 
 def sample_nats(

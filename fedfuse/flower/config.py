@@ -9,11 +9,12 @@ test compares them).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from math import isfinite
 from typing import Any, get_type_hints
 
+from fedfuse.distillation.settings import DIVERGENCES, PLAIN, Comparison, TrainingSettings
 from fedfuse.errors import FedfuseError
 
 Scalar = bool | int | float | str
@@ -116,45 +117,63 @@ class PhaseConfig:
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
+        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
     """
 
     steps: int = between(150, 0)
     batch_size: int = between(32, 1)
     learning_rate: float = between(5e-3, 0, above=True)
+    micro_batch: int = between(0, 0)
+
+    def settings(self) -> TrainingSettings:
+        """What the training loop is told."""
+        return TrainingSettings(
+            self.steps, self.batch_size, self.learning_rate, micro_batch=self.micro_batch
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class ServerDistillConfig:
+class ServerDistillConfig(PhaseConfig):
     """The server's phase on the public set (FedMKT Eq. 5).
 
     Attributes:
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
+        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
         label_share: lambda of the joint loss; 1 trains on labels alone.
+        divergence: how the model is compared with its teacher; the paper has cross-entropy.
+        temperature: of that comparison; above 1 flattens both distributions (not in the paper).
     """
 
     steps: int = between(200, 0)
-    batch_size: int = between(32, 1)
     learning_rate: float = between(4e-3, 0, above=True)
     label_share: float = between(0.05, 0, 1)
+    divergence: str = one_of(PLAIN.divergence, *DIVERGENCES)
+    temperature: float = between(PLAIN.temperature, 0, above=True)
+
+    def settings(self) -> TrainingSettings:
+        """What the training loop is told."""
+        comparison = Comparison(self.divergence, self.temperature)
+        return replace(PhaseConfig.settings(self), comparison=comparison)
 
 
 @dataclass(frozen=True, slots=True)
-class ClientDistillConfig:
+class ClientDistillConfig(ServerDistillConfig):
     """A client's phase on the public set (FedMKT Eq. 6).
 
     Attributes:
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
+        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
         label_share: lambda of the joint loss; 1 trains on labels alone.
+        divergence: how the model is compared with its teacher; the paper has cross-entropy.
+        temperature: of that comparison; above 1 flattens both distributions (not in the paper).
         replay: add the label loss of a private batch at every step, so that learning from others
             does not cost what the client knew (not in the paper).
     """
 
-    steps: int = between(200, 0)
-    batch_size: int = between(32, 1)
     learning_rate: float = between(8e-3, 0, above=True)
     label_share: float = between(0.03, 0, 1)
     replay: bool = True
@@ -176,7 +195,7 @@ class KnowledgeConfig:
     """
 
     k: int = between(16, 1)
-    mass: float = between(0.98, 0, 1, above=True)
+    mass: float = between(1.0, 0, 1, above=True)
     wire: str = one_of("default", "default", "compact")
     positions: str = one_of("merge", "merge", "boundary", "dtw")
     collisions: str = one_of("sum", "sum", "first")

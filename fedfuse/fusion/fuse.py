@@ -6,6 +6,7 @@ Fusion-X (arXiv 2505.23844), dynamic weighted fusion: ``p = sum_n w_n p_n``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -13,6 +14,9 @@ from numpy import ndarray
 
 from fedfuse.distillation.training import Teacher
 from fedfuse.tokenization.projection import Projected
+
+# Rows at a time: what many candidates need while they are merged stays small.
+_ROWS = 512
 
 
 def fuse(
@@ -30,6 +34,32 @@ def fuse(
         The teacher. Its row weight is the trust that could be used: the weights of the candidates
         that have an aligned row there, at most 1.
     """
+    parts = [
+        _fuse([_part(c, rows) for c in candidates], row_weights[rows], k)
+        for rows in (slice(s, s + _ROWS) for s in range(0, max(1, len(row_weights)), _ROWS))
+    ]
+    return Teacher(
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(Teacher)
+        )
+    )
+
+
+def _part(candidate: Projected, rows: slice) -> Projected:
+    return replace(
+        candidate,
+        indices=candidate.indices[rows],
+        logprobs=candidate.logprobs[rows],
+        residual=candidate.residual[rows],
+        weight=candidate.weight[rows],
+    )
+
+
+def _fuse(
+    candidates: Sequence[Projected], row_weights: Float32[ndarray, "rows candidates"], k: int
+) -> Teacher:
+    """All of it for a few rows."""
     usable = np.stack([c.weight for c in candidates], axis=1) * row_weights  # [T, C]
     total = usable.sum(1)  # [T]
     share = usable / np.where(total > 0, total, 1)[:, None]

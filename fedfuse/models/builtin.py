@@ -25,7 +25,8 @@ from filelock import FileLock
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.data.world import pretraining_text
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import TrainingSettings, train
+from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
 from fedfuse.models.architectures import MAX_LENGTH, tiny_causal_lm
 from fedfuse.models.tokenizers import train_tokenizer

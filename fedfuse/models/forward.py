@@ -1,21 +1,54 @@
-"""One forward pass, and only the logits that are scored."""
+"""One forward pass, and no more logits than are scored."""
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from peft import PeftModel
 from torch import Tensor, nn
 
 from fedfuse.distillation.encoded import Batch
+from fedfuse.models.head import Head, accepts, base_of, find_head, hidden_states, rows_per_chunk
+
+
+@dataclass(frozen=True, slots=True)
+class RowStates:
+    """What logits of label rows are made of.
+
+    Attributes:
+        hidden: ``[R, d]`` last hidden states in the model's dtype.
+        head: of V rows, the tokenizer's vocabulary.
+    """
+
+    hidden: Float[Tensor, "rows width"]
+    head: Head
+
+
+def label_row_states(model: nn.Module, batch: Batch, vocab_size: int) -> RowStates | None:
+    """Hidden states on the label rows of a batch and the head that makes logits of them.
+
+    Args:
+        model: a causal LM.
+        batch: B padded samples with R label rows.
+        vocab_size: size of the tokenizer's vocabulary; padded head rows beyond it are cut off.
+
+    Returns:
+        None where the head cannot be told apart from the model (adapted, quantized, or an
+        architecture that does more than this); ``label_row_logits`` serves every model.
+    """
+    head = find_head(model, batch.input_ids, batch.attention_mask)
+    if head is None:
+        return None
+    states = hidden_states(model, batch.input_ids, batch.attention_mask)
+    return RowStates(states[batch.sample, batch.row], head.cut(vocab_size))
 
 
 def label_row_logits(
     model: nn.Module, batch: Batch, vocab_size: int
 ) -> Float[Tensor, "rows vocab"]:
-    """The model's logits on the label rows of a batch.
+    """The model's logits on the label rows of a batch, for models whose head stays in place.
 
     The output head, the most expensive layer of a small model, runs only on the span of positions
     that holds label rows, where the model can be told so.
@@ -28,15 +61,29 @@ def label_row_logits(
     Returns:
         ``[R, vocab_size]`` in the model's dtype.
     """
-    base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     first = 0
-    if len(batch.row) and _keeps_logits(base):
+    if len(batch.row) and accepts(base_of(model), "logits_to_keep"):
         first, last = int(batch.row.min()), int(batch.row.max())
         inputs["logits_to_keep"] = torch.arange(first, last + 1, device=batch.row.device)
     logits: Tensor = model(**inputs).logits
     return logits[batch.sample, batch.row - first, :vocab_size]
 
 
-def _keeps_logits(model: nn.Module) -> bool:
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+def logits_in_chunks(
+    model: nn.Module, batch: Batch, vocab_size: int
+) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
+    """The logits of a batch's label rows, some rows at a time, float32.
+
+    Yields:
+        The batch with these rows alone, and their logits ``[r, vocab_size]``. All logits of a batch
+        exist at once only where ``label_row_states`` finds no head.
+    """
+    states = label_row_states(model, batch, vocab_size)
+    if states is None:
+        yield batch, label_row_logits(model, batch, vocab_size).float()
+        return
+    size = rows_per_chunk(vocab_size, states.hidden.device)
+    for start in range(0, len(states.hidden), size):
+        rows = slice(start, start + size)
+        yield batch.part(rows), states.head.logits(states.hidden[rows])

@@ -10,7 +10,8 @@ from peft import PeftModel
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import OptimizerState, Teacher, TrainingSettings, train
+from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.distillation.training import OptimizerState, Teacher, train
 from fedfuse.evaluation.scoring import Evaluator, Score
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge

@@ -114,6 +114,23 @@ def test_in_order_sees_every_sample_once_and_the_short_first(
     assert sorted(seen.tolist()) == list(range(len(data.rows.token)))
 
 
+@pytest.mark.parametrize("samples", [1, 2, 4, 9])
+def test_parts_of_a_batch_are_batches(
+    tiny_tokenizers: dict[str, TextTokenizer], samples: int
+) -> None:
+    data = EncodedSet(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
+    which = np.array([3, 0, 4, 2])
+    parts = list(data.batch(which).split(samples))
+    assert len(parts) == -(-len(which) // samples)
+    for start, part in enumerate(parts):
+        right = data.batch(which[start * samples : (start + 1) * samples])
+        for name in ("attention_mask", "sample", "row", "label"):
+            assert torch.equal(getattr(part, name), getattr(right, name))
+        mask = right.attention_mask
+        assert torch.equal(part.input_ids[mask], right.input_ids[mask])
+        np.testing.assert_array_equal(part.index, right.index)
+
+
 def test_what_it_remembers(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
     data = EncodedSet(tiny_tokenizers["unigram"], SAMPLES, MAX_LENGTH)
     assert len(data) == len(SAMPLES)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.settings import Comparison, TrainingSettings
 from fedfuse.distillation.training import (
     OptimizerState,
     Teacher,
-    TrainingSettings,
     batch_loss,
     optimizer_moments,
     restore_optimizer,
@@ -27,6 +27,7 @@ from fedfuse.distillation.training import (
     train,
 )
 from fedfuse.evaluation.scoring import sample_nats
+from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import Tiny
 
 Make = Callable[[str], Tiny]
@@ -246,6 +247,24 @@ def test_replay_adds_its_loss(tiny: Make, public: list[Sample]) -> None:
     assert loss > alone + 0.5
 
 
+@pytest.mark.parametrize("micro", [1, 2, 5, 99])
+def test_parts_of_a_batch_add_up(tiny: Make, public: list[Sample], micro: int) -> None:
+    """Samples have different numbers of rows, and one has none: a mean of means would differ."""
+    found = []
+    for micro_batch in (0, micro):
+        model = tiny("opt")
+        data = model.encode([*public[:4], Sample("a prompt alone", "")])
+        settings = replace(SETTINGS, steps=1, batch_size=5, micro_batch=micro_batch)
+        replay = model.encode(public[4:])
+        loss, moments = run(
+            model, data, settings, teacher=one_hot(data, 5), label_share=0.3, replay=replay
+        )
+        found.append((loss, moments))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for name, right in found[0][1].items():
+        np.testing.assert_allclose(found[1][1][name], right, rtol=1e-3, atol=1e-6)
+
+
 def test_replay_keeps_what_was_known(tiny: Make, public: list[Sample]) -> None:
     """A teacher who says one token everywhere costs the old samples less when they are replayed."""
     after = []
@@ -292,6 +311,46 @@ def test_teacher_rows_sum_to_one() -> None:
     np.testing.assert_allclose(targets.probs[1], [0.5 / 1.004, 0.3 / 1.004], rtol=1e-5)
     assert targets.indices.tolist() == [[0, 0], [1, 2], [3, 4]]
     assert targets.tail[2] == 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_with_and_without_a_head_of_its_own(
+    tiny: Make, public: list[Sample], architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fused, or over logits of the whole batch: the same loss and gradients of all weights."""
+    model = tiny(architecture)
+    data = model.encode(public)
+    teacher = replace(one_hot(data, 5), residual=np.full(len(data.rows.token), -1.0, np.float32))
+    found = []
+    for known in (True, False):
+        if not known:
+            monkeypatch.setattr("fedfuse.models.forward.find_head", lambda *_: None)
+        model.model.zero_grad()
+        batch, vocab = data.batch(np.arange(5)), model.tokenizer.vocab_size
+        loss = batch_loss(
+            model.model, batch, vocab, teacher, 0.3, Comparison("reverse-kl", temperature=2.0)
+        )
+        assert ("Fused" in type(loss.grad_fn).__name__) == known
+        loss.backward()
+        gradients = {
+            name: parameter.grad.clone()
+            for name, parameter in model.model.named_parameters()
+            if parameter.grad is not None
+        }
+        found.append((loss.item(), gradients))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, right in found[1][1].items():
+        torch.testing.assert_close(found[0][1][name], right, rtol=1e-4, atol=1e-5)
+
+
+def test_settings_say_how_to_compare(gpt2: Tiny, data: EncodedSet) -> None:
+    teacher = one_hot(data, 5)
+    losses = []
+    for comparison in (Comparison(), Comparison("reverse-kl"), Comparison(temperature=4.0)):
+        settings = replace(SETTINGS, steps=1, learning_rate=1e-9, comparison=comparison)
+        losses.append(run(gpt2, data, settings, teacher=teacher, label_share=0.0)[0])
+    assert len({round(loss, 3) for loss in losses}) == 3
 
 
 def test_rows_of_the_head_beyond_the_vocabulary_are_cut_off(gpt2: Tiny, data: EncodedSet) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfuse.distillation.settings import Comparison, TrainingSettings
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.apphome import app_dir, default_run_config
 from fedfuse.flower.config import (
@@ -55,6 +56,8 @@ CHANGED: dict[str, Any] = {
     "server.quantization": "4bit",
     "clients.quantization": "8bit",
     "knowledge.wire": "compact",
+    "server-distill.divergence": "forward-kl",
+    "client-distill.divergence": "reverse-kl",
     "knowledge.positions": "dtw",
     "knowledge.collisions": "first",
     "knowledge.unmatched": "one-hot",
@@ -172,6 +175,14 @@ def test_every_key_is_documented() -> None:
         todo += [getattr(config, name) for name in sections]
         names = [f.name for f in fields(config) if f.name not in sections]  # type: ignore[arg-type]
         assert described == names
+
+
+def test_phases_become_settings() -> None:
+    config = parse({"local.steps": 7, "local.learning-rate": 0.2, "client-distill.temperature": 2})
+    assert config.local.settings() == TrainingSettings(7, 32, 0.2)
+    assert config.server_distill.settings() == TrainingSettings(200, 32, 4e-3)
+    warm = Comparison("cross-entropy", 2.0)
+    assert config.client_distill.settings() == TrainingSettings(200, 32, 8e-3, comparison=warm)
 
 
 def test_models_in_a_cycle() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,18 @@ def test_equals_the_dense_mixture(seed: int, number: int, k: int) -> None:
             assert set(found) == set(kept) or len(kept) == k
         values = teacher.logprobs[row]
         assert (values[1:] <= values[:-1]).all()
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    candidates = [random_candidate(rng, 7, 3) for _ in range(3)]
+    weights = rng.random((7, 3)).astype(np.float32)
+    whole = fuse(candidates, weights, 4)
+    monkeypatch.setattr("fedfuse.fusion.fuse._ROWS", 3)
+    for mine, right in zip(astuple(fuse(candidates, weights, 4)), astuple(whole), strict=True):
+        np.testing.assert_array_equal(mine, right)
+    none = [candidate(np.empty((0, 2), int), np.empty((0, 2)))]
+    assert fuse(none, np.empty((0, 1), np.float32), 2).indices.shape == (0, 2)
 
 
 def test_by_hand() -> None:
