@@ -115,7 +115,7 @@ class TestTexts:
         assert [a.text for a in alignments] == texts
 
     def test_unknown_positions(self, pair: tuple[TextTokenizer, TextTokenizer]) -> None:
-        with pytest.raises(FedfuseError, match="'guess'; allowed: boundary"):
+        with pytest.raises(FedfuseError, match="'guess'; allowed: merge"):
             align_texts(*pair, table_of(*pair), ["a"], positions="guess")
 
     @pytest.mark.parametrize("positions", MODES)
