@@ -1,4 +1,4 @@
-"""What distilling costs next to fine-tuning: ``python -m benchmarks.distillation --json FILE``.
+"""What distilling and telling cost: ``python -m benchmarks.distillation --material M --json FILE``.
 
 One step (loss and gradient by the hidden states) over a vocabulary of 32,000: plain cross-entropy
 over logits, the library's fused loss with 1, 4 and 8 teachers, and one dense target per teacher as
@@ -18,12 +18,15 @@ import typer
 
 from benchmarks.frame import Timings, machine, write_json
 from benchmarks.losses import Case, Size, peak_memory
+from benchmarks.wire import bodies, measure_wire
+from fedfuse.flower.config import KnowledgeConfig
 
 TEACHERS = (1, 4, 8)
 MANY = TEACHERS[-1]
 
 
 def main(
+    material: Annotated[Path, typer.Option(help="Folder with tokenizers, datasets and models.")],
     json: Annotated[Path, typer.Option(help="File to write.")],
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of every step.")] = 11,
     quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
@@ -36,15 +39,19 @@ def main(
     timings = Timings()
     results = measure_time(small, timings, repeats=repeats, seed=seed)
     found, memory = measure_memory(large, seed=seed)
+    known = bodies(material, KnowledgeConfig().k, seed=seed, quick=quick)
+    of_wire, wires = measure_wire(
+        known, timings, mass=KnowledgeConfig().mass, repeats=min(repeats, 5)
+    )
     arguments = f" --repeats {repeats} --seed {seed}" + " --quick" * quick
     write_json(
         json,
-        command=f"python -m benchmarks.distillation --json FILE{arguments}",
+        command=f"python -m benchmarks.distillation --material MATERIAL --json FILE{arguments}",
         seed=seed,
         started=started,
         about=about | {"torch_threads": torch.get_num_threads()},
-        results=results | found,
-        raw={"seconds": timings.seconds, "peak_bytes": memory},
+        results=results | found | of_wire,
+        raw={"seconds": timings.seconds, "peak_bytes": memory, "wire": wires},
     )
 
 

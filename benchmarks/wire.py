@@ -1,4 +1,4 @@
-"""Size and speed of knowledge on the wire: ``python -m benchmarks.wire --material F --json FILE``.
+"""Size and speed of knowledge on the wire.
 
 Bytes per label row of the whole serialized message, fingerprints and all, with the run config's
 default k and mass; megabytes of knowledge in memory that are encoded or decoded in a second. Of two
@@ -9,28 +9,26 @@ tokens of Llama 2, of bigrams counted on the same kind of text, each row of it a
 from __future__ import annotations
 
 import json as jsonlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from benchmarks.frame import Timings, load_text, load_tokenizer, machine, write_json
+from benchmarks.frame import Timings, load_text, load_tokenizer
 from fedfuse.data.sample import Sample
-from fedfuse.flower.config import KnowledgeConfig
 from fedfuse.flower.grid import InProcessGrid, message_bytes
 from fedfuse.flower.messages import put_knowledge
 from fedfuse.knowledge.codec import decode, encode
+from fedfuse.knowledge.letter import write
 from fedfuse.knowledge.precision import PRECISIONS
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.trim import trim
 
 MODEL, VOCABULARY = "stories260K", "llama2"
-ROWS_PER_SAMPLE = 40
+ROWS, ROWS_PER_SAMPLE = 20_000, 40
 # Entries that compete for a row's k, and how much rows after one token differ, in nats.
 _CANDIDATES, _SPREAD = 256, 1.0
 
@@ -103,11 +101,18 @@ def of_model(material: Path, rows: int, k: int) -> Knowledge:
     return extract(lm.model, EncodedSet(lm.tokenizer, samples, lm.max_length), k)
 
 
+def bodies(material: Path, k: int, *, seed: int, quick: bool) -> dict[str, Knowledge]:
+    """The bodies of knowledge that are told; for a check, a small one that needs no model."""
+    if quick:
+        return {"bigrams": bigrams(material, 400, k, seed)}
+    return {"bigrams": bigrams(material, ROWS, k, seed), "model": of_model(material, ROWS, k)}
+
+
 def bytes_per_row(knowledge: Knowledge, wire: str, mass: float) -> float:
     """Of the serialized message that carries the knowledge."""
     InProcessGrid(ClientApp(), [{}], {})  # messages belong to one
     content = RecordDict({})
-    put_knowledge(content, knowledge, wire, mass)
+    put_knowledge(content, write(knowledge, wire, mass))
     return message_bytes(Message(content, 1, "train.local")) / knowledge.rows
 
 
@@ -140,34 +145,3 @@ def measure_wire(
         kept = np.isfinite(trim(knowledge, mass).logprobs).sum(1).mean()
         raw[name] = {"rows": knowledge.rows, "k": knowledge.k, "mean_kept_k": float(kept)}
     return results, raw
-
-
-def main(
-    material: Annotated[Path, typer.Option(help="Folder with tokenizers, datasets and models.")],
-    json: Annotated[Path, typer.Option(help="File to write.")],
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of everything.")] = 5,
-    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
-    seed: Annotated[int, typer.Option(help="Of made-up knowledge.")] = 0,
-) -> None:
-    """Measure and write the result file."""
-    started, about = time.monotonic(), machine()
-    rules, rows = KnowledgeConfig(), 400 if quick else 20_000
-    known = {"bigrams": bigrams(material, rows, rules.k, seed)}
-    if not quick:
-        known["model"] = of_model(material, rows, rules.k)
-    timings = Timings()
-    results, raw = measure_wire(known, timings, mass=rules.mass, repeats=repeats)
-    arguments = f" --repeats {repeats} --seed {seed}" + " --quick" * quick
-    write_json(
-        json,
-        command=f"python -m benchmarks.wire --material MATERIAL --json FILE{arguments}",
-        seed=seed,
-        started=started,
-        about=about,
-        results=results,
-        raw=raw | {"seconds": timings.seconds},
-    )
-
-
-if __name__ == "__main__":
-    typer.run(main)

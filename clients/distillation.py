@@ -29,14 +29,26 @@ from fedfuse.flower.messages import (
     take_knowledge,
     take_tokenizer,
 )
-from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
+from fedfuse.flower.workspace import (
+    derive_seed,
+    load_participant,
+    load_splits,
+    new_translator,
+    public_of_round,
+)
 from fedfuse.fusion.selection import dual_min_ce
 from fedfuse.fusion.shares import teacher_shares
 from fedfuse.fusion.teach import teach
+from fedfuse.knowledge.letter import Letter, read, write, write_changes
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.storage import from_arrays, to_arrays
+from fedfuse.knowledge.update import digest
 from fedfuse.models.causal_lm import save_adapter
 from fedfuse.models.participant import Participant
 
 ADAPTER = "adapter"
+# With freshness: what the server holds of this client's knowledge, and the client of the server's.
+TOLD, HEARD = "told", "heard"
 
 
 class DistillationClient:
@@ -84,15 +96,17 @@ class DistillationClient:
     def local(self, request: RecordDict) -> RecordDict:
         """Train on private data; reply with knowledge or the adapter, as the request asks."""
         started = time.perf_counter()
-        server_round, wanted = _int(request, "round"), request.config_records["config"]["reply"]
+        config = request.config_records["config"]
+        server_round, wanted = _int(request, "round"), config["reply"]
         if ADAPTER in request:  # weights are averaged: start from the server's
             self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
         loss = self._train_local(server_round)
         self._keep()
         reply = RecordDict({})
         if wanted == "knowledge":
-            rules = self.config.knowledge
-            put_knowledge(reply, self.participant.knowledge(rules.k), rules.wire, rules.mass)
+            put_knowledge(reply, self._letter(server_round, str(config.get("held", ""))))
+            heard = self._known(HEARD)
+            reply["info"] = ConfigRecord({"heard": digest(heard) if heard else ""})
         elif wanted == "adapter":
             reply[ADAPTER] = arrays_to_record(self.participant.adapter)
         seconds = time.perf_counter() - started
@@ -105,17 +119,20 @@ class DistillationClient:
         started = time.perf_counter()
         server_round = _int(request, "round")
         rules, tokenizer = self.config.knowledge, take_tokenizer(request)
-        translator = new_translator(self.participant, rules)
+        public = public_of_round(self.config, self.participant, server_round)
+        translator = new_translator(self.participant, rules, public)
         rows = len(translator.dictionary(tokenizer).rows.token)
-        knowledge = take_knowledge(request, rows=rows, k=rules.k)
-        translator.verify(knowledge, tokenizer, self.participant.public.fingerprint)
-        own = self.participant.knowledge(rules.k)
+        knowledge = read(take_knowledge(request), self._known(HEARD), rows=rows, k=rules.k)
+        translator.verify(knowledge, tokenizer, public.fingerprint)
+        if rules.freshness:
+            self._state[HEARD] = arrays_to_record(to_arrays(knowledge))
+        own = self.participant.knowledge(rules.k, public)
         lesson = teach(
             translator, own, [(knowledge, tokenizer)], dual_min_ce, rules.k, tail=rules.tail
         )
         phase = self.config.client_distill
         loss, moments = self.participant.learn(
-            self.participant.public,
+            public,
             phase.settings(),
             seed=derive_seed(self.config, "distill", self.partition, server_round),
             teacher=lesson.teacher,
@@ -125,7 +142,7 @@ class DistillationClient:
         )
         self._state["optimizer.distill"] = arrays_to_record(moments)
         self._keep()
-        shares = teacher_shares(self.participant.public.samples, lesson.weights, ["server"])
+        shares = teacher_shares(public.samples, lesson.weights, ["server"])
         flat: Metrics = {
             f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()
         }
@@ -146,6 +163,24 @@ class DistillationClient:
         save_adapter(self.participant.model, folder / "adapter")
         metrics = scores_to_metrics(self.participant.score())
         return RecordDict({"metrics": MetricRecord(metrics)})
+
+    def _letter(self, server_round: int, held: str) -> Letter:
+        """What this client knows, or what changed since the server was told what it holds."""
+        rules = self.config.knowledge
+        public = public_of_round(self.config, self.participant, server_round)
+        now, told = self.participant.knowledge(rules.k, public), self._known(TOLD)
+        if rules.freshness and told and digest(told) == held:
+            letter = write_changes(now, told, rules.freshness, rules.wire, rules.mass)
+        else:
+            letter, told = write(now, rules.wire, rules.mass), None
+        if rules.freshness:
+            self._state[TOLD] = arrays_to_record(to_arrays(read(letter, told)))
+        return letter
+
+    def _known(self, what: str) -> Knowledge | None:
+        """Knowledge that was told or heard in an earlier message."""
+        record = self._state.get(what)
+        return from_arrays(record_to_arrays(record)) if isinstance(record, ArrayRecord) else None
 
     def _train_local(self, server_round: int) -> float:
         loss, moments = self.participant.learn(

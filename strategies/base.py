@@ -206,6 +206,7 @@ class PhasedStrategy(Strategy):
 
     def _train(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
         log.info("round %d: clients train on private data", server_round)
+        self.session.begin(server_round)
         replies = self.exchange(
             server_round, self.configure_train(server_round, result.arrays, config, grid)
         )

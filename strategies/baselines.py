@@ -19,7 +19,7 @@ def server_baselines(session: Session) -> None:
         session.run.scores("public-only", server_round, SERVER, session.participant.score())
     session.restart()
     # As many steps as a client and the server take together, on everybody's private data.
-    everything = session.participant.encode([*all_private(config), *session.public])
+    everything = session.participant.encode([*all_private(config), *session.public.samples])
     settings = replace(
         config.server_distill.settings(),
         steps=config.local.steps + config.server_distill.steps,

@@ -21,13 +21,22 @@ from fedfuse.flower import messages
 from fedfuse.fusion.selection import Losses, Weights, dual_min_ce
 from fedfuse.fusion.shares import teacher_shares
 from fedfuse.fusion.teach import teach
+from fedfuse.knowledge.letter import read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
 from strategies.base import PhasedStrategy, check_loss, mean_loss
-from strategies.session import SERVER
+from strategies.held import Held
+from strategies.session import SERVER, Session
 
 
 class FedMKT(PhasedStrategy):
     """Clients teach the server, the server teaches the clients."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.held = Held(session.run.folder / SERVER / "held")
+        # With freshness: what clients were last told, and the digest of what each of them holds.
+        self.told: Knowledge | None = None
+        self.heard: dict[int, str] = {}
 
     def select(self, losses: Losses) -> Weights:
         """Whom the server trusts on which public sample: DualMinCE (Algorithm 2).
@@ -49,24 +58,31 @@ class FedMKT(PhasedStrategy):
             FedfuseError: for knowledge that is malformed, about something else, or contradicts
             itself.
         """
-        tokenizer, translator = self.tokenizers[reply.metadata.src_node_id], self.session.translator
-        knowledge = messages.take_knowledge(
-            reply.content,
-            rows=len(translator.dictionary(tokenizer).rows.token),
-            k=self.config.knowledge.k,
-        )
-        translator.verify(knowledge, tokenizer, self.session.participant.public.fingerprint)
+        node = reply.metadata.src_node_id
+        client, tokenizer = self.exchange.name(node), self.tokenizers[node]
+        session, rules = self.session, self.config.knowledge
+        rows = len(session.translator.dictionary(tokenizer).rows.token)
+        letter = messages.take_knowledge(reply.content)
+        knowledge = read(letter, self.held.get(client), rows=rows, k=rules.k)
+        session.translator.verify(knowledge, tokenizer, session.public.fingerprint)
+        if rules.freshness:
+            self.held.put(client, knowledge)
         return knowledge
 
     def server_knowledge(self) -> Knowledge:
         """What the server tells the clients (step 7)."""
-        return self.session.participant.knowledge(self.config.knowledge.k)
+        return self.session.knowledge()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Steps 1 to 3: train on private data, send knowledge of the public set."""
-        return self.requests(messages.LOCAL, ConfigRecord({**config, "reply": "knowledge"}))
+        requests = []
+        for node, client in self.exchange.names.items():
+            asked = {**config, "reply": "knowledge", "held": self.held.digest(client)}
+            content = RecordDict({"config": ConfigRecord(asked)})
+            requests.append(Message(content, node, messages.LOCAL))
+        return requests
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -78,6 +94,7 @@ class FedMKT(PhasedStrategy):
             client = self.exchange.name(reply.metadata.src_node_id)
             check_loss(reply)
             known[client] = (self.receive(reply), reply)
+            self.heard[reply.metadata.src_node_id] = messages.take_heard(reply.content)
 
         good = self.accept(server_round, replies, check)
         if len(good) < self.config.min_clients:
@@ -87,13 +104,13 @@ class FedMKT(PhasedStrategy):
             )
         lesson = teach(
             self.session.translator,
-            self.session.participant.knowledge(self.config.knowledge.k),
+            self.session.knowledge(),
             [(k, self.tokenizers[reply.metadata.src_node_id]) for k, reply in known.values()],
             self.select,
             self.config.knowledge.k,
             tail=self.config.knowledge.tail,
         )
-        shares = teacher_shares(self.session.public, lesson.weights, list(known))
+        shares = teacher_shares(self.session.public.samples, lesson.weights, list(known))
         self.session.run.selection(server_round, "up", SERVER, shares)
         self.session.learn(server_round, lesson.teacher, self.config.server_distill.label_share)
         adapter = messages.arrays_to_record(self.session.participant.adapter)
@@ -103,11 +120,23 @@ class FedMKT(PhasedStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Steps 7 and 8: the server's knowledge, to every client."""
-        content = RecordDict({})
-        rules = self.config.knowledge
-        messages.put_knowledge(content, self.server_knowledge(), rules.wire, rules.mass)
-        messages.put_tokenizer(content, self.session.participant.tokenizer)
-        return self.requests(messages.DISTILL, config, content)
+        now, rules = self.server_knowledge(), self.config.knowledge
+        letter, changes, before = write(now, rules.wire, rules.mass), None, ""
+        if rules.freshness:
+            if self.told:
+                changes = write_changes(now, self.told, rules.freshness, rules.wire, rules.mass)
+                before = changes.before
+                now = read(changes, self.told)
+                letter = write(now, rules.wire, 1.0)
+            self.told = now if changes else read(letter)
+        requests = []
+        for node in self.exchange.names:
+            content = RecordDict({"config": config})
+            knows = changes is not None and self.heard.get(node) == before
+            messages.put_knowledge(content, changes if knows and changes else letter)
+            messages.put_tokenizer(content, self.session.participant.tokenizer)
+            requests.append(Message(content, node, messages.DISTILL))
+        return requests
 
     def aggregate_distill(
         self, server_round: int, replies: Iterable[Message]

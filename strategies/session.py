@@ -13,7 +13,14 @@ from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.training import OptimizerState, Teacher
 from fedfuse.flower.config import RunConfig, flatten
-from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
+from fedfuse.flower.workspace import (
+    derive_seed,
+    load_participant,
+    load_splits,
+    new_translator,
+    public_of_round,
+)
+from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.translate import Translator
 from fedfuse.models.causal_lm import save_adapter
 from fedfuse.models.participant import Participant
@@ -29,28 +36,33 @@ class Session:
     Attributes:
         config: the run config.
         participant: the server's model on the public and test sets.
-        translator: from any client's knowledge into the server's terms.
         run: the run folder.
+        public: the public samples that the current round is about.
+        translator: from any client's knowledge of them into the server's terms.
         moments: the server's optimizer state by phase.
     """
 
     config: RunConfig
     participant: Participant
-    translator: Translator
     run: RunWriter
+    public: EncodedSet
+    translator: Translator
     moments: dict[str, OptimizerState] = field(default_factory=dict)
 
-    @property
-    def public(self) -> list[Sample]:
-        """The public samples."""
-        return self.participant.public.samples
+    def begin(self, server_round: int) -> None:
+        """Take up the public samples of a round."""
+        public = public_of_round(self.config, self.participant, server_round)
+        if public.fingerprint != self.public.fingerprint:
+            self.public, self.translator = public, self.translator.on(public.samples)
+
+    def knowledge(self) -> Knowledge:
+        """What the server's model knows about the round's public samples."""
+        return self.participant.knowledge(self.config.knowledge.k, self.public)
 
     def learn(self, server_round: int, teacher: Teacher | None, label_share: float) -> float:
         """One phase on the public set (FedMKT Eq. 5); keeps the optimizer's state."""
         settings = self.config.server_distill.settings()
-        return self.fit(
-            "distill", self.participant.public, settings, server_round, teacher, label_share
-        )
+        return self.fit("distill", self.public, settings, server_round, teacher, label_share)
 
     def fit(
         self,
@@ -73,7 +85,8 @@ class Session:
         return loss
 
     def restart(self) -> None:
-        """Back to the untrained adapter."""
+        """Back to the untrained adapter, and to the whole public set."""
+        self.public = self.participant.public
         self.participant.reset()
         self.moments.clear()
 
@@ -106,7 +119,7 @@ def open_session(config: RunConfig) -> Session:
         names={SERVER: SERVER},
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
     )
-    return Session(config, participant, translator, run)
+    return Session(config, participant, run, participant.public, translator)
 
 
 def all_private(config: RunConfig) -> Sequence[Sample]:

@@ -85,18 +85,6 @@ def test_alignment_reports_every_number(material: Path, tmp_path: Path) -> None:
     assert found["results"]["mined_gpt2_llama2_seconds"] == pytest.approx(slowest, rel=1e-3)
 
 
-def test_wire_reports_every_number(material: Path, tmp_path: Path) -> None:
-    path = tmp_path / "wire.json"
-    wire.main(material, path, repeats=2, quick=True)
-    found = read(path)
-    names = ("wire_bytes_per_row_default", "wire_bytes_per_row_compact", "codec_mb_per_second")
-    assert set(found["results"]) == set(names)
-    default, compact, speed = (found["results"][name] for name in names)
-    assert 0 < compact < default
-    assert speed > 0
-    assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
-
-
 def test_bigrams_are_honest_knowledge(material: Path) -> None:
     known = wire.bigrams(material, 400, 16, seed=0)
     tokenizer = load_tokenizer(material, "llama2")
@@ -209,17 +197,23 @@ def test_oracle_finds_a_wrong_entry(
     assert [m["source"] for m in found["raw"]["first_mismatches"]["gpt2-llama2 bytes"]] == [40]
 
 
-def test_distillation_reports_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distillation_reports_every_number(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "distillation.json"
     bytes_of = {("plain", 8): 100, ("fused", 1): 10, ("fused", 4): 11, ("fused", 8): 12}
     monkeypatch.setattr(
         distillation, "peak_memory", lambda kind, size, teachers, seed: bytes_of[kind, teachers]
     )
-    distillation.main(path, repeats=2, quick=True)
+    distillation.main(material, path, repeats=2, quick=True)
     found = read(path)
     times = {f"fused_over_ce_time_{n}" for n in (1, 4, 8)} | {"fused_over_dense_time_8"}
     memory = {"fused_over_ce_memory", "fused_memory_8_over_1"}
-    assert set(found["results"]) == times | memory
+    wires = {"wire_bytes_per_row_default", "wire_bytes_per_row_compact", "codec_mb_per_second"}
+    assert set(found["results"]) == times | memory | wires
+    compact, default = (found["results"][f"wire_bytes_per_row_{w}"] for w in ("compact", "default"))
+    assert 0 < compact < default
+    assert found["results"]["codec_mb_per_second"] > 0
     assert all(found["results"][name] > 0 for name in times)
     assert {name: found["results"][name] for name in memory} == {
         "fused_over_ce_memory": 0.12,

@@ -188,6 +188,9 @@ class KnowledgeConfig:
         mass: entries of a row are sent until they have this much mass; 1 sends all k.
         wire: precision of what is sent: ``default`` tells log-probabilities in 16 bits, ``compact``
             in 8.
+        public_share: share of the public samples that a round is about; each has its turn.
+        freshness: rows that moved by less than this (total variation, 0 to 1) since they were last
+            sent are not sent again; 0 sends every row. Needs a ``public-share`` of 1.
         positions: which source row teaches a target row.
         collisions: what happens to entries that reach one target token.
         unmatched: what a row without a partner learns.
@@ -195,8 +198,10 @@ class KnowledgeConfig:
     """
 
     k: int = between(16, 1)
-    mass: float = between(1.0, 0, 1, above=True)
+    mass: float = between(0.99, 0, 1, above=True)
     wire: str = one_of("default", "default", "compact")
+    public_share: float = between(1.0, 0, 1, above=True)
+    freshness: float = between(0.0, 0, 1)
     positions: str = one_of("merge", "merge", "boundary", "dtw")
     collisions: str = one_of("sum", "sum", "first")
     unmatched: str = one_of("skip", "skip", "one-hot")
@@ -262,10 +267,16 @@ def parse(given: Mapping[str, Any]) -> RunConfig:
             close = get_close_matches(key, allowed, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             errors.append(f"{key} = {given[key]!r}: no such key{hint}")
-    config = _build(RunConfig, RunConfig(), "", given, errors)
+    config: RunConfig = _build(RunConfig, RunConfig(), "", given, errors)
+    rules = config.knowledge
+    if not errors and rules.freshness and rules.public_share < 1:
+        errors.append(
+            f"knowledge.freshness = {rules.freshness}: allowed: 0 with a knowledge.public-share of "
+            f"{rules.public_share}, as every round is about other samples"
+        )
     if errors:
         raise FedfuseError("the run config is refused:\n  " + "\n  ".join(errors))
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def _build(

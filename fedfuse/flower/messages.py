@@ -16,9 +16,7 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
-from fedfuse.knowledge import codec
-from fedfuse.knowledge.record import Knowledge
-from fedfuse.knowledge.trim import trim
+from fedfuse.knowledge.letter import Letter
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 REGISTER = "query.register"
@@ -31,7 +29,8 @@ EVALUATE = "evaluate"
 Metrics = dict[str, int | float | list[int] | list[float]]
 
 _KNOWLEDGE = "knowledge"
-_MESSAGE = "message"
+# All of it, and what changed of it.
+_LETTERS = ({"message"}, {"message", "rows", "before"})
 
 
 def arrays_to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
@@ -44,43 +43,39 @@ def record_to_arrays(record: ArrayRecord) -> dict[str, ndarray]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def put_knowledge(
-    content: RecordDict, knowledge: Knowledge, wire: str = "default", mass: float = 1.0
-) -> None:
-    """Add knowledge to a message's content.
-
-    Args:
-        content: of the message.
-        knowledge: what to send.
-        wire: how precisely; see ``codec.encode``.
-        mass: how much of each row; see ``trim``.
-    """
-    message = codec.encode(trim(knowledge, mass), wire)
-    content[_KNOWLEDGE] = arrays_to_record({_MESSAGE: np.frombuffer(message, dtype=np.uint8)})
+def put_knowledge(content: RecordDict, letter: Letter) -> None:
+    """Add knowledge, or what changed of it, to a message's content."""
+    parts = {"message": letter.message, "rows": letter.rows, "before": letter.before.encode()}
+    content[_KNOWLEDGE] = arrays_to_record(
+        {name: np.frombuffer(part, dtype=np.uint8) for name, part in parts.items() if part}
+    )
 
 
-def take_knowledge(
-    content: RecordDict, *, rows: int | None = None, k: int | None = None
-) -> Knowledge:
-    """Read knowledge out of a message's content; what it says is not checked yet.
-
-    Args:
-        content: of the message.
-        rows: label rows that it must have; others are refused before they take memory.
-        k: entries of a row that it may have.
+def take_knowledge(content: RecordDict) -> Letter:
+    """Read a letter out of a message's content; what it says is not checked yet.
 
     Raises:
-        FedfuseError: when there is none, or ``codec.decode`` refuses it.
+        FedfuseError: when there is none or it has not the form of one.
     """
     record = content.get(_KNOWLEDGE)
-    if not isinstance(record, ArrayRecord) or set(record) != {_MESSAGE}:
+    if not isinstance(record, ArrayRecord) or set(record) not in _LETTERS:
         raise FedfuseError(f"the message holds {sorted(content)}; allowed: knowledge")
-    array = record[_MESSAGE].numpy()
-    if array.dtype != np.uint8 or array.ndim != 1:
-        raise FedfuseError(
-            f"knowledge is {array.dtype}{list(array.shape)}; allowed: uint8, 1-dimensional"
-        )
-    return codec.decode(array.tobytes(), rows=rows, k=k)
+    parts = {}
+    for name, array in record_to_arrays(record).items():
+        if array.dtype != np.uint8 or array.ndim != 1:
+            raise FedfuseError(
+                f"knowledge.{name} is {array.dtype}{list(array.shape)}; "
+                "allowed: uint8, 1-dimensional"
+            )
+        parts[name] = array.tobytes()
+    before = parts.get("before", b"").decode("ascii", errors="replace")
+    return Letter(parts["message"], parts.get("rows", b""), before)
+
+
+def take_heard(content: RecordDict) -> str:
+    """Digest of what a client holds of the server's knowledge; empty when it says none."""
+    info = content.get("info")
+    return str(info.get("heard", "")) if isinstance(info, ConfigRecord) else ""
 
 
 def put_tokenizer(content: RecordDict, tokenizer: TextTokenizer) -> None:

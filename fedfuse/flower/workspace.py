@@ -13,7 +13,9 @@ from pathlib import Path
 
 from fedfuse.data.sample import Splits
 from fedfuse.data.splits import build_splits, check_splits
+from fedfuse.data.turns import turn
 from fedfuse.data.world import World, WorldSize
+from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import BUILTIN_DATA, DataConfig, KnowledgeConfig, ModelConfig, RunConfig
 from fedfuse.knowledge.translate import Translator
@@ -105,13 +107,25 @@ def check_model(name: str) -> None:
         check_available(name)
 
 
+def public_of_round(config: RunConfig, participant: Participant, server_round: int) -> EncodedSet:
+    """The public samples that a round is about, the same for everybody."""
+    public, share = participant.public, config.knowledge.public_share
+    if share == 1:
+        return public
+    which = turn(len(public), share, derive_seed(config, "public"), server_round)
+    return participant.encode([public.samples[i] for i in which])
+
+
 def new_translator(
-    participant: Participant, knowledge: KnowledgeConfig, cache: Path | None = None
+    participant: Participant,
+    knowledge: KnowledgeConfig,
+    public: EncodedSet | None = None,
+    cache: Path | None = None,
 ) -> Translator:
     """A translator into a participant's terms; tables are cached on disk."""
     return Translator(
         participant.tokenizer,
-        participant.public.samples,
+        (public or participant.public).samples,
         participant.max_length,
         positions=knowledge.positions,
         collisions=knowledge.collisions,

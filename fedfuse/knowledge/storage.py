@@ -1,8 +1,13 @@
-"""Knowledge in a file: the very bytes that go over the wire."""
+"""Knowledge in a file: the very bytes that go over the wire; or as arrays that keep it exactly."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.codec import decode, encode
@@ -11,6 +16,7 @@ from fedfuse.knowledge.trim import trim
 
 # No message that ``decode`` would accept is larger.
 MAX_BYTES = 2**31
+_TEXT = ("tokenizer", "public")
 
 
 def save(path: Path, knowledge: Knowledge, wire: str = "default", mass: float = 1.0) -> None:
@@ -49,3 +55,16 @@ def load(path: Path) -> Knowledge:
         FedfuseError: when the file cannot be read, or ``codec.decode`` refuses it.
     """
     return decode(read(path))
+
+
+def to_arrays(knowledge: Knowledge) -> dict[str, ndarray]:
+    """All fields as flat arrays, which is what survives between messages; nothing is rounded."""
+    text = {name: getattr(knowledge, name).encode() for name in _TEXT}
+    return knowledge.arrays() | {n: np.frombuffer(v, dtype=np.uint8) for n, v in text.items()}
+
+
+def from_arrays(arrays: Mapping[str, ndarray]) -> Knowledge:
+    """The inverse of ``to_arrays``."""
+    fields: dict[str, Any] = dict(arrays)
+    fields |= {name: arrays[name].tobytes().decode() for name in _TEXT}
+    return Knowledge(**fields)

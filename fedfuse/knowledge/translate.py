@@ -70,23 +70,44 @@ class Translator:
         self._cache = cache
         _, self.rows = label_rows(tokenizer, public, max_length)
         self._dictionaries: dict[str, Dictionary] = {}
+        self._vocabularies: dict[str, tuple[VocabularyTable, Spelling | None]] = {}
+
+    def on(self, public: Sequence[Sample]) -> Translator:
+        """The same for other samples; what depends on tokenizers alone is shared."""
+        other = Translator(
+            self.tokenizer,
+            public,
+            self._max_length,
+            positions=self._positions,
+            collisions=self._collisions,
+            unmatched=self._unmatched,
+            cache=self._cache,
+        )
+        other._vocabularies = self._vocabularies
+        return other
 
     def dictionary(self, source: TextTokenizer) -> Dictionary:
         """The dictionary from a foreign tokenizer."""
         known = self._dictionaries.get(source.fingerprint)
         if known is None:
             _, rows = label_rows(source, self._public, self._max_length)
-            table = minimum_edit_distance_table(source, self.tokenizer, self._cache)
+            table, spelling = self._vocabulary(source)
             alignment = align_rows(
                 rows, self.rows, self._positions, surfaces(source), surfaces(self.tokenizer), table
             )
-            spelling = None
-            if self._positions == "merge":
-                spelling = spell(source, self.tokenizer, table)
-                table = spelled_table(table, spelling)
             label_bytes = scored_bytes(self._public, rows, self._max_length)
             known = Dictionary(rows, label_bytes, table, alignment, spelling)
             self._dictionaries[source.fingerprint] = known
+        return known
+
+    def _vocabulary(self, source: TextTokenizer) -> tuple[VocabularyTable, Spelling | None]:
+        known = self._vocabularies.get(source.fingerprint)
+        if known is None:
+            table, spelling = minimum_edit_distance_table(source, self.tokenizer, self._cache), None
+            if self._positions == "merge":
+                spelling = spell(source, self.tokenizer, table)
+                table = spelled_table(table, spelling)
+            known = self._vocabularies[source.fingerprint] = table, spelling
         return known
 
     def verify(self, knowledge: Knowledge, source: TextTokenizer, public: str) -> None:

@@ -88,9 +88,9 @@ class Participant:
             on_step=on_step,
         )
 
-    def knowledge(self, k: int) -> Knowledge:
-        """What the model knows about the public set."""
-        return extract(self.model, self.public, k)
+    def knowledge(self, k: int, public: EncodedSet | None = None) -> Knowledge:
+        """What the model knows about the public set, or about some of it."""
+        return extract(self.model, public or self.public, k)
 
     @torch.no_grad()
     def score(self) -> dict[str, Score]:

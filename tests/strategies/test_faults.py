@@ -15,6 +15,7 @@ from flwr.app import Array, ConfigRecord, Message, MetricRecord
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import put_knowledge, take_knowledge
+from fedfuse.knowledge.letter import read, write
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.report.reading import read_run
 from tests.federations import about, federate, lines
@@ -70,7 +71,8 @@ def lie(edit: Callable[[Knowledge], Knowledge]) -> Deed:
 
     def deed(kind: str, reply: Message) -> None:
         if kind == "train.local":
-            put_knowledge(reply.content, edit(take_knowledge(reply.content)))
+            told = edit(read(take_knowledge(reply.content)))
+            put_knowledge(reply.content, write(told, "default", 1.0))
 
     return deed
 
@@ -114,7 +116,7 @@ def loses_knowledge_of_metrics(kind: str, reply: Message) -> None:
         (lie(lambda k: replace(k, public="another")), "knowledge.public is"),
         (damaged(lambda a: a[:-1]), "knowledge.checksum is"),
         (damaged(lambda a: a ^ (np.arange(len(a)) == 700)), "knowledge.checksum is"),
-        (damaged(lambda a: a.astype(np.float64)), "knowledge is float64"),
+        (damaged(lambda a: a.astype(np.float64)), "knowledge.message is float64"),
         (drop_knowledge, "allowed: knowledge"),
         (damaged(other_version), "codec version 99; allowed: 2"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedfuse.flower import messages
+from fedfuse.knowledge import letter
 from fedfuse.knowledge.precision import PRECISIONS
 from fedfuse.knowledge.record import Knowledge
 from tests.federations import federate, lines
@@ -51,8 +51,8 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], flo
         return bytes([len(kept) - 1])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(messages.codec, "encode", encode)
-        patch.setattr(messages.codec, "decode", lambda message, **_: kept[message[0]])
+        patch.setattr(letter, "encode", encode)
+        patch.setattr(letter, "decode", lambda message, **_: kept[message[0]])
         losses, _ = run(tmp_path_factory.mktemp("exact"), knowledge__mass=1.0)
     assert len(kept) == 3
     return losses
