@@ -1,0 +1,1 @@
+"""The main job over several seeds, with its controls."""

@@ -1,0 +1,186 @@
+"""What a lean wire costs the student: ``python -m experiments.wire.run``.
+
+One round of the quickstart's way up with everything fixed but the wire: per seed, the four clients
+train once, and the same knowledge reaches the same server, with the same batches, in different
+forms: 32-bit floats as in memory, both codecs, with all of the k entries or fewer; and the mass
+outside the k entries either as a class of its own or left out.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+
+from fedfuse.flower.config import RunConfig, model_of_partition
+from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
+from fedfuse.fusion.selection import dual_min_ce
+from fedfuse.fusion.teach import teach
+from fedfuse.knowledge.codec import decode, encode
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.trim import trim
+from fedfuse.models.participant import Participant
+from fedfuse.report.writing import commit, versions
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+HERE = Path(__file__).parent
+MASSES = (1.0, 0.99, 0.98, 0.95, 0.9)
+SMALL_K = (1, 4, 16)
+FLOAT32 = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How knowledge travels.
+
+    Attributes:
+        wire: a codec's name, or ``float32`` for knowledge as it is in memory.
+        mass: entries of a row are sent until they have this much.
+        k: entries of a row at most.
+        tail: the mass outside the k entries is a class of its own; without, it is left out and the
+            rest is scaled to one.
+    """
+
+    wire: str
+    mass: float = 1.0
+    k: int = 16
+    tail: bool = True
+
+    @property
+    def name(self) -> str:
+        """As it is called in the results."""
+        tail = "" if self.tail else " without tail"
+        return f"{self.wire}, mass {self.mass:g}, k {self.k}{tail}"
+
+    def travel(self, knowledge: Knowledge) -> tuple[Knowledge, int]:
+        """What arrives, and the bytes that it took."""
+        sent = trim(knowledge, self.mass)
+        if self.wire == FLOAT32:
+            return sent, 8 * sent.indices.size + 8 * sent.rows  # 32-bit ids, floats, two more a row
+        message = encode(sent, self.wire)
+        return decode(message), len(message)
+
+
+REFERENCE = Variant(FLOAT32)
+VARIANTS = (
+    REFERENCE,
+    *(Variant(wire, mass) for wire in ("default", "compact") for mass in MASSES),
+    *(Variant(FLOAT32, k=k, tail=tail) for k in SMALL_K for tail in (True, False)),
+)
+
+
+def main(
+    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2",
+) -> None:
+    """Measure every variant and write results.json beside this file."""
+    started = time.monotonic()
+    numbers = [int(seed) for seed in seeds.split(",")]
+    cells: list[dict[str, Any]] = []
+    for seed in numbers:
+        config = RunConfig(seed=seed)
+        know = train_clients(config)
+        server = participant(config, "server", config.server.model)
+        for variant in track(dict.fromkeys(VARIANTS), f"seed {seed}"):
+            cells.append(
+                {"seed": seed, "variant": variant.name} | distil(config, server, know, variant)
+            )
+    results = {
+        "command": f"python -m experiments.wire.run --seeds {seeds}",
+        "seeds": numbers,
+        "commit": commit(),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 1),
+        "summary": summarize(cells),
+        "cells": cells,
+    }
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results["summary"], indent=1))
+
+
+def participant(config: RunConfig, role: str, name: str) -> Participant:
+    """A model of the run, untrained."""
+    model = config.server if role == "server" else config.clients
+    loaded = load_participant(role, name, model, config.data, config.seed)
+    loaded.reset()
+    return loaded
+
+
+Knower = Callable[[int], tuple[Knowledge, TextTokenizer]]
+
+
+def train_clients(config: RunConfig) -> list[Knower]:
+    """Each client after its local phase: what it knows, for any k."""
+    knowers = []
+    private = load_splits(config.data, config.seed, config.data.domains).private
+    for partition, samples in enumerate(private):
+        client = participant(config, "client", model_of_partition(config.clients.model, partition))
+        client.learn(
+            client.encode(samples),
+            config.local.settings(),
+            seed=derive_seed(config, "local", partition, 1),
+        )
+        known = {k: client.knowledge(k) for k in SMALL_K}
+        knowers.append(lambda k, known=known, who=client: (known[k], who.tokenizer))
+    return knowers
+
+
+def distil(
+    config: RunConfig, server: Participant, clients: list[Knower], variant: Variant
+) -> dict[str, float]:
+    """The server's test loss and accuracy after one round's way up, and bytes a label row."""
+    server.reset()
+    arrived, size, rows = [], 0, 0
+    for client in clients:
+        knowledge, tokenizer = client(variant.k)
+        received, taken = variant.travel(knowledge)
+        arrived.append((received, tokenizer))
+        size, rows = size + taken, rows + knowledge.rows
+    lesson = teach(
+        new_translator(server, config.knowledge),
+        server.knowledge(variant.k),
+        arrived,
+        dual_min_ce,
+        variant.k,
+        tail=variant.tail,
+    )
+    server.learn(
+        server.public,
+        config.server_distill.settings(),
+        seed=derive_seed(config, "server", "distill", 1),
+        teacher=lesson.teacher,
+        label_share=config.server_distill.label_share,
+    )
+    scores = server.score().values()
+    return {
+        "loss": round(mean(score.loss for score in scores), 6),
+        "accuracy": round(mean(score.accuracy or 0.0 for score in scores), 4),
+        "bytes_per_row": round(size / rows, 2),
+    }
+
+
+def summarize(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Per variant, means and spread over seeds; losses also relative to the 32-bit wire's."""
+    reference = {c["seed"]: c["loss"] for c in cells if c["variant"] == REFERENCE.name}
+    summary = {}
+    for name in dict.fromkeys(cell["variant"] for cell in cells):
+        mine = [cell for cell in cells if cell["variant"] == name]
+        worse = [cell["loss"] / reference[cell["seed"]] - 1 for cell in mine]
+        summary[name] = {
+            "loss": round(mean(cell["loss"] for cell in mine), 5),
+            "accuracy": round(mean(cell["accuracy"] for cell in mine), 4),
+            "bytes_per_row": round(mean(cell["bytes_per_row"] for cell in mine), 1),
+            "loss_over_float32": round(mean(worse), 5),
+            "loss_over_float32_std": round(stdev(worse), 5) if len(worse) > 1 else 0.0,
+        }
+    return summary
+
+
+if __name__ == "__main__":
+    typer.run(main)
