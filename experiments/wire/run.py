@@ -46,18 +46,21 @@ class Variant:
         k: entries of a row at most.
         tail: the mass outside the k entries is a class of its own; without, it is left out and the
             rest is scaled to one.
+        order: 1 for another order of batches, which shows what chance does.
     """
 
     wire: str
     mass: float = 1.0
     k: int = 16
     tail: bool = True
+    order: int = 0
 
     @property
     def name(self) -> str:
         """As it is called in the results."""
         tail = "" if self.tail else " without tail"
-        return f"{self.wire}, mass {self.mass:g}, k {self.k}{tail}"
+        order = ", another order" * self.order
+        return f"{self.wire}, mass {self.mass:g}, k {self.k}{tail}{order}"
 
     def travel(self, knowledge: Knowledge) -> tuple[Knowledge, int]:
         """What arrives, and the bytes that it took."""
@@ -71,6 +74,7 @@ class Variant:
 REFERENCE = Variant(FLOAT32)
 VARIANTS = (
     REFERENCE,
+    Variant(FLOAT32, order=1),
     *(Variant(wire, mass) for wire in ("default", "compact") for mass in MASSES),
     *(Variant(FLOAT32, k=k, tail=tail) for k in SMALL_K for tail in (True, False)),
 )
@@ -153,7 +157,7 @@ def distil(
     server.learn(
         server.public,
         config.server_distill.settings(),
-        seed=derive_seed(config, "server", "distill", 1),
+        seed=derive_seed(config, "server", "distill", 1 + variant.order),
         teacher=lesson.teacher,
         label_share=config.server_distill.label_share,
     )
