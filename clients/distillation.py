@@ -32,7 +32,7 @@ from fedfuse.flower.messages import (
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce
 from fedfuse.fusion.shares import teacher_shares
-from fedfuse.fusion.teach import teach
+from fedfuse.fusion.teach import hear, teach
 from fedfuse.models.causal_lm import save_adapter
 from fedfuse.models.participant import Participant
 
@@ -110,9 +110,8 @@ class DistillationClient:
         knowledge = take_knowledge(request, rows=rows, k=rules.k)
         translator.verify(knowledge, tokenizer, self.participant.public.fingerprint)
         own = self.participant.knowledge(rules.k)
-        lesson = teach(
-            translator, own, [(knowledge, tokenizer)], dual_min_ce, rules.k, tail=rules.tail
-        )
+        server = hear(translator, knowledge, tokenizer)
+        lesson = teach(translator, own, [server], dual_min_ce, rules.k, tail=rules.tail)
         phase = self.config.client_distill
         loss, moments = self.participant.learn(
             self.participant.public,
