@@ -18,7 +18,7 @@ from fedfuse.tokenization.projection import Projected
 # Rows, and entries of all candidates, at a time: what is needed to merge them stays small, however
 # many candidates there are.
 _ROWS = 512
-_ENTRIES = 2**17
+_ENTRIES = 2**16
 
 
 class Distributions(Protocol):

@@ -41,7 +41,8 @@ class Spooled:
             table = np.array(np.load(self.path, mmap_mode="r")[part])
         except (OSError, ValueError) as error:
             raise FedfuseError(f"{self.path}: {error}; allowed: what was written there") from error
-        return Projected(*(table[name] for name in FIELDS), tokenizer=self.tokenizer)
+        indices, logprobs, residual, weight = (table[name] for name in FIELDS)
+        return Projected(indices, logprobs, residual, weight, self.tokenizer)
 
 
 class Spool:
