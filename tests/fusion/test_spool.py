@@ -123,7 +123,7 @@ def test_nothing_is_left(error: Exception | None, tmp_path: Path) -> None:
     try:
         with Spool(tmp_path) as spool:
             spool.put(candidate(np.random.default_rng(0)))
-            assert len([path for path in tmp_path.rglob("*.npy")]) == 1
+            assert len(list(tmp_path.rglob("*.npy"))) == 1
             if error:
                 raise error
     except RuntimeError:
