@@ -170,8 +170,9 @@ class PhasedStrategy(Strategy):
             label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
             names[client] = f"{domain or client} / {label}"
 
-        for _ in self.exchange.stream(0, requests, greet=admit):
-            pass
+        deque(self.exchange.stream(0, requests, greet=admit), maxlen=0)
+        # By name: in which order clients are asked is no matter of who was quicker to register.
+        self.exchange.names = dict(sorted(self.exchange.names.items(), key=lambda item: item[1]))
         require(len(self.exchange.names), self.config.min_clients, messages.REGISTER)
         self.session.run.describe(models=models, names=names, own_domain=own)
 
