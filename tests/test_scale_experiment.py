@@ -1,4 +1,4 @@
-"""What the scale experiment measures, on little: memory, completeness, the server played back to."""
+"""What the scale experiment measures, on little: memory, who took part, the server alone."""
 
 from __future__ import annotations
 

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
 
 from experiments.frame import write_results
 from experiments.scale.draw import draw, write_table
-from experiments.scale.memory import Watch
+from experiments.scale.memory import MB, Watch
 from experiments.scale.recorded import ROUNDS
 from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL
 from fedfuse.models.builtin import build
@@ -76,7 +77,7 @@ def simulate(output: Path, clients: int) -> tuple[Run, dict[str, Any]]:
     command += ["--set", f"min-clients={clients}"]
     if (output / name).exists():
         raise SystemExit(f"{output / name} is there already; remove it to measure anew")
-    began = time.monotonic()
+    busy, began = round(os.getloadavg()[0], 2), time.monotonic()
     with (output / f"{name}.log").open("w") as log, Watch(_MARK, output) as watch:
         done = subprocess.run(
             command,
@@ -94,10 +95,18 @@ def simulate(output: Path, clients: int) -> tuple[Run, dict[str, Any]]:
     return run, {
         "clients": clients,
         "seconds": round(seconds, 1),
+        "load_average_before": busy,
         "seconds_per_round": rounds,
         "seconds_per_client_and_round": round(rounds[-1] / clients, 3),
+        "client_state_mb": client_state(run.folder),
         **{f"{name}_mb": round(peak) for name, peak in sorted(watch.peaks.items())},
     }
+
+
+def client_state(folder: Path) -> float:
+    """Megabytes that Flower keeps per client: its adapter, and two moments of it for two phases."""
+    adapters = list(folder.glob("clients/*/adapter/adapter_model.safetensors"))
+    return round(5 * mean(file.stat().st_size for file in adapters) / MB, 2)
 
 
 def check_complete(run: Run, clients: int) -> None:

@@ -1,8 +1,8 @@
 """The server alone, told what a run's clients said: ``python -m experiments.scale.server RUN``.
 
 In a simulation the server shares its process with Flower's engine, which keeps what every client
-keeps. Here clients are files, and the peak is that of listening, selecting and fusing; the server
-takes no training step, whose memory has nothing to do with the number of clients.
+keeps. Here clients are files, and the peak is that of listening, selecting and fusing; what the
+server's own model needs has nothing to do with the number of clients and is left out.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ class Measured(FedMKT):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Watch the memory meanwhile."""
         self.found: dict[str, float] = {}
-        self.session.participant.knowledge(self.config.knowledge.k)  # what is loaded only once
+        # What is there once, however many the clients are.
+        own = self.session.participant.knowledge(self.config.knowledge.k)
         for tokenizer in set(self.tokenizers.values()):
             self.session.translator.dictionary(tokenizer)
-        with extra_memory(self.found, "extra_mb"):
+        told = patch.object(self.session.participant, "knowledge", lambda k: own)
+        with told, extra_memory(self.found, "extra_mb"):
             return super().aggregate_train(server_round, replies)
 
     def configure_distill(
