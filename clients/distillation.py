@@ -38,7 +38,7 @@ from fedfuse.flower.workspace import (
 )
 from fedfuse.fusion.selection import dual_min_ce
 from fedfuse.fusion.shares import teacher_shares
-from fedfuse.fusion.teach import teach
+from fedfuse.fusion.teach import hear, teach
 from fedfuse.knowledge.letter import Letter, read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
@@ -127,9 +127,8 @@ class DistillationClient:
         if rules.freshness:
             self._state[HEARD] = arrays_to_record(to_arrays(knowledge))
         own = self.participant.knowledge(rules.k, public)
-        lesson = teach(
-            translator, own, [(knowledge, tokenizer)], dual_min_ce, rules.k, tail=rules.tail
-        )
+        server = hear(translator, knowledge, tokenizer)
+        lesson = teach(translator, own, [server], dual_min_ce, rules.k, tail=rules.tail)
         phase = self.config.client_distill
         loss, moments = self.participant.learn(
             public,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -25,6 +27,7 @@ from strategies.exchange import Exchange, require
 from strategies.session import SERVER, Session
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FEDERATED = "federated"
 ZERO_SHOT = "zero-shot"
@@ -56,7 +59,7 @@ class PhasedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Learn from the clients' replies; returns the server's new arrays and metrics."""
-        return None, mean_loss(self.accept(server_round, replies, check_loss))
+        return None, mean_loss(self.losses(server_round, replies))
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -82,16 +85,15 @@ class PhasedStrategy(Strategy):
     ) -> MetricRecord | None:
         """Write the clients' scores down; returns their mean loss over clients and domains."""
         stage = FEDERATED if server_round else ZERO_SHOT
-        losses: list[float] = []
 
-        def note(reply: Message) -> None:
+        def note(reply: Message) -> list[float]:
             scores = messages.take_scores(reply.content)
             client = self.exchange.name(reply.metadata.src_node_id)
             self.session.run.scores(stage, server_round, client, scores)
-            losses.extend(score.loss for score in scores.values())
+            return [score.loss for score in scores.values()]
 
-        self.accept(server_round, replies, note)
-        return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None
+        noted = self.accept(server_round, replies, note)
+        return mean_loss([loss for _, losses in noted for loss in losses])
 
     def evaluate_server(self, server_round: int) -> dict[str, Score]:
         """Score the server's model and write it down."""
@@ -147,6 +149,7 @@ class PhasedStrategy(Strategy):
         nodes = self._wait_for_nodes(grid, timeout)
         requests = [Message(RecordDict({}), node, messages.REGISTER) for node in nodes]
         models, names, own = {SERVER: self.config.server.model}, {SERVER: SERVER}, {}
+        known: dict[str, TextTokenizer] = {}
 
         def admit(reply: Message) -> None:
             node = reply.metadata.src_node_id
@@ -160,13 +163,17 @@ class PhasedStrategy(Strategy):
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
                 self.exchange.refuse(0, messages.REGISTER, node, error)
                 return
-            self.tokenizers[node], self.exchange.names[node] = tokenizer, client
+            # Clients of one model share one tokenizer.
+            self.tokenizers[node] = known.setdefault(tokenizer.fingerprint, tokenizer)
+            self.exchange.names[node] = client
             models[client], own[client] = model, domain
             label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
             names[client] = f"{domain or client} / {label}"
 
-        self.exchange(0, requests, greet=admit)
-        require(self.exchange.names, self.config.min_clients, messages.REGISTER)
+        deque(self.exchange.stream(0, requests, greet=admit), maxlen=0)
+        # By name: in which order clients are asked is no matter of who was quicker to register.
+        self.exchange.names = dict(sorted(self.exchange.names.items(), key=lambda item: item[1]))
+        require(len(self.exchange.names), self.config.min_clients, messages.REGISTER)
         self.session.run.describe(models=models, names=names, own_domain=own)
 
     def requests(
@@ -177,20 +184,26 @@ class PhasedStrategy(Strategy):
         return [Message(whole, node, kind) for node in self.exchange.names]
 
     def accept(
-        self, server_round: int, replies: Iterable[Message], check: Callable[[Message], None]
-    ) -> list[Message]:
-        """The replies that pass a check; the others are refused and counted."""
-        good = []
+        self, server_round: int, replies: Iterable[Message], read: Callable[[Message], T]
+    ) -> Iterator[tuple[str, T]]:
+        """What can be read of the replies, with the client's name, as they come.
+
+        Replies that ``read`` raises an error for are refused and counted.
+        """
         for reply in replies:
             try:
-                check(reply)
-                good.append(reply)
+                found = read(reply)
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
                 metadata = reply.metadata
                 self.exchange.refuse(
                     server_round, metadata.message_type, metadata.src_node_id, error
                 )
-        return good
+                continue
+            yield self.exchange.name(reply.metadata.src_node_id), found
+
+    def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
+        """The losses that the clients report, in the order of their names."""
+        return [loss for _, loss in sorted(self.accept(server_round, replies, take_loss))]
 
     def _wait_for_nodes(self, grid: Grid, timeout: float) -> list[int]:
         """The ServerApp may start before the nodes are there."""
@@ -207,15 +220,16 @@ class PhasedStrategy(Strategy):
     def _train(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
         log.info("round %d: clients train on private data", server_round)
         self.session.begin(server_round)
-        replies = self.exchange(
-            server_round, self.configure_train(server_round, result.arrays, config, grid)
+        replies = self.exchange.stream(
+            server_round,
+            self.configure_train(server_round, result.arrays, config, grid),
+            minimum=self.config.min_clients,
         )
-        require(replies, self.config.min_clients, messages.LOCAL)
         started = time.monotonic()
         arrays, metrics = self.aggregate_train(server_round, replies)
-        self.session.run.exchange(
-            server_round, "server.aggregate", SERVER, seconds=time.monotonic() - started
-        )
+        deque(replies, maxlen=0)  # Whatever a strategy leaves out, every client is heard.
+        seconds = time.monotonic() - started - replies.waited
+        self.session.run.exchange(server_round, "server.aggregate", SERVER, seconds=seconds)
         if arrays is not None:
             result.arrays = arrays
         if metrics is not None:
@@ -225,8 +239,7 @@ class PhasedStrategy(Strategy):
         requests = list(self.configure_distill(server_round, result.arrays, config, grid))
         if requests:
             log.info("round %d: clients learn from the server", server_round)
-            replies = self.exchange(server_round, requests)
-            require(replies, self.config.min_clients, messages.DISTILL)
+            replies = self.exchange(server_round, requests, minimum=self.config.min_clients)
             self.aggregate_distill(server_round, replies)
 
     def _evaluate(
@@ -261,7 +274,7 @@ class PhasedStrategy(Strategy):
             client = self.exchange.name(reply.metadata.src_node_id)
             client_baselines(self.session, client, reply)
 
-        self.accept(num_rounds, replies, note)
+        deque(self.accept(num_rounds, replies, note), maxlen=0)
 
 
 @contextmanager
@@ -275,16 +288,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def check_loss(reply: Message) -> None:
-    """Refuse a reply that does not say what loss its sender ended with.
+def take_loss(reply: Message) -> float:
+    """The loss that a reply says its sender ended with.
 
     Raises:
         FedfuseError: when it says nothing, or no finite number.
     """
-    messages.take_number(reply.content, "loss")
+    return messages.take_number(reply.content, "loss")
 
 
-def mean_loss(replies: Iterable[Message]) -> MetricRecord | None:
-    """The mean of the losses that the clients report."""
-    losses = [messages.take_number(reply.content, "loss") for reply in replies]
+def mean_loss(losses: Sequence[float]) -> MetricRecord | None:
+    """The mean of losses; nothing for none."""
     return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None

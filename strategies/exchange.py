@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -17,20 +18,45 @@ from fedfuse.report.writing import RunWriter
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+# Replies asked for at once: those that are there and wait for their turn are held in memory.
+BATCH = 8
 _FLOWERS_WORDS = "Exception ClientAppException occurred. Message: "
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """A client's good reply.
+class Phase:
+    """Messages of one phase that were sent.
 
     Attributes:
-        client: the client's name, its partition id.
-        message: what it sent.
+        round: of the run.
+        name: the messages' type.
+        sizes: bytes of each message, by node.
+        started: when they were sent, by the monotonic clock.
     """
 
-    client: str
-    message: Message
+    round: int
+    name: str
+    sizes: Mapping[int, int]
+    started: float
+
+
+class Arrivals(Iterator[Message]):
+    """Good replies as they arrive; a reply that was handed out is not kept.
+
+    Attributes:
+        waited: seconds that were spent in here so far, and not on what the replies say.
+    """
+
+    def __init__(self, replies: Iterator[Message]) -> None:
+        self._replies = replies
+        self.waited = 0.0
+
+    def __next__(self) -> Message:
+        started = time.monotonic()
+        try:
+            return next(self._replies)
+        finally:
+            self.waited += time.monotonic() - started
 
 
 class Exchange:
@@ -52,7 +78,7 @@ class Exchange:
         server_round: int,
         messages: Iterable[Message],
         meanwhile: Callable[[], None] | None = None,
-        greet: Callable[[Message], None] | None = None,
+        minimum: int = 0,
     ) -> list[Message]:
         """Send messages, wait for the replies, return those without an error, by client name.
 
@@ -60,64 +86,105 @@ class Exchange:
             server_round: for the ledger.
             messages: at most one per node.
             meanwhile: work for the server while the clients are busy.
-            greet: called with each good reply before it is written down: it may name its sender.
+            minimum: good replies without which the run is given up.
+
+        Raises:
+            FedfuseError: when there are fewer.
         """
-        sent = {m.metadata.dst_node_id: m for m in messages}
-        if not sent:
-            return []
-        phase = next(iter(sent.values())).metadata.message_type
-        sizes = {node: message_bytes(message) for node, message in sent.items()}
-        started = time.monotonic()
-        waiting = set(self._grid.push_messages(list(sent.values())))
+        arrivals = self.stream(server_round, messages, minimum=minimum)
         if meanwhile:
             meanwhile()
-        replies: dict[int, tuple[Message, float]] = {}
-        while True:
-            for reply in self._grid.pull_messages(list(waiting)):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                node = reply.metadata.src_node_id
-                if node in sent and node not in replies:
-                    replies[node] = (reply, time.monotonic() - started)
-            if not waiting or time.monotonic() - started > self._timeout:
-                break
-            time.sleep(POLL_SECONDS)
-        good = []
-        for node in sorted(sent, key=self.name):
-            reply_and_time = replies.get(node)
-            if greet and reply_and_time and not reply_and_time[0].has_error():
-                greet(reply_and_time[0])
-            if self._record(server_round, phase, node, sizes[node], reply_and_time):
-                good.append(replies[node][0])
-        return good
+        return sorted(arrivals, key=lambda reply: self.name(reply.metadata.src_node_id))
+
+    def stream(
+        self,
+        server_round: int,
+        messages: Iterable[Message],
+        greet: Callable[[Message], None] | None = None,
+        minimum: int = 0,
+    ) -> Arrivals:
+        """Send messages at once; the replies without an error come one by one, as they arrive.
+
+        Args:
+            server_round: for the ledger.
+            messages: at most one per node.
+            greet: called with each good reply before it is written down: it may name its sender.
+            minimum: good replies without which the run is given up, at the end of the phase.
+        """
+        sent = list(messages)
+        if not sent:
+            return Arrivals(iter(()))
+        phase = Phase(
+            server_round,
+            sent[0].metadata.message_type,
+            {message.metadata.dst_node_id: message_bytes(message) for message in sent},
+            time.monotonic(),
+        )
+        waiting = list(self._grid.push_messages(sent))
+        return Arrivals(self._receive(phase, waiting, greet, minimum))
 
     def refuse(self, server_round: int, phase: str, node_id: int, error: Exception) -> None:
         """Note that a reply's content was no good."""
         log.warning("%s of client %s refused: %s", phase, self.name(node_id), error)
         self._run.exchange(server_round, phase, self.name(node_id), error=f"refused: {error}")
 
-    def _record(
+    def _receive(
         self,
-        server_round: int,
-        phase: str,
-        node: int,
-        size: int,
-        answer: tuple[Message, float] | None,
-    ) -> bool:
+        phase: Phase,
+        waiting: Iterable[str],
+        greet: Callable[[Message], None] | None,
+        minimum: int,
+    ) -> Iterator[Message]:
+        """The good ones of the replies to the messages with the ids ``waiting``."""
+        missing, left = set(phase.sizes), dict.fromkeys(waiting)
+        good, late = 0, False
+        while left and not late:
+            # Asked before the replies are: who answers in time is heard, however long the server
+            # takes for the others.
+            late = time.monotonic() - phase.started > self._timeout
+            for reply in self._pull(left):
+                node = reply.metadata.src_node_id
+                if node not in missing:
+                    continue
+                missing.remove(node)
+                if greet and not reply.has_error():
+                    greet(reply)
+                if self._record(phase, node, reply):
+                    good += 1
+                    yield reply
+            if left and not late:
+                time.sleep(POLL_SECONDS)
+        for node in sorted(missing, key=self.name):
+            self._record(phase, node, None)
+        require(good, minimum, phase.name)
+
+    def _pull(self, left: dict[str, None]) -> Iterator[Message]:
+        """What there is of the replies to the message ids in ``left``, which shrinks by them."""
+        asked = list(left)
+        for start in range(0, len(asked), BATCH):
+            batch = deque(self._grid.pull_messages(asked[start : start + BATCH]))
+            while batch:
+                reply = batch.popleft()
+                left.pop(reply.metadata.reply_to_message_id, None)
+                yield reply
+
+    def _record(self, phase: Phase, node: int, reply: Message | None) -> bool:
         """Write the ledger's line; whether the reply can be used."""
-        if answer is None:
-            error: str | None = f"no reply within {self._timeout:g} s"
-            received, seconds = 0, self._timeout
+        received, error = 0, None
+        seconds = time.monotonic() - phase.started
+        if reply is None:
+            error, seconds = f"no reply within {self._timeout:g} s", self._timeout
         else:
-            reply, seconds = answer
             received = message_bytes(reply)
-            error = _last_line(reply.error.reason) if reply.has_error() else None
+            if reply.has_error():
+                error = _last_line(reply.error.reason)
         if error:
-            log.warning("%s of client %s failed: %s", phase, self.name(node), error)
+            log.warning("%s of client %s failed: %s", phase.name, self.name(node), error)
         self._run.exchange(
-            server_round,
-            phase,
+            phase.round,
+            phase.name,
             self.name(node),
-            sent_bytes=size,
+            sent_bytes=phase.sizes[node],
             received_bytes=received,
             seconds=seconds,
             error=error,
@@ -133,13 +200,13 @@ def _last_line(reason: str | None) -> str:
     return (telling or lines or ["the client failed"])[-1][:500]
 
 
-def require(replies: Sized, minimum: int, phase: str) -> None:
+def require(answered: int, minimum: int, phase: str) -> None:
     """Stop a run that has too few clients left.
 
     Raises:
         FedfuseError: naming the phase and both numbers.
     """
-    if len(replies) < minimum:
+    if answered < minimum:
         raise FedfuseError(
-            f"{phase}: {len(replies)} clients answered; allowed: at least {minimum} (min-clients)"
+            f"{phase}: {answered} clients answered; allowed: at least {minimum} (min-clients)"
         )

@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from strategies.base import PhasedStrategy, check_loss, mean_loss
+from strategies.base import PhasedStrategy, mean_loss, take_loss
 from strategies.exchange import require
 
 AdapterState = dict[str, ndarray]
@@ -42,21 +42,22 @@ class FedAvgLoRA(PhasedStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what came back, weighted by the number of private samples."""
         own = self.session.participant.adapter
-        examples: list[float] = []
 
-        def check(reply: Message) -> None:
-            check_loss(reply)
-            _check(_adapter(reply), own)
+        def read(reply: Message) -> tuple[AdapterState, float, float]:
+            adapter = messages.record_to_arrays(reply.content.array_records["adapter"])
+            _check(adapter, own)
             number = messages.take_number(reply.content, "num-examples")
             if number <= 0:
                 raise FedfuseError(f"metrics.num-examples is {number:g}; allowed: above 0")
-            examples.append(number)
+            return adapter, number, take_loss(reply)
 
-        good = self.accept(server_round, replies, check)
-        require(good, self.config.min_clients, messages.LOCAL)
-        averaged = weighted_mean([_adapter(reply) for reply in good], examples)
+        found = dict(self.accept(server_round, replies, read))
+        require(len(found), self.config.min_clients, messages.LOCAL)
+        # By name: sums of floats depend on their order, and no result on who was quicker.
+        adapters, examples, losses = zip(*(found[name] for name in sorted(found)), strict=True)
+        averaged = weighted_mean(adapters, examples)
         self.session.participant.adapter = averaged
-        return messages.arrays_to_record(averaged), mean_loss(good)
+        return messages.arrays_to_record(averaged), mean_loss(losses)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -83,10 +84,6 @@ def weighted_mean(adapters: Sequence[AdapterState], weights: Sequence[float]) ->
         ).astype(np.float32)
         for name in adapters[0]
     }
-
-
-def _adapter(reply: Message) -> AdapterState:
-    return messages.record_to_arrays(reply.content.array_records["adapter"])
 
 
 def _check(adapter: AdapterState, own: AdapterState) -> None:

@@ -20,10 +20,11 @@ from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
 from fedfuse.fusion.selection import Losses, Weights, dual_min_ce
 from fedfuse.fusion.shares import teacher_shares
-from fedfuse.fusion.teach import teach
+from fedfuse.fusion.spool import Spool
+from fedfuse.fusion.teach import Candidate, hear, teach
 from fedfuse.knowledge.letter import read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
-from strategies.base import PhasedStrategy, check_loss, mean_loss
+from strategies.base import PhasedStrategy, mean_loss, take_loss
 from strategies.held import Held
 from strategies.session import SERVER, Session
 
@@ -87,34 +88,39 @@ class FedMKT(PhasedStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Steps 4 to 6: align, select, fuse, distil into the server's model."""
-        known: dict[str, tuple[Knowledge, Message]] = {}
+        """Steps 4 to 6: align, select, fuse, distil into the server's model.
 
-        def check(reply: Message) -> None:
-            client = self.exchange.name(reply.metadata.src_node_id)
-            check_loss(reply)
-            known[client] = (self.receive(reply), reply)
-            self.heard[reply.metadata.src_node_id] = messages.take_heard(reply.content)
+        Each reply is translated when it arrives, and waits in a file; of all of them together no
+        more is in memory than what selection looks at.
+        """
+        k, translator = self.config.knowledge.k, self.session.translator
+        own = self.session.knowledge()  # the clients train meanwhile
 
-        good = self.accept(server_round, replies, check)
-        if len(good) < self.config.min_clients:
-            raise FedfuseError(
-                f"round {server_round}: {len(good)} clients sent usable knowledge; "
-                f"allowed: at least {self.config.min_clients} (min-clients)"
-            )
-        lesson = teach(
-            self.session.translator,
-            self.session.knowledge(),
-            [(k, self.tokenizers[reply.metadata.src_node_id]) for k, reply in known.values()],
-            self.select,
-            self.config.knowledge.k,
-            tail=self.config.knowledge.tail,
-        )
-        shares = teacher_shares(self.session.public.samples, lesson.weights, list(known))
+        def listen(reply: Message) -> tuple[float, Candidate]:
+            node, loss = reply.metadata.src_node_id, take_loss(reply)
+            candidate = hear(translator, self.receive(reply), self.tokenizers[node])
+            self.heard[node] = messages.take_heard(reply.content)
+            return loss, candidate
+
+        heard: dict[str, tuple[float, Candidate]] = {}
+        with Spool(self.session.run.folder) as spool:
+            for client, (loss, candidate) in self.accept(server_round, replies, listen):
+                heard[client] = loss, spool.put(candidate)
+            if len(heard) < self.config.min_clients:
+                raise FedfuseError(
+                    f"round {server_round}: {len(heard)} clients sent usable knowledge; "
+                    f"allowed: at least {self.config.min_clients} (min-clients)"
+                )
+            # By name: who is the first of equals is not a matter of who was quicker.
+            heard = dict(sorted(heard.items(), key=lambda item: item[0]))
+            candidates = [candidate for _, candidate in heard.values()]
+            tail = self.config.knowledge.tail
+            lesson = teach(translator, own, candidates, self.select, k, tail=tail)
+        shares = teacher_shares(self.session.public.samples, lesson.weights, list(heard))
         self.session.run.selection(server_round, "up", SERVER, shares)
         self.session.learn(server_round, lesson.teacher, self.config.server_distill.label_share)
         adapter = messages.arrays_to_record(self.session.participant.adapter)
-        return adapter, mean_loss(good)
+        return adapter, mean_loss([loss for loss, _ in heard.values()])
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -143,13 +149,14 @@ class FedMKT(PhasedStrategy):
     ) -> MetricRecord | None:
         """After steps 9 to 11: note on what the clients trusted the server."""
 
-        def note(reply: Message) -> None:
-            check_loss(reply)
+        def note(reply: Message) -> float:
+            loss = take_loss(reply)
             client = self.exchange.name(reply.metadata.src_node_id)
             shares = {}
             for key, share in reply.content.metric_records["selection"].items():
                 domain, _, teacher = key.rpartition("/")
                 shares[domain, teacher] = float(share)  # type: ignore[arg-type]
             self.session.run.selection(server_round, "down", client, shares)
+            return loss
 
-        return mean_loss(self.accept(server_round, replies, note))
+        return mean_loss([loss for _, loss in self.accept(server_round, replies, note)])

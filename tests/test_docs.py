@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments.alignment.draw import table
+from experiments.alignment import draw as alignment
+from experiments.scale import draw as scale
 from fedfuse.flower.config import RunConfig, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / name for name in ("ARCHITECTURE.md", "docs/papers.md", "docs/alignment.md")]
+DOCUMENTS = [
+    ROOT / name
+    for name in ("ARCHITECTURE.md", *(f"docs/{x}.md" for x in ("papers", "alignment", "scale")))
+]
 
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:)([^)#]+)\)")
 SETTING = re.compile(r"`([a-z]+(?:-[a-z]+)*\.[a-z]+(?:-[a-z]+)*)(?: = ([^`]+))?`")
@@ -63,4 +67,9 @@ def test_the_tree_in_the_architecture_is_complete() -> None:
 
 def test_the_table_of_the_alignment_study_is_its_results() -> None:
     results = json.loads((ROOT / "experiments" / "alignment" / "results.json").read_text())
-    assert table(results["summary"]) in (ROOT / "docs" / "alignment.md").read_text()
+    assert alignment.table(results["summary"]) in (ROOT / "docs" / "alignment.md").read_text()
+
+
+def test_the_table_of_the_scale_study_is_its_results() -> None:
+    results = json.loads((ROOT / "experiments" / "scale" / "results.json").read_text())
+    assert scale.table(results["cells"]) in (ROOT / "docs" / "scale.md").read_text()

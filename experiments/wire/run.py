@@ -22,7 +22,7 @@ from rich.progress import track
 from fedfuse.flower.config import RunConfig, model_of_partition
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce
-from fedfuse.fusion.teach import teach
+from fedfuse.fusion.teach import hear, teach
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.trim import trim
@@ -140,14 +140,15 @@ def distil(
 ) -> dict[str, float]:
     """The server's test loss and accuracy after one round's way up, and bytes a label row."""
     server.reset()
+    translator = new_translator(server, config.knowledge)
     arrived, size, rows = [], 0, 0
     for client in clients:
         knowledge, tokenizer = client(variant.k)
         received, taken = variant.travel(knowledge)
-        arrived.append((received, tokenizer))
+        arrived.append(hear(translator, received, tokenizer))
         size, rows = size + taken, rows + knowledge.rows
     lesson = teach(
-        new_translator(server, config.knowledge),
+        translator,
         server.knowledge(variant.k),
         arrived,
         dual_min_ce,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -51,6 +51,21 @@ class Projected:
     residual: Float32[ndarray, " rows"]
     weight: Float32[ndarray, " rows"]
     tokenizer: str
+
+    @property
+    def k(self) -> int:
+        """Entries per row."""
+        return int(self.indices.shape[1])
+
+    def rows(self, part: slice) -> Projected:
+        """Some of the rows."""
+        return replace(
+            self,
+            indices=self.indices[part],
+            logprobs=self.logprobs[part],
+            residual=self.residual[part],
+            weight=self.weight[part],
+        )
 
 
 def project(

@@ -12,7 +12,7 @@ from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.selection import Losses, Weights, dual_min_ce, uniform
 from fedfuse.fusion.shares import teacher_shares
-from fedfuse.fusion.teach import Lesson, teach
+from fedfuse.fusion.teach import Lesson, hear, teach
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.translate import Translator
@@ -40,6 +40,7 @@ class Class:
             unmatched="skip",
             cache=None,
         )
+        self.heard = [hear(self.translator, *teacher) for teacher in self.teachers]
 
     def lesson(
         self,
@@ -49,9 +50,7 @@ class Class:
     ) -> Lesson:
         """A lesson where everybody has the losses given, ``[C][N]``."""
         own = with_losses(self.own, losses[0])
-        others = [
-            (with_losses(self.teachers[i][0], losses[1 + i]), self.teachers[i][1]) for i in order
-        ]
+        others = [replace(self.heard[i], loss=np.float32(losses[1 + i])) for i in order]
         return teach(self.translator, own, others, select, 4)
 
 
@@ -102,7 +101,7 @@ def test_the_losses_are_those_of_the_knowledge(school: Class) -> None:
         seen.append(losses)
         return dual_min_ce(losses)
 
-    teach(school.translator, school.own, school.teachers, watch, 4)
+    teach(school.translator, school.own, school.heard, watch, 4)
     right = [school.own.loss, *(knowledge.loss for knowledge, _ in school.teachers)]
     np.testing.assert_array_equal(seen[0], np.stack(right, axis=1))
 
@@ -131,7 +130,7 @@ def test_everybody_on_every_sample(school: Class) -> None:
 def test_the_papers_rule_has_no_tail(school: Class) -> None:
     """The kept entries are all there is; who teaches what stays the same."""
     lessons = [
-        teach(school.translator, school.own, school.teachers, uniform, 4, tail=tail)
+        teach(school.translator, school.own, school.heard, uniform, 4, tail=tail)
         for tail in (True, False)
     ]
     (ours, papers), rows = [x.teacher for x in lessons], np.arange(len(lessons[0].teacher.weight))
@@ -163,7 +162,7 @@ def test_a_selector_that_returns_anything_else_is_refused(
     school: Class, wrong: Callable[[Losses], Weights]
 ) -> None:
     with pytest.raises(FedfuseError, match=r"selector returned .* allowed: shape \(12, 4\)"):
-        teach(school.translator, school.own, school.teachers, wrong, 4)
+        teach(school.translator, school.own, school.heard, wrong, 4)
 
 
 def test_shares_by_hand() -> None:

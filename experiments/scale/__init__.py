@@ -1,0 +1,1 @@
+"""What a federation of 4 to 100 clients takes."""

@@ -1,0 +1,128 @@
+"""The server alone, told what a run's clients said: ``python -m experiments.scale.server RUN``.
+
+In a simulation the server shares its process with Flower's engine, which keeps what every client
+keeps. Here clients are files, and the peak is that of listening, selecting and fusing; what the
+server's own model needs has nothing to do with the number of clients and is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import typer
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from experiments.scale.memory import extra_memory
+from experiments.scale.recorded import KNOWLEDGE
+from fedfuse.flower.config import RunConfig, model_of_partition, parse
+from fedfuse.flower.grid import InProcessGrid
+from fedfuse.flower.messages import arrays_to_record, put_knowledge, put_tokenizer
+from fedfuse.fusion.teach import Candidate
+from fedfuse.knowledge.storage import load
+from fedfuse.models.builtin import build
+from fedfuse.tokenization.load import load_tokenizer
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from strategies.fedmkt import FedMKT
+from strategies.session import open_session
+
+
+class Measured(FedMKT):
+    """FedMKT's way up alone, and what memory it takes."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Watch the memory meanwhile."""
+        self.found: dict[str, float] = {}
+        # What is there once, however many the clients are.
+        own = self.session.participant.knowledge(self.config.knowledge.k)
+        for tokenizer in set(self.tokenizers.values()):
+            self.session.translator.dictionary(tokenizer)
+        told = patch.object(self.session.participant, "knowledge", lambda k: own)
+        with told, extra_memory(self.found, "extra_mb"):
+            return super().aggregate_train(server_round, replies)
+
+    def configure_distill(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nobody is there to learn."""
+        return []
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nor to be scored."""
+        return []
+
+
+class Held:
+    """In place of the spool: every candidate stays in memory."""
+
+    def __init__(self, folder: Path) -> None: ...
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def put(self, candidate: Candidate) -> Candidate:
+        """Keep it as it is."""
+        return candidate
+
+
+def playback(folder: Path, config: RunConfig) -> ClientApp:
+    """Clients that say what those of a run said."""
+    app = ClientApp()
+
+    @lru_cache
+    def tokenizer(model: str) -> TextTokenizer:
+        return load_tokenizer(str(build(model)))
+
+    @app.query("register")
+    def register(message: Message, context: Context) -> Message:
+        number = int(context.node_config["partition-id"])
+        model = model_of_partition(config.clients.model, number)
+        info = ConfigRecord({"partition": number, "model": model, "own-domain": ""})
+        reply = RecordDict({"info": info})
+        put_tokenizer(reply, tokenizer(model))
+        return Message(reply, reply_to=message)
+
+    @app.train("local")
+    def local(message: Message, context: Context) -> Message:
+        reply = RecordDict({"metrics": MetricRecord({"loss": 1.0})})
+        knowledge = load(folder / KNOWLEDGE / f"{context.node_config['partition-id']}.bin")
+        put_knowledge(reply, knowledge)
+        return Message(reply, reply_to=message)
+
+    return app
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a run with the strategy Recorded.")],
+    output: Annotated[Path, typer.Option(help="Folder for the run folder.")] = Path("runs"),
+    held: Annotated[bool, typer.Option("--held", help="Hold all candidates in memory.")] = False,
+) -> None:
+    """Print the peak as JSON."""
+    logging.disable(logging.INFO)
+    keys: dict[str, Any] = json.loads((folder / "config.json").read_text())["config"]
+    config = parse({**keys, "output": str(output), "rounds": 1, "server-distill.steps": 0})
+    clients = len(list((folder / KNOWLEDGE).glob("*.bin")))
+    nodes = [{"partition-id": number, "num-partitions": clients} for number in range(clients)]
+    grid = InProcessGrid(playback(folder, config), nodes, {})
+    strategy = Measured(open_session(config))
+    with patch("strategies.fedmkt.Spool", Held) if held else nullcontext():
+        strategy.start(grid, arrays_to_record(strategy.session.participant.adapter), num_rounds=1)
+    print(json.dumps({"clients": clients, **strategy.found}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
