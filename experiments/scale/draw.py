@@ -51,9 +51,10 @@ def draw(cells: Cells, path: Path) -> None:
         axes.set(title=title, xlabel="clients", ylabel=unit)
         axes.set_xticks(clients)
         axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(y=0.3)  # room for the legend
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
-        axes.legend()
+        axes.legend(loc="upper left")
 
     with styled("path"):
         figure = new_figure(WIDTH, 3.2)
