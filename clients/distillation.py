@@ -2,7 +2,7 @@
 server.
 
 FedMKT (arXiv 2406.02224), Algorithm 1, steps 1-3 and 9-11. Between messages only ``Context.state``
-remains: the adapter and the optimizers' moments.
+remains: the adapter and the state of each kind of training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDic
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import OptimizerState
+from fedfuse.distillation.state import TrainingState
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import RunConfig, model_of_partition, parse
 from fedfuse.flower.messages import (
@@ -84,10 +84,10 @@ class DistillationClient:
     def local(self, request: RecordDict) -> RecordDict:
         """Train on private data; reply with knowledge or the adapter, as the request asks."""
         started = time.perf_counter()
-        server_round, wanted = _int(request, "round"), request.config_records["config"]["reply"]
+        wanted = request.config_records["config"]["reply"]
         if ADAPTER in request:  # weights are averaged: start from the server's
             self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
-        loss = self._train_local(server_round)
+        loss = self._train_local()
         self._keep()
         reply = RecordDict({})
         if wanted == "knowledge":
@@ -103,7 +103,6 @@ class DistillationClient:
     def distill(self, request: RecordDict) -> RecordDict:
         """Learn from the server where it knows better (Algorithm 1, steps 9-11)."""
         started = time.perf_counter()
-        server_round = _int(request, "round")
         rules, tokenizer = self.config.knowledge, take_tokenizer(request)
         translator = new_translator(self.participant, rules)
         rows = len(translator.dictionary(tokenizer).rows.token)
@@ -114,16 +113,16 @@ class DistillationClient:
             translator, own, [(knowledge, tokenizer)], dual_min_ce, rules.k, tail=rules.tail
         )
         phase = self.config.client_distill
-        loss, moments = self.participant.learn(
+        loss, state = self.participant.learn(
             self.participant.public,
             phase.settings(),
-            seed=derive_seed(self.config, "distill", self.partition, server_round),
+            seed=derive_seed(self.config, "distill", self.partition),
             teacher=lesson.teacher,
             label_share=phase.label_share,
             replay=self.private if phase.replay else None,
-            optimizer_state=self._moments("distill"),
+            state=self._training("distill"),
         )
-        self._state["optimizer.distill"] = arrays_to_record(moments)
+        self._state["training.distill"] = arrays_to_record(state)
         self._keep()
         shares = teacher_shares(self.participant.public.samples, lesson.weights, ["server"])
         flat: Metrics = {
@@ -147,14 +146,14 @@ class DistillationClient:
         metrics = scores_to_metrics(self.participant.score())
         return RecordDict({"metrics": MetricRecord(metrics)})
 
-    def _train_local(self, server_round: int) -> float:
-        loss, moments = self.participant.learn(
+    def _train_local(self) -> float:
+        loss, state = self.participant.learn(
             self.private,
             self.config.local.settings(),
-            seed=derive_seed(self.config, "local", self.partition, server_round),
-            optimizer_state=self._moments("local"),
+            seed=derive_seed(self.config, "local", self.partition),
+            state=self._training("local"),
         )
-        self._state["optimizer.local"] = arrays_to_record(moments)
+        self._state["training.local"] = arrays_to_record(state)
         return loss
 
     def _restore(self) -> None:
@@ -168,8 +167,8 @@ class DistillationClient:
     def _keep(self) -> None:
         self._state[ADAPTER] = arrays_to_record(self.participant.adapter)
 
-    def _moments(self, phase: str) -> OptimizerState | None:
-        record = self._state.get(f"optimizer.{phase}")
+    def _training(self, phase: str) -> TrainingState | None:
+        record = self._state.get(f"training.{phase}")
         return record_to_arrays(record) if isinstance(record, ArrayRecord) else None
 
 
@@ -190,7 +189,3 @@ def private_samples(config: RunConfig, partition: int, num_partitions: int) -> l
     if not 0 <= partition < len(splits.private):
         raise FedfuseError(f"partition-id is {partition}; allowed: 0 to {len(splits.private) - 1}")
     return splits.private[partition]
-
-
-def _int(request: RecordDict, key: str) -> int:
-    return int(request.config_records["config"][key])  # type: ignore[arg-type]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import numpy as np
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.training import OptimizerState, Teacher
+from fedfuse.distillation.state import TrainingState
+from fedfuse.distillation.training import Teacher
 from fedfuse.flower.config import RunConfig, flatten
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
 from fedfuse.knowledge.translate import Translator
@@ -20,6 +23,9 @@ from fedfuse.models.participant import Participant
 from fedfuse.report.writing import RunWriter
 
 SERVER = "server"
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -31,14 +37,14 @@ class Session:
         participant: the server's model on the public and test sets.
         translator: from any client's knowledge into the server's terms.
         run: the run folder.
-        moments: the server's optimizer state by phase.
+        training: state of the server's training by phase.
     """
 
     config: RunConfig
     participant: Participant
     translator: Translator
     run: RunWriter
-    moments: dict[str, OptimizerState] = field(default_factory=dict)
+    training: dict[str, TrainingState] = field(default_factory=dict)
 
     @property
     def public(self) -> list[Sample]:
@@ -46,7 +52,7 @@ class Session:
         return self.participant.public.samples
 
     def learn(self, server_round: int, teacher: Teacher | None, label_share: float) -> float:
-        """One phase on the public set (FedMKT Eq. 5); keeps the optimizer's state."""
+        """One phase on the public set (FedMKT Eq. 5); the next one goes on where it stops."""
         settings = self.config.server_distill.settings()
         return self.fit(
             "distill", self.participant.public, settings, server_round, teacher, label_share
@@ -62,32 +68,46 @@ class Session:
         label_share: float = 1.0,
     ) -> float:
         """Train the server's adapter; returns the final loss."""
-        loss, self.moments[phase] = self.participant.learn(
+        loss, self.training[phase] = self.participant.learn(
             data,
             settings,
-            seed=derive_seed(self.config, SERVER, phase, server_round),
+            seed=derive_seed(self.config, SERVER, phase),
             teacher=teacher,
             label_share=label_share,
-            optimizer_state=self.moments.get(phase),
+            state=self.training.get(phase),
+            on_step=progress(f"round {server_round}: {phase}", settings.steps),
         )
         return loss
 
     def restart(self) -> None:
         """Back to the untrained adapter."""
         self.participant.reset()
-        self.moments.clear()
+        self.training.clear()
 
     def checkpoint(self, server_round: int) -> None:
-        """Save the server's adapter and its optimizer state; whole or not at all."""
+        """Save the server's adapter and the state of its training; whole or not at all."""
         folder = self.run.folder / SERVER
         save_adapter(self.participant.model, folder / "adapter")
         flat = {
-            f"{phase}|{k}": v for phase, state in self.moments.items() for k, v in state.items()
+            f"{phase}|{k}": v for phase, state in self.training.items() for k, v in state.items()
         }
-        scratch = folder / ".optimizer.npz.new"
+        scratch = folder / ".training.npz.new"
         with scratch.open("wb") as file:
             np.savez(file, allow_pickle=False, round=np.array(server_round), **flat)
-        scratch.replace(folder / "optimizer.npz")
+        scratch.replace(folder / "training.npz")
+
+
+def progress(what: str, steps: int) -> Callable[[int, float], None]:
+    """For ``on_step``: a line in the log where a phase takes long, every few seconds."""
+    told = time.monotonic()
+
+    def tell(step: int, loss: float) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            log.info("%s, step %d of %d, loss %.4f nats/row", what, step, steps, loss)
+
+    return tell
 
 
 def open_session(config: RunConfig) -> Session:
