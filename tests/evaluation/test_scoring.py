@@ -122,7 +122,7 @@ def test_a_domain_with_nothing_to_score_is_refused(tiny: Make) -> None:
 def test_logits_come_without_gradients_and_leave_the_mode_alone(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "MAX_TOKENS", 30)
+    monkeypatch.setitem(scoring.MAX_TOKENS, "cpu", 30)
     model = tiny("gpt2")
     model.model.train()
     for batch, logits in label_logits(model.model, model.encode(TEST), 300):
@@ -143,7 +143,7 @@ def test_batches_do_not_matter(
     data, vocab = model.encode(public), model.tokenizer.vocab_size
     found = []
     for max_tokens, batches in ((1, len(public)), (60, None), (9999, 1)):
-        monkeypatch.setattr(scoring, "MAX_TOKENS", max_tokens)
+        monkeypatch.setitem(scoring.MAX_TOKENS, "cpu", max_tokens)
         seen = [batch for batch, _ in label_logits(model.model, data, vocab)]
         assert batches in (None, len(seen))
         found.append(sample_nats(model.model, data, vocab))

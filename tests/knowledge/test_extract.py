@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.evaluation.scoring import sample_nats
+from fedfuse.evaluation.scoring import MAX_TOKENS, sample_nats
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import MAX_LENGTH, Tiny
@@ -114,7 +114,7 @@ def test_chunks_and_batches_do_not_matter(
     data = model.encode(public)
     whole = extract(model.model, data, 5)
     monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda vocab, device: 3)
-    monkeypatch.setattr("fedfuse.evaluation.scoring.MAX_TOKENS", 50)
+    monkeypatch.setitem(MAX_TOKENS, "cpu", 50)
     pieces = extract(model.model, data, 5)
     np.testing.assert_array_equal(pieces.indices, whole.indices)
     for name in ("logprobs", "residual", "label_logprob"):
