@@ -21,26 +21,25 @@ def train_baselines(client: DistillationClient) -> RecordDict:
     the public set.
     """
     config, participant = client.config, client.participant
-    rounds = range(1, config.rounds + 1)
     participant.reset()
-    moments = None
-    for server_round in rounds:
-        _, moments = participant.learn(
+    state = None
+    for _ in range(config.rounds):
+        _, state = participant.learn(
             client.private,
             config.local.settings(),
-            seed=derive_seed(config, "local", client.partition, server_round),
-            optimizer_state=moments,
+            seed=derive_seed(config, "local", client.partition),
+            state=state,
         )
     scores = {"standalone": participant.score()}
-    moments = None
+    state = None
     public = config.client_distill
-    for server_round in rounds:
-        _, moments = participant.learn(
+    for _ in range(config.rounds):
+        _, state = participant.learn(
             participant.public,
             public.settings(),
-            seed=derive_seed(config, "distill", client.partition, server_round),
+            seed=derive_seed(config, "distill", client.partition),
             replay=client.private if public.replay else None,
-            optimizer_state=moments,
+            state=state,
         )
     scores["public-only"] = participant.score()
     reply = RecordDict({"info": ConfigRecord({"stages": sorted(scores)})})

@@ -2,7 +2,7 @@
 server.
 
 FedMKT (arXiv 2406.02224), Algorithm 1, steps 1-3 and 9-11. Between messages only ``Context.state``
-remains: the adapter and the optimizers' moments.
+remains: the adapter and the state of each kind of training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDic
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.training import OptimizerState
+from fedfuse.distillation.state import TrainingState
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import RunConfig, model_of_partition, parse
 from fedfuse.flower.messages import (
@@ -97,14 +97,14 @@ class DistillationClient:
         """Train on private data; reply with knowledge or the adapter, as the request asks."""
         started = time.perf_counter()
         config = request.config_records["config"]
-        server_round, wanted = _int(request, "round"), config["reply"]
+        wanted = config["reply"]
         if ADAPTER in request:  # weights are averaged: start from the server's
             self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
-        loss = self._train_local(server_round)
+        loss = self._train_local()
         self._keep()
         reply = RecordDict({})
         if wanted == "knowledge":
-            put_knowledge(reply, self._letter(server_round, str(config.get("held", ""))))
+            put_knowledge(reply, self._letter(_round(request), str(config.get("held", ""))))
             heard = self._known(HEARD)
             reply["info"] = ConfigRecord({"heard": digest(heard) if heard else ""})
         elif wanted == "adapter":
@@ -117,9 +117,8 @@ class DistillationClient:
     def distill(self, request: RecordDict) -> RecordDict:
         """Learn from the server where it knows better (Algorithm 1, steps 9-11)."""
         started = time.perf_counter()
-        server_round = _int(request, "round")
         rules, tokenizer = self.config.knowledge, take_tokenizer(request)
-        public = public_of_round(self.config, self.participant, server_round)
+        public = public_of_round(self.config, self.participant, _round(request))
         translator = new_translator(self.participant, rules, public)
         rows = len(translator.dictionary(tokenizer).rows.token)
         knowledge = read(take_knowledge(request), self._known(HEARD), rows=rows, k=rules.k)
@@ -130,16 +129,16 @@ class DistillationClient:
         server = hear(translator, knowledge, tokenizer)
         lesson = teach(translator, own, [server], dual_min_ce, rules.k, tail=rules.tail)
         phase = self.config.client_distill
-        loss, moments = self.participant.learn(
+        loss, state = self.participant.learn(
             public,
             phase.settings(),
-            seed=derive_seed(self.config, "distill", self.partition, server_round),
+            seed=derive_seed(self.config, "distill", self.partition),
             teacher=lesson.teacher,
             label_share=phase.label_share,
             replay=self.private if phase.replay else None,
-            optimizer_state=self._moments("distill"),
+            state=self._training("distill"),
         )
-        self._state["optimizer.distill"] = arrays_to_record(moments)
+        self._state["training.distill"] = arrays_to_record(state)
         self._keep()
         shares = teacher_shares(public.samples, lesson.weights, ["server"])
         flat: Metrics = {
@@ -181,14 +180,14 @@ class DistillationClient:
         record = self._state.get(what)
         return from_arrays(record_to_arrays(record)) if isinstance(record, ArrayRecord) else None
 
-    def _train_local(self, server_round: int) -> float:
-        loss, moments = self.participant.learn(
+    def _train_local(self) -> float:
+        loss, state = self.participant.learn(
             self.private,
             self.config.local.settings(),
-            seed=derive_seed(self.config, "local", self.partition, server_round),
-            optimizer_state=self._moments("local"),
+            seed=derive_seed(self.config, "local", self.partition),
+            state=self._training("local"),
         )
-        self._state["optimizer.local"] = arrays_to_record(moments)
+        self._state["training.local"] = arrays_to_record(state)
         return loss
 
     def _restore(self) -> None:
@@ -202,8 +201,8 @@ class DistillationClient:
     def _keep(self) -> None:
         self._state[ADAPTER] = arrays_to_record(self.participant.adapter)
 
-    def _moments(self, phase: str) -> OptimizerState | None:
-        record = self._state.get(f"optimizer.{phase}")
+    def _training(self, phase: str) -> TrainingState | None:
+        record = self._state.get(f"training.{phase}")
         return record_to_arrays(record) if isinstance(record, ArrayRecord) else None
 
 
@@ -226,5 +225,5 @@ def private_samples(config: RunConfig, partition: int, num_partitions: int) -> l
     return splits.private[partition]
 
 
-def _int(request: RecordDict, key: str) -> int:
-    return int(request.config_records["config"][key])  # type: ignore[arg-type]
+def _round(request: RecordDict) -> int:
+    return int(request.config_records["config"]["round"])  # type: ignore[arg-type]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import numpy as np
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.training import OptimizerState, Teacher
+from fedfuse.distillation.state import TrainingState
+from fedfuse.distillation.training import Teacher
 from fedfuse.flower.config import RunConfig, flatten
 from fedfuse.flower.workspace import (
     derive_seed,
@@ -27,6 +30,9 @@ from fedfuse.models.participant import Participant
 from fedfuse.report.writing import RunWriter
 
 SERVER = "server"
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -39,7 +45,7 @@ class Session:
         run: the run folder.
         public: the public samples that the current round is about.
         translator: from any client's knowledge of them into the server's terms.
-        moments: the server's optimizer state by phase.
+        training: state of the server's training by phase.
     """
 
     config: RunConfig
@@ -47,7 +53,7 @@ class Session:
     run: RunWriter
     public: EncodedSet
     translator: Translator
-    moments: dict[str, OptimizerState] = field(default_factory=dict)
+    training: dict[str, TrainingState] = field(default_factory=dict)
 
     def begin(self, server_round: int) -> None:
         """Take up the public samples of a round."""
@@ -60,7 +66,7 @@ class Session:
         return self.participant.knowledge(self.config.knowledge.k, self.public)
 
     def learn(self, server_round: int, teacher: Teacher | None, label_share: float) -> float:
-        """One phase on the public set (FedMKT Eq. 5); keeps the optimizer's state."""
+        """One phase on the public set (FedMKT Eq. 5); the next one goes on where it stops."""
         settings = self.config.server_distill.settings()
         return self.fit("distill", self.public, settings, server_round, teacher, label_share)
 
@@ -74,13 +80,14 @@ class Session:
         label_share: float = 1.0,
     ) -> float:
         """Train the server's adapter; returns the final loss."""
-        loss, self.moments[phase] = self.participant.learn(
+        loss, self.training[phase] = self.participant.learn(
             data,
             settings,
-            seed=derive_seed(self.config, SERVER, phase, server_round),
+            seed=derive_seed(self.config, SERVER, phase),
             teacher=teacher,
             label_share=label_share,
-            optimizer_state=self.moments.get(phase),
+            state=self.training.get(phase),
+            on_step=progress(f"round {server_round}: {phase}", settings.steps),
         )
         return loss
 
@@ -88,19 +95,32 @@ class Session:
         """Back to the untrained adapter, and to the whole public set."""
         self.public = self.participant.public
         self.participant.reset()
-        self.moments.clear()
+        self.training.clear()
 
     def checkpoint(self, server_round: int) -> None:
-        """Save the server's adapter and its optimizer state; whole or not at all."""
+        """Save the server's adapter and the state of its training; whole or not at all."""
         folder = self.run.folder / SERVER
         save_adapter(self.participant.model, folder / "adapter")
         flat = {
-            f"{phase}|{k}": v for phase, state in self.moments.items() for k, v in state.items()
+            f"{phase}|{k}": v for phase, state in self.training.items() for k, v in state.items()
         }
-        scratch = folder / ".optimizer.npz.new"
+        scratch = folder / ".training.npz.new"
         with scratch.open("wb") as file:
             np.savez(file, allow_pickle=False, round=np.array(server_round), **flat)
-        scratch.replace(folder / "optimizer.npz")
+        scratch.replace(folder / "training.npz")
+
+
+def progress(what: str, steps: int) -> Callable[[int, float], None]:
+    """For ``on_step``: a line in the log where a phase takes long, every few seconds."""
+    told = time.monotonic()
+
+    def tell(step: int, loss: float) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            log.info("%s, step %d of %d, loss %.4f nats/row", what, step, steps, loss)
+
+    return tell
 
 
 def open_session(config: RunConfig) -> Session:

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import typer
 
-from benchmarks import alignment, distillation, mined_oracle, wire
+from benchmarks import alignment, distillation, mined_oracle, phases, trainer, wire
 from benchmarks.frame import cut, load_text, load_tokenizer
 from benchmarks.losses import Case, Size, peak_memory
 from benchmarks.reference import nearest
 from benchmarks.rows import Bench, reference
+from fedfuse.flower.config import parse
 from fedfuse.models.tokenizers import KINDS
 from fedfuse.tokenization.surface import surfaces
 from fedfuse.tokenization.tokenizer import TextTokenizer
 from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+from tests.federations import tiny_builtin as tiny_builtin
 
 RESULTS = {
     "mined_gpt2_llama2_seconds",
@@ -243,3 +245,47 @@ def test_peak_memory_is_that_of_the_step() -> None:
     """Plain cross-entropy holds logits, their log-softmax and the gradient of each: 16 MB each."""
     size = Size(rows=400, vocab=10_000, width=8, k=4)
     assert 3 * 16e6 <= peak_memory("plain", size, 1, seed=0) < 5 * 16e6
+
+
+def test_phases_before_and_after_are_the_same_work(
+    tiny_builtin: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways end at one loss and extract one knowledge."""
+    monkeypatch.setattr(phases, "_peak", lambda *_: 1)
+    monkeypatch.setattr(phases, "measure_memory", lambda _: ({"memory": 1.0}, {}))
+    path = tmp_path / "phases.json"
+    phases.main(path, repeats=2, steps=3, seeds=1, quick=True)
+    found = read(path)
+    results = found["results"]
+    groups = ("server_distil", "client_distil", "extract")
+    assert all(results[f"{group}_time_after_over_before"] > 0 for group in groups)
+    for side in ("server", "client"):
+        assert results[f"{side}_loss_after"] == pytest.approx(
+            results[f"{side}_loss_before"], rel=1e-3
+        )
+    assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
+    side = phases.Side(parse(phases.QUICK), 0)
+    before, after = (side.extract(way) for way in phases.WAYS)
+    for name in ("logprobs", "residual", "label_logprob"):
+        np.testing.assert_allclose(before[name], getattr(after, name), atol=1e-4)
+    known = side.own_teacher()
+    start = side.participant.adapter
+    ends = []
+    for way in phases.WAYS:
+        loss = side.distil(way, known, start, 3)
+        ends.append((loss, side.participant.adapter))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
+    assert any(np.abs(ends[0][1][name] - start[name]).max() > 1e-3 for name in start)
+    for name, right in ends[0][1].items():
+        np.testing.assert_allclose(ends[1][1][name], right, atol=1e-3)
+
+
+def test_loops_that_are_compared_take_the_same_steps(
+    tiny_builtin: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "trainer.json"
+    trainer.main(path, repeats=1, steps=5, quick=True)
+    results = read(path)["results"]
+    assert results["library_over_trainer_time"] > 0
+    losses = [results[f"{name}_loss"] for name in ("trainer", "library", "library_with_logits")]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from numpy import ndarray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfuse.data.sample import Sample, fingerprint
+from fedfuse.distillation.order import parts_by_length
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenization.rows import LabelRows, label_rows
 from fedfuse.tokenization.tokenizer import TextTokenizer
@@ -21,9 +22,11 @@ from fedfuse.tokenization.tokenizer import TextTokenizer
 class Batch:
     """Padded inputs of B samples of L tokens, and the R label rows in them.
 
+    There is no attention mask: padding is on the right, models are causal, and only label rows are
+    read. Without one, attention takes its fast paths.
+
     Attributes:
-        input_ids: ``[B, L]`` token ids.
-        attention_mask: ``[B, L]`` True where a token is real.
+        input_ids: ``[B, L]`` token ids, of each sample up to its last label row.
         sample: ``[R]`` the sample in the batch that a label row belongs to.
         row: ``[R]`` its position in the model's input; it predicts position ``row + 1``.
         label: ``[R]`` the token it should predict.
@@ -31,7 +34,6 @@ class Batch:
     """
 
     input_ids: Int64[Tensor, "batch length"]
-    attention_mask: Bool[Tensor, "batch length"]
     sample: Int64[Tensor, " rows"]
     row: Int64[Tensor, " rows"]
     label: Int64[Tensor, " rows"]
@@ -47,24 +49,30 @@ class Batch:
             index=self.index[rows],
         )
 
-    def split(self, samples: int) -> Iterator[Batch]:
-        """The batch in parts of at most ``samples`` samples, each padded no more than it needs."""
-        for start in range(0, len(self.input_ids), samples):
-            mask = self.attention_mask[start : start + samples]
-            width = int(mask.sum(1).max())
-            here = (self.sample >= start) & (self.sample < start + samples)
-            yield Batch(
-                self.input_ids[start : start + samples, :width],
-                mask[:, :width],
-                self.sample[here] - start,
-                self.row[here],
-                self.label[here],
-                self.index[here.cpu().numpy()],
-            )
+    def beside(self, other: Batch) -> Batch:
+        """One batch of both: this one's samples and rows, then the other's."""
+        width = max(self.input_ids.shape[1], other.input_ids.shape[1])
+        padded = [
+            nn.functional.pad(ids, (0, width - ids.shape[1]))
+            for ids in (self.input_ids, other.input_ids)
+        ]
+        return Batch(
+            torch.cat(padded),
+            torch.cat([self.sample, other.sample + len(self.input_ids)]),
+            torch.cat([self.row, other.row]),
+            torch.cat([self.label, other.label]),
+            np.concatenate([self.index, other.index]),
+        )
 
 
 class EncodedSet:
-    """Samples tokenized once for one model; batches are gathered without loops over tokens."""
+    """Samples tokenized once for one model; batches are gathered without loops over tokens.
+
+    Attributes:
+        lengths: ``[N]`` tokens of each sample that a model is given.
+        rows: the label rows of all samples.
+        label_bytes: ``[N]`` bytes that they predict; see ``scored_bytes``.
+    """
 
     def __init__(
         self, tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int
@@ -84,37 +92,41 @@ class EncodedSet:
         self.fingerprint = fingerprint(samples)
         self.samples = list(samples)
         self.label_bytes = scored_bytes(samples, self.rows, max_length)
-        self._lengths = np.array([len(i) for i in ids], dtype=np.int64)
-        self._starts = np.concatenate([[0], self._lengths.cumsum()[:-1]])
+        whole = np.array([len(i) for i in ids], dtype=np.int64)
+        self._starts = np.concatenate([[0], whole.cumsum()[:-1]])
         self._flat = np.concatenate(ids)
+        # What comes after a sample's last label row, at least that row's label, is never read.
+        last = self.rows.row[np.maximum(self.rows.offsets[1:] - 1, 0)]
+        self.lengths = np.where(np.diff(self.rows.offsets) > 0, last + 1, 1)
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self._lengths)
+        return len(self.lengths)
+
+    def count(self, which: Int64[ndarray, " batch"]) -> int:
+        """Label rows of some samples."""
+        return int((self.rows.offsets[which + 1] - self.rows.offsets[which]).sum())
 
     def batch(self, which: Int64[ndarray, " batch"], device: torch.device | str = "cpu") -> Batch:
         """Gather the samples ``which`` into padded tensors."""
-        lengths = self._lengths[which]
-        columns = np.arange(lengths.max())
-        mask = columns[None, :] < lengths[:, None]
-        source = np.minimum(self._starts[which][:, None] + columns, len(self._flat) - 1)
-        # Padding never reaches a label row (attention is causal), so any valid id will do.
-        input_ids = np.where(mask, self._flat[source], self._flat[0])
+        lengths = self.lengths[which]
+        columns = np.arange(lengths.max(initial=0))
+        source = self._starts[which][:, None] + columns
+        # Padding never reaches a label row, so any valid id will do.
+        input_ids = np.where(columns < lengths[:, None], self._flat[source % len(self._flat)], 0)
         sample, index = _ranges(self.rows.offsets[which], self.rows.offsets[which + 1])
         return Batch(
             to_tensor(input_ids, device),
-            to_tensor(mask, device),
             to_tensor(sample, device),
             to_tensor(self.rows.row[index], device),
             to_tensor(self.rows.token[index], device),
             index,
         )
 
-    def in_order(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """All samples, in batches of similar length (shortest first), for scoring."""
-        order = np.argsort(self._lengths, kind="stable")
-        for start in range(0, len(order), batch_size):
-            yield self.batch(order[start : start + batch_size], device)
+    def in_order(self, max_tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """All samples, the short first, in batches of at most so many padded tokens."""
+        for which in parts_by_length(self.lengths, max_tokens):
+            yield self.batch(which, device)
 
 
 def scored_bytes(

@@ -115,7 +115,7 @@ class _FusedLoss(torch.autograd.Function):
                 _add(sums, rows, states, weight, gradient)
         count = max(1, len(hidden))
         ctx.save_for_backward(*sums)
-        ctx.count = count
+        ctx.count, ctx.wide = count, wide
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
         return total / count
 
@@ -126,7 +126,7 @@ class _FusedLoss(torch.autograd.Function):
         factor = grad_output / ctx.count
         return (
             *(
-                None if gradient is None else (gradient * factor).to(dtype)
+                None if gradient is None else (gradient.to(ctx.wide) * factor).to(dtype)
                 for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
             ),
             *(None,) * 6,
@@ -147,14 +147,9 @@ def _loss_and_gradient(
     slope = head.slope(logits)
     indices = kept_indices(label, teacher)  # [r, k]
     kept, label_score = logits.gather(1, indices), logits.gather(1, label[:, None])
-    logits.scatter_(1, indices, -torch.inf)
-    # From here on the buffer holds the exponentials of the others, over the largest one.
-    largest = logits.amax(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)  # [r, 1]
-    others = logits.sub_(largest).exp_()
-    mass = others.sum(1, keepdim=True)  # [r, 1], 0 where there are no others
-    outside = mass.log() + largest
+    others, mass, outside = exclude_(logits, indices)
 
-    scores = [kept, outside[:, 0], label_score[:, 0]]
+    scores = [kept, outside, label_score[:, 0]]
     with torch.enable_grad():
         kept, outside, label_score = (score.requires_grad_(wanted) for score in scores)
         loss = row_losses(kept, outside, label_score, teacher, label_share, comparison).sum()
@@ -165,6 +160,23 @@ def _loss_and_gradient(
     gradient.scatter_add_(1, indices, by_kept)
     gradient.scatter_add_(1, label[:, None], by_label[:, None])
     return loss.detach(), gradient if slope is None else gradient.mul_(slope)
+
+
+def exclude_(
+    logits: Float[Tensor, "rows vocab"], indices: Int64[Tensor, "rows k"]
+) -> tuple[Float[Tensor, "rows vocab"], Float[Tensor, "rows 1"], Float[Tensor, " rows"]]:
+    """What is outside some tokens of each row, in the memory of the logits.
+
+    Returns:
+        ``[R, V]`` exponentials of the others over the largest of them, 0 for the tokens themselves;
+        ``[R, 1]`` their sum, 0 where there are no others; ``[R]`` the log-sum-exp of the others'
+        logits, then -inf.
+    """
+    logits.scatter_(1, indices, -torch.inf)
+    largest = logits.amax(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)  # [r, 1]
+    others = logits.sub_(largest).exp_()
+    mass = others.sum(1, keepdim=True)  # [r, 1]
+    return others, mass, (mass.log() + largest)[:, 0]
 
 
 def _add(

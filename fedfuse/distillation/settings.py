@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fedfuse.errors import FedfuseError
 
 DIVERGENCES = ("cross-entropy", "forward-kl", "reverse-kl")
+# What products of a forward pass are computed in; "none" leaves it to the weights.
+AUTOCAST = ("none", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,10 @@ class TrainingSettings:
         weight_decay: AdamW's, 0 or more.
         max_grad_norm: gradients are clipped to this norm, above 0.
         comparison: how the student is compared with a teacher.
-        micro_batch: samples in one forward and backward pass, 1 or more, or 0 for the whole batch.
-            Gradients add up to the batch's, so the result is the same (but for dropout), at less
-            memory and less speed.
+        max_tokens: tokens in one forward and backward pass, padding included, 1 or more, or 0 for
+            the whole batch. A step's samples are sorted by length and cut into parts of no more,
+            whose gradients add up to the batch's: the result is the same (but for dropout and
+            rounding), in less memory. A single longer sample is a part.
     """
 
     steps: int
@@ -69,4 +72,4 @@ class TrainingSettings:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     comparison: Comparison = PLAIN
-    micro_batch: int = 0
+    max_tokens: int = 0

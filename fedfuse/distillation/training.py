@@ -1,9 +1,15 @@
-"""The training loop of both sides: labels alone, or labels and a teacher."""
+"""The training loop of both sides: labels alone, or labels and a teacher.
+
+What a step does follows from the weights, the seed and ``Training.state`` alone: the samples it
+sees and the dropout it draws are functions of the seed and its position in the stream of samples.
+So a phase can be stopped after any step and continued elsewhere, bit for bit, and the next phase of
+the same kind goes on in the middle of an epoch.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +21,16 @@ from torch import Tensor, nn
 from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
+from fedfuse.distillation.order import parts_by_length, shuffled, step_seed
 from fedfuse.distillation.settings import PLAIN, Comparison, TrainingSettings
+from fedfuse.distillation.state import (
+    TrainingState,
+    optimizer_moments,
+    restore_optimizer,
+    restore_scaler,
+    scaler_state,
+)
 from fedfuse.models.forward import label_row_logits, label_row_states
-
-OptimizerState = dict[str, ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,98 +73,218 @@ def train(
     teacher: Teacher | None = None,
     label_share: float = 1.0,
     replay: EncodedSet | None = None,
-    optimizer_state: OptimizerState | None = None,
+    autocast: str = "none",
+    state: TrainingState | None = None,
     on_step: Callable[[int, float], None] | None = None,
-) -> tuple[float, OptimizerState]:
-    """Train the model's trainable parameters in place.
+) -> tuple[float, TrainingState]:
+    """Train the model's trainable parameters in place, to the end of a phase.
 
     Args:
-        model: a causal LM with a head of at least ``vocab_size`` rows.
-        data: what to train on; only its label rows are scored.
+        model: see ``Training``, as for all but the last.
+        data: what to train on.
         settings: the phase's settings.
-        vocab_size: size of the tokenizer's vocabulary; padded head rows beyond it are cut off.
-        seed: orders the batches and drives dropout.
+        vocab_size: size of the tokenizer's vocabulary.
+        seed: orders the samples and drives dropout.
         teacher: sparse targets for the label rows of ``data``.
         label_share: lambda of the joint loss.
-        replay: samples whose label loss is added at every step, a batch at a time, so that what the
-            model knew of them is not forgotten.
-        optimizer_state: moments from an earlier phase, as returned.
+        replay: samples whose label loss is added at every step.
+        autocast: what products of the forward pass are computed in.
+        state: of a phase that was stopped, or of the one before.
         on_step: called after each step with its number (from 1) and loss.
 
     Returns:
-        The mean loss over the last tenth of the steps (nats per label row), and the optimizer's
-        moments.
+        The mean loss over the last tenth of the steps taken here (nats per label row; NaN without
+        steps), and the state that the next phase of this kind begins with.
     """
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        named.values(),
-        lr=settings.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=settings.weight_decay,
+    training = Training(
+        model,
+        data,
+        settings,
+        vocab_size=vocab_size,
+        seed=seed,
+        teacher=teacher,
+        label_share=label_share,
+        replay=replay,
+        autocast=autocast,
+        state=state,
     )
-    if optimizer_state:
-        restore_optimizer(optimizer, named, optimizer_state)
-    device = next(iter(named.values())).device
-    torch.manual_seed(seed)
-    model.train()
     losses: list[float] = []
-    batches = shuffled_batches(data, settings.batch_size, seed, device)
-    replayed = shuffled_batches(replay, settings.batch_size, seed, device) if replay else None
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * schedule(step, settings)
-        optimizer.zero_grad(set_to_none=True)
-        loss = _backward(model, next(batches), vocab_size, settings, teacher, label_share)
-        if replayed:
-            loss += _backward(model, next(replayed), vocab_size, settings, None, 1.0)
-        nn.utils.clip_grad_norm_(named.values(), settings.max_grad_norm)
-        optimizer.step()
-        losses.append(loss)
+    while training.step < settings.steps:
+        losses.append(training.advance())
         if on_step:
-            on_step(step + 1, losses[-1])
+            on_step(training.step, losses[-1])
     model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
-    return float(np.mean(tail)) if tail else math.nan, optimizer_moments(optimizer, named)
+    return float(np.mean(tail)) if tail else math.nan, training.state()
 
 
-def _backward(
-    model: nn.Module,
-    batch: Batch,
-    vocab_size: int,
-    settings: TrainingSettings,
-    teacher: Teacher | None,
-    label_share: float,
-) -> float:
-    """Add a batch's gradient to the parameters', a part at a time; returns its loss."""
-    total = 0.0
-    for part in batch.split(settings.micro_batch or len(batch.input_ids)):
-        # The batch's loss is a mean over rows, of which parts have more or fewer.
-        share = len(part.row) / max(1, len(batch.row))
-        loss = share * batch_loss(
-            model, part, vocab_size, teacher, label_share, settings.comparison
+class Training:
+    """One training phase, a step at a time.
+
+    Attributes:
+        step: optimizer steps of this phase that are done.
+        position: samples of ``data`` seen so far, in this phase and those before of its kind; as
+            many were replayed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: EncodedSet,
+        settings: TrainingSettings,
+        *,
+        vocab_size: int,
+        seed: int,
+        teacher: Teacher | None = None,
+        label_share: float = 1.0,
+        replay: EncodedSet | None = None,
+        autocast: str = "none",
+        state: TrainingState | None = None,
+    ) -> None:
+        """Begin a phase, or go on with one.
+
+        Args:
+            model: a causal LM with a head of at least ``vocab_size`` rows.
+            data: what to train on; only its label rows are scored.
+            settings: the phase's settings.
+            vocab_size: size of the tokenizer's vocabulary; padded head rows beyond it are cut off.
+            seed: orders the samples and drives dropout; one for all phases of a kind, so that each
+                sample is seen once per epoch.
+            teacher: sparse targets for the label rows of ``data``.
+            label_share: lambda of the joint loss.
+            replay: samples whose label loss is added at every step, a batch at a time, so that what
+                the model knew of them is not forgotten.
+            autocast: what products of the forward pass are computed in, one of ``AUTOCAST``;
+                float16 with a loss scale that adapts itself (Micikevicius et al., "Mixed Precision
+                Training", arXiv 1710.03740). Losses and weights stay float32.
+            state: of a phase that was stopped after some step, or of the phase before.
+        """
+        self.model, self.data, self.replay, self.settings = model, data, replay, settings
+        self.vocab_size, self.seed, self.autocast = vocab_size, seed, autocast
+        self.teacher, self.label_share = teacher, label_share
+        self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._device = next(iter(self._named.values())).device
+        self._optimizer = torch.optim.AdamW(
+            self._named.values(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    return total
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=autocast == "float16")
+        state = state or {}
+        restore_optimizer(self._optimizer, self._named, state)
+        restore_scaler(self._scaler, state)
+        self.step, self.position = int(state.get("step", 0)), int(state.get("position", 0))
+
+    def state(self) -> TrainingState:
+        """All that is needed to go on but the weights, as flat arrays; nothing before a first step.
+
+        ``step`` is 0 after a whole phase: what goes on is the next.
+        """
+        if not self.position:
+            return {}
+        return {
+            "step": np.array(self.step % max(1, self.settings.steps)),
+            "position": np.array(self.position),
+            **optimizer_moments(self._optimizer, self._named),
+            **scaler_state(self._scaler),
+        }
+
+    def advance(self) -> float:
+        """One optimizer step; returns its loss, nats per label row."""
+        settings = self.settings
+        self.model.train()
+        torch.manual_seed(step_seed(self.seed, self.position))
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule(self.step, settings)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._backward()
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self._named.values(), settings.max_grad_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.step += 1
+        self.position += settings.batch_size
+        return loss
+
+    def _backward(self) -> float:
+        """Add a step's gradient to the parameters', a part at a time; returns its loss."""
+        address = self.seed, self.position, self.settings.batch_size
+        own = shuffled(len(self.data), *address)
+        lengths, rows, old_rows = self.data.lengths[own], self.data.count(own), 0
+        if self.replay is not None:
+            replayed = shuffled(len(self.replay), *address)
+            lengths = np.concatenate([lengths, self.replay.lengths[replayed]])
+            old_rows = self.replay.count(replayed)
+        total = torch.zeros((), device=self._device)
+        for part in parts_by_length(lengths, self.settings.max_tokens):
+            batch = self.data.batch(own[part[part < len(own)]], self._device)
+            here = len(batch.row)
+            if self.replay is not None:
+                old = part[part >= len(own)] - len(own)
+                batch = batch.beside(self.replay.batch(replayed[old], self._device))
+            new, old_loss = batch_losses(
+                self.model,
+                batch,
+                self.vocab_size,
+                self.teacher,
+                self.label_share,
+                self.settings.comparison,
+                taught=here,
+                autocast=self.autocast,
+            )
+            # The step's losses are means over rows, of which parts have more or fewer.
+            loss = here / max(1, rows) * new
+            loss = loss + (len(batch.row) - here) / max(1, old_rows) * old_loss
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return float(total)
 
 
-def batch_loss(
+def batch_losses(
     model: nn.Module,
     batch: Batch,
     vocab_size: int,
     teacher: Teacher | None,
     label_share: float,
     comparison: Comparison = PLAIN,
-) -> Float[Tensor, ""]:
-    """The joint loss of one batch, without forming its logits where the model allows."""
-    targets = teacher.rows(batch.index, batch.label.device) if teacher else None
-    states = label_row_states(model, batch, vocab_size)
-    if states is None:
-        logits = label_row_logits(model, batch, vocab_size)  # [rows, vocab]
-        return distillation_loss(logits, batch.label, targets, label_share, comparison)
-    return fused_distillation_loss(
-        states.hidden, states.head, batch.label, targets, label_share, comparison
-    )
+    *,
+    taught: int | None = None,
+    autocast: str = "none",
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The losses of one forward pass, without forming its logits where the model allows.
+
+    Args:
+        model: a causal LM.
+        batch: of R label rows.
+        vocab_size: size of the tokenizer's vocabulary.
+        teacher: of the first ``taught`` rows.
+        label_share: lambda of their joint loss.
+        comparison: of student and teacher.
+        taught: rows with the joint loss; all by default. The others are replayed: labels alone.
+        autocast: what products of the forward pass are computed in.
+
+    Returns:
+        The mean joint loss of the taught rows and the mean label loss of the others, float32 or
+        wider; 0 where there are none.
+    """
+    states = label_row_states(model, batch, vocab_size, autocast)
+    logits = None if states else label_row_logits(model, batch, vocab_size, autocast)
+
+    def loss(rows: slice, teacher: Teacher | None, label_share: float) -> Tensor:
+        label = batch.label[rows]
+        targets = teacher.rows(batch.index[rows], label.device) if teacher else None
+        if logits is not None:
+            return distillation_loss(logits[rows], label, targets, label_share, comparison)
+        assert states is not None
+        return fused_distillation_loss(
+            states.hidden[rows], states.head, label, targets, label_share, comparison
+        )
+
+    if taught is None or taught == len(batch.row):
+        return loss(slice(None), teacher, label_share), torch.zeros((), device=batch.label.device)
+    return loss(slice(taught), teacher, label_share), loss(slice(taught, None), None, 1.0)
 
 
 def schedule(step: int, settings: TrainingSettings) -> float:
@@ -163,40 +295,3 @@ def schedule(step: int, settings: TrainingSettings) -> float:
     progress = (step - warmup) / max(1, settings.steps - warmup)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return settings.final_ratio + (1 - settings.final_ratio) * cosine
-
-
-def shuffled_batches(
-    data: EncodedSet, batch_size: int, seed: int, device: torch.device | str
-) -> Iterator[Batch]:
-    """Endless batches, epoch after epoch; each epoch sees every sample once."""
-    rng = np.random.default_rng(seed)
-    waiting = np.empty(0, dtype=np.int64)
-    while True:
-        while len(waiting) < batch_size:
-            waiting = np.concatenate([waiting, rng.permutation(len(data))])
-        yield data.batch(waiting[:batch_size], device)
-        waiting = waiting[batch_size:]
-
-
-def optimizer_moments(
-    optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter]
-) -> OptimizerState:
-    """AdamW's moments and step counts as flat arrays, to be kept between messages."""
-    state: OptimizerState = {}
-    for name, parameter in named.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"{key}/{name}"] = np.asarray(value.detach().float().cpu().numpy())
-    return state
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter], state: OptimizerState
-) -> None:
-    """Put moments back that ``optimizer_moments`` returned."""
-    for key, value in state.items():
-        kind, name = key.split("/", 1)
-        parameter = named[name]
-        tensor = torch.from_numpy(np.array(value))
-        # The step count stays on the CPU, as AdamW keeps it.
-        device = "cpu" if kind == "step" else parameter.device
-        optimizer.state[parameter][kind] = tensor.to(device)

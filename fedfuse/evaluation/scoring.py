@@ -17,6 +17,10 @@ from fedfuse.errors import FedfuseError
 from fedfuse.models.forward import logits_in_chunks
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
+# Tokens in one forward pass of a model that is only scored, padding included. More of them leave
+# the caches of a CPU; a GPU needs more to be busy. (The latter is not measured.)
+MAX_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -35,21 +39,31 @@ class Score:
 
 @torch.no_grad()
 def label_logits(
-    model: nn.Module, data: EncodedSet, vocab_size: int, batch_size: int = 128
+    model: nn.Module,
+    data: EncodedSet,
+    vocab_size: int,
+    autocast: str = "none",
 ) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
-    """The model's logits on every label row of a data set, some rows at a time, in float32."""
+    """The model's logits on every label row of a data set, some rows at a time, in float32.
+
+    Args:
+        model: a causal LM.
+        data: what is scored, the short samples first.
+        vocab_size: size of the tokenizer's vocabulary.
+        autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
+    """
     model.eval()
     device = next(model.parameters()).device
-    for batch in data.in_order(batch_size, device):
-        yield from logits_in_chunks(model, batch, vocab_size)
+    for batch in data.in_order(MAX_TOKENS.get(device.type, MAX_TOKENS["cpu"]), device):
+        yield from logits_in_chunks(model, batch, vocab_size, autocast)
 
 
 def sample_nats(
-    model: nn.Module, data: EncodedSet, vocab_size: int
+    model: nn.Module, data: EncodedSet, vocab_size: int, autocast: str = "none"
 ) -> Float64[ndarray, " samples"]:
     """``[N]`` label loss of each sample, nats, summed over its answer."""
     rows = np.zeros(len(data.rows.token))
-    for batch, logits in label_logits(model, data, vocab_size):
+    for batch, logits in label_logits(model, data, vocab_size, autocast):
         nats = torch.nn.functional.cross_entropy(logits, batch.label, reduction="none")
         rows[batch.index] = nats.cpu().numpy()
     owner = np.repeat(np.arange(len(data)), np.diff(data.rows.offsets))
@@ -85,10 +99,10 @@ class Evaluator:
         ]
         self._options = EncodedSet(tokenizer, expanded, max_length) if expanded else None
 
-    def score(self, model: nn.Module) -> dict[str, Score]:
+    def score(self, model: nn.Module, autocast: str = "none") -> dict[str, Score]:
         """Loss and accuracy per domain, domains sorted."""
-        nats = sample_nats(model, self._test, self._vocab_size)
-        correct = self._correct(model)
+        nats = sample_nats(model, self._test, self._vocab_size, autocast)
+        correct = self._correct(model, autocast)
         domains = np.array([s.domain for s in self._test.samples])
         asked = np.array([q.domain for q in self._questions])
         scores = {}
@@ -100,7 +114,7 @@ class Evaluator:
             scores[domain] = Score(loss, accuracy, int(here.sum()))
         return scores
 
-    def _correct(self, model: nn.Module) -> Float64[ndarray, " questions"]:
+    def _correct(self, model: nn.Module, autocast: str) -> Float64[ndarray, " questions"]:
         """``[Q]`` 1 where the most probable option is the right one.
 
         Options are compared by the log-probability of their whole text, which is what the Bayes
@@ -108,7 +122,7 @@ class Evaluator:
         """
         if self._options is None:
             return np.empty(0)
-        nats = sample_nats(model, self._options, self._vocab_size)
+        nats = sample_nats(model, self._options, self._vocab_size, autocast)
         correct = np.zeros(len(self._questions))
         start = 0
         for i, question in enumerate(self._questions):

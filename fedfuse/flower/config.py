@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Any, get_type_hints
 
-from fedfuse.distillation.settings import DIVERGENCES, PLAIN, Comparison, TrainingSettings
+from fedfuse.distillation.settings import AUTOCAST, DIVERGENCES, PLAIN, Comparison, TrainingSettings
 from fedfuse.errors import FedfuseError
 
 Scalar = bool | int | float | str
@@ -89,6 +89,8 @@ class ModelConfig:
         model: ``builtin:NAME``, a hub id or a local folder. For clients also a cycle ``a, b, c`` or
             a mapping ``0=a, 3=b, *=c`` from partition to model.
         dtype: of the frozen weights.
+        autocast: what products are computed in while training, extracting and scoring; the adapter
+            stays float32, and float16 trains with a loss scale.
         device: ``auto`` takes a GPU where there is one.
         quantization: of the frozen weights; needs bitsandbytes and a GPU.
         gradient_checkpointing: trade time for memory.
@@ -100,6 +102,7 @@ class ModelConfig:
 
     model: str = text("builtin:server")
     dtype: str = one_of("float32", "float32", "bfloat16", "float16")
+    autocast: str = one_of("none", *AUTOCAST)
     device: str = text("auto")
     quantization: str = one_of("none", "none", "4bit", "8bit")
     gradient_checkpointing: bool = False
@@ -117,18 +120,19 @@ class PhaseConfig:
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
-        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
+        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
+            for all of a step.
     """
 
     steps: int = between(150, 0)
     batch_size: int = between(32, 1)
     learning_rate: float = between(5e-3, 0, above=True)
-    micro_batch: int = between(0, 0)
+    max_tokens: int = between(0, 0)
 
     def settings(self) -> TrainingSettings:
         """What the training loop is told."""
         return TrainingSettings(
-            self.steps, self.batch_size, self.learning_rate, micro_batch=self.micro_batch
+            self.steps, self.batch_size, self.learning_rate, max_tokens=self.max_tokens
         )
 
 
@@ -140,7 +144,8 @@ class ServerDistillConfig(PhaseConfig):
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
-        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
+        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
+            for all of a step.
         label_share: lambda of the joint loss; 1 trains on labels alone.
         divergence: how the model is compared with its teacher; the paper has cross-entropy.
         temperature: of that comparison; above 1 flattens both distributions (not in the paper).
@@ -166,7 +171,8 @@ class ClientDistillConfig(ServerDistillConfig):
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: peak; warm-up and cosine within the phase.
-        micro_batch: samples at once, to need less memory for the same result; 0 for all of a step.
+        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
+            for all of a step.
         label_share: lambda of the joint loss; 1 trains on labels alone.
         divergence: how the model is compared with its teacher; the paper has cross-entropy.
         temperature: of that comparison; above 1 flattens both distributions (not in the paper).

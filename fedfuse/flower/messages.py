@@ -35,7 +35,7 @@ _LETTERS = ({"message"}, {"message", "rows", "before"})
 
 def arrays_to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
     """Named arrays as Flower carries them."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in arrays.items()})
 
 
 def record_to_arrays(record: ArrayRecord) -> dict[str, ndarray]:

@@ -91,6 +91,7 @@ def load_participant(
         test=splits.test,
         questions=splits.questions,
         max_length=data.max_length,
+        autocast=model.autocast,
     )
 
 

@@ -10,17 +10,19 @@ import torch
 from torch import nn
 
 from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.fused import exclude_
 from fedfuse.evaluation.scoring import label_logits
 from fedfuse.knowledge.record import Knowledge
 
 
-def extract(model: nn.Module, data: EncodedSet, k: int) -> Knowledge:
+def extract(model: nn.Module, data: EncodedSet, k: int, autocast: str = "none") -> Knowledge:
     """The model's k most probable tokens on every label row of ``data``.
 
     Args:
         model: a causal LM.
         data: the public set, encoded with the model's tokenizer.
         k: entries to keep; at most the size of the vocabulary is kept.
+        autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
     """
     vocab_size = data.tokenizer.vocab_size
     k = min(k, vocab_size)
@@ -29,16 +31,17 @@ def extract(model: nn.Module, data: EncodedSet, k: int) -> Knowledge:
     logprobs = np.empty((rows, k), dtype=np.float32)
     residual = np.empty(rows, dtype=np.float32)
     label_logprob = np.empty(rows, dtype=np.float32)
-    for batch, logits in label_logits(model, data, vocab_size):
-        everything = torch.log_softmax(logits, dim=-1)  # [rows, vocab]
-        top, chosen = everything.topk(k, dim=-1)
-        indices[batch.index] = chosen.cpu().numpy()
-        logprobs[batch.index] = top.cpu().numpy()
-        label_logprob[batch.index] = everything.gather(1, batch.label[:, None])[:, 0].cpu().numpy()
+    for batch, logits in label_logits(model, data, vocab_size, autocast):
+        top, chosen = logits.topk(k, dim=-1)
+        label = logits.gather(1, batch.label[:, None])
         # What is left is summed over the others, not 1 - mass, which loses a small rest to
-        # rounding.
-        rest = everything.scatter(1, chosen, -torch.inf).logsumexp(-1)
-        residual[batch.index] = rest.cpu().numpy()
+        # rounding. That overwrites the logits: a chunk of them is all that there ever is.
+        rest = exclude_(logits, chosen)[2][:, None]  # [rows, 1]
+        everything = torch.logaddexp(top.logsumexp(1, keepdim=True), rest)  # [rows, 1]
+        indices[batch.index] = chosen.cpu().numpy()
+        logprobs[batch.index] = (top - everything).cpu().numpy()
+        label_logprob[batch.index] = (label - everything)[:, 0].cpu().numpy()
+        residual[batch.index] = (rest - everything)[:, 0].cpu().numpy()
     return Knowledge(
         offsets=data.rows.offsets,
         indices=indices,

@@ -63,7 +63,7 @@ class Recipe:
     batch_size: int = 32
     samples_per_domain: int = 6000
     seed: int = 0
-    version: int = 3
+    version: int = 4
 
 
 RECIPES = {

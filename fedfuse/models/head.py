@@ -17,7 +17,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -71,6 +71,11 @@ class Head:
         bias = None if self.bias is None else self.bias[:vocab_size]
         return replace(self, weight=self.weight[:vocab_size], bias=bias)
 
+    def to(self, dtype: torch.dtype) -> Head:
+        """In another precision."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return replace(self, weight=self.weight.to(dtype), bias=bias)
+
 
 def rows_per_chunk(vocab_size: int, device: torch.device) -> int:
     """How many rows of logits exist at once."""
@@ -90,32 +95,23 @@ def accepts(model: nn.Module, argument: str) -> bool:
 
 
 def hidden_states(
-    model: nn.Module,
-    input_ids: Int64[Tensor, "batch length"],
-    attention_mask: Bool[Tensor, "batch length"],
+    model: nn.Module, input_ids: Int64[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length width"]:
     """What the head of a causal LM is given, for models with ``find_head``."""
     backbone: Any = base_of(model)
     backbone = backbone.base_model
     # Keys and values are for generation.
     options = {"use_cache": False} if accepts(backbone, "use_cache") else {}
-    states: Tensor = backbone(
-        input_ids=input_ids, attention_mask=attention_mask, **options
-    ).last_hidden_state
+    states: Tensor = backbone(input_ids=input_ids, **options).last_hidden_state
     return states
 
 
-def find_head(
-    model: nn.Module,
-    input_ids: Int64[Tensor, "batch length"],
-    attention_mask: Bool[Tensor, "batch length"],
-) -> Head | None:
+def find_head(model: nn.Module, input_ids: Int64[Tensor, "batch length"]) -> Head | None:
     """The model's output head, or None, with a line in the log, where it cannot be told apart.
 
     Args:
         model: a causal LM, with or without an adapter.
         input_ids: any input of it, to try the head on when a model is seen for the first time.
-        attention_mask: of ``input_ids``.
     """
     base = base_of(model)
     declared = _declared(model, base)
@@ -123,8 +119,7 @@ def find_head(
         _say(type(base).__name__, declared)
         return None
     if base not in _tried:
-        part = (slice(TRIED_SAMPLES), slice(TRIED_TOKENS))
-        _tried[base] = _try(base, declared, input_ids[part], attention_mask[part])
+        _tried[base] = _try(base, declared, input_ids[:TRIED_SAMPLES, :TRIED_TOKENS])
     if _tried[base]:
         _say(type(base).__name__, _tried[base])
         return None
@@ -150,17 +145,12 @@ def _declared(model: nn.Module, base: nn.Module) -> Head | str:
 
 
 @torch.no_grad()
-def _try(
-    base: nn.Module,
-    head: Head,
-    input_ids: Int64[Tensor, "batch length"],
-    attention_mask: Bool[Tensor, "batch length"],
-) -> str:
+def _try(base: nn.Module, head: Head, input_ids: Int64[Tensor, "batch length"]) -> str:
     """Compare the head's logits with the model's own; what is wrong, or nothing."""
     try:
         with _without_dropout(base):
-            right = base(input_ids=input_ids, attention_mask=attention_mask).logits[attention_mask]
-            states = hidden_states(base, input_ids, attention_mask)[attention_mask]
+            right = base(input_ids=input_ids).logits
+            states = hidden_states(base, input_ids)
     except (AttributeError, TypeError) as error:
         return f"its hidden states cannot be asked for: {error}"
     if states.shape[-1] != head.weight.shape[1]:

@@ -11,7 +11,8 @@ from peft import PeftModel
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.training import OptimizerState, Teacher, train
+from fedfuse.distillation.state import TrainingState
+from fedfuse.distillation.training import Teacher, train
 from fedfuse.evaluation.scoring import Evaluator, Score
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge
@@ -25,7 +26,7 @@ class Participant:
     """A model with a trainable adapter that learns, tells what it knows, and is scored.
 
     The base weights are frozen and may be shared; everything that a participant learns is in
-    ``adapter`` and in the optimizer states that ``learn`` returns.
+    ``adapter`` and in the states that ``learn`` returns.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Participant:
         test: Sequence[Sample],
         questions: Sequence[Sample],
         max_length: int,
+        autocast: str = "none",
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.autocast = autocast
         self.public = self.encode(public)
         self._evaluator = Evaluator(tokenizer, test, questions, max_length)
         self._fresh = adapter_state(model)
@@ -71,9 +74,9 @@ class Participant:
         teacher: Teacher | None = None,
         label_share: float = 1.0,
         replay: EncodedSet | None = None,
-        optimizer_state: OptimizerState | None = None,
+        state: TrainingState | None = None,
         on_step: Callable[[int, float], None] | None = None,
-    ) -> tuple[float, OptimizerState]:
+    ) -> tuple[float, TrainingState]:
         """Train the adapter; see ``distillation.training.train``."""
         return train(
             self.model,
@@ -84,15 +87,16 @@ class Participant:
             teacher=teacher,
             label_share=label_share,
             replay=replay,
-            optimizer_state=optimizer_state,
+            autocast=self.autocast,
+            state=state,
             on_step=on_step,
         )
 
     def knowledge(self, k: int, public: EncodedSet | None = None) -> Knowledge:
         """What the model knows about the public set, or about some of it."""
-        return extract(self.model, public or self.public, k)
+        return extract(self.model, public or self.public, k, self.autocast)
 
     @torch.no_grad()
     def score(self) -> dict[str, Score]:
         """Test loss and accuracy per domain."""
-        return self._evaluator.score(self.model)
+        return self._evaluator.score(self.model, self.autocast)

@@ -52,13 +52,15 @@ def test_a_batch_is_its_samples_one_by_one(
     expected_rows: list[tuple[int, int, int]] = []
     for place, i in enumerate(which):
         ids, rows = alone(tokenizer, SAMPLES[i])
-        length = int(batch.attention_mask[place].sum())
-        assert batch.attention_mask[place, :length].all()
-        assert batch.input_ids[place, :length].tolist() == ids
+        # Up to the last label row; what comes after is its label.
+        length = rows[-1][0] + 1 if rows else 1
+        assert data.lengths[i] == length
+        assert length == len(ids) - 1 or not rows
+        assert batch.input_ids[place, :length].tolist() == ids[:length]
         expected_rows += [(place, row, label) for row, label in rows]
     found = torch.stack([batch.sample, batch.row, batch.label], 1).tolist()
     assert found == [list(row) for row in expected_rows]
-    assert batch.input_ids.shape[1] == batch.attention_mask.sum(1).max()
+    assert batch.input_ids.shape[1] == data.lengths[which].max()
     np.testing.assert_array_equal(data.rows.token[batch.index], batch.label)
     np.testing.assert_array_equal(which[batch.sample], data.rows.sample_of_row[batch.index])
 
@@ -68,18 +70,21 @@ def test_a_label_row_sees_everything_but_its_label(tiny: Make) -> None:
     gpt2 = tiny("gpt2")
     data = gpt2.encode(SAMPLES)
     batch = data.batch(np.arange(len(SAMPLES)))
-    np.testing.assert_array_equal(batch.input_ids[batch.sample, batch.row + 1], batch.label)
+    seen = batch.row + 1 < torch.from_numpy(data.lengths)[batch.sample]
+    assert 0 < seen.sum() < len(seen)  # but for the last label of a sample, which is no input
+    after = batch.input_ids[batch.sample[seen], batch.row[seen] + 1]
+    np.testing.assert_array_equal(after, batch.label[seen])
 
     def logits(input_ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            output = gpt2.model(input_ids=input_ids, attention_mask=batch.attention_mask)
+            output = gpt2.model(input_ids=input_ids)
         return output.logits[batch.sample, batch.row]
 
     before = logits(batch.input_ids)
     for number in range(len(batch.row)):
         sample, row = int(batch.sample[number]), int(batch.row[number])
         changed = batch.input_ids.clone()
-        changed[sample, row + 1] = (changed[sample, row + 1] + 1) % gpt2.tokenizer.vocab_size
+        changed[sample, row + 1 :] = (changed[sample, row + 1 :] + 1) % gpt2.tokenizer.vocab_size
         assert torch.equal(logits(changed)[number], before[number])
         changed = batch.input_ids.clone()
         changed[sample, row] = (changed[sample, row] + 1) % gpt2.tokenizer.vocab_size
@@ -91,7 +96,7 @@ def test_padding_never_reaches_a_label_row(tiny: Make, architecture: str) -> Non
     model = tiny(architecture)
     data = model.encode(SAMPLES)
     together = {}
-    for batch in data.in_order(batch_size=3):
+    for batch in data.in_order(max_tokens=40):
         for index, row in zip(batch.index, _logits(model.model, batch), strict=True):
             together[int(index)] = row
     single = [data.batch(np.array([i])) for i in range(len(data))]
@@ -105,30 +110,30 @@ def test_in_order_sees_every_sample_once_and_the_short_first(
     tiny_tokenizers: dict[str, TextTokenizer],
 ) -> None:
     data = EncodedSet(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
-    batches = list(data.in_order(2))
-    assert [len(b.input_ids) for b in batches] == [2, 2, 1]
+    batches = list(data.in_order(2 * int(data.lengths.max())))
     widths = [b.input_ids.shape[1] for b in batches]
+    assert len(batches) > 1
     assert widths == sorted(widths)
-    assert widths[0] < widths[-1]
+    assert widths[0] < widths[-1] == data.lengths.max()
     seen = np.concatenate([b.index for b in batches])
     assert sorted(seen.tolist()) == list(range(len(data.rows.token)))
 
 
-@pytest.mark.parametrize("samples", [1, 2, 4, 9])
-def test_parts_of_a_batch_are_batches(
-    tiny_tokenizers: dict[str, TextTokenizer], samples: int
+@pytest.mark.parametrize("split", [0, 1, 3, 4])
+def test_two_batches_beside_each_other_are_one(
+    tiny_tokenizers: dict[str, TextTokenizer], split: int
 ) -> None:
+    """Even where one is empty."""
     data = EncodedSet(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
     which = np.array([3, 0, 4, 2])
-    parts = list(data.batch(which).split(samples))
-    assert len(parts) == -(-len(which) // samples)
-    for start, part in enumerate(parts):
-        right = data.batch(which[start * samples : (start + 1) * samples])
-        for name in ("attention_mask", "sample", "row", "label"):
-            assert torch.equal(getattr(part, name), getattr(right, name))
-        mask = right.attention_mask
-        assert torch.equal(part.input_ids[mask], right.input_ids[mask])
-        np.testing.assert_array_equal(part.index, right.index)
+    right = data.batch(which)
+    found = data.batch(which[:split]).beside(data.batch(which[split:]))
+    for name in ("sample", "row", "label"):
+        assert torch.equal(getattr(found, name), getattr(right, name))
+    np.testing.assert_array_equal(found.index, right.index)
+    real = torch.arange(right.input_ids.shape[1]) < torch.from_numpy(data.lengths[which])[:, None]
+    assert torch.equal(found.input_ids[real], right.input_ids[real])
+    assert found.input_ids.shape == right.input_ids.shape
 
 
 def test_what_it_remembers(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
@@ -191,6 +196,6 @@ def test_scored_bytes_by_hand() -> None:
 
 def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        output = model(input_ids=batch.input_ids)
     logits: torch.Tensor = output.logits[batch.sample, batch.row]
     return logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,20 +14,13 @@ from torch import Tensor, nn
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import Comparison, TrainingSettings
-from fedfuse.distillation.training import (
-    OptimizerState,
-    Teacher,
-    batch_loss,
-    optimizer_moments,
-    restore_optimizer,
-    schedule,
-    shuffled_batches,
-    train,
-)
+from fedfuse.distillation.settings import AUTOCAST, Comparison, TrainingSettings
+from fedfuse.distillation.state import TrainingState, optimizer_moments, restore_optimizer
+from fedfuse.distillation.training import Teacher, Training, batch_losses, schedule, train
 from fedfuse.evaluation.scoring import sample_nats
 from fedfuse.models.architectures import ARCHITECTURES
-from tests.conftest import Tiny
+from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]
 SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=5e-3)
@@ -98,30 +90,25 @@ def test_the_schedule_is_what_the_optimizer_gets(
     assert rates == [SETTINGS.learning_rate * schedule(i, SETTINGS) for i in range(6)]
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 12, 30])
-def test_an_epoch_sees_every_sample_once(data: EncodedSet, batch_size: int) -> None:
-    """Twelve samples; batches go over the end of an epoch, and may hold several epochs."""
-    batches = shuffled_batches(data, batch_size, seed=1, device="cpu")
-    starts = set(data.rows.offsets.tolist())
+def test_epochs_go_on_over_phases(
+    gpt2: Tiny, data: EncodedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three phases of two steps see the twelve samples once in three steps, then once more."""
     seen: list[int] = []
-    for batch in itertools.islice(batches, 60 // batch_size):
-        assert len(batch.input_ids) == batch_size
-        # Each sample has label rows: its first one names it.
-        first = [int(i) for i in batch.index if int(i) in starts]
-        seen += data.rows.sample_of_row[first].tolist()
-    epochs = [seen[start : start + len(data)] for start in range(0, len(seen), len(data))]
-    assert all(sorted(epoch) == list(range(len(data))) for epoch in epochs)
-    assert len(epochs) == 5
-    assert len(set(map(tuple, epochs))) == 5
+    batch = EncodedSet.batch
 
+    def recorded(self: EncodedSet, which: np.ndarray, device: object) -> Any:
+        seen.extend(which.tolist())
+        return batch(self, which, "cpu")
 
-def test_batches_follow_from_the_seed(data: EncodedSet) -> None:
-    def order(seed: int) -> list[list[int]]:
-        batches = shuffled_batches(data, 5, seed, "cpu")
-        return [batch.index.tolist() for batch in itertools.islice(batches, 6)]
-
-    assert order(1) == order(1)
-    assert order(1) != order(2)
+    monkeypatch.setattr(EncodedSet, "batch", recorded)
+    state: TrainingState | None = None
+    for _ in range(3):
+        _, state = run(gpt2, data, replace(SETTINGS, steps=2), state=state)
+    assert state is not None
+    assert (int(state["position"]), int(state["step"])) == (24, 0)
+    assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
+    assert seen[:12] != seen[12:]
 
 
 def test_two_runs_with_one_seed_are_the_same(tiny: Make, public: list[Sample]) -> None:
@@ -169,38 +156,172 @@ def test_only_trainable_parameters_move(gpt2: Tiny, data: EncodedSet) -> None:
     assert changed == moving
     assert len(changed) == 1
     kinds = ("step", "exp_avg", "exp_avg_sq")
-    assert set(moments) == {f"{kind}/{name}" for kind in kinds for name in moving}
+    names = {f"{kind}/{name}" for kind in kinds for name in moving}
+    assert set(moments) == names | {"step", "position"}
 
 
-def test_resuming_with_the_moments_is_exact(tiny: Make, public: list[Sample]) -> None:
-    """Three steps, moments kept as arrays, three more: as six in one go.
+def adapted(tiny: Make, dropout: float = 0.2) -> Tiny:
+    """With a LoRA adapter that is no longer without effect."""
+    model = tiny("llama")
+    model.model.requires_grad_(False)
+    lm = CausalLM(model.model, model.tokenizer, "tiny", model.tokenizer.vocab_size, MAX_LENGTH)
+    lora: Any = add_lora(lm, LoraSettings(rank=2, dropout=dropout))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in lora.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return Tiny(lora, model.tokenizer)
 
-    One batch holds the whole set, so that the order of batches does not matter.
-    """
-    whole = replace(SETTINGS, batch_size=len(public), warmup_ratio=0.0, final_ratio=1.0)
-    straight = tiny("llama")
-    _, moments = run(straight, straight.encode(public), whole)
 
-    def in_two(state: Callable[[OptimizerState], OptimizerState | None]) -> dict[str, Tensor]:
+@pytest.mark.parametrize("autocast", AUTOCAST)
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_stopped_phase_goes_on_bit_for_bit(
+    tiny: Make, public: list[Sample], autocast: str, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in an epoch and in a phase, with dropout, replay, parts and a loss scale."""
+    # So small that the loss scale grows between stop and end.
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", quickly_growing)
+    settings = replace(SETTINGS, steps=6, batch_size=5, max_tokens=60)
+
+    def begin(model: Tiny, state: TrainingState | None = None) -> Training:
+        data = model.encode(public[:8])
+        return Training(
+            model.model,
+            data,
+            settings,
+            vocab_size=model.tokenizer.vocab_size,
+            seed=3,
+            teacher=one_hot(data, 5),
+            label_share=0.3,
+            replay=model.encode(public[8:]),
+            autocast=autocast,
+            state=state,
+        )
+
+    straight = adapted(tiny)
+    training = begin(straight)
+    losses = [training.advance() for _ in range(6)]
+
+    first = adapted(tiny)
+    early = begin(first)
+    found = [early.advance() for _ in range(stop)]
+    kept = {name: value.copy() for name, value in early.state().items()}
+    torch.manual_seed(99)  # what comes between must not matter
+    second = adapted(tiny)
+    second.model.load_state_dict(first.model.state_dict())
+    late = begin(second, kept)
+    assert late.step == stop
+    found += [late.advance() for _ in range(6 - stop)]
+    assert found == losses
+    right = weights(straight.model)
+    assert all(torch.equal(right[n], p) for n, p in weights(second.model).items())
+    state, again = training.state(), late.state()
+    assert state.keys() == again.keys()
+    assert all(np.array_equal(state[name], again[name]) for name in state)
+    assert ("scale" in state) == (autocast == "float16")
+    if "scale" in state:
+        assert float(state["scale"]) == 2.0**13
+        assert float(state["growth"]) == 0
+    # What is forgotten matters: dropout and order follow the position.
+    third = adapted(tiny)
+    third.model.load_state_dict(first.model.state_dict())
+    wrong = begin(third, kept | {"position": kept["position"] * 0})
+    assert wrong.advance() != losses[stop]
+
+
+def quickly_growing(scaler: torch.amp.GradScaler, device: str, enabled: bool) -> None:
+    """A loss scale that doubles every second step."""
+    options = {"init_scale": 2.0**10, "growth_interval": 2}
+    ORIGINAL_SCALER(scaler, device, enabled=enabled, **options)  # type: ignore[arg-type]
+
+
+ORIGINAL_SCALER = torch.amp.GradScaler.__init__
+
+
+def test_a_phase_is_a_phase_however_it_is_run(tiny: Make, public: list[Sample]) -> None:
+    """``train`` is ``Training`` to its end; what it returns begins the next phase, not this one."""
+    one, other = tiny("opt"), tiny("opt")
+    data = one.encode(public)
+    _, state = run(one, data, SETTINGS)
+    training = Training(other.model, data, SETTINGS, vocab_size=one.tokenizer.vocab_size, seed=3)
+    while training.step < SETTINGS.steps:
+        training.advance()
+    assert all(torch.equal(p, weights(other.model)[n]) for n, p in weights(one.model).items())
+    told: list[int] = []
+    _, after = run(one, data, SETTINGS, state=state, on_step=lambda step, _: told.append(step))
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert int(after["position"]) == 2 * int(state["position"]) == 48
+
+
+def test_without_the_moments_training_is_another(tiny: Make, public: list[Sample]) -> None:
+    ends = []
+    for names in (("exp_avg", "exp_avg_sq", "step"), ()):
         model = tiny("llama")
         data = model.encode(public)
-        _, kept = run(model, data, replace(whole, steps=3))
-        carried = state({name: value.copy() for name, value in kept.items()})
-        _, after = run(model, data, replace(whole, steps=3), optimizer_state=carried)
-        if carried:
-            assert all(np.allclose(after[name], moments[name], rtol=1e-4) for name in moments)
-        return weights(model.model)
+        _, state = run(model, data, replace(SETTINGS, steps=3))
+        kept = {n: v for n, v in state.items() if "/" not in n or n.split("/")[0] in names}
+        run(model, data, replace(SETTINGS, steps=3), state=kept)
+        ends.append(weights(model.model))
+    assert max(float((ends[0][n] - ends[1][n]).abs().max()) for n in ends[0]) > 1e-3
 
-    right = weights(straight.model)
-    resumed = in_two(lambda kept: kept)
-    # The rows of a batch are summed in another order, no more.
-    assert all(torch.allclose(right[n], resumed[n], rtol=0, atol=1e-6) for n in right)
-    fresh = in_two(lambda kept: None)
-    assert max(float((right[n] - fresh[n]).abs().max()) for n in right) > 1e-3
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("autocast", "tolerance"), [("bfloat16", 0.03), ("float16", 0.004)])
+def test_gradients_in_mixed_precision(
+    tiny: Make, public: list[Sample], architecture: str, autocast: str, tolerance: float
+) -> None:
+    """The whole gradient within a few steps of the precision (2^-8, 2^-11); all is float32."""
+    found = []
+    for precision in ("none", autocast):
+        model = tiny(architecture)
+        data = model.encode(public)
+        teacher = replace(
+            one_hot(data, 5), residual=np.full(len(data.rows.token), -1.0, np.float32)
+        )
+        loss, _ = batch_losses(
+            model.model, data.batch(np.arange(8)), model.tokenizer.vocab_size, teacher, 0.3,
+            autocast=precision,
+        )  # fmt: skip
+        assert loss.dtype == torch.float32
+        assert "Fused" in repr(loss.grad_fn) or architecture
+        (1024 * loss).backward()
+        named = dict(model.model.named_parameters())
+        assert {p.grad.dtype for p in named.values() if p.grad is not None} == {torch.float32}
+        gradient = [p.grad.flatten() for p in named.values() if p.grad is not None]
+        found.append((loss.item(), torch.cat(gradient) / 1024))
+    (right, exact), (loss_, rounded) = found
+    assert loss_ == pytest.approx(right, rel=tolerance)
+    assert loss_ != right
+    assert float((exact - rounded).norm() / exact.norm()) < tolerance
+
+
+@pytest.mark.parametrize("autocast", AUTOCAST)
+def test_mixed_precision_learns_the_same(tiny: Make, public: list[Sample], autocast: str) -> None:
+    model = adapted(tiny, dropout=0.0)
+    data = model.encode(public)
+    loss, state = run(model, data, replace(SETTINGS, steps=20), autocast=autocast)
+    exact, _ = run(adapted(tiny, dropout=0.0), data, replace(SETTINGS, steps=20))
+    assert loss == pytest.approx(exact, rel=0.02)
+    trained = [p for p in model.model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert all(v.dtype == np.float32 for name, v in state.items() if "/" in name)
+
+
+def test_a_step_that_overflows_is_left_out(tiny: Make, public: list[Sample]) -> None:
+    """The loss scale is halved, and the weights stay."""
+    model = adapted(tiny)
+    data = model.encode(public)
+    state = {"position": np.array(4), "scale": np.array(2.0**60), "growth": np.array(0)}
+    before = weights(model.model)
+    _, after = run(model, data, replace(SETTINGS, steps=1), autocast="float16", state=state)
+    assert float(after["scale"]) == 2.0**59
+    assert all(torch.equal(before[n], p) for n, p in weights(model.model).items())
 
 
 def test_moments_round_trip(gpt2: Tiny, data: EncodedSet) -> None:
     _, moments = run(gpt2, data, SETTINGS)
+    moments = {name: value for name, value in moments.items() if "/" in name}
     assert all(v.dtype == np.float32 for v in moments.values())
     named = dict(gpt2.model.named_parameters())
     optimizer = torch.optim.AdamW(named.values())
@@ -237,8 +358,8 @@ def test_replay_adds_its_loss(tiny: Make, public: list[Sample]) -> None:
     both = new.batch(np.arange(6)), old.batch(np.arange(6))
     teacher = one_hot(new, 5)
     model.model.train()
-    right = batch_loss(model.model, both[0], vocab, teacher, 0.3)
-    right = right + batch_loss(model.model, both[1], vocab, None, 1.0)
+    right = batch_losses(model.model, both[0], vocab, teacher, 0.3)[0]
+    right = right + batch_losses(model.model, both[1], vocab, None, 1.0)[0]
     settings = replace(SETTINGS, steps=1, batch_size=6)
     options = {"teacher": teacher, "label_share": 0.3}
     loss, _ = run(model, new, settings, replay=old, **options)
@@ -247,19 +368,35 @@ def test_replay_adds_its_loss(tiny: Make, public: list[Sample]) -> None:
     assert loss > alone + 0.5
 
 
-@pytest.mark.parametrize("micro", [1, 2, 5, 99])
-def test_parts_of_a_batch_add_up(tiny: Make, public: list[Sample], micro: int) -> None:
+@pytest.mark.parametrize("max_tokens", [1, 40, 70, 9999])
+@pytest.mark.parametrize("known", [True, False])
+def test_parts_of_a_batch_add_up(
+    tiny: Make,
+    public: list[Sample],
+    max_tokens: int,
+    known: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Samples have different numbers of rows, and one has none: a mean of means would differ."""
+    if not known:
+        monkeypatch.setattr("fedfuse.models.forward.find_head", lambda *_: None)
+    widths: list[tuple[int, int]] = []
     found = []
-    for micro_batch in (0, micro):
+    for tokens in (0, max_tokens):
         model = tiny("opt")
         data = model.encode([*public[:4], Sample("a prompt alone", "")])
-        settings = replace(SETTINGS, steps=1, batch_size=5, micro_batch=micro_batch)
-        replay = model.encode(public[4:])
+        settings = replace(SETTINGS, steps=1, batch_size=5, max_tokens=tokens)
+        replay = model.encode([Sample("", " ".join(s.text for s in public[4:6])), *public[6:]])
+        watched = model.model.get_input_embeddings()
+        widths.clear()
+        watched.register_forward_hook(lambda _, given, __: widths.append(tuple(given[0].shape)))
         loss, moments = run(
             model, data, settings, teacher=one_hot(data, 5), label_share=0.3, replay=replay
         )
         found.append((loss, moments))
+    # (Trying the head on the first batch adds small ones.)
+    assert all(samples == 1 or samples * width <= max_tokens for samples, width in widths)
+    assert len(widths) >= (10 if max_tokens == 1 else 1)
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for name, right in found[0][1].items():
         np.testing.assert_allclose(found[1][1][name], right, rtol=1e-3, atol=1e-6)
@@ -285,7 +422,7 @@ def test_the_student_learns_from_its_teacher(gpt2: Tiny, data: EncodedSet) -> No
     )
     batch = data.batch(np.arange(len(data)))
     with torch.no_grad():
-        logits = gpt2.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = gpt2.model(input_ids=batch.input_ids).logits
     assert (logits[batch.sample, batch.row].argmax(1) == 7).all()
     assert loss < 0.5
 
@@ -295,8 +432,8 @@ def test_teacher_rows_follow_the_batch(gpt2: Tiny, data: EncodedSet) -> None:
     teacher = replace(one_hot(data, 0), indices=data.rows.token[:, None])
     batch = data.batch(np.array([5, 0, 9]))
     vocab = gpt2.tokenizer.vocab_size
-    taught = batch_loss(gpt2.model, batch, vocab, teacher, 0.0)
-    labelled = batch_loss(gpt2.model, batch, vocab, None, 1.0)
+    taught = batch_losses(gpt2.model, batch, vocab, teacher, 0.0)[0]
+    labelled = batch_losses(gpt2.model, batch, vocab, None, 1.0)[0]
     assert taught.item() == pytest.approx(labelled.item(), rel=1e-6)
 
 
@@ -327,7 +464,7 @@ def test_with_and_without_a_head_of_its_own(
             monkeypatch.setattr("fedfuse.models.forward.find_head", lambda *_: None)
         model.model.zero_grad()
         batch, vocab = data.batch(np.arange(5)), model.tokenizer.vocab_size
-        loss = batch_loss(
+        loss, _ = batch_losses(
             model.model, batch, vocab, teacher, 0.3, Comparison("reverse-kl", temperature=2.0)
         )
         assert ("Fused" in type(loss.grad_fn).__name__) == known
@@ -357,8 +494,8 @@ def test_rows_of_the_head_beyond_the_vocabulary_are_cut_off(gpt2: Tiny, data: En
     """A padded row with a huge logit would otherwise take all the mass."""
     batch = data.batch(np.arange(3))
     vocab = gpt2.tokenizer.vocab_size
-    before = batch_loss(gpt2.model, batch, vocab, None, 1.0).item()
+    before = batch_losses(gpt2.model, batch, vocab, None, 1.0)[0].item()
     with torch.no_grad():
         gpt2.model.get_output_embeddings().weight[vocab:] += 100
     assert gpt2.model.get_output_embeddings().weight.shape[0] > vocab
-    assert batch_loss(gpt2.model, batch, vocab, None, 1.0).item() == before
+    assert batch_losses(gpt2.model, batch, vocab, None, 1.0)[0].item() == before

@@ -11,6 +11,7 @@ import torch
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
+from fedfuse.evaluation import scoring
 from fedfuse.evaluation.scoring import Evaluator, label_logits, sample_nats
 from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import MAX_LENGTH, Tiny
@@ -83,7 +84,9 @@ def test_accuracy_by_hand(
     per_option = np.array([2.0, 2.1, 3.0])
     monkeypatch.setattr(
         "fedfuse.evaluation.scoring.sample_nats",
-        lambda _, data, vocab: per_option[: len(data)] if len(data) == 3 else np.ones(len(data)),
+        lambda _, data, vocab, autocast: (
+            per_option[: len(data)] if len(data) == 3 else np.ones(len(data))
+        ),
     )
     assert evaluator.score(model.model)["bank"].accuracy == accuracy
 
@@ -116,13 +119,45 @@ def test_a_domain_with_nothing_to_score_is_refused(tiny: Make) -> None:
         Evaluator(model.tokenizer, test, [], MAX_LENGTH)
 
 
-def test_logits_come_without_gradients_and_leave_the_mode_alone(tiny: Make) -> None:
+def test_logits_come_without_gradients_and_leave_the_mode_alone(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(scoring.MAX_TOKENS, "cpu", 30)
     model = tiny("gpt2")
     model.model.train()
-    for batch, logits in label_logits(model.model, model.encode(TEST), 300, batch_size=2):
+    for batch, logits in label_logits(model.model, model.encode(TEST), 300):
         assert not logits.requires_grad
         assert logits.dtype == torch.float32
         assert logits.shape == (len(batch.row), 300)
         # The caller may compute gradients in between.
         assert torch.is_grad_enabled()
     assert not model.model.training
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_batches_do_not_matter(
+    tiny: Make, public: list[Sample], architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sample at a time, a few, or all at once: the same scores, as far as sums are."""
+    model = tiny(architecture)
+    data, vocab = model.encode(public), model.tokenizer.vocab_size
+    found = []
+    for max_tokens, batches in ((1, len(public)), (60, None), (9999, 1)):
+        monkeypatch.setitem(scoring.MAX_TOKENS, "cpu", max_tokens)
+        seen = [batch for batch, _ in label_logits(model.model, data, vocab)]
+        assert batches in (None, len(seen))
+        found.append(sample_nats(model.model, data, vocab))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("autocast", "tolerance"), [("bfloat16", 0.03), ("float16", 0.004)])
+def test_scores_in_mixed_precision(
+    tiny: Make, public: list[Sample], autocast: str, tolerance: float
+) -> None:
+    model = tiny("llama")
+    evaluator = Evaluator(model.tokenizer, public, [], MAX_LENGTH)
+    exact, rounded = evaluator.score(model.model), evaluator.score(model.model, autocast)
+    for domain, score in exact.items():
+        assert rounded[domain].loss == pytest.approx(score.loss, rel=tolerance)
+        assert rounded[domain].loss != score.loss

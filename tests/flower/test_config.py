@@ -53,6 +53,8 @@ CHANGED: dict[str, Any] = {
     "data.partition": "iid",
     "server.dtype": "bfloat16",
     "clients.dtype": "float16",
+    "server.autocast": "float16",
+    "clients.autocast": "bfloat16",
     "server.quantization": "4bit",
     "clients.quantization": "8bit",
     "knowledge.wire": "compact",

@@ -79,6 +79,16 @@ def test_another_form_of_knowledge_is_refused(array: Any) -> None:
         messages.take_knowledge(RecordDict({"knowledge": record}))
 
 
+def test_arrays_come_back() -> None:
+    """Of any shape: what has no dimension keeps none."""
+    arrays = {"none": np.array(3), "one": np.ones(1, np.float32), "two": np.eye(3)[:, ::2]}
+    found = messages.record_to_arrays(messages.arrays_to_record(arrays))
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
+        np.testing.assert_array_equal(found[name], array)
+
+
 def test_a_tokenizer_comes_back(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
     for tokenizer in tiny_tokenizers.values():
         content = RecordDict({})

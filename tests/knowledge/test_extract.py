@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.evaluation.scoring import sample_nats
+from fedfuse.evaluation.scoring import MAX_TOKENS, sample_nats
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import MAX_LENGTH, Tiny
@@ -102,3 +104,65 @@ def test_losses_of_cut_answers(tiny: Make) -> None:
     assert knowledge.label_bytes[1] == 0
     assert knowledge.loss[1] == np.inf
     assert model.encode(samples, MAX_LENGTH).label_bytes[1] == len(" futures.")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_chunks_and_batches_do_not_matter(
+    tiny: Make, public: list[Sample], architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(architecture)
+    data = model.encode(public)
+    whole = extract(model.model, data, 5)
+    monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda vocab, device: 3)
+    monkeypatch.setitem(MAX_TOKENS, "cpu", 50)
+    pieces = extract(model.model, data, 5)
+    np.testing.assert_array_equal(pieces.indices, whole.indices)
+    for name in ("logprobs", "residual", "label_logprob"):
+        np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), atol=2e-5)
+
+
+@pytest.mark.parametrize(("autocast", "tolerance"), [("bfloat16", 0.05), ("float16", 0.006)])
+def test_in_mixed_precision(
+    tiny: Make, public: list[Sample], autocast: str, tolerance: float
+) -> None:
+    """Rounded logits, but distributions that sum to one as exactly as ever."""
+    model = tiny("gpt2")
+    data = model.encode(public)
+    exact, rounded = extract(model.model, data, 4), extract(model.model, data, 4, autocast)
+    np.testing.assert_allclose(rounded.label_logprob, exact.label_logprob, atol=tolerance)
+    assert not np.array_equal(rounded.label_logprob, exact.label_logprob)
+    mass = np.exp(rounded.logprobs.astype(np.float64)).sum(1)
+    np.testing.assert_allclose(mass + np.exp(rounded.residual.astype(np.float64)), 1, atol=1e-5)
+
+
+def test_no_more_than_a_chunk_of_logits(
+    tiny: Make, public: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all tensors that operations make, one a chunk has a column per token."""
+    model = tiny("gpt2")
+    data = model.encode(public)
+    monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda *_: 5)
+    extract(model.model, data, 4)  # the head is tried once
+    with Wide(model.tokenizer.vocab_size) as wide:
+        extract(model.model, data, 4)
+    assert wide.made == -(-len(data.rows.token) // 5)
+
+
+class Wide(TorchDispatchMode):
+    """Counts new tensors of a width; views and what is computed in place are none."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.made = width, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
+        outputs = result if isinstance(result, tuple) else (result,)
+        self.made += sum(
+            isinstance(out, torch.Tensor)
+            and out.shape[-1:] == (self.width,)
+            and out.untyped_storage().data_ptr() not in given
+            for out in outputs
+        )
+        return result

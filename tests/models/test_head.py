@@ -79,10 +79,10 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
 
 @torch.no_grad()
 def check(model: nn.Module, input_ids: Tensor = INPUT, mask: Tensor = MASK) -> Head:
-    head = find_head(model, input_ids, mask)
+    head = find_head(model, input_ids)
     assert head is not None
     right = model(input_ids=input_ids, attention_mask=mask).logits[mask]
-    found = head.logits(hidden_states(model, input_ids, mask)[mask])
+    found = head.logits(hidden_states(model, input_ids)[mask])
     torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
     return head
 
@@ -115,7 +115,7 @@ def test_what_stands_between_hidden_states_and_logits(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype) -> None:
-    head = find_head(build(CONFIGS["untied"]).to(dtype), INPUT, MASK)
+    head = find_head(build(CONFIGS["untied"]).to(dtype), INPUT)
     assert head is not None
     assert head.weight.dtype == dtype
 
@@ -125,7 +125,7 @@ def test_dropout_does_not_matter_and_modes_stay() -> None:
     model.train()
     model.get_output_embeddings().eval()
     state = torch.get_rng_state()
-    assert find_head(model, INPUT, MASK) is not None
+    assert find_head(model, INPUT) is not None
     assert torch.equal(torch.get_rng_state(), state)
     assert [n for n, part in model.named_modules() if not part.training] == ["lm_head"]
 
@@ -135,7 +135,7 @@ def test_a_model_is_tried_once() -> None:
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
     for _ in range(3):
-        assert find_head(model, INPUT, MASK) is not None
+        assert find_head(model, INPUT) is not None
     assert len(calls) == 1
 
 
@@ -169,8 +169,8 @@ def refused() -> dict[str, tuple[nn.Module, str]]:
 @pytest.mark.parametrize("name", ["adapted", "prompt", "unknown", "more layers", "no transformer"])
 def test_where_it_cannot_be_told_apart(name: str, caplog: pytest.LogCaptureFixture) -> None:
     model, reason = refused()[name]
-    assert find_head(model, INPUT, MASK) is None
-    assert find_head(model, INPUT, MASK) is None
+    assert find_head(model, INPUT) is None
+    assert find_head(model, INPUT) is None
     (message,) = [r.getMessage() for r in caplog.records if r.name == module.logger.name]
     assert "logits of whole batches are formed" in message
     assert reason in message

@@ -58,8 +58,8 @@ def test_learning_is_in_the_adapter_alone(participant: Participant) -> None:
     assert any(not np.array_equal(before[name], after[name]) for name in before)
     state = participant.model.state_dict()
     assert all(torch.equal(frozen[name], state[name]) for name in frozen)
-    assert all("lora" in name for name in moments)
-    assert moments
+    assert all("lora" in name for name in moments if "/" in name)
+    assert len(moments) > 2
     assert np.isfinite(loss)
     assert participant.score()["clinic"].loss < score["clinic"].loss
     # Kept arrays are copies: later steps do not change them.
@@ -113,6 +113,6 @@ def test_it_learns_from_a_teacher_and_replays(participant: Participant) -> None:
     assert both == pytest.approx(taught + labels, rel=1e-4)
     mean, moments = participant.learn(data, SETTINGS, seed=0, teacher=teacher, label_share=0.0)
     assert mean < taught
-    _, more = participant.learn(data, one_step, seed=0, optimizer_state=moments)
+    _, more = participant.learn(data, one_step, seed=0, state=moments)
     steps = {float(value) for name, value in more.items() if name.startswith("step/")}
     assert steps == {13.0}

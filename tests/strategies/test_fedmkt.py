@@ -6,6 +6,7 @@ import math
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -141,3 +142,12 @@ def test_a_taken_name_gets_a_number(finished: Path) -> None:
     federate(finished.parent, name="whole", clients=2, rounds=1, baselines=False)
     assert about(finished.parent / "whole-2")["status"] == "finished"
     assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_training_goes_on_where_the_last_round_stopped(finished: Path) -> None:
+    """Two rounds of four steps of four samples; whole phases."""
+    with np.load(finished / "server" / "training.npz", allow_pickle=False) as state:
+        assert int(state["distill|position"]) == 32
+        assert int(state["distill|step"]) == 0
+        steps = {float(state[name]) for name in state.files if name.startswith("distill|step/")}
+    assert steps == {8.0}

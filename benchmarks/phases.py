@@ -1,0 +1,268 @@
+"""What the quickstart's distillation phases cost: ``python -m benchmarks.phases --json FILE``.
+
+The quickstart's own models, public set and settings: the server's distillation, a distillation of
+each client with replay of its private samples, and extraction of each model's knowledge; as they
+are, and as they were before the fused loss (``benchmarks.materialised``). Both take turns, and
+medians are compared, so that what else the machine does hits both. Then one round of the
+quickstart, for some seeds: both ways must end at the same test loss.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks import materialised
+from benchmarks.frame import Timings, machine, write_json
+from benchmarks.losses import memory_needed
+from fedfuse.distillation.training import Teacher
+from fedfuse.flower.config import PhaseConfig, RunConfig, model_of_partition, parse
+from fedfuse.flower.workspace import load_participant, load_splits, new_translator
+from fedfuse.fusion.selection import dual_min_ce
+from fedfuse.fusion.teach import teach
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.participant import AdapterState
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+CLIENTS = 4
+WAYS = ("before", "after")
+# Of a run that checks the benchmark itself.
+QUICK = {
+    "data.private": 20,
+    "data.public": 4,
+    "data.test": 1,
+    "data.questions": 2,
+    "local.steps": 2,
+}
+
+
+class Side:
+    """The server (``partition`` None) or a client, with both ways to do what it does."""
+
+    def __init__(self, config: RunConfig, partition: int | None) -> None:
+        self.config, self.partition = config, partition
+        role, model = ("server", config.server) if partition is None else ("client", config.clients)
+        name = model.model if partition is None else model_of_partition(model.model, partition)
+        self.name = name.removeprefix("builtin:")
+        self.participant = load_participant(role, name, model, config.data, config.seed)
+        self.phase = config.server_distill if partition is None else config.client_distill
+        self._private = (
+            []
+            if partition is None
+            else load_splits(config.data, config.seed, CLIENTS).private[partition]
+        )
+        self.private = self.participant.encode(self._private) if self._private else None
+
+    @cached_property
+    def padded(self) -> materialised.PaddedSet:
+        """The public set as it was batched before."""
+        return materialised.PaddedSet(self.participant, self.participant.public.samples)
+
+    @cached_property
+    def padded_private(self) -> materialised.PaddedSet | None:
+        """The private set as it was batched before."""
+        if not self._private:
+            return None
+        return materialised.PaddedSet(self.participant, self._private)
+
+    def local(self) -> None:
+        """A client's training on its own data."""
+        assert self.private is not None
+        self.participant.reset()
+        self.participant.learn(self.private, self.config.local.settings(), seed=self.config.seed)
+
+    def distil(
+        self, way: str, teacher: Teacher, start: AdapterState, steps: int | None = None
+    ) -> float:
+        """A distillation phase from a given adapter on; returns its last loss."""
+        self.participant.adapter = start
+        settings, share = settings_of(self.phase, steps), self.phase.label_share
+        if way == "before":
+            return materialised.train(
+                self.participant,
+                self.padded,
+                settings,
+                self.config.seed,
+                teacher,
+                share,
+                self.padded_private,
+            )
+        loss, _ = self.participant.learn(
+            self.participant.public,
+            settings,
+            seed=self.config.seed,
+            teacher=teacher,
+            label_share=share,
+            replay=self.private,
+        )
+        return loss
+
+    def extract(self, way: str) -> Any:
+        """Knowledge of the public set."""
+        k = self.config.knowledge.k
+        if way == "before":
+            return materialised.extract(self.participant, self.padded, k)
+        return self.participant.knowledge(k)
+
+    def lesson(self, known: list[tuple[Knowledge, TextTokenizer]]) -> Teacher:
+        """What others teach this side, as in a round."""
+        rules = self.config.knowledge
+        translator = new_translator(self.participant, rules)
+        own = self.participant.knowledge(rules.k)
+        return teach(translator, own, known, dual_min_ce, rules.k, tail=rules.tail).teacher
+
+    def loss(self) -> float:
+        """Test loss, nats per byte, mean over domains."""
+        return mean(score.loss for score in self.participant.score().values())
+
+    def own_teacher(self) -> Teacher:
+        """Its own knowledge: who teaches does not matter for what a phase costs."""
+        known = self.participant.knowledge(self.config.knowledge.k)
+        weight = np.ones(known.rows, dtype=np.float32)
+        return Teacher(known.indices, known.logprobs, known.residual, weight)
+
+
+def main(
+    json: Annotated[Path, typer.Option(help="File to write.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of every phase.")] = 9,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a timed phase.")] = 40,
+    seeds: Annotated[int, typer.Option(min=1, help="Rounds for the losses, a seed each.")] = 3,
+    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
+) -> None:
+    """Measure and write the result file."""
+    started, about = time.monotonic(), machine()
+    torch.set_num_threads(1)  # as a simulated client has
+    given: dict[str, Any] = dict(QUICK) if quick else {}
+    config = parse(given)
+    timings = Timings()
+    results = measure_time(config, timings, repeats=repeats, steps=steps)
+    found, memory = measure_memory(given)
+    losses = [
+        one_round(parse(given | {"seed": seed}), steps if quick else None) for seed in range(seeds)
+    ]
+    results |= found | {
+        f"{side}_loss_{way}": mean(loss[side][way] for loss in losses)
+        for side in ("server", "client")
+        for way in WAYS
+    }
+    arguments = f" --repeats {repeats} --steps {steps} --seeds {seeds}" + " --quick" * quick
+    write_json(
+        json,
+        command=f"python -m benchmarks.phases --json FILE{arguments}",
+        seed=config.seed,
+        started=started,
+        about=about | {"torch_threads": torch.get_num_threads()},
+        results=results,
+        raw={"seconds": timings.seconds, "peak_bytes": memory, "losses": losses},
+    )
+
+
+def measure_time(
+    config: RunConfig, timings: Timings, *, repeats: int, steps: int
+) -> dict[str, float]:
+    """Seconds of a phase now over those before; clients' phases one after the other."""
+    sides = [Side(config, partition) for partition in (None, *range(CLIENTS))]
+    jobs: dict[str, Callable[[], Any]] = {}
+    for side in sides:
+        teacher, start = side.own_teacher(), side.participant.adapter
+        for way in WAYS:
+            jobs[f"{side.name} distil {way}"] = lambda s=side, w=way, t=teacher, a=start: s.distil(
+                w, t, a, steps
+            )
+            jobs[f"{side.name} extract {way}"] = lambda s=side, w=way: s.extract(w)
+    for side in sides:  # the first calls set things up
+        for way in WAYS:
+            side.distil(way, side.own_teacher(), side.participant.adapter, 1)
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            timings.measure(name, job)
+
+    def seconds(names: list[str], what: str, way: str) -> float:
+        return sum(timings.median(f"{name} {what} {way}") for name in names)
+
+    server, clients = [sides[0].name], [side.name for side in sides[1:]]
+    groups = {
+        "server_distil": (server, "distil"),
+        "client_distil": (clients, "distil"),
+        "extract": (server + clients, "extract"),
+    }
+    return {
+        f"{group}_time_after_over_before": seconds(*what, "after") / seconds(*what, "before")
+        for group, what in groups.items()
+    }
+
+
+def measure_memory(given: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
+    """Peak bytes of three steps, and of extraction, now over before; each in its own process."""
+    peaks = {}
+    for partition, name in ((None, "server"), (0, "client")):
+        for what in ("distil", "extract"):
+            for way in WAYS:
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    peaks[f"{name}_{what}_{way}"] = pool.apply(_peak, (given, partition, what, way))
+    results = {
+        f"{group}_memory_after_over_before": peaks[f"{group}_after"]
+        / max(1, peaks[f"{group}_before"])
+        for group in ("server_distil", "client_distil", "server_extract")
+    }
+    return results, peaks
+
+
+def _peak(given: dict[str, Any], partition: int | None, what: str, way: str) -> int:
+    torch.set_num_threads(1)
+    side = Side(parse(given), partition)
+    teacher, start = side.own_teacher(), side.participant.adapter
+    # What is only loaded and set up once is not counted.
+    side.phase = replace(side.phase, batch_size=1)
+    side.distil(way, teacher, start, 1)
+    side.phase = replace(side.phase, batch_size=parse(given).server_distill.batch_size)
+    if what == "extract":
+        return memory_needed(lambda: side.extract(way))
+    return memory_needed(lambda: side.distil(way, teacher, start, 3))
+
+
+def one_round(config: RunConfig, steps: int | None = None) -> dict[str, dict[str, float]]:
+    """Test losses of the server, and of the first client, after a round, both ways."""
+    server = Side(config, None)
+    server.participant.reset()
+    known, adapters = [], []
+    for partition in range(CLIENTS):
+        client = Side(config, partition)
+        client.local()
+        adapters.append(client.participant.adapter)
+        known.append(
+            (client.participant.knowledge(config.knowledge.k), client.participant.tokenizer)
+        )
+    teacher, start = server.lesson(known), server.participant.adapter
+    losses: dict[str, dict[str, float]] = {"server": {}, "client": {}}
+    for way in WAYS:
+        server.distil(way, teacher, start, steps)
+        losses["server"][way] = server.loss()
+    told = (server.participant.knowledge(config.knowledge.k), server.participant.tokenizer)
+    client = Side(config, 0)
+    client.participant.adapter = adapters[0]
+    teacher = client.lesson([told])
+    for way in WAYS:
+        client.distil(way, teacher, adapters[0], steps)
+        losses["client"][way] = client.loss()
+    return losses
+
+
+def settings_of(phase: PhaseConfig, steps: int | None) -> Any:
+    """The phase's settings, shorter where asked for."""
+    settings = phase.settings()
+    return settings if steps is None else replace(settings, steps=steps)
+
+
+if __name__ == "__main__":
+    typer.run(main)

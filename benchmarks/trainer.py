@@ -1,0 +1,176 @@
+"""The library's loop beside transformers' Trainer: ``python -m benchmarks.trainer --json FILE``.
+
+The quickstart's server model with its adapter learns the labels of the public set. Both loops get
+the same batches in the same order, the same schedule, optimizer and clipping; they take turns, and
+medians are compared. Trainer computes logits at every position, as it has no way to be told which
+ones are scored, so a third loop is the library's with logits (no head of its own), which shows how
+much of the difference is the loop's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from benchmarks.frame import Timings, machine, write_json
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.order import shuffled
+from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.distillation.training import schedule
+from fedfuse.flower.config import parse
+from fedfuse.flower.workspace import load_participant
+from fedfuse.models.participant import Participant
+
+QUICK = {"data.private": 20, "data.public": 4, "data.test": 1, "data.questions": 2}
+IGNORED = -100
+
+
+class Places(IterableDataset[int]):
+    """The samples of a phase, in the library's order."""
+
+    def __init__(self, size: int, seed: int, count: int) -> None:
+        self.order = shuffled(size, seed, 0, count).tolist()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)
+
+
+def inputs(data: EncodedSet, which: list[int]) -> dict[str, Tensor]:
+    """A batch as Trainer wants it: whole samples, labels at the positions that they have."""
+    batch = data.batch(np.array(which))
+    ids = torch.nn.functional.pad(batch.input_ids, (0, 1))
+    labels = torch.full_like(ids, IGNORED)
+    labels[batch.sample, batch.row + 1] = batch.label
+    return {"input_ids": ids, "labels": labels}
+
+
+def run_trainer(participant: Participant, settings: TrainingSettings, seed: int) -> float:
+    """A phase by Trainer; returns the mean loss over its last tenth."""
+    participant.reset()
+    model, data = participant.model, participant.public
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, settings))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            max_steps=settings.steps,
+            per_device_train_batch_size=settings.batch_size,
+            max_grad_norm=settings.max_grad_norm,
+            seed=seed,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        )
+        losses = Losses()
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Places(len(data), seed, settings.steps * settings.batch_size),
+            data_collator=lambda which: inputs(data, which),
+            optimizers=(optimizer, scheduler),
+            callbacks=[losses],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model.eval()
+    tail = losses.all[-max(1, settings.steps // 10) :]
+    return sum(tail) / len(tail)
+
+
+class Losses(TrainerCallback):
+    """Keeps every step's loss."""
+
+    def __init__(self) -> None:
+        self.all: list[float] = []
+
+    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+        """Called by Trainer."""
+        if "loss" in logs:
+            self.all.append(float(logs["loss"]))
+
+
+def run_library(participant: Participant, settings: TrainingSettings, seed: int) -> float:
+    """A phase by the library."""
+    participant.reset()
+    return participant.learn(participant.public, settings, seed=seed)[0]
+
+
+def run_library_with_logits(
+    participant: Participant, settings: TrainingSettings, seed: int
+) -> float:
+    """A phase by the library, for a model whose head stays in place."""
+    with patch("fedfuse.models.forward.find_head", lambda *_: None):
+        return run_library(participant, settings, seed)
+
+
+def main(
+    json: Annotated[Path, typer.Option(help="File to write.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of every phase.")] = 9,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a phase.")] = 40,
+    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
+) -> None:
+    """Measure and write the result file."""
+    started, about = time.monotonic(), machine()
+    torch.set_num_threads(1)
+    config = parse(dict(QUICK) if quick else {})
+    participant = load_participant(
+        "server", config.server.model, config.server, config.data, config.seed
+    )
+    settings = replace(config.server_distill.settings(), steps=steps)
+    loops = {
+        "trainer": run_trainer,
+        "library": run_library,
+        "library with logits": run_library_with_logits,
+    }
+    for loop in loops.values():
+        loop(participant, replace(settings, steps=1), config.seed)
+    timings = Timings()
+    losses = {}
+    for _ in range(repeats):
+        for name, loop in loops.items():
+            run = lambda loop=loop: loop(participant, settings, config.seed)  # noqa: E731
+            losses[name] = timings.measure(name, run)
+    trainer = timings.median("trainer")
+    write_json(
+        json,
+        command=f"python -m benchmarks.trainer --json FILE --repeats {repeats} --steps {steps}"
+        + " --quick" * quick,
+        seed=config.seed,
+        started=started,
+        about=about | {"torch_threads": torch.get_num_threads()},
+        results={
+            "library_over_trainer_time": timings.median("library") / trainer,
+            "library_with_logits_over_trainer_time": timings.median("library with logits")
+            / trainer,
+            **{f"{name.replace(' ', '_')}_loss": loss for name, loss in losses.items()},
+        },
+        raw={"seconds": timings.seconds},
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,65 @@
+"""Which samples a step sees, and in what parts: functions of numbers alone, without any state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+
+def shuffled(size: int, seed: int, position: int, count: int) -> Int64[ndarray, " count"]:
+    """A piece of the endless stream of a set's samples, epoch after epoch.
+
+    Each epoch has every sample once, in an order of its own.
+
+    Args:
+        size: samples of the set, at least 1.
+        seed: of the order.
+        position: of the first sample in the stream, from 0.
+        count: how many samples, at least 1.
+
+    Returns:
+        ``[count]`` places in the set, which follow from the arguments and nothing else.
+    """
+    epochs = range(position // size, (position + count - 1) // size + 1)
+    order = np.concatenate([_epoch(size, seed, epoch) for epoch in epochs])
+    start = position % size
+    return order[start : start + count]
+
+
+def step_seed(seed: int, position: int) -> int:
+    """What a step's dropout is drawn from: a 64-bit number by seed and position in the stream."""
+    return int(np.random.SeedSequence((seed, position)).generate_state(1, np.uint64)[0])
+
+
+def parts_by_length(
+    lengths: Int64[ndarray, " samples"], max_tokens: int
+) -> Iterator[Int64[ndarray, " part"]]:
+    """Cut samples into parts of similar length, the short first.
+
+    Args:
+        lengths: ``[N]`` tokens of each sample.
+        max_tokens: a part's samples times its longest, at most; a longer sample is a part alone. 0
+            for all samples in one part.
+
+    Yields:
+        Places in ``lengths``.
+    """
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for stop, length in enumerate(lengths[order]):
+        if max_tokens and stop > start and (stop + 1 - start) * length > max_tokens:
+            yield order[start:stop]
+            start = stop
+    if start < len(order):
+        yield order[start:]
+
+
+@lru_cache(maxsize=8)  # every step asks again
+def _epoch(size: int, seed: int, epoch: int) -> Int64[ndarray, " size"]:
+    order = np.random.default_rng((seed, epoch)).permutation(size)
+    order.flags.writeable = False
+    return order
