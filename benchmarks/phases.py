@@ -29,7 +29,7 @@ from fedfuse.distillation.training import Teacher
 from fedfuse.flower.config import PhaseConfig, RunConfig, model_of_partition, parse
 from fedfuse.flower.workspace import load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce
-from fedfuse.fusion.teach import teach
+from fedfuse.fusion.teach import hear, teach
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.participant import AdapterState
 from fedfuse.tokenization.tokenizer import TextTokenizer
@@ -119,7 +119,8 @@ class Side:
         rules = self.config.knowledge
         translator = new_translator(self.participant, rules)
         own = self.participant.knowledge(rules.k)
-        return teach(translator, own, known, dual_min_ce, rules.k, tail=rules.tail).teacher
+        others = [hear(translator, *teacher) for teacher in known]
+        return teach(translator, own, others, dual_min_ce, rules.k, tail=rules.tail).teacher
 
     def loss(self) -> float:
         """Test loss, nats per byte, mean over domains."""

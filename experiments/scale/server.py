@@ -27,6 +27,7 @@ from fedfuse.flower.config import RunConfig, model_of_partition, parse
 from fedfuse.flower.grid import InProcessGrid
 from fedfuse.flower.messages import arrays_to_record, put_knowledge, put_tokenizer
 from fedfuse.fusion.teach import Candidate
+from fedfuse.knowledge.letter import write
 from fedfuse.knowledge.storage import load
 from fedfuse.models.builtin import build
 from fedfuse.tokenization.load import load_tokenizer
@@ -47,7 +48,7 @@ class Measured(FedMKT):
         own = self.session.participant.knowledge(self.config.knowledge.k)
         for tokenizer in set(self.tokenizers.values()):
             self.session.translator.dictionary(tokenizer)
-        told = patch.object(self.session.participant, "knowledge", lambda k: own)
+        told = patch.object(self.session.participant, "knowledge", lambda *_: own)
         with told, extra_memory(self.found, "extra_mb"):
             return super().aggregate_train(server_round, replies)
 
@@ -100,7 +101,7 @@ def playback(folder: Path, config: RunConfig) -> ClientApp:
     def local(message: Message, context: Context) -> Message:
         reply = RecordDict({"metrics": MetricRecord({"loss": 1.0})})
         knowledge = load(folder / KNOWLEDGE / f"{context.node_config['partition-id']}.bin")
-        put_knowledge(reply, knowledge)
+        put_knowledge(reply, write(knowledge, "default", 1.0))
         return Message(reply, reply_to=message)
 
     return app
