@@ -35,8 +35,9 @@ class Outcome:
 
     Attributes:
         nats: ``[test samples]`` the server's loss of each test answer, nats per byte, at the end.
-        right: mean weight on the right source, over public samples, in the last round.
-        importance: ``[C]`` each candidate's share of all weights in the last round.
+        right: mean weight on the right source over public samples, in the first round.
+        importance: ``[C]`` each candidate's mean weight in the first round; what a row lacks to one
+            counts for the server.
         select_seconds: of the selector alone, all rounds.
         learn_seconds: of the server's training, all rounds.
     """
@@ -108,10 +109,11 @@ class Trial:
                 weights = selector(evidence)
                 select_seconds += time.perf_counter() - started
                 teacher = fuse([own_part, *self.teachers], weights, config.knowledge.k)
-                shares = on_samples(weights, evidence)
-                shares[:, 0] += 1 - shares.sum(1)  # no teacher is trust in oneself
-                right = float(shares[np.arange(len(shares)), self.right_source()].mean())
-                importance = [round(float(x), 4) for x in shares.mean(0)]
+                if number == 1:
+                    shares = on_samples(weights, evidence)
+                    shares[:, 0] += 1 - shares.sum(1)  # no teacher is trust in oneself
+                    right = float(shares[np.arange(len(shares)), self.right_source()].mean())
+                    importance = [round(float(x), 4) for x in shares.mean(0)]
             started = time.perf_counter()
             _, moments = server.learn(
                 self.data,
