@@ -116,7 +116,9 @@ class Evidence:
         """``[N, C]`` means over each sample's usable rows; 0 where there is none."""
         count = self._sums(self.usable.astype(np.float64))
         total = self._sums(np.where(self.usable, values, 0).astype(np.float64))
-        return (total / np.maximum(count, 1)).astype(np.float32)
+        mean: Float32[ndarray, "samples candidates"]
+        mean = (total / np.maximum(count, 1)).astype(np.float32)
+        return mean
 
     def _sums(
         self, values: Float64[ndarray, "rows candidates"]

@@ -41,7 +41,7 @@ class GateInputs:
 
     features: Float[Tensor, "units candidates features"]
     usable: Bool[Tensor, "units candidates"]
-    unit_of_row: Int64[Tensor, " rows"]
+    unit_of_row: Int64[ndarray, " rows"]
     row_usable: Bool[Tensor, "rows candidates"]
     label_logprob: Float[Tensor, "rows candidates"]
     student_nats: Float[Tensor, "rows candidates"]
@@ -71,7 +71,7 @@ def prepare(
     return GateInputs(
         features=to_tensor(features, "cpu"),
         usable=to_tensor(evidence.usable if per_row else evidence.available, "cpu"),
-        unit_of_row=to_tensor(np.arange(len(owner)) if per_row else owner, "cpu"),
+        unit_of_row=np.arange(len(owner)) if per_row else owner,
         row_usable=to_tensor(evidence.usable, "cpu"),
         label_logprob=to_tensor(evidence.label_logprob, "cpu"),
         student_nats=to_tensor(evidence.student_nats, "cpu"),
@@ -102,11 +102,11 @@ def train_gate(
         return
     few = len(rows) <= settings.batch_size
     batch = rows
-    which, place = inputs.unit_of_row[batch].unique(return_inverse=True)
+    which, place = np.unique(inputs.unit_of_row[batch], return_inverse=True)
     for _ in range(settings.steps):
         if not few:
             batch = np.sort(rng.choice(rows, settings.batch_size, replace=False))
-            which, place = inputs.unit_of_row[batch].unique(return_inverse=True)
+            which, place = np.unique(inputs.unit_of_row[batch], return_inverse=True)
         log_gate = gate(inputs.features[which], inputs.usable[which])
         loss = signal(log_gate[place], inputs, batch, settings.signal)
         loss = loss + settings.feedback * feedback_loss(log_gate.exp())

@@ -109,7 +109,7 @@ class LearnedSelector:
         """Every unit by the gate that did not see its labels."""
         weights = np.zeros(tuple(inputs[0].usable.shape), dtype=np.float32)
         for gate, part in zip(self._gates, inputs, strict=True):
-            units = part.unit_of_row[part.held_rows].unique()
+            units = np.unique(part.unit_of_row[part.held_rows])
             chosen = gate(part.features[units], part.usable[units]).exp()
             weights[units] = dynamic_selection(chosen, self.settings.threshold).numpy()
         return weights

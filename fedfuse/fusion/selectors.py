@@ -83,7 +83,8 @@ def on_samples(weights: RowWeights, evidence: Evidence) -> Weights:
     count = np.maximum(np.diff(evidence.offsets), 1)[:, None]
     running = np.zeros((len(weights) + 1, weights.shape[1]))
     np.cumsum(weights, axis=0, out=running[1:])
-    return (np.diff(running[evidence.offsets], axis=0) / count).astype(weights.dtype)
+    mean: Weights = (np.diff(running[evidence.offsets], axis=0) / count).astype(weights.dtype)
+    return mean
 
 
 def without_own(weights: Weights) -> Weights:
@@ -91,7 +92,9 @@ def without_own(weights: Weights) -> Weights:
 
     Elsewhere the learning model is a candidate of the mixture like any other, as in Fusion-X.
     """
-    return np.where(weights[:, 1:].any(1)[:, None], weights, 0).astype(weights.dtype)
+    taught = weights[:, 1:].any(axis=1, keepdims=True)
+    kept: Weights = np.where(taught, weights, 0).astype(weights.dtype)
+    return kept
 
 
 def check_weights(weights: ndarray, shape: tuple[int, ...]) -> ndarray:
