@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,8 +70,6 @@ def test_the_oracle(evidence: Evidence) -> None:
 
 
 def test_samples_without_rows_have_no_weight(evidence: Evidence) -> None:
-    from dataclasses import replace
-
     offsets = evidence.offsets.copy()
     offsets[4] = offsets[3]
     moved = replace(evidence, offsets=offsets)
