@@ -42,3 +42,17 @@ def uniform(losses: Losses) -> Weights:
     if losses.shape[1] > 1:
         weights[:, 1:] = 1 / (losses.shape[1] - 1)
     return weights
+
+
+def min_ce(losses: Losses) -> Weights:
+    """FuseLLM's MinCE (arXiv 2401.10491): the teacher of smallest loss, even if the own is smaller.
+
+    The first of equals; nobody where no teacher knows anything.
+    """
+    weights = np.zeros_like(losses)
+    if losses.shape[1] < 2:
+        return weights
+    best = losses[:, 1:].argmin(1) + 1
+    rows = np.arange(len(losses))
+    weights[rows, best] = np.isfinite(losses[rows, best])
+    return weights

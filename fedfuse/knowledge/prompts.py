@@ -1,0 +1,121 @@
+"""What a model makes of the prompts alone: evidence of its competence that needs no label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from numpy import ndarray
+from torch import Tensor, nn
+
+from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
+from fedfuse.models.forward import RowStates, label_row_logits, label_row_states
+from fedfuse.models.head import rows_per_chunk
+
+
+@dataclass(frozen=True, slots=True)
+class PromptView:
+    """N prompts as one model sees them.
+
+    Attributes:
+        loss: ``[N]`` mean loss of the prompt, nats per byte of the text before the first label
+            token; NaN where there is none.
+        state: ``[N, d]`` mean last hidden state over the prompt's positions, the begin token
+            included; None for models whose hidden states cannot be told apart (``find_head``).
+    """
+
+    loss: Float32[ndarray, " samples"]
+    state: Float32[ndarray, "samples width"] | None
+
+
+@torch.no_grad()
+def view_prompts(model: nn.Module, data: EncodedSet, batch_size: int = 128) -> PromptView:
+    """Loss and pooled hidden state of every prompt, in one forward pass.
+
+    Nothing at or behind the first label token is looked at, so neither depends on the answer.
+
+    Args:
+        model: a causal LM.
+        data: N samples, encoded with the model's tokenizer.
+        batch_size: samples at a time.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    vocab_size = data.tokenizer.vocab_size
+    nats = np.zeros(len(data))
+    pooled: list[ndarray] = []
+    for start in range(0, len(data), batch_size):
+        which = np.arange(start, min(start + batch_size, len(data)))
+        batch = _prompt_rows(data, which, device)
+        scored = batch.label >= 0  # a prompt's last position predicts the answer
+        states = label_row_states(model, batch, vocab_size)
+        if states is None:
+            loss = _losses(label_row_logits(model, batch, vocab_size), batch.label)
+        else:
+            loss = _losses_in_chunks(states, batch.label)
+            pooled.append(_mean_by_sample(states.hidden, batch.sample, len(which)).cpu().numpy())
+        nats[which] = np.bincount(
+            batch.sample[scored].cpu().numpy(),
+            weights=loss[scored].cpu().numpy(),
+            minlength=len(which),
+        )
+    first, _ = _first_rows(data)
+    has_rows = np.diff(data.rows.offsets) > 0
+    size = np.zeros(len(data))
+    size[has_rows] = data.rows.prefix[data.rows.offsets[:-1][has_rows]]
+    known = (size > 0) & (first > 0)
+    mean = np.full(len(data), np.nan, dtype=np.float32)
+    mean[known] = nats[known] / size[known]
+    return PromptView(mean, np.concatenate(pooled) if pooled else None)
+
+
+def _first_rows(data: EncodedSet) -> tuple[Int64[ndarray, " samples"], ndarray]:
+    """``[N]`` the first label row of each sample; 0 for a sample without any."""
+    offsets = data.rows.offsets
+    has_rows = np.diff(offsets) > 0
+    first = np.zeros(len(data), dtype=np.int64)
+    first[has_rows] = data.rows.row[offsets[:-1][has_rows]]
+    return first, has_rows
+
+
+def _prompt_rows(data: EncodedSet, which: Int64[ndarray, " batch"], device: torch.device) -> Batch:
+    """The batch with the rows of its prompts, and the tokens that they predict; -1 for a label."""
+    batch = data.batch(which, device)
+    first = _first_rows(data)[0][which]
+    sample = np.repeat(np.arange(len(which)), first + 1)
+    row = np.arange(len(sample)) - np.repeat(np.cumsum(first + 1) - (first + 1), first + 1)
+    rows = to_tensor(row, device)
+    samples = to_tensor(sample, device)
+    after = batch.input_ids[samples, (rows + 1).clamp_max(batch.input_ids.shape[1] - 1)]
+    is_last = to_tensor(row == first[sample], device)
+    return replace(
+        batch, sample=samples, row=rows, label=after.masked_fill(is_last, -1), index=sample
+    )
+
+
+def _losses_in_chunks(states: RowStates, label: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """``[R]`` nats, without all logits at once."""
+    size = rows_per_chunk(len(states.head.weight), states.hidden.device)
+    parts = [
+        _losses(
+            states.head.logits(states.hidden[start : start + size]), label[start : start + size]
+        )
+        for start in range(0, len(label), size)
+    ]
+    return torch.cat(parts)
+
+
+def _losses(
+    logits: Float[Tensor, "rows vocab"], label: Int64[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    return nn.functional.cross_entropy(logits.float(), label, reduction="none", ignore_index=-1)
+
+
+def _mean_by_sample(
+    hidden: Float[Tensor, "rows width"], sample: Int64[Tensor, " rows"], samples: int
+) -> Float32[Tensor, "samples width"]:
+    total = torch.zeros(samples, hidden.shape[1], device=hidden.device)
+    total.index_add_(0, sample, hidden.float())
+    return total / torch.bincount(sample, minlength=samples)[:, None]
