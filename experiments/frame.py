@@ -86,6 +86,14 @@ def write_results(
     print(f"results: {path}")
 
 
+def put_table(path: Path, table: str, name: str = "table") -> None:
+    """Put a table between its marks in a document."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(begin)
+    _, after = rest.split(end)
+    path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
+
+
 def traffic(run: Run) -> int:
     """Bytes of all messages of a run, both ways."""
     return sum(line.sent_bytes + line.received_bytes for line in run.ledger)

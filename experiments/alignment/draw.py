@@ -19,17 +19,8 @@ COLUMNS = {
     "loss_common": "loss, common rows",
     "loss_all": "loss, all rows",
 }
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 COLOURS = {"dtw": "#d98c00", "boundary": "#c4699b", "merge": "#0f7fc4"}
 HATCHES = {"nearest": "", "top-4": "////", "spelled": "...."}
-
-
-def write_table(summary: Summary, path: Path) -> None:
-    """Put the table between the marks of the document."""
-    text = path.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    path.write_text(f"{before}{BEGIN}\n{table(summary)}\n{END}{after}")
 
 
 def table(summary: Summary) -> str:

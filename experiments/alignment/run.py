@@ -19,8 +19,9 @@ import numpy as np
 import typer
 from rich.progress import track
 
-from experiments.alignment.draw import draw, write_table
+from experiments.alignment.draw import draw, table
 from experiments.alignment.measures import CHOICES, Choice, Quality, compare
+from experiments.frame import put_table
 from fedfuse.data.lexicon import LEXICONS
 from fedfuse.data.load import load_records
 from fedfuse.data.sample import Sample
@@ -64,7 +65,7 @@ def main(
         "cells": cells,
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    write_table(results["summary"], DOCS / "alignment.md")
+    put_table(DOCS / "alignment.md", table(results["summary"]))
     draw(results["summary"], DOCS / "alignment.svg")
     print(f"results: {HERE / 'results.json'}, table and plot: {DOCS / 'alignment.md'}")
 

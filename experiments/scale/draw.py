@@ -11,15 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from fedfuse.report.style import PALETTE, WIDTH, new_figure, styled
 
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 Cells = Sequence[dict[str, Any]]
-
-
-def write_table(cells: Cells, path: Path) -> None:
-    """Put the table between the marks of the document."""
-    before, rest = path.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    path.write_text(f"{before}{BEGIN}\n{table(cells)}\n{END}{after}")
 
 
 def table(cells: Cells) -> str:

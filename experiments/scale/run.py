@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.frame import write_results
-from experiments.scale.draw import draw, write_table
+from experiments.frame import put_table, write_results
+from experiments.scale.draw import draw, table
 from experiments.scale.memory import MB, Watch
 from experiments.scale.recorded import ROUNDS
 from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL
@@ -59,7 +59,7 @@ def main(
         runs=runs,
         started=started,
     )
-    write_table(cells, DOCS / "scale.md")
+    put_table(DOCS / "scale.md", table(cells))
     draw(cells, DOCS / "scale.svg")
 
 

@@ -13,11 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.frame import Job, raw_cells, run_jobs, write_results
+from experiments.frame import Job, put_table, raw_cells, run_jobs, write_results
 from experiments.quickstart.run import NO_BASELINES, excess, measure
+from experiments.wire.tables import rounds
 from fedfuse.report.reading import Run
 
 HERE = Path(__file__).parent
+DOCUMENT = HERE.parents[1] / "docs" / "wire.md"
 VARIANTS = {
     "everything": (),
     "half of the samples": ("--set", "knowledge.public-share=0.5"),
@@ -41,15 +43,17 @@ def main(
         for name, arguments in VARIANTS.items()
     ]
     runs = run_jobs(jobs, output.resolve() / "experiment-wire", parallel)
+    summary = summarize(runs, numbers)
     write_results(
         HERE / "rounds.json",
         command=f"python -m experiments.wire.rounds --seeds {seeds}",
         seeds=numbers,
-        summary=summarize(runs, numbers),
+        summary=summary,
         cells=raw_cells(runs),
         runs=runs,
         started=started,
     )
+    put_table(DOCUMENT, rounds(summary), "rounds")
 
 
 def summarize(runs: dict[tuple[str, int], Run], seeds: list[int]) -> dict[str, Any]:

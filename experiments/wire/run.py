@@ -19,6 +19,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
+from experiments.frame import put_table
+from experiments.wire.tables import one_round
 from fedfuse.flower.config import RunConfig, model_of_partition
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce
@@ -31,6 +33,7 @@ from fedfuse.report.writing import commit, versions
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 HERE = Path(__file__).parent
+DOCUMENT = HERE.parents[1] / "docs" / "wire.md"
 MASSES = (1.0, 0.99, 0.98, 0.95, 0.9)
 SMALL_K = (1, 4, 16)
 FLOAT32 = "float32"
@@ -105,6 +108,7 @@ def main(
         "cells": cells,
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    put_table(DOCUMENT, one_round(results["summary"]), "one round")
     print(json.dumps(results["summary"], indent=1))
 
 

@@ -1,0 +1,64 @@
+"""The experiments about the wire measure what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from experiments.wire import run as one_round
+from experiments.wire import tables
+from experiments.wire.rounds import of_run
+from experiments.wire.run import REFERENCE, VARIANTS, Variant
+from fedfuse.flower.config import parse
+from fedfuse.knowledge.update import distances
+from fedfuse.report.reading import read_run
+from tests.federations import FAST, federate
+from tests.federations import tiny_builtin as tiny_builtin
+from tests.knowledge.conftest import random_knowledge
+
+
+def test_variants_travel_as_they_say() -> None:
+    knowledge = random_knowledge(rows=50, k=16)
+    sizes = {}
+    for variant in VARIANTS:
+        if variant.k == 16:
+            arrived, size = variant.travel(knowledge)
+            sizes[variant.name] = size
+            assert distances(knowledge, arrived).max() < 1.1 - variant.mass + 0.02
+    assert len(sizes) == len({variant.name for variant in VARIANTS if variant.k == 16})
+    assert sizes[REFERENCE.name] == 50 * (16 * 8 + 8)
+    assert sizes["default, mass 1, k 16"] < sizes[REFERENCE.name]
+    assert sizes["compact, mass 1, k 16"] < sizes["default, mass 1, k 16"]
+    assert sizes["default, mass 0.9, k 16"] < sizes["default, mass 1, k 16"]
+
+
+def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
+    config = parse({**FAST, "data.domains": 2, "data.public": 12, "server-distill.steps": 8})
+    clients = one_round.train_clients(config)
+    assert len(clients) == 2
+    server = one_round.participant(config, "server", config.server.model)
+    cells = [
+        {"seed": 0, "variant": variant.name} | one_round.distil(config, server, clients, variant)
+        for variant in (REFERENCE, Variant("compact"), Variant("float32", order=1), REFERENCE)
+    ]
+    exact, compact, other, again = (cell["loss"] for cell in cells)
+    assert again == exact
+    assert compact == pytest.approx(exact, rel=0.01)
+    assert other != exact
+    summary = one_round.summarize(cells[:3])
+    assert summary[REFERENCE.name]["loss_over_float32"] == 0
+    assert summary["compact, mass 1, k 16"]["loss_over_float32"] == round(compact / exact - 1, 5)
+    assert tables.one_round(summary).count("\n") == 4
+
+
+def test_messages_of_a_round_are_counted(tmp_path: Path, tiny_builtin: dict[str, Path]) -> None:
+    keys = {"data__domains": 2, "data__partition": "iid", "baselines": False}
+    run = read_run(federate(tmp_path, clients=2, **keys))
+    found = of_run(run)
+    up = [x.received_bytes for x in run.ledger if x.phase == "train.local"]
+    assert len(up) == 2 * run.rounds
+    assert found["kilobytes_up"] == pytest.approx(mean(up) * 2 / 1000)
+    assert found["kilobytes_down"] > found["kilobytes_up"]  # the tokenizer goes with it
+    assert found["server_excess"] > 0
