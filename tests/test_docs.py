@@ -11,12 +11,16 @@ import pytest
 
 from experiments.alignment import draw as alignment
 from experiments.scale import draw as scale
+from experiments.wire import tables as wire
 from fedfuse.flower.config import RunConfig, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     ROOT / name
-    for name in ("ARCHITECTURE.md", *(f"docs/{x}.md" for x in ("papers", "alignment", "scale")))
+    for name in (
+        "ARCHITECTURE.md",
+        *(f"docs/{x}.md" for x in ("papers", "alignment", "scale", "wire")),
+    )
 ]
 
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:)([^)#]+)\)")
@@ -73,3 +77,10 @@ def test_the_table_of_the_alignment_study_is_its_results() -> None:
 def test_the_table_of_the_scale_study_is_its_results() -> None:
     results = json.loads((ROOT / "experiments" / "scale" / "results.json").read_text())
     assert scale.table(results["cells"]) in (ROOT / "docs" / "scale.md").read_text()
+
+
+def test_the_tables_of_the_wire_are_its_results() -> None:
+    text = (ROOT / "docs" / "wire.md").read_text()
+    for file, table in (("results", wire.one_round), ("rounds", wire.rounds)):
+        results = json.loads((ROOT / "experiments" / "wire" / f"{file}.json").read_text())
+        assert table(results["summary"]) in text
