@@ -9,7 +9,6 @@ quickstart, for some seeds: both ways must end at the same test loss.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +23,6 @@ import typer
 
 from benchmarks import materialised
 from benchmarks.frame import Timings, machine, write_json
-from benchmarks.losses import memory_needed
 from fedfuse.distillation.training import Teacher
 from fedfuse.flower.config import PhaseConfig, RunConfig, model_of_partition, parse
 from fedfuse.flower.workspace import load_participant, load_splits, new_translator
@@ -147,11 +145,10 @@ def main(
     config = parse(given)
     timings = Timings()
     results = measure_time(config, timings, repeats=repeats, steps=steps)
-    found, memory = measure_memory(given)
     losses = [
         one_round(parse(given | {"seed": seed}), steps if quick else None) for seed in range(seeds)
     ]
-    results |= found | {
+    results |= {
         f"{side}_loss_{way}": mean(loss[side][way] for loss in losses)
         for side in ("server", "client")
         for way in WAYS
@@ -164,7 +161,7 @@ def main(
         started=started,
         about=about | {"torch_threads": torch.get_num_threads()},
         results=results,
-        raw={"seconds": timings.seconds, "peak_bytes": memory, "losses": losses},
+        raw={"seconds": timings.seconds, "losses": losses},
     )
 
 
@@ -201,35 +198,6 @@ def measure_time(
         f"{group}_time_after_over_before": seconds(*what, "after") / seconds(*what, "before")
         for group, what in groups.items()
     }
-
-
-def measure_memory(given: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
-    """Peak bytes of three steps, and of extraction, now over before; each in its own process."""
-    peaks = {}
-    for partition, name in ((None, "server"), (0, "client")):
-        for what in ("distil", "extract"):
-            for way in WAYS:
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    peaks[f"{name}_{what}_{way}"] = pool.apply(_peak, (given, partition, what, way))
-    results = {
-        f"{group}_memory_after_over_before": peaks[f"{group}_after"]
-        / max(1, peaks[f"{group}_before"])
-        for group in ("server_distil", "client_distil", "server_extract")
-    }
-    return results, peaks
-
-
-def _peak(given: dict[str, Any], partition: int | None, what: str, way: str) -> int:
-    torch.set_num_threads(1)
-    side = Side(parse(given), partition)
-    teacher, start = side.own_teacher(), side.participant.adapter
-    # What is only loaded and set up once is not counted.
-    side.phase = replace(side.phase, batch_size=1)
-    side.distil(way, teacher, start, 1)
-    side.phase = replace(side.phase, batch_size=parse(given).server_distill.batch_size)
-    if what == "extract":
-        return memory_needed(lambda: side.extract(way))
-    return memory_needed(lambda: side.distil(way, teacher, start, 3))
 
 
 def one_round(config: RunConfig, steps: int | None = None) -> dict[str, dict[str, float]]:

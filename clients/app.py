@@ -14,7 +14,7 @@ app = ClientApp()
 @app.query("register")
 def register(message: Message, context: Context) -> Message:
     """Answer who this client is."""
-    return Message(DistillationClient(context).register(), reply_to=message)
+    return Message(DistillationClient(context).register(message.content), reply_to=message)
 
 
 @app.train("local")

@@ -77,8 +77,12 @@ class DistillationClient:
         """The client's own data, as its model sees it."""
         return _private(self.config, self.partition, self.num_partitions, self.participant)
 
-    def register(self) -> RecordDict:
-        """Who this client is: model, tokenizer, size and domain of its data."""
+    def register(self, request: RecordDict) -> RecordDict:
+        """Who this client is: model, tokenizer, size and domain of its data.
+
+        The server's tokenizer is told here and kept: it may be larger than all that follows.
+        """
+        put_tokenizer(self._state, take_tokenizer(request))
         domains = Counter(sample.domain for sample in self.private.samples)
         domain, count = domains.most_common(1)[0]
         own = domain if 2 * count > domains.total() else ""
@@ -117,7 +121,7 @@ class DistillationClient:
     def distill(self, request: RecordDict) -> RecordDict:
         """Learn from the server where it knows better (Algorithm 1, steps 9-11)."""
         started = time.perf_counter()
-        rules, tokenizer = self.config.knowledge, take_tokenizer(request)
+        rules, tokenizer = self.config.knowledge, take_tokenizer(self._state)
         public = public_of_round(self.config, self.participant, _round(request))
         translator = new_translator(self.participant, rules, public)
         rows = len(translator.dictionary(tokenizer).rows.token)

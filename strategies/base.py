@@ -145,9 +145,11 @@ class PhasedStrategy(Strategy):
         return result
 
     def register(self, grid: Grid, timeout: float) -> None:
-        """Wait for the clients, ask who they are, and load their tokenizers."""
+        """Wait for the clients, tell them the server's tokenizer, and ask who they are."""
         nodes = self._wait_for_nodes(grid, timeout)
-        requests = [Message(RecordDict({}), node, messages.REGISTER) for node in nodes]
+        greeting = RecordDict({})
+        messages.put_tokenizer(greeting, self.session.participant.tokenizer)
+        requests = [Message(greeting, node, messages.REGISTER) for node in nodes]
         models, names, own = {SERVER: self.config.server.model}, {SERVER: SERVER}, {}
         known: dict[str, TextTokenizer] = {}
 

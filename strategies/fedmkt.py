@@ -140,7 +140,6 @@ class FedMKT(PhasedStrategy):
             content = RecordDict({"config": config})
             knows = changes is not None and self.heard.get(node) == before
             messages.put_knowledge(content, changes if knows and changes else letter)
-            messages.put_tokenizer(content, self.session.participant.tokenizer)
             requests.append(Message(content, node, messages.DISTILL))
         return requests
 

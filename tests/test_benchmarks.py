@@ -251,8 +251,6 @@ def test_phases_before_and_after_are_the_same_work(
     tiny_builtin: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both ways end at one loss and extract one knowledge."""
-    monkeypatch.setattr(phases, "_peak", lambda *_: 1)
-    monkeypatch.setattr(phases, "measure_memory", lambda _: ({"memory": 1.0}, {}))
     path = tmp_path / "phases.json"
     phases.main(path, repeats=2, steps=3, seeds=1, quick=True)
     found = read(path)

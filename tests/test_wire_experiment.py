@@ -31,7 +31,7 @@ def test_variants_travel_as_they_say() -> None:
     assert sizes[REFERENCE.name] == 50 * (16 * 8 + 8)
     assert sizes["default, mass 1, k 16"] < sizes[REFERENCE.name]
     assert sizes["compact, mass 1, k 16"] < sizes["default, mass 1, k 16"]
-    assert sizes["default, mass 0.9, k 16"] < sizes["default, mass 1, k 16"]
+    assert sizes["default, mass 0.95, k 16"] < sizes["default, mass 1, k 16"]
 
 
 def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
@@ -39,18 +39,20 @@ def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
     clients = one_round.train_clients(config)
     assert len(clients) == 2
     server = one_round.participant(config, "server", config.server.model)
-    cells = [
-        {"seed": 0, "variant": variant.name} | one_round.distil(config, server, clients, variant)
-        for variant in (REFERENCE, Variant("compact"), Variant("float32", order=1), REFERENCE)
-    ]
+    cells = []
+    for variant, order in ((REFERENCE, 0), (Variant("compact"), 0), (REFERENCE, 1), (REFERENCE, 0)):
+        teacher, size = one_round.told(config, server, clients, variant)
+        cell = {"seed": 0, "order": order, "variant": variant.name, "bytes_per_row": size}
+        cells.append(cell | one_round.distil(config, server, teacher, order))
     exact, compact, other, again = (cell["loss"] for cell in cells)
     assert again == exact
     assert compact == pytest.approx(exact, rel=0.01)
     assert other != exact
     summary = one_round.summarize(cells[:3])
     assert summary[REFERENCE.name]["loss_over_float32"] == 0
+    assert summary[REFERENCE.name]["chance"] > 0
     assert summary["compact, mass 1, k 16"]["loss_over_float32"] == round(compact / exact - 1, 5)
-    assert tables.one_round(summary).count("\n") == 4
+    assert tables.one_round(summary).count("\n") == 3
 
 
 def test_messages_of_a_round_are_counted(tmp_path: Path, tiny_builtin: dict[str, Path]) -> None:
@@ -60,5 +62,6 @@ def test_messages_of_a_round_are_counted(tmp_path: Path, tiny_builtin: dict[str,
     up = [x.received_bytes for x in run.ledger if x.phase == "train.local"]
     assert len(up) == 2 * run.rounds
     assert found["kilobytes_up"] == pytest.approx(mean(up) * 2 / 1000)
-    assert found["kilobytes_down"] > found["kilobytes_up"]  # the tokenizer goes with it
+    down = [x.sent_bytes for x in run.ledger if x.phase == "train.distill"]
+    assert found["kilobytes_down"] == pytest.approx(mean(down) * 2 / 1000)
     assert found["server_excess"] > 0

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from experiments.frame import put_table
 from experiments.wire.tables import one_round
+from fedfuse.distillation.training import Teacher
 from fedfuse.flower.config import RunConfig, model_of_partition
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce
@@ -34,7 +35,7 @@ from fedfuse.tokenization.tokenizer import TextTokenizer
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "wire.md"
-MASSES = (1.0, 0.99, 0.98, 0.95, 0.9)
+MASSES = (1.0, 0.99, 0.95)
 SMALL_K = (1, 4, 16)
 FLOAT32 = "float32"
 
@@ -49,21 +50,18 @@ class Variant:
         k: entries of a row at most.
         tail: the mass outside the k entries is a class of its own; without, it is left out and the
             rest is scaled to one.
-        order: 1 for another order of batches, which shows what chance does.
     """
 
     wire: str
     mass: float = 1.0
     k: int = 16
     tail: bool = True
-    order: int = 0
 
     @property
     def name(self) -> str:
         """As it is called in the results."""
         tail = "" if self.tail else " without tail"
-        order = ", another order" * self.order
-        return f"{self.wire}, mass {self.mass:g}, k {self.k}{tail}{order}"
+        return f"{self.wire}, mass {self.mass:g}, k {self.k}{tail}"
 
     def travel(self, knowledge: Knowledge) -> tuple[Knowledge, int]:
         """What arrives, and the bytes that it took."""
@@ -77,7 +75,6 @@ class Variant:
 REFERENCE = Variant(FLOAT32)
 VARIANTS = (
     REFERENCE,
-    Variant(FLOAT32, order=1),
     *(Variant(wire, mass) for wire in ("default", "compact") for mass in MASSES),
     *(Variant(FLOAT32, k=k, tail=tail) for k in SMALL_K for tail in (True, False)),
 )
@@ -85,6 +82,7 @@ VARIANTS = (
 
 def main(
     seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2",
+    orders: Annotated[int, typer.Option(min=1, help="Orders of the batches per seed.")] = 4,
 ) -> None:
     """Measure every variant and write results.json beside this file."""
     started = time.monotonic()
@@ -95,11 +93,17 @@ def main(
         know = train_clients(config)
         server = participant(config, "server", config.server.model)
         for variant in track(dict.fromkeys(VARIANTS), f"seed {seed}"):
-            cells.append(
-                {"seed": seed, "variant": variant.name} | distil(config, server, know, variant)
-            )
+            teacher, size = told(config, server, know, variant)
+            for order in range(orders):
+                cell = {
+                    "seed": seed,
+                    "order": order,
+                    "variant": variant.name,
+                    "bytes_per_row": size,
+                }
+                cells.append(cell | distil(config, server, teacher, order))
     results = {
-        "command": f"python -m experiments.wire.run --seeds {seeds}",
+        "command": f"python -m experiments.wire.run --seeds {seeds} --orders {orders}",
         "seeds": numbers,
         "commit": commit(),
         "versions": versions(),
@@ -139,10 +143,10 @@ def train_clients(config: RunConfig) -> list[Knower]:
     return knowers
 
 
-def distil(
+def told(
     config: RunConfig, server: Participant, clients: list[Knower], variant: Variant
-) -> dict[str, float]:
-    """The server's test loss and accuracy after one round's way up, and bytes a label row."""
+) -> tuple[Teacher, float]:
+    """What the untrained server should learn, and the bytes a label row that it took to tell."""
     server.reset()
     translator = new_translator(server, config.knowledge)
     arrived, size, rows = [], 0, 0
@@ -151,44 +155,67 @@ def distil(
         received, taken = variant.travel(knowledge)
         arrived.append(hear(translator, received, tokenizer))
         size, rows = size + taken, rows + knowledge.rows
-    lesson = teach(
-        translator,
-        server.knowledge(variant.k),
-        arrived,
-        dual_min_ce,
-        variant.k,
-        tail=variant.tail,
-    )
+    own = server.knowledge(variant.k)
+    lesson = teach(translator, own, arrived, dual_min_ce, variant.k, tail=variant.tail)
+    return lesson.teacher, round(size / rows, 2)
+
+
+def distil(
+    config: RunConfig, server: Participant, teacher: Teacher, order: int
+) -> dict[str, float]:
+    """The server's test loss and accuracy after one phase, with batches in some order."""
+    server.reset()
+    phase = config.server_distill
     server.learn(
         server.public,
-        config.server_distill.settings(),
-        seed=derive_seed(config, "server", "distill", 1 + variant.order),
-        teacher=lesson.teacher,
-        label_share=config.server_distill.label_share,
+        phase.settings(),
+        seed=derive_seed(config, "server", "distill", order),
+        teacher=teacher,
+        label_share=phase.label_share,
     )
     scores = server.score().values()
     return {
         "loss": round(mean(score.loss for score in scores), 6),
         "accuracy": round(mean(score.accuracy or 0.0 for score in scores), 4),
-        "bytes_per_row": round(size / rows, 2),
     }
 
 
 def summarize(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Per variant, means and spread over seeds; losses also relative to the 32-bit wire's."""
-    reference = {c["seed"]: c["loss"] for c in cells if c["variant"] == REFERENCE.name}
+    """Per variant, over seeds: losses, and how they differ from the 32-bit wire's.
+
+    A difference is that of the same order of batches, and a mean over orders: one order more or
+    less moves a loss by ``chance``, relative to it.
+    """
+    reference = {
+        (c["seed"], c["order"]): c["loss"] for c in cells if c["variant"] == REFERENCE.name
+    }
+    seeds = sorted({seed for seed, _ in reference})
     summary = {}
     for name in dict.fromkeys(cell["variant"] for cell in cells):
         mine = [cell for cell in cells if cell["variant"] == name]
-        worse = [cell["loss"] / reference[cell["seed"]] - 1 for cell in mine]
+        losses = {seed: [c["loss"] for c in mine if c["seed"] == seed] for seed in seeds}
+        worse = [
+            mean(
+                cell["loss"] / reference[seed, cell["order"]] - 1
+                for cell in mine
+                if cell["seed"] == seed
+            )
+            for seed in seeds
+        ]
         summary[name] = {
             "loss": round(mean(cell["loss"] for cell in mine), 5),
             "accuracy": round(mean(cell["accuracy"] for cell in mine), 4),
             "bytes_per_row": round(mean(cell["bytes_per_row"] for cell in mine), 1),
             "loss_over_float32": round(mean(worse), 5),
-            "loss_over_float32_std": round(stdev(worse), 5) if len(worse) > 1 else 0.0,
+            "loss_over_float32_std": spread(worse),
+            "chance": round(mean(spread(found) / mean(found) for found in losses.values()), 5),
         }
     return summary
+
+
+def spread(values: list[float]) -> float:
+    """Standard deviation, 0 of a single value."""
+    return round(stdev(values), 5) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":

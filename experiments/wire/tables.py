@@ -8,12 +8,13 @@ from collections.abc import Mapping
 def one_round(summary: Mapping[str, Mapping[str, float]]) -> str:
     """Markdown: how one round's knowledge travelled, and what the server learned from it."""
     lines = [
-        "| told as | bytes a label row | test loss, nats/byte | against 32-bit floats |",
-        "|---|---:|---:|---:|",
+        "| told as | bytes a label row | test loss, nats/byte | against 32-bit floats | chance |",
+        "|---|---:|---:|---:|---:|",
     ]
     for name, found in summary.items():
         change = f"{found['loss_over_float32']:+.1%} ± {found['loss_over_float32_std']:.1%}"
-        lines.append(f"| {name} | {found['bytes_per_row']:.1f} | {found['loss']:.4f} | {change} |")
+        size, chance = f"{found['bytes_per_row']:.1f}", f"{found['chance']:.1%}"
+        lines.append(f"| {name} | {size} | {found['loss']:.4f} | {change} | {chance} |")
     return "\n".join(lines)
 
 

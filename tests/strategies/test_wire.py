@@ -78,5 +78,4 @@ def test_students_lose_less_than_a_hundredth(
 def test_the_ledger_counts_what_was_saved(sent: dict[str, Run]) -> None:
     default, compact = (sent[wire][1] for wire in ("default", "compact"))
     assert compact["up"] < 0.9 * default["up"]
-    # Beside a tokenizer, down.
-    assert compact["down"] < default["down"]
+    assert compact["down"] < 0.9 * default["down"]
