@@ -46,6 +46,11 @@ test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 m
 	FEDFUSE_EXAMPLES=10000 FEDFUSE_MUTATIONS=100000 $(BIN)/python -m pytest \
 		tests/tokenization/test_properties.py tests/knowledge/test_mutations.py $(ARGS)
 
+.PHONY: test-kernels
+test-kernels: $(STAMP) ## Install Triton (1 GB) and check the GPU's kernels in its interpreter
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check triton
+	$(BIN)/python -m pytest tests/distillation/test_kernels.py $(ARGS)
+
 .PHONY: coverage
 coverage: $(STAMP) ## Run the tests and fail where less than 90 % of the lines are covered
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)

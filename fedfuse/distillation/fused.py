@@ -15,15 +15,19 @@ and its logits are forgotten. That the gradient is formed in the forward pass, u
 arrives in the backward pass, follows Hsu et al., "Liger Kernel", arXiv 2410.10989 (fused linear
 cross-entropy).
 
-On a GPU the same code runs with larger chunks. Cut Cross-Entropy (Wijmans et al., arXiv 2411.09009)
-and Liger Kernel have faster kernels, but for labels: they give the loss of one token a row, from
-which only the log-sum-exp of the whole vocabulary could be had, not that of the tokens outside the
-k (their difference loses a small tail to rounding), and Liger's distillation losses take dense
-teachers. This file has been run on a CPU only.
+On a GPU the same code runs with larger chunks, and ``distillation.kernels`` for what is not a
+matrix product. Cut Cross-Entropy (Wijmans et al., arXiv 2411.09009) and Liger Kernel do not fit:
+they give the loss of one token a row, from which only the log-sum-exp of the whole vocabulary could
+be had, not that of the tokens outside the k (their difference loses a small tail to rounding), and
+Liger's distillation losses take dense teachers. On a GPU this file has not been run yet; the
+kernels have been, in Triton's interpreter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -147,7 +151,7 @@ def _loss_and_gradient(
     slope = head.slope(logits)
     indices = kept_indices(label, teacher)  # [r, k]
     kept, label_score = logits.gather(1, indices), logits.gather(1, label[:, None])
-    others, mass, outside = exclude_(logits, indices)
+    outside, softmax_ = exclude_(logits, indices)
 
     scores = [kept, outside, label_score[:, 0]]
     with torch.enable_grad():
@@ -156,7 +160,7 @@ def _loss_and_gradient(
     if not wanted:
         return loss, None
     by_kept, by_outside, by_label = torch.autograd.grad(loss, scores, materialize_grads=True)
-    gradient = others.mul_(by_outside[:, None] / mass.clamp_min(torch.finfo(mass.dtype).tiny))
+    gradient = softmax_(by_outside)
     gradient.scatter_add_(1, indices, by_kept)
     gradient.scatter_add_(1, label[:, None], by_label[:, None])
     return loss.detach(), gradient if slope is None else gradient.mul_(slope)
@@ -164,19 +168,34 @@ def _loss_and_gradient(
 
 def exclude_(
     logits: Float[Tensor, "rows vocab"], indices: Int64[Tensor, "rows k"]
-) -> tuple[Float[Tensor, "rows vocab"], Float[Tensor, "rows 1"], Float[Tensor, " rows"]]:
+) -> tuple[Float[Tensor, " rows"], Callable[[Tensor], Tensor]]:
     """What is outside some tokens of each row, in the memory of the logits.
 
     Returns:
-        ``[R, V]`` exponentials of the others over the largest of them, 0 for the tokens themselves;
-        ``[R, 1]`` their sum, 0 where there are no others; ``[R]`` the log-sum-exp of the others'
-        logits, then -inf.
+        ``[R]`` log-sum-exp of the others' logits, -inf where there are none; and a function that
+        turns the logits into the others' softmax (0 for the tokens themselves) times a factor
+        ``[R]``, ``[R, V]``. It can be called once.
     """
     logits.scatter_(1, indices, -torch.inf)
-    largest = logits.amax(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)  # [r, 1]
+    if logits.dtype == torch.float32 and has_kernels(logits.device.type):
+        from fedfuse.distillation import kernels
+
+        outside = kernels.logsumexp(logits)
+        return outside, lambda factor: kernels.softmax_(logits, outside, factor)
+    smallest = torch.finfo(logits.dtype)
+    largest = logits.amax(1, keepdim=True).clamp_min(smallest.min)  # [r, 1]
     others = logits.sub_(largest).exp_()
     mass = others.sum(1, keepdim=True)  # [r, 1]
-    return others, mass, (mass.log() + largest)[:, 0]
+    return (
+        (mass.log() + largest)[:, 0],
+        lambda factor: others.mul_(factor[:, None] / mass.clamp_min(smallest.tiny)),
+    )
+
+
+@cache
+def has_kernels(device: str) -> bool:
+    """Whether there are faster kernels for a kind of device."""
+    return device == "cuda" and find_spec("triton") is not None
 
 
 def _add(

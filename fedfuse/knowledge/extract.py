@@ -36,7 +36,7 @@ def extract(model: nn.Module, data: EncodedSet, k: int, autocast: str = "none") 
         label = logits.gather(1, batch.label[:, None])
         # What is left is summed over the others, not 1 - mass, which loses a small rest to
         # rounding. That overwrites the logits: a chunk of them is all that there ever is.
-        rest = exclude_(logits, chosen)[2][:, None]  # [rows, 1]
+        rest = exclude_(logits, chosen)[0][:, None]  # [rows, 1]
         everything = torch.logaddexp(top.logsumexp(1, keepdim=True), rest)  # [rows, 1]
         indices[batch.index] = chosen.cpu().numpy()
         logprobs[batch.index] = (top - everything).cpu().numpy()
