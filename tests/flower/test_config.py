@@ -69,11 +69,21 @@ CHANGED: dict[str, Any] = {
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.sampled_from(sorted(CHANGED))))
 def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
+    # Two options that exclude each other.
+    keys = keys - {"knowledge.freshness"} if "knowledge.public-share" in keys else keys
     given_values = {key: CHANGED[key] for key in keys}
     config = parse(given_values)
     flat = flatten(config)
     assert flat == flatten(RunConfig()) | given_values
     assert parse(flat) == config
+
+
+def test_options_that_exclude_each_other_are_refused() -> None:
+    given_values = {"knowledge.freshness": 0.1, "knowledge.public-share": 0.5}
+    with pytest.raises(
+        FedfuseError, match=r"freshness = 0\.1: allowed: 0 with a knowledge\.public"
+    ):
+        parse(given_values)
 
 
 def test_every_error_is_reported_at_once() -> None:
