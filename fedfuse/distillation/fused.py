@@ -182,13 +182,13 @@ def exclude_(
 
         outside = kernels.logsumexp(logits)
         return outside, lambda factor: kernels.softmax_(logits, outside, factor)
-    smallest = torch.finfo(logits.dtype)
-    largest = logits.amax(1, keepdim=True).clamp_min(smallest.min)  # [r, 1]
+    limits = torch.finfo(logits.dtype)
+    largest = logits.amax(1, keepdim=True).clamp_min(limits.min)  # [r, 1]
     others = logits.sub_(largest).exp_()
     mass = others.sum(1, keepdim=True)  # [r, 1]
     return (
         (mass.log() + largest)[:, 0],
-        lambda factor: others.mul_(factor[:, None] / mass.clamp_min(smallest.tiny)),
+        lambda factor: others.mul_(factor[:, None] / mass.clamp_min(limits.tiny)),
     )
 
 
