@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import AUTOCAST, Comparison, TrainingSettings
 from fedfuse.distillation.state import TrainingState, optimizer_moments, restore_optimizer
-from fedfuse.distillation.training import Teacher, Training, batch_losses, schedule, train
+from fedfuse.distillation.training import Teacher, Training, batch_losses, schedule
 from fedfuse.evaluation.scoring import sample_nats
 from fedfuse.models.architectures import ARCHITECTURES
-from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
-from tests.conftest import MAX_LENGTH, Tiny
-
-Make = Callable[[str], Tiny]
-SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=5e-3)
+from tests.conftest import Tiny
+from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
 
 
 @pytest.fixture
@@ -34,26 +30,6 @@ def gpt2(tiny: Make) -> Tiny:
 @pytest.fixture
 def data(gpt2: Tiny, public: list[Sample]) -> EncodedSet:
     return gpt2.encode(public)
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
-
-
-def run(tiny: Tiny, data: EncodedSet, settings: TrainingSettings, **more: Any) -> Any:
-    options = {"vocab_size": tiny.tokenizer.vocab_size, "seed": 3} | more
-    return train(tiny.model, data, settings, **options)
-
-
-def one_hot(data: EncodedSet, token: int, weight: float = 1.0) -> Teacher:
-    """A teacher who says the same token everywhere."""
-    rows = len(data.rows.token)
-    return Teacher(
-        np.full((rows, 1), token),
-        np.zeros((rows, 1), dtype=np.float32),
-        np.full(rows, -np.inf, dtype=np.float32),
-        np.full(rows, weight, dtype=np.float32),
-    )
 
 
 def test_schedule_by_hand() -> None:
@@ -160,20 +136,6 @@ def test_only_trainable_parameters_move(gpt2: Tiny, data: EncodedSet) -> None:
     assert set(moments) == names | {"step", "position"}
 
 
-def adapted(tiny: Make, dropout: float = 0.2) -> Tiny:
-    """With a LoRA adapter that is no longer without effect."""
-    model = tiny("llama")
-    model.model.requires_grad_(False)
-    lm = CausalLM(model.model, model.tokenizer, "tiny", model.tokenizer.vocab_size, MAX_LENGTH)
-    lora: Any = add_lora(lm, LoraSettings(rank=2, dropout=dropout))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in lora.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-    return Tiny(lora, model.tokenizer)
-
-
 @pytest.mark.parametrize("autocast", AUTOCAST)
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_stopped_phase_goes_on_bit_for_bit(
@@ -264,59 +226,6 @@ def test_without_the_moments_training_is_another(tiny: Make, public: list[Sample
         run(model, data, replace(SETTINGS, steps=3), state=kept)
         ends.append(weights(model.model))
     assert max(float((ends[0][n] - ends[1][n]).abs().max()) for n in ends[0]) > 1e-3
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(("autocast", "tolerance"), [("bfloat16", 0.03), ("float16", 0.004)])
-def test_gradients_in_mixed_precision(
-    tiny: Make, public: list[Sample], architecture: str, autocast: str, tolerance: float
-) -> None:
-    """The whole gradient within a few steps of the precision (2^-8, 2^-11); all is float32."""
-    found = []
-    for precision in ("none", autocast):
-        model = tiny(architecture)
-        data = model.encode(public)
-        teacher = replace(
-            one_hot(data, 5), residual=np.full(len(data.rows.token), -1.0, np.float32)
-        )
-        loss, _ = batch_losses(
-            model.model, data.batch(np.arange(8)), model.tokenizer.vocab_size, teacher, 0.3,
-            autocast=precision,
-        )  # fmt: skip
-        assert loss.dtype == torch.float32
-        assert "Fused" in repr(loss.grad_fn) or architecture
-        (1024 * loss).backward()
-        named = dict(model.model.named_parameters())
-        assert {p.grad.dtype for p in named.values() if p.grad is not None} == {torch.float32}
-        gradient = [p.grad.flatten() for p in named.values() if p.grad is not None]
-        found.append((loss.item(), torch.cat(gradient) / 1024))
-    (right, exact), (loss_, rounded) = found
-    assert loss_ == pytest.approx(right, rel=tolerance)
-    assert loss_ != right
-    assert float((exact - rounded).norm() / exact.norm()) < tolerance
-
-
-@pytest.mark.parametrize("autocast", AUTOCAST)
-def test_mixed_precision_learns_the_same(tiny: Make, public: list[Sample], autocast: str) -> None:
-    model = adapted(tiny, dropout=0.0)
-    data = model.encode(public)
-    loss, state = run(model, data, replace(SETTINGS, steps=20), autocast=autocast)
-    exact, _ = run(adapted(tiny, dropout=0.0), data, replace(SETTINGS, steps=20))
-    assert loss == pytest.approx(exact, rel=0.02)
-    trained = [p for p in model.model.parameters() if p.requires_grad]
-    assert {p.dtype for p in trained} == {torch.float32}
-    assert all(v.dtype == np.float32 for name, v in state.items() if "/" in name)
-
-
-def test_a_step_that_overflows_is_left_out(tiny: Make, public: list[Sample]) -> None:
-    """The loss scale is halved, and the weights stay."""
-    model = adapted(tiny)
-    data = model.encode(public)
-    state = {"position": np.array(4), "scale": np.array(2.0**60), "growth": np.array(0)}
-    before = weights(model.model)
-    _, after = run(model, data, replace(SETTINGS, steps=1), autocast="float16", state=state)
-    assert float(after["scale"]) == 2.0**59
-    assert all(torch.equal(before[n], p) for n, p in weights(model.model).items())
 
 
 def test_moments_round_trip(gpt2: Tiny, data: EncodedSet) -> None:

@@ -1,0 +1,53 @@
+"""Short phases of training on tiny models, for the tests of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.distillation.training import Teacher, train
+from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from tests.conftest import MAX_LENGTH, Tiny
+
+Make = Callable[[str], Tiny]
+SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=5e-3)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def run(tiny: Tiny, data: EncodedSet, settings: TrainingSettings, **more: Any) -> Any:
+    options = {"vocab_size": tiny.tokenizer.vocab_size, "seed": 3} | more
+    return train(tiny.model, data, settings, **options)
+
+
+def one_hot(data: EncodedSet, token: int, weight: float = 1.0) -> Teacher:
+    """A teacher who says the same token everywhere."""
+    rows = len(data.rows.token)
+    return Teacher(
+        np.full((rows, 1), token),
+        np.zeros((rows, 1), dtype=np.float32),
+        np.full(rows, -np.inf, dtype=np.float32),
+        np.full(rows, weight, dtype=np.float32),
+    )
+
+
+def adapted(tiny: Make, dropout: float = 0.2) -> Tiny:
+    """With a LoRA adapter that is no longer without effect."""
+    model = tiny("llama")
+    model.model.requires_grad_(False)
+    lm = CausalLM(model.model, model.tokenizer, "tiny", model.tokenizer.vocab_size, MAX_LENGTH)
+    lora: Any = add_lora(lm, LoraSettings(rank=2, dropout=dropout))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in lora.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return Tiny(lora, model.tokenizer)

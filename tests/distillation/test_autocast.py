@@ -1,0 +1,68 @@
+"""Training in half precision: gradients, results, and steps that overflow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedfuse.data.sample import Sample
+from fedfuse.distillation.settings import AUTOCAST
+from fedfuse.distillation.training import batch_losses
+from fedfuse.models.architectures import ARCHITECTURES
+from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("autocast", "tolerance"), [("bfloat16", 0.03), ("float16", 0.004)])
+def test_gradients_in_mixed_precision(
+    tiny: Make, public: list[Sample], architecture: str, autocast: str, tolerance: float
+) -> None:
+    """The whole gradient within a few steps of the precision (2^-8, 2^-11); all is float32."""
+    found = []
+    for precision in ("none", autocast):
+        model = tiny(architecture)
+        data = model.encode(public)
+        teacher = replace(
+            one_hot(data, 5), residual=np.full(len(data.rows.token), -1.0, np.float32)
+        )
+        loss, _ = batch_losses(
+            model.model, data.batch(np.arange(8)), model.tokenizer.vocab_size, teacher, 0.3,
+            autocast=precision,
+        )  # fmt: skip
+        assert loss.dtype == torch.float32
+        assert "Fused" in repr(loss.grad_fn) or architecture
+        (1024 * loss).backward()
+        named = dict(model.model.named_parameters())
+        assert {p.grad.dtype for p in named.values() if p.grad is not None} == {torch.float32}
+        gradient = [p.grad.flatten() for p in named.values() if p.grad is not None]
+        found.append((loss.item(), torch.cat(gradient) / 1024))
+    (right, exact), (loss_, rounded) = found
+    assert loss_ == pytest.approx(right, rel=tolerance)
+    assert loss_ != right
+    assert float((exact - rounded).norm() / exact.norm()) < tolerance
+
+
+@pytest.mark.parametrize("autocast", AUTOCAST)
+def test_mixed_precision_learns_the_same(tiny: Make, public: list[Sample], autocast: str) -> None:
+    model = adapted(tiny, dropout=0.0)
+    data = model.encode(public)
+    loss, state = run(model, data, replace(SETTINGS, steps=20), autocast=autocast)
+    exact, _ = run(adapted(tiny, dropout=0.0), data, replace(SETTINGS, steps=20))
+    assert loss == pytest.approx(exact, rel=0.02)
+    trained = [p for p in model.model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert all(v.dtype == np.float32 for name, v in state.items() if "/" in name)
+
+
+def test_a_step_that_overflows_is_left_out(tiny: Make, public: list[Sample]) -> None:
+    """The loss scale is halved, and the weights stay."""
+    model = adapted(tiny)
+    data = model.encode(public)
+    state = {"position": np.array(4), "scale": np.array(2.0**60), "growth": np.array(0)}
+    before = weights(model.model)
+    _, after = run(model, data, replace(SETTINGS, steps=1), autocast="float16", state=state)
+    assert float(after["scale"]) == 2.0**59
+    assert all(torch.equal(before[n], p) for n, p in weights(model.model).items())
