@@ -1,4 +1,4 @@
-"""The selection experiment's arithmetic, and one tiny trial's material."""
+"""The selection experiment's arithmetic and pictures, and its worlds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.selection.material import SCENARIOS, cached, with_noise
-from experiments.selection.run import summarize
-from experiments.selection.trial import VARIANTS
+from experiments.selection.draw import draw
+from experiments.selection.material import cached, config_of, with_noise
+from experiments.selection.scenarios import SCENARIOS
+from experiments.selection.summary import noise_of, summarize, training_noise, unevenness
+from experiments.selection.variants import VARIANTS
 from fedfuse.data.sample import Sample
+from fedfuse.errors import FedfuseError
 
 
-def cells(variant: str, after: tuple[float, float], seed: int = 0) -> list[dict[str, Any]]:
+def cells(variant: str, after: tuple[float, ...], seed: int = 0) -> list[dict[str, Any]]:
     return [
         {
             "seed": seed,
@@ -33,7 +36,8 @@ def test_summary_by_hand() -> None:
     found = summarize(
         cells("min-ce", (0.34, 0.2))
         + cells("oracle", (0.15, 0.15))
-        + cells("trained", (0.17, 0.15))
+        + cells("trained", (0.17, 0.15)),
+        [],
     )
     assert found["server_loss"]["default"] == {"min-ce": 0.27, "oracle": 0.15, "trained": 0.16}
     assert found["interference_rate"]["default"] == {"min-ce": 0.5, "oracle": 0, "trained": 0}
@@ -43,7 +47,7 @@ def test_summary_by_hand() -> None:
 
 
 def test_without_an_oracle_there_is_no_share() -> None:
-    assert summarize(cells("min-ce", (0.3, 0.3)))["share_of_gap_mince_to_oracle"] == {}
+    assert summarize(cells("min-ce", (0.3, 0.3)), [])["share_of_gap_mince_to_oracle"] == {}
 
 
 def test_noise_changes_answers_alone() -> None:
@@ -73,4 +77,51 @@ def test_names_are_those_that_results_speak_of() -> None:
     assert {"min-ce", "oracle", "trained", "uniform", "untrained"} <= set(VARIANTS)
     for name, scenario in SCENARIOS.items():
         assert name == scenario.name
-        assert len(scenario.steps) == len(scenario.private_noise)
+        for per_client in (scenario.private_noise, scenario.joins):
+            assert len(per_client) in (0, scenario.clients)
+
+
+def test_noise_of_training_is_measured_with_another_order() -> None:
+    both = cells("oracle", (0.30, 0.20)) + cells("oracle-again", (0.32, 0.20))
+    sigma = training_noise(both, "default")
+    assert sigma == pytest.approx(0.02 / 2)  # root of the mean of 0.02^2 / 2 and 0
+    assert noise_of(both[0], sigma) == pytest.approx(np.hypot(0.01, 1.645 * sigma))
+    # A rise of 0.015 is beyond the samples' noise alone, not beyond both.
+    rates = summarize(both + cells("min-ce", (0.315, 0.2)), [])["interference_rate"]
+    assert rates["default"]["min-ce"] == 0
+    assert training_noise(cells("oracle", (0.3, 0.2)), "default") == 0
+
+
+def test_unevenness_is_that_of_the_clients() -> None:
+    assert unevenness({"bank": [0.5, 0.25, 0.25], "clinic": [0.0, 0.5, 0.5]}) == 0
+    assert unevenness({"bank": [0.2, 0.8, 0, 0]}) == pytest.approx(2)  # one of three
+
+
+def test_a_client_may_come_later() -> None:
+    late = SCENARIOS["late"]
+    assert [late.present(3, number) for number in (1, 2, 3)] == [False, False, True]
+    assert late.present(0, 1)
+
+
+def test_real_text_needs_its_folder() -> None:
+    with pytest.raises(FedfuseError, match=r"scenario 'trec' reads real text; allowed: --material"):
+        config_of(0, SCENARIOS["trec"], None)
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    found = [*cells("min-ce", (0.34, 0.2)), *cells("trained", (0.17, 0.15))]
+    choices = [
+        {
+            "seed": 0,
+            "scenario": "default",
+            "variant": "trained",
+            "round": 1,
+            "right": 0.9,
+            "signal": [2.0, 1.5],
+            "shares": {"bank": [0.1, 0.9, 0.0], "clinic": [0.0, 0.0, 1.0]},
+        }
+    ]
+    frame = {"cells": found, "choices": choices, "summary": summarize(found, choices)}
+    (path,) = draw(frame, tmp_path)
+    assert path.name == "default.svg"
+    assert path.read_text().startswith("<?xml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from experiments.selection.scenarios import Scenario
 from fedfuse.data.lexicon import LEXICONS
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nats
-from fedfuse.flower.config import RunConfig, model_of_partition
+from fedfuse.flower.config import DataConfig, ModelConfig, RunConfig, model_of_partition
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.prompts import view_prompts
@@ -25,44 +28,10 @@ from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.participant import AdapterState, Participant
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
-# What a client has trained after the default run's three rounds.
-STEPS = 450
 # Raised when the code that makes material changes what it makes.
-VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """What differs from the default world.
-
-    Attributes:
-        name: in results.
-        steps: local training steps of each client in turn; their number is the number of clients.
-        private_noise: share of each client's private answers that are random.
-        public_noise: share of the public answers that are random.
-        server_domains: domains that the server's own adapter was trained on beforehand.
-    """
-
-    name: str
-    steps: tuple[int, ...] = (STEPS,) * 4
-    private_noise: tuple[float, ...] = (0.0,) * 4
-    public_noise: float = 0.0
-    server_domains: tuple[str, ...] = ()
-
-
-SCENARIOS = {
-    scenario.name: scenario
-    for scenario in (
-        Scenario("default"),
-        Scenario("label-noise", public_noise=0.4),
-        # A good client, two of little training, and one whose private labels are mostly wrong.
-        Scenario("unequal", steps=(450, 100, 30, 450), private_noise=(0.0, 0.0, 0.0, 0.7)),
-        # The server knows two domains better than the clients that hold them.
-        Scenario("expert-server", steps=(450, 450, 30, 30), server_domains=("court", "workshop")),
-        # Eight clients, two to a domain, every second one barely trained.
-        Scenario("twins", steps=(450,) * 4 + (60,) * 4, private_noise=(0.0,) * 8),
-    )
-}
+VERSION = 2
+# Which classes of TREC each client has; together they have all.
+TREC_CLASSES = (("DESC", "ENTY"), ("HUM", "LOC"), ("NUM", "ABBR"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,33 +57,40 @@ class Material:
 
     Attributes:
         config: the run config.
+        scenario: what it is of.
         public: the public samples, with the scenario's noise.
         splits: the world's, without noise.
         candidates: one per client.
         start: the server's adapter before the first round.
-        best: by domain, the column of whoever has the smallest loss on held-out text without noise;
-            0 is the server.
+        held_out: by domain, ``[C]`` each one's loss on held-out text without noise, the server's
+            first, nats per byte: what an oracle knows.
     """
 
     config: RunConfig
+    scenario: Scenario
     public: list[Sample]
     splits: Splits
     candidates: list[Candidate]
     start: AdapterState
-    best: dict[str, int]
+    held_out: dict[str, ndarray]
 
 
-def prepare(seed: int, scenario: Scenario, cache: Path) -> Material:
-    """Teachers of a seed and scenario, trained unless they are on disk."""
-    config = RunConfig(seed=seed)
-    splits = load_splits(config.data, seed, len(scenario.steps))
+def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = None) -> Material:
+    """Teachers of a seed and scenario, trained unless they are on disk.
+
+    Raises:
+        FedfuseError: for the scenario of real text without the folder that it is in.
+    """
+    config = config_of(seed, scenario, material)
+    splits = splits_of(config, scenario)
     public = with_noise(splits.public, scenario.public_noise, seed)
+    world = {"seed": seed, "trec": scenario.trec, "untested": scenario.untested}
     candidates, held_out = [], []
     for number, steps in enumerate(scenario.steps):
-        client = participant("client", model_of_partition(config.clients.model, number), seed)
+        client = participant("client", model_of_partition(config.clients.model, number), config)
         private = splits.private[number]
-        noise = scenario.private_noise[number]
-        what = {"client": number, "steps": steps, "noise": noise, "of": len(scenario.steps)}
+        noise = scenario.noise_of(number)
+        what = {**world, "client": number, "steps": steps, "noise": noise, "of": scenario.clients}
 
         def fit(
             client: Participant = client,
@@ -124,7 +100,7 @@ def prepare(seed: int, scenario: Scenario, cache: Path) -> Material:
             data = client.encode(with_noise(private, what["noise"], seed))
             return trained(client, data, what["steps"], config, what["client"])
 
-        client.adapter = cached(cache, {"seed": seed, **what}, fit)
+        client.adapter = cached(cache, what, fit)
 
         def tell(client: Participant = client) -> dict[str, ndarray]:
             data = client.encode(public)
@@ -132,40 +108,95 @@ def prepare(seed: int, scenario: Scenario, cache: Path) -> Material:
             known = extract(client.model, data, config.knowledge.k)
             return known.arrays() | {"prompt_loss": view.loss}
 
-        told = cached(cache, {"seed": seed, **what, "public": scenario.public_noise}, tell)
+        told = cached(cache, {**what, "public": scenario.public_noise}, tell)
         prompt_loss = told.pop("prompt_loss")
 
         def test(client: Participant = client) -> dict[str, ndarray]:
             return {"loss": losses(client, splits.holdout)}
 
-        held_out.append(cached(cache, {"seed": seed, **what, "held-out": True}, test)["loss"])
+        held_out.append(cached(cache, {**what, "held-out": True}, test)["loss"])
         known = Knowledge(
             **told, tokenizer=client.tokenizer.fingerprint, public=client.encode(public).fingerprint
         )
         candidates.append(Candidate(known, client.tokenizer, prompt_loss, private[0].domain))
-    server = participant("server", config.server.model, seed)
+    server = participant("server", config.server.model, config)
     server.reset()
     start = server.adapter
     if scenario.server_domains:
         texts = [s for part in splits.private for s in part if s.domain in scenario.server_domains]
         start = cached(
             cache,
-            {"seed": seed, "server": scenario.server_domains},
-            lambda: trained(server, server.encode(texts), STEPS, config, "server"),
+            {**world, "server": scenario.server_domains, "steps": scenario.server_steps},
+            lambda: trained(server, server.encode(texts), scenario.server_steps, config, "server"),
         )
     server.adapter = start
     table = np.stack([losses(server, splits.holdout), *held_out], axis=1)  # [samples, C]
     domains = np.array([sample.domain for sample in splits.holdout])
-    best = {d: int(table[domains == d].mean(0).argmin()) for d in splits.domains}
-    return Material(config, public, splits, candidates, start, best)
+    means = {domain: table[domains == domain].mean(0) for domain in splits.domains}
+    return Material(config, scenario, public, splits, candidates, start, means)
+
+
+def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig:
+    """The run config of a scenario: the default one, or that of real text."""
+    if not scenario.trec:
+        return RunConfig(seed=seed)
+    if material is None:
+        raise FedfuseError(
+            f"scenario {scenario.name!r} reads real text; allowed: --material with the folder that "
+            "holds datasets/trec and models/stories260K"
+        )
+    model = ModelConfig(model=str(material / "models" / "stories260K"), lora_rank=8)
+    return RunConfig(
+        seed=seed,
+        data=DataConfig(
+            source=str(material / "datasets" / "trec"),
+            partition="iid",
+            private=4000,
+            public=400,
+            holdout=400,
+            test=500,
+            questions=0,
+        ),
+        server=model,
+        clients=model,
+    )
+
+
+def splits_of(config: RunConfig, scenario: Scenario) -> Splits:
+    """The scenario's data: one domain to a client or more."""
+    if not scenario.trec:
+        splits = load_splits(config.data, config.seed, scenario.clients)
+        tested = lambda samples: [s for s in samples if s.domain != scenario.untested]  # noqa: E731
+        return replace(
+            splits,
+            public=tested(splits.public),
+            test=tested(splits.test),
+            holdout=tested(splits.holdout),
+        )
+    splits = load_splits(config.data, config.seed, 1)
+    of_class: dict[str, list[Sample]] = defaultdict(list)
+    for sample in by_class(splits.private[0]):
+        of_class[sample.domain].append(sample)
+    private = [[s for name in names for s in of_class[name]] for names in TREC_CLASSES]
+    return replace(
+        splits,
+        private=private,
+        public=by_class(splits.public),
+        test=by_class(splits.test),
+        holdout=by_class(splits.holdout),
+    )
+
+
+def by_class(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with their class as domain, by which they are split and scored."""
+    return [replace(sample, domain=sample.options[sample.label].strip(" .")) for sample in samples]
 
 
 @lru_cache(maxsize=8)
-def participant(role: str, model: str, seed: int) -> Participant:
+def participant(role: str, model: str, config: RunConfig) -> Participant:
     """A model with an untrained adapter."""
-    config = RunConfig(seed=seed)
     side = config.server if role == "server" else config.clients
-    return load_participant(role, model, side, config.data, seed)
+    return load_participant(role, model, side, config.data, config.seed)
 
 
 def losses(who: Participant, samples: Sequence[Sample]) -> ndarray:

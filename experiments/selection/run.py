@@ -1,15 +1,16 @@
 """Which selector serves the server best: ``python -m experiments.selection.run``.
 
 No federation runs here: clients are trained once per seed and scenario and kept on disk, then every
-selector has the same teachers and the same budget of distillation, and the server is scored.
+selector has the same teachers and the same budget of distillation, and the server is scored. What
+is finished is kept in the output folder, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import resource
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -17,110 +18,138 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from experiments.selection.material import SCENARIOS, prepare
-from experiments.selection.trial import VARIANTS, Trial
-from fedfuse.evaluation.interference import Cell, measure_interference, paired_noise
+from experiments.selection.draw import draw
+from experiments.selection.material import prepare
+from experiments.selection.scenarios import SCENARIOS
+from experiments.selection.summary import summarize
+from experiments.selection.trial import Trial
+from experiments.selection.variants import ABLATIONS, MAIN, VARIANTS
+from fedfuse.evaluation.interference import paired_noise
 from fedfuse.models.builtin import cache_root
 from fedfuse.report.writing import commit, versions
 
 HERE = Path(__file__).parent
+# Ablations are tried where labels can be believed and where they cannot.
+ABLATED = ("default", "label-noise")
+Unit = tuple[int, str, str]
 
 
 def main(
-    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2,3,4",
+    material: Annotated[
+        Path | None, typer.Option(help="Folder with models and datasets, for scenario trec.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2,3,4",
     scenarios: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(SCENARIOS),
-    variants: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(VARIANTS),
-    output: Annotated[Path, typer.Option(help="Where results are written.")] = HERE
+    variants: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(MAIN),
+    ablations: Annotated[
+        str, typer.Option(help=f"Joined by commas; on the scenarios {' and '.join(ABLATED)}.")
+    ] = ",".join(ABLATIONS),
+    ablation_seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2",
+    parallel: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
+    output: Annotated[Path, typer.Option(help="Where what is finished is kept.")] = Path("runs"),
+    results: Annotated[Path, typer.Option(help="Where results are written.")] = HERE
     / "results.json",
 ) -> None:
-    """Try every variant on every scenario and seed; write the results."""
-    torch.set_num_threads(1)
+    """Try every variant on every scenario and seed; write the results and draw them."""
     started = time.monotonic()
-    cells: list[dict[str, Any]] = []
-    for seed in map(int, seeds.split(",")):
-        for scenario in scenarios.split(","):
-            material = prepare(seed, SCENARIOS[scenario], cache_root() / "selection")
-            trial = Trial(material)
-            for variant in variants.split(","):
-                found = measure(trial, variant)
-                cells += [{"seed": seed, "scenario": scenario, **cell} for cell in found]
-                loss = mean(cell["after"] for cell in found)
-                print(f"seed {seed}, {scenario}, {variant}: {loss:.4f}", flush=True)
+    folder = output / "experiment-selection"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers, names = [int(seed) for seed in split(seeds)], split(scenarios)
+    units: list[Unit] = []
+    for seed in numbers:
+        for scenario in names:
+            ablated = scenario in ABLATED and str(seed) in split(ablation_seeds)
+            tried = split(variants) + (split(ablations) if ablated else [])
+            units += [(seed, scenario, variant) for variant in tried]
+    work: dict[tuple[int, str], list[str]] = {}
+    for seed, scenario, variant in units:
+        if not path_of(folder, (seed, scenario, variant)).exists():
+            work.setdefault((seed, scenario), []).append(variant)
+    tasks = [(folder, material, *where, tried) for where, tried in work.items()]
+    with multiprocessing.get_context("spawn").Pool(parallel, maxtasksperchild=1) as pool:
+        pool.starmap(try_variants, tasks, chunksize=1)
+    found = [json.loads(path_of(folder, unit).read_text()) for unit in units]
+    cells = [cell for one in found for cell in one["cells"]]
+    choices = [choice for one in found for choice in one["choices"]]
+    usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     frame = {
-        "command": f"python -m experiments.selection.run --seeds {seeds}"
-        f" --scenarios {scenarios} --variants {variants}",
-        "seeds": [int(seed) for seed in seeds.split(",")],
+        "command": f"python -m experiments.selection.run --seeds {seeds} --scenarios {scenarios}"
+        f" --variants {variants} --ablations {ablations} --ablation-seeds {ablation_seeds}"
+        + " --material MATERIAL"
+        * bool(material),
+        "seeds": numbers,
         "commit": commit(),
         "versions": versions(),
         "seconds": round(time.monotonic() - started, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(max(one.ru_maxrss for one in usage) / 1024),
         "wire_bytes": {},  # nothing is sent
-        "summary": summarize(cells),
+        "summary": summarize(cells, choices),
         "cells": cells,
+        "choices": choices,
     }
-    output.write_text(json.dumps(frame, indent=1) + "\n")
+    results.write_text(json.dumps(frame, indent=1) + "\n")
+    draw(frame, results.parent)
     print(json.dumps(frame["summary"], indent=1))
 
 
-def measure(trial: Trial, variant: str) -> list[dict[str, Any]]:
-    """One cell per domain; losses in nats per byte, on the test set."""
-    before, outcome = trial.before(), trial.run(VARIANTS[variant])
+def split(names: str) -> list[str]:
+    """What is joined by commas."""
+    return [name for name in names.split(",") if name]
+
+
+def path_of(folder: Path, unit: Unit) -> Path:
+    """Where one trial's result is kept."""
+    seed, scenario, variant = unit
+    return folder / f"{seed}-{scenario}-{variant}.json"
+
+
+def try_variants(
+    folder: Path, material: Path | None, seed: int, scenario: str, variants: list[str]
+) -> None:
+    """Some selectors on one seed and scenario, which are made ready once."""
+    torch.set_num_threads(1)
+    trial = Trial(prepare(seed, SCENARIOS[scenario], cache_root() / "selection", material))
+    for variant in variants:
+        found = measure(trial, seed, variant)
+        path = path_of(folder, (seed, scenario, variant))
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps(found) + "\n")
+        scratch.replace(path)
+        loss = mean(cell["after"] for cell in found["cells"])
+        print(f"seed {seed}, {scenario}, {variant}: {loss:.4f} nats/byte", flush=True)
+
+
+def measure(trial: Trial, seed: int, variant: str) -> dict[str, Any]:
+    """One cell per domain, losses in nats per byte of the test set; one choice per round."""
+    outcome = trial.run(VARIANTS[variant])
+    where = {"seed": seed, "scenario": trial.material.scenario.name, "variant": variant}
     cells = []
     for domain in trial.material.splits.domains:
         here = trial.domains == domain
+        before, after = trial.before[here], outcome.nats[here]
         cells.append(
             {
-                "variant": variant,
+                **where,
                 "domain": domain,
-                "before": round(float(before[here].mean()), 5),
-                "after": round(float(outcome.nats[here].mean()), 5),
-                "noise": round(paired_noise(before[here], outcome.nats[here]), 5),
-                "right": round(outcome.right, 4),
-                "importance": outcome.importance,
+                "before": round(float(before.mean()), 5),
+                "after": round(float(after.mean()), 5),
+                "noise": round(paired_noise(before, after), 5),
+                "rolled_back": outcome.rolled_back,
                 "select_seconds": round(outcome.select_seconds, 2),
                 "learn_seconds": round(outcome.learn_seconds, 2),
             }
         )
-    return cells
-
-
-def summarize(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Per scenario and variant: mean loss, interference, and the share of the way to the oracle.
-
-    ``share_of_gap_mince_to_oracle`` is of mean losses over seeds and domains.
-    """
-    summary: dict[str, Any] = {
-        "server_loss": {},
-        "interference_rate": {},
-        "interference_rate_interval": {},
-        "interference_depth": {},
-        "share_of_gap_mince_to_oracle": {},
-    }
-    for scenario in dict.fromkeys(cell["scenario"] for cell in cells):
-        losses: dict[str, float] = {}
-        for variant in dict.fromkeys(cell["variant"] for cell in cells):
-            mine = [c for c in cells if (c["scenario"], c["variant"]) == (scenario, variant)]
-            losses[variant] = mean(c["after"] for c in mine)
-            harm = measure_interference(
-                [
-                    Cell(c["seed"], "server", c["domain"], c["before"], c["after"], c["noise"])
-                    for c in mine
-                ]
-            )
-            for name, value in (
-                ("server_loss", round(losses[variant], 4)),
-                ("interference_rate", round(harm.rate, 4)),
-                ("interference_rate_interval", [round(end, 4) for end in harm.rate_interval]),
-                ("interference_depth", round(harm.depth, 5)),
-            ):
-                summary[name].setdefault(scenario, {})[variant] = value
-        if {"min-ce", "oracle"} <= losses.keys():
-            gap = losses["min-ce"] - losses["oracle"]
-            summary["share_of_gap_mince_to_oracle"][scenario] = {
-                variant: round((losses["min-ce"] - loss) / gap, 4) if abs(gap) > 1e-9 else None
-                for variant, loss in losses.items()
-            }
-    return summary
+    choices = [
+        {
+            **where,
+            "round": number,
+            "right": choice.right,
+            "signal": choice.signal,
+            "shares": choice.shares,
+        }
+        for number, choice in enumerate(outcome.choices, start=1)
+    ]
+    return {"cells": cells, "choices": choices}
 
 
 if __name__ == "__main__":

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from experiments.selection.material import Material, participant
+from experiments.selection.material import Material, losses, participant
+from experiments.selection.variants import Variant
+from fedfuse.distillation.training import Teacher
 from fedfuse.evaluation.scoring import sample_nats
 from fedfuse.flower.workspace import derive_seed
-from fedfuse.fusion.evidence import CandidateEvidence, examine, gather
+from fedfuse.fusion.evidence import CandidateEvidence, Evidence, examine, gather
 from fedfuse.fusion.fuse import fuse
 from fedfuse.fusion.learning import LearnedSelector
-from fedfuse.fusion.selection import dual_min_ce, min_ce, uniform
-from fedfuse.fusion.selectors import Selector, avg_ce, by_loss, on_samples, oracle, untrained_gate
-from fedfuse.fusion.settings import SelectorSettings
+from fedfuse.fusion.promotion import judge
+from fedfuse.fusion.selectors import Selector, on_samples
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.prompts import view_prompts
 from fedfuse.knowledge.translate import Translator
 from fedfuse.models.builtin import cache_root
+from fedfuse.models.participant import AdapterState
 from fedfuse.tokenization.projection import Projected
 
-ROUNDS = 2
-LABELS_ONLY = "labels-only"
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a selector did in one round.
+
+    Attributes:
+        shares: by domain, ``[C]`` mean weight of each candidate over the domain's public samples;
+            what a row lacks to one counts for the server. A client that is not there has 0.
+        right: mean weight on whoever knows the sample's domain best.
+        signal: of a learned selector, what it minimises on samples that it did not learn from,
+            before and after the round's learning, nats per label row.
+    """
+
+    shares: dict[str, list[float]]
+    right: float
+    signal: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +50,17 @@ class Outcome:
 
     Attributes:
         nats: ``[test samples]`` the server's loss of each test answer, nats per byte, at the end.
-        right: mean weight on the right source over public samples, in the first round.
-        importance: ``[C]`` each candidate's mean weight in the first round; what a row lacks to one
-            counts for the server.
-        select_seconds: of the selector alone, all rounds.
+        choices: one per round; none without a selector.
+        rolled_back: rounds that were not kept.
+        select_seconds: of the selector and of the evidence for it, all rounds.
         learn_seconds: of the server's training, all rounds.
     """
 
     nats: Float64[ndarray, " samples"]
-    right: float
-    importance: list[float]
-    select_seconds: float
-    learn_seconds: float
+    choices: list[Choice] = field(default_factory=list)
+    rolled_back: int = 0
+    select_seconds: float = 0.0
+    learn_seconds: float = 0.0
 
 
 class Trial:
@@ -55,10 +69,12 @@ class Trial:
     def __init__(self, material: Material) -> None:
         config = material.config
         self.material = material
-        self.server = participant("server", config.server.model, config.seed)
+        self.round = 0
+        self.server = participant("server", config.server.model, config)
         self.data = self.server.encode(material.public)
         self.test = self.server.encode(material.splits.test)
         self.domains = np.array([sample.domain for sample in material.splits.test])
+        self.public_domains = np.array([sample.domain for sample in material.public])
         rules = config.knowledge
         self.translator = Translator(
             self.server.tokenizer,
@@ -73,63 +89,100 @@ class Trial:
             self.translator(candidate.knowledge, candidate.tokenizer)
             for candidate in material.candidates
         ]
+        self.server.adapter = material.start
+        self.before = self._test()
 
-    def before(self) -> Float64[ndarray, " samples"]:
-        """``[test samples]`` the server's loss before any round, nats per byte."""
-        self.server.adapter = self.material.start
-        return self._test()
+    @property
+    def present(self) -> Int64[ndarray, " present"]:
+        """The clients of the current round."""
+        scenario = self.material.scenario
+        here = [c for c in range(scenario.clients) if scenario.present(c, self.round)]
+        return np.array(here, dtype=np.int64)
 
-    def run(self, make: Callable[[Trial], Selector] | None) -> Outcome:
+    def right_source(self) -> Int64[ndarray, " samples"]:
+        """``[N]`` the column, among those present, of whoever knows each public sample's domain
+        best; 0 is the server.
+        """
+        columns = np.concatenate([[0], self.present + 1])
+        best = {d: int(loss[columns].argmin()) for d, loss in self.material.held_out.items()}
+        return np.array([best[domain] for domain in self.public_domains])
+
+    def run(self, variant: Variant) -> Outcome:
         """Rounds of selection and distillation; without a selector, on labels alone."""
         config, server = self.material.config, self.server
         server.adapter = self.material.start
-        selector = make(self) if make else None
-        state = None
-        phase = config.server_distill
-        select_seconds = learn_seconds = right = 0.0
-        importance: list[float] = []
-        for number in range(1, ROUNDS + 1):
+        selector = variant.selector(self) if variant.selector else None
+        phase, state = config.server_distill, None
+        choices: list[Choice] = []
+        rolled_back = 0
+        select_seconds = learn_seconds = 0.0
+        for number in range(1, self.material.scenario.rounds + 1):
+            self.round = number
             teacher = None
             if selector:
-                own = extract(server.model, self.data, config.knowledge.k)
-                view = view_prompts(server.model, self.data)
-                started = time.perf_counter()
-                own_part = self.translator.own(own)
-                evidence = gather(
-                    [
-                        self._examine(own_part, own_part, own.loss, view.loss),
-                        *(
-                            self._examine(part, own_part, c.knowledge.loss, c.prompt_loss)
-                            for part, c in zip(self.teachers, self.material.candidates, strict=True)
-                        ),
-                    ],
-                    own.offsets,
-                    view.state,
-                )
-                weights = selector(evidence)
-                select_seconds += time.perf_counter() - started
-                teacher = fuse([own_part, *self.teachers], weights, config.knowledge.k)
-                if number == 1:
-                    shares = on_samples(weights, evidence)
-                    shares[:, 0] += 1 - shares.sum(1)  # no teacher is trust in oneself
-                    right = float(shares[np.arange(len(shares)), self.right_source()].mean())
-                    importance = [round(float(x), 4) for x in shares.mean(0)]
+                teacher, choice, seconds = self._select(selector)
+                choices.append(choice)
+                select_seconds += seconds
             started = time.perf_counter()
+            kept = server.adapter, state
             _, state = server.learn(
                 self.data,
                 phase.settings(),
-                seed=derive_seed(config, "server", "distill"),
+                seed=derive_seed(config, "server", "distill") + variant.order,
                 teacher=teacher,
                 label_share=phase.label_share if teacher else 1.0,
                 state=state,
             )
             learn_seconds += time.perf_counter() - started
-        return Outcome(self._test(), right, importance, select_seconds, learn_seconds)
+            if variant.promote and not self._better(kept[0]):
+                server.adapter, state = kept
+                rolled_back += 1
+        return Outcome(self._test(), choices, rolled_back, select_seconds, learn_seconds)
 
-    def right_source(self) -> ndarray:
-        """``[N]`` the column of whoever knows each public sample's domain best."""
-        best = self.material.best
-        return np.array([best[sample.domain] for sample in self.material.public])
+    def _better(self, before: AdapterState) -> bool:
+        """Whether the server's adapter makes no domain worse than another one, on held-out text."""
+        samples = self.material.splits.holdout
+        after = self.server.adapter
+        new = losses(self.server, samples)
+        self.server.adapter = before
+        old = losses(self.server, samples)
+        self.server.adapter = after
+        return judge(old, new, [sample.domain for sample in samples]).keep
+
+    def _select(self, selector: Selector) -> tuple[Teacher, Choice, float]:
+        """The round's teacher, who is trusted, and the seconds that choosing took."""
+        k = self.material.config.knowledge.k
+        own = extract(self.server.model, self.data, k)
+        teachers = [self.teachers[c] for c in self.present]
+        candidates = [self.material.candidates[c] for c in self.present]
+        started = time.perf_counter()
+        view = view_prompts(self.server.model, self.data)
+        own_part = self.translator.own(own)
+        others = [
+            self._examine(part, own_part, c.knowledge.loss, c.prompt_loss)
+            for part, c in zip(teachers, candidates, strict=True)
+        ]
+        first = self._examine(own_part, own_part, own.loss, view.loss)
+        evidence = gather([first, *others], own.offsets, view.state)
+        weights = selector(evidence)
+        seconds = time.perf_counter() - started
+        fit = selector.last if isinstance(selector, LearnedSelector) else None
+        signal = (round(fit.before, 4), round(fit.after, 4)) if fit else None
+        choice = self._choice(on_samples(weights, evidence), evidence, signal)
+        return fuse([own_part, *teachers], weights, k), choice, seconds
+
+    def _choice(
+        self, shares: ndarray, evidence: Evidence, signal: tuple[float, float] | None
+    ) -> Choice:
+        shares[:, 0] += 1 - shares.sum(1)  # no teacher is trust in oneself
+        right = float(shares[np.arange(evidence.samples), self.right_source()].mean())
+        whole = np.zeros((len(shares), len(self.teachers) + 1))
+        whole[:, 0], whole[:, self.present + 1] = shares[:, 0], shares[:, 1:]
+        by_domain = {
+            domain: [round(float(x), 4) for x in whole[self.public_domains == domain].mean(0)]
+            for domain in self.material.splits.domains
+        }
+        return Choice(by_domain, round(right, 4), signal)
 
     def _examine(
         self, part: Projected, own: Projected, loss: ndarray, prompt_loss: ndarray
@@ -141,28 +194,3 @@ class Trial:
     def _test(self) -> Float64[ndarray, " samples"]:
         nats = sample_nats(self.server.model, self.test, self.server.tokenizer.vocab_size)
         return nats / self.test.label_bytes
-
-
-BASE = SelectorSettings()
-
-
-def learned(settings: SelectorSettings) -> Callable[[Trial], Selector]:
-    """A learned selector's maker."""
-    return lambda trial: LearnedSelector(settings, trial.material.config.seed)
-
-
-def rule(select: Selector) -> Callable[[Trial], Selector]:
-    """A fixed rule's maker."""
-    return lambda _: select
-
-
-VARIANTS: dict[str, Callable[[Trial], Selector] | None] = {
-    LABELS_ONLY: None,
-    "dual-min-ce": rule(by_loss(dual_min_ce)),
-    "min-ce": rule(by_loss(min_ce)),
-    "avg-ce": rule(avg_ce),
-    "uniform": rule(by_loss(uniform)),
-    "untrained": lambda trial: untrained_gate(trial.material.config.seed, BASE.threshold),
-    "oracle": lambda trial: oracle(trial.right_source()),
-    "trained": learned(BASE),
-}

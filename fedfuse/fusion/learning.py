@@ -29,7 +29,7 @@ from fedfuse.errors import FedfuseError
 from fedfuse.fusion.evidence import Evidence
 from fedfuse.fusion.gate import GateInputs, new_gate, prepare, signal, train_gate
 from fedfuse.fusion.network import Perceptron, dynamic_selection
-from fedfuse.fusion.selectors import RowWeights, on_rows, without_own
+from fedfuse.fusion.selectors import RowWeights, on_rows, unless_alone
 from fedfuse.fusion.settings import SelectorSettings
 
 SelectorState = dict[str, ndarray]
@@ -74,8 +74,8 @@ class LearnedSelector:
             evidence: of C candidates on N samples, the same samples in every round.
 
         Returns:
-            ``[T, C]`` weights. A row sums to one; or to zero where none but the learning model is
-            trusted, and nobody teaches.
+            ``[T, C]`` weights. Every row sums to one; or to zero, where on no row anybody but the
+            learning model is trusted, and nobody teaches.
 
         Raises:
             FedfuseError: for other samples than before, or another number of candidates where the
@@ -102,7 +102,7 @@ class LearnedSelector:
         weights = self._weigh(inputs)
         importance = weights.sum(0) / weights.sum()
         self.last = Fit(before, self._held_out_loss(inputs), importance)
-        return without_own(weights if self.settings.unit == "row" else on_rows(weights, evidence))
+        return unless_alone(weights if self.settings.unit == "row" else on_rows(weights, evidence))
 
     @torch.no_grad()
     def _weigh(self, inputs: list[GateInputs]) -> Float32[ndarray, "units candidates"]:

@@ -1,9 +1,9 @@
 """One interface for all selectors: evidence about the candidates in, a weight per label row out.
 
 A selector is called once a round with the ``Evidence`` of C candidates, column 0 the learning model
-itself, and returns ``[T, C]`` weights. A row of zeros means "no teacher here". ``by_loss`` makes
-one of a rule over losses (``fedfuse.fusion.selection``); ``LearnedSelector`` learns; the others are
-what it is compared with.
+itself, and returns ``[T, C]`` weights. A row of zeros means "no teacher here"; weight in column 0
+holds the model where it is. ``by_loss`` makes one of a rule over losses
+(``fedfuse.fusion.selection``); ``LearnedSelector`` learns; the others are what it is compared with.
 
 AvgCE: Wan et al., "Knowledge Fusion of Large Language Models" (FuseLLM), arXiv 2401.10491. The
 untrained gate is what the public code of Fusion-X (arXiv 2505.23844) does: a new network at every
@@ -57,7 +57,7 @@ def untrained_gate(seed: int, threshold: float) -> Selector:
             scores = torch.from_numpy(evidence.reward)[:, :, None]
             log_gate = gate(scores, torch.from_numpy(evidence.available))
             weights = dynamic_selection(log_gate.exp(), threshold).numpy()
-        return on_rows(without_own(weights), evidence)
+        return on_rows(unless_alone(weights), evidence)
 
     return select
 
@@ -68,7 +68,7 @@ def oracle(column: Int64[ndarray, " samples"]) -> Selector:
     def select(evidence: Evidence) -> RowWeights:
         weights = np.zeros_like(evidence.loss)
         weights[np.arange(len(column)), column] = 1
-        return on_rows(without_own(weights), evidence)
+        return on_rows(unless_alone(weights), evidence)
 
     return select
 
@@ -87,14 +87,14 @@ def on_samples(weights: RowWeights, evidence: Evidence) -> Weights:
     return mean
 
 
-def without_own(weights: Weights) -> Weights:
-    """Rows that trust the learning model alone become zeros: nobody teaches there.
+def unless_alone(weights: Weights) -> Weights:
+    """The weights; all zero where nobody but the learning model is trusted on any row.
 
-    Elsewhere the learning model is a candidate of the mixture like any other, as in Fusion-X.
+    The learning model is a candidate of the mixture like any other, as in Fusion-X: a row that
+    trusts it alone is taught what the model says already. That holds it where it is while other
+    rows are learned; by itself it would be no lesson.
     """
-    taught = weights[:, 1:].any(axis=1, keepdims=True)
-    kept: Weights = np.where(taught, weights, 0).astype(weights.dtype)
-    return kept
+    return weights if weights[:, 1:].any() else np.zeros_like(weights)
 
 
 def check_weights(weights: ndarray, shape: tuple[int, ...]) -> ndarray:

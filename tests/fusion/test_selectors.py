@@ -16,8 +16,8 @@ from fedfuse.fusion.selectors import (
     on_rows,
     on_samples,
     oracle,
+    unless_alone,
     untrained_gate,
-    without_own,
 )
 from tests.fusion.evidences import made_up
 
@@ -64,9 +64,8 @@ def test_an_untrained_gate_is_another_one_each_time(evidence: Evidence) -> None:
 def test_the_oracle(evidence: Evidence) -> None:
     column = np.arange(12) % 4
     weights = on_samples(oracle(column)(evidence), evidence)
-    right = np.eye(4)[column]
-    right[column == 0] = 0  # who knows best oneself has no teacher
-    np.testing.assert_allclose(weights, right)
+    np.testing.assert_allclose(weights, np.eye(4)[column])
+    assert not oracle(np.zeros(12, dtype=np.int64))(evidence).any()  # nobody knows better
 
 
 def test_samples_without_rows_have_no_weight(evidence: Evidence) -> None:
@@ -78,9 +77,14 @@ def test_samples_without_rows_have_no_weight(evidence: Evidence) -> None:
     assert found[:, 0].tolist() == [float(i != 3) for i in range(12)]
 
 
-def test_trust_in_oneself_alone_is_no_teacher() -> None:
+def test_trust_in_oneself_alone_is_no_lesson() -> None:
+    weights = np.array([[1, 0, 0], [1, 0, 0]], dtype=np.float32)
+    assert not unless_alone(weights).any()
+
+
+def test_beside_a_teacher_it_holds_the_model_where_it_is() -> None:
     weights = np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]], dtype=np.float32)
-    assert without_own(weights).tolist() == [[0, 0, 0], [0.5, 0.5, 0], [0, 0, 0]]
+    assert unless_alone(weights).tolist() == weights.tolist()
 
 
 @pytest.mark.parametrize(

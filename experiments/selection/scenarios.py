@@ -1,0 +1,77 @@
+"""The worlds in which selectors are tried: what differs from the default one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# What a client has trained after the default run's three rounds.
+STEPS = 450
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What differs from the default world.
+
+    Attributes:
+        name: in results.
+        steps: local training steps of each client in turn; their number is the number of clients.
+        private_noise: share of each client's private answers that are random; empty for none.
+        public_noise: share of the public answers that are random.
+        server_domains: domains that the server's own adapter was trained on beforehand, for
+            ``server_steps``.
+        server_steps: that many.
+        joins: first round that each client takes part in; empty for all in the first.
+        rounds: of selection and distillation.
+        untested: domain that is neither public nor tested; its clients can only disturb.
+        trec: real questions, of which each client has two of the six classes; needs the material.
+    """
+
+    name: str
+    steps: tuple[int, ...] = (STEPS,) * 4
+    private_noise: tuple[float, ...] = ()
+    public_noise: float = 0.0
+    server_domains: tuple[str, ...] = ()
+    server_steps: int = 4 * STEPS
+    joins: tuple[int, ...] = ()
+    rounds: int = 2
+    untested: str = ""
+    trec: bool = False
+
+    @property
+    def clients(self) -> int:
+        """Number of clients K."""
+        return len(self.steps)
+
+    def noise_of(self, client: int) -> float:
+        """Share of a client's private answers that are random."""
+        return self.private_noise[client] if self.private_noise else 0.0
+
+    def present(self, client: int, number: int) -> bool:
+        """Whether a client takes part in a round, counted from 1."""
+        return not self.joins or self.joins[client] <= number
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("default"),
+        Scenario("label-noise", public_noise=0.4),
+        # A good client, two of little training, and one whose private labels are mostly wrong.
+        Scenario("unequal", steps=(450, 100, 30, 450), private_noise=(0.0, 0.0, 0.0, 0.7)),
+        # The server knows two domains better than the clients that hold them.
+        Scenario("expert-server", steps=(450, 450, 30, 30), server_domains=("court", "workshop")),
+        # The same, and what the labels say of it is often wrong.
+        Scenario(
+            "expert-server-noise",
+            steps=(450, 450, 30, 30),
+            server_domains=("court", "workshop"),
+            public_noise=0.4,
+        ),
+        # Eight clients, two to a domain, every second one barely trained.
+        Scenario("twins", steps=(450,) * 4 + (60,) * 4),
+        Scenario("untested", untested="workshop"),
+        Scenario("late", joins=(1, 1, 1, 3), rounds=3),
+        Scenario("thirty-two", steps=(450,) * 4 + (120,) * 4 + (60,) * 8 + (30,) * 16),
+        Scenario("trec", steps=(300,) * 3, trec=True),
+    )
+}

@@ -1,0 +1,164 @@
+"""What the selection experiment's cells come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import hypot, sqrt
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from fedfuse.evaluation.interference import ONE_SIDED, Cell, measure_interference
+
+Row = Mapping[str, Any]
+ALL = "all"
+
+
+def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
+    """Per scenario and variant: loss, interference, share of the way to the oracle, importance.
+
+    - ``server_loss``: mean over seeds and domains, nats per byte; ``server_loss_std``: standard
+      deviation over seeds.
+    - ``interference_rate``, ``interference_depth``: of ``measure_interference``, with intervals;
+      under ``all`` over the cells of all scenarios, for variants that were tried on all. A rise is
+      beyond noise by ``noise_of``.
+    - ``training_noise``: standard deviation of a domain's loss from one order of batches to
+      another, nats per byte, from the oracle's two.
+    - ``share_of_gap_mince_to_oracle``: how much of the difference of mean losses between MinCE and
+      the oracle a variant removes; ``_std`` over seeds.
+    - ``right``: mean weight on whoever knows best, over all rounds.
+    - ``importance_cv2``: squared coefficient of variation of the candidates' shares in the last
+      round, the server's left out: 0 where all are used alike, K - 1 where one is.
+    """
+    summary: dict[str, dict[str, Any]] = {
+        "server_loss": {},
+        "server_loss_std": {},
+        "training_noise": {},
+        "interference_rate": {},
+        "interference_rate_interval": {},
+        "interference_depth": {},
+        "interference_depth_interval": {},
+        "share_of_gap_mince_to_oracle": {},
+        "share_of_gap_mince_to_oracle_std": {},
+        "right": {},
+        "importance_cv2": {},
+    }
+
+    def note(name: str, scenario: str, variant: str, value: float | list[float] | None) -> None:
+        if isinstance(value, list):
+            value = [round(end, 4) for end in value]
+        elif value is not None:
+            value = round(value, 4)
+        summary[name].setdefault(scenario, {})[variant] = value
+
+    scenarios = list(dict.fromkeys(cell["scenario"] for cell in cells))
+    variants = list(dict.fromkeys(cell["variant"] for cell in cells))
+    sigma = {scenario: training_noise(cells, scenario) for scenario in scenarios}
+    summary["training_noise"] = {name: round(value, 5) for name, value in sigma.items()}
+    for scenario in scenarios:
+        losses: dict[str, dict[int, float]] = {}  # variant -> seed -> mean over domains
+        for variant in variants:
+            mine = [c for c in cells if (c["scenario"], c["variant"]) == (scenario, variant)]
+            if not mine:
+                continue
+            seeds = sorted({c["seed"] for c in mine})
+            losses[variant] = {
+                seed: mean(c["after"] for c in mine if c["seed"] == seed) for seed in seeds
+            }
+            note("server_loss", scenario, variant, mean(losses[variant].values()))
+            note("server_loss_std", scenario, variant, spread(list(losses[variant].values())))
+            harm(note, scenario, variant, mine, sigma)
+            chosen = [c for c in choices if (c["scenario"], c["variant"]) == (scenario, variant)]
+            if chosen:
+                note("right", scenario, variant, mean(c["right"] for c in chosen))
+                last = max(c["round"] for c in chosen)
+                uneven = [unevenness(c["shares"]) for c in chosen if c["round"] == last]
+                note("importance_cv2", scenario, variant, mean(uneven))
+        if not {"min-ce", "oracle"} <= losses.keys():
+            continue
+        for variant, found in losses.items():
+            shares = [
+                way(losses["min-ce"][seed], losses["oracle"][seed], loss)
+                for seed, loss in found.items()
+            ]
+            whole = way(
+                *(mean(losses[name].values()) for name in ("min-ce", "oracle")),
+                mean(found.values()),
+            )
+            note("share_of_gap_mince_to_oracle", scenario, variant, whole)
+            note("share_of_gap_mince_to_oracle_std", scenario, variant, spread(shares))
+    everywhere = [
+        variant
+        for variant in variants
+        if all(
+            any((c["scenario"], c["variant"]) == (scenario, variant) for c in cells)
+            for scenario in scenarios
+        )
+    ]
+    for variant in everywhere:
+        harm(note, ALL, variant, [c for c in cells if c["variant"] == variant], sigma)
+    return summary
+
+
+def training_noise(cells: Sequence[Row], scenario: str) -> float:
+    """Standard deviation of a domain's loss over orders of batches; 0 where one was tried."""
+    losses = {
+        (c["variant"], c["seed"], c["domain"]): c["after"]
+        for c in cells
+        if c["scenario"] == scenario
+    }
+    pairs = [
+        (loss, losses[f"{variant}-again", seed, domain])
+        for (variant, seed, domain), loss in losses.items()
+        if (f"{variant}-again", seed, domain) in losses
+    ]
+    return sqrt(mean((a - b) ** 2 / 2 for a, b in pairs)) if pairs else 0.0
+
+
+def noise_of(cell: Row, sigma: float) -> float:
+    """How much of a rise is noise: of the test samples drawn and of the training's order.
+
+    One-sided, 95 % each; ``sigma`` as ``training_noise`` gives it.
+    """
+    return hypot(cell["noise"], ONE_SIDED * sigma)
+
+
+def harm(
+    note: Any, scenario: str, variant: str, cells: Sequence[Row], sigma: Mapping[str, float]
+) -> None:
+    """Interference of some cells."""
+    found = measure_interference(
+        [
+            Cell(
+                c["seed"],
+                c["scenario"],
+                c["domain"],
+                c["before"],
+                c["after"],
+                noise_of(c, sigma[c["scenario"]]),
+            )
+            for c in cells
+        ]
+    )
+    note("interference_rate", scenario, variant, found.rate)
+    note("interference_rate_interval", scenario, variant, list(found.rate_interval))
+    note("interference_depth", scenario, variant, found.depth)
+    note("interference_depth_interval", scenario, variant, list(found.depth_interval))
+
+
+def way(start: float, end: float, loss: float) -> float:
+    """How much of the way from ``start`` to ``end`` a loss is; 0 where there is none to go."""
+    return (start - loss) / (start - end) if abs(start - end) > 1e-9 else 0.0
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation, 0 for one value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def unevenness(shares: Mapping[str, Sequence[float]]) -> float:
+    """Squared coefficient of variation of the candidates' mean shares, the server left out."""
+    importance = np.mean(list(shares.values()), axis=0)[1:]
+    total = importance.mean()
+    return float(importance.var() / total**2) if total > 0 else 0.0

@@ -1,0 +1,94 @@
+"""The selectors that are tried: rules, baselines, ours, and ours with one thing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fedfuse.fusion.learning import LearnedSelector
+from fedfuse.fusion.selection import dual_min_ce, min_ce, uniform
+from fedfuse.fusion.selectors import RowWeights, Selector, avg_ce, by_loss, oracle, untrained_gate
+from fedfuse.fusion.settings import LABEL_FREE, SelectorSettings
+
+if TYPE_CHECKING:
+    from experiments.selection.trial import Trial
+    from fedfuse.fusion.evidence import Evidence
+
+Maker = Callable[["Trial"], Selector]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A selector and what is done with it.
+
+    Attributes:
+        selector: makes it; None learns from labels alone.
+        order: which order of batches; another one tells how much of a result is the order's.
+        promote: keep a round only if it made no domain worse (``fedfuse.fusion.promotion``).
+    """
+
+    selector: Maker | None
+    order: int = 0
+    promote: bool = False
+
+
+BASE = SelectorSettings()
+# The paper's: its network, threshold and beta, its training signal, without folds.
+PAPER = SelectorSettings(
+    network="perceptron", signal="distillation", threshold=0.15, feedback=0.5, folds=1
+)
+
+
+def learned(settings: SelectorSettings, *, promote: bool = False) -> Variant:
+    """A learned selector."""
+
+    def make(trial: Trial) -> Selector:
+        return LearnedSelector(settings, trial.material.config.seed)
+
+    return Variant(make, promote=promote)
+
+
+def rule(select: Selector) -> Variant:
+    """A fixed rule."""
+    return Variant(lambda _: select)
+
+
+def all_knowing(trial: Trial) -> Selector:
+    """Whoever of those present knows a sample's domain best, in every round anew."""
+
+    def select(evidence: Evidence) -> RowWeights:
+        return oracle(trial.right_source())(evidence)
+
+    return select
+
+
+# On every scenario.
+MAIN: dict[str, Variant] = {
+    "dual-min-ce": rule(by_loss(dual_min_ce)),
+    "min-ce": rule(by_loss(min_ce)),
+    "uniform": rule(by_loss(uniform)),
+    "untrained": Variant(lambda trial: untrained_gate(trial.material.config.seed, BASE.threshold)),
+    "oracle": Variant(all_knowing),
+    "oracle-again": Variant(all_knowing, order=1),
+    "trained": learned(BASE),
+    "promoted": learned(BASE, promote=True),
+}
+ABLATIONS: dict[str, Variant] = {
+    "labels-only": Variant(None),
+    "avg-ce": rule(avg_ce),
+    "paper": learned(PAPER),
+    "paper-network": learned(replace(PAPER, signal="labels", folds=5)),
+    "paper-signal": learned(replace(BASE, signal="distillation")),
+    "no-folds": learned(replace(BASE, folds=1)),
+    "no-folds-reward": learned(replace(BASE, folds=1, features=(*LABEL_FREE, "reward"))),
+    "with-reward": learned(replace(BASE, features=(*LABEL_FREE, "reward"))),
+    "per-row": learned(replace(BASE, unit="row")),
+    **{f"feedback-{b:g}": learned(replace(BASE, feedback=b)) for b in (0.0, 0.5)},
+    **{f"threshold-{t:g}": learned(replace(BASE, threshold=t)) for t in (0.0, 0.15, 0.5)},
+    **{
+        f"no-{name}": learned(replace(BASE, features=tuple(f for f in LABEL_FREE if f != name)))
+        for name in LABEL_FREE
+    },
+}
+VARIANTS = MAIN | ABLATIONS
