@@ -27,7 +27,8 @@ from fedfuse.distillation.training import Teacher
 from fedfuse.flower.config import PhaseConfig, RunConfig, model_of_partition, parse
 from fedfuse.flower.workspace import load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce
-from fedfuse.fusion.teach import hear, teach
+from fedfuse.fusion.selectors import by_loss
+from fedfuse.fusion.teach import Learner
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.participant import AdapterState
 from fedfuse.tokenization.tokenizer import TextTokenizer
@@ -116,9 +117,9 @@ class Side:
         """What others teach this side, as in a round."""
         rules = self.config.knowledge
         translator = new_translator(self.participant, rules)
-        own = self.participant.knowledge(rules.k)
-        others = [hear(translator, *teacher) for teacher in known]
-        return teach(translator, own, others, dual_min_ce, rules.k, tail=rules.tail).teacher
+        learner = Learner(translator, self.participant.knowledge(rules.k))
+        others = [learner.hear(*teacher) for teacher in known]
+        return learner.teach(others, by_loss(dual_min_ce), rules.k, tail=rules.tail).teacher
 
     def loss(self) -> float:
         """Test loss, nats per byte, mean over domains."""

@@ -23,10 +23,14 @@ from fedfuse.flower.messages import (
     Metrics,
     arrays_to_record,
     put_knowledge,
+    put_prompt_loss,
+    put_signal,
     put_tokenizer,
+    put_verdict,
     record_to_arrays,
     scores_to_metrics,
     take_knowledge,
+    take_prompt_loss,
     take_tokenizer,
 )
 from fedfuse.flower.workspace import (
@@ -36,12 +40,15 @@ from fedfuse.flower.workspace import (
     new_translator,
     public_of_round,
 )
+from fedfuse.fusion.learning import LearnedSelector
 from fedfuse.fusion.selection import dual_min_ce
+from fedfuse.fusion.selectors import by_loss
 from fedfuse.fusion.shares import teacher_shares
-from fedfuse.fusion.teach import hear, teach
+from fedfuse.fusion.teach import Learner, Lesson
 from fedfuse.knowledge.letter import Letter, read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
+from fedfuse.knowledge.translate import Translator
 from fedfuse.knowledge.update import digest
 from fedfuse.models.causal_lm import save_adapter
 from fedfuse.models.participant import Participant
@@ -49,6 +56,8 @@ from fedfuse.models.participant import Participant
 ADAPTER = "adapter"
 # With freshness: what the server holds of this client's knowledge, and the client of the server's.
 TOLD, HEARD = "told", "heard"
+# State of the selector, and the untouched model's loss of each test sample.
+SELECTOR, UNTOUCHED = "selector", "untouched"
 
 
 class DistillationClient:
@@ -108,7 +117,10 @@ class DistillationClient:
         self._keep()
         reply = RecordDict({})
         if wanted == "knowledge":
-            put_knowledge(reply, self._letter(_round(request), str(config.get("held", ""))))
+            public = public_of_round(self.config, self.participant, _round(request))
+            put_knowledge(reply, self._letter(public, str(config.get("held", ""))))
+            if config.get("prompts"):
+                put_prompt_loss(reply, self.participant.view_prompts(public).loss)
             heard = self._known(HEARD)
             reply["info"] = ConfigRecord({"heard": digest(heard) if heard else ""})
         elif wanted == "adapter":
@@ -129,31 +141,70 @@ class DistillationClient:
         translator.verify(knowledge, tokenizer, public.fingerprint)
         if rules.freshness:
             self._state[HEARD] = arrays_to_record(to_arrays(knowledge))
-        own = self.participant.knowledge(rules.k, public)
-        server = hear(translator, knowledge, tokenizer)
-        lesson = teach(translator, own, [server], dual_min_ce, rules.k, tail=rules.tail)
-        phase = self.config.client_distill
-        loss, state = self.participant.learn(
-            public,
-            phase.settings(),
-            seed=derive_seed(self.config, "distill", self.partition),
-            teacher=lesson.teacher,
-            label_share=phase.label_share,
-            replay=self.private if phase.replay else None,
-            state=self._training("distill"),
-        )
-        self._state["training.distill"] = arrays_to_record(state)
+        lesson, selector = self._choose(request, public, translator, knowledge)
+        phase, state = self.config.client_distill, self._training("distill")
+
+        def learn() -> tuple[float, TrainingState]:
+            return self.participant.learn(
+                public,
+                phase.settings(),
+                seed=derive_seed(self.config, "distill", self.partition),
+                teacher=lesson.teacher,
+                label_share=phase.label_share,
+                replay=self.private if phase.replay else None,
+                state=state,
+            )
+
+        reply = RecordDict({})
+        if self.config.promotion:
+            seed = derive_seed(self.config, "promotion", self.partition, _round(request))
+            (loss, learned), verdict = self.participant.on_trial(learn, seed)
+            put_verdict(reply, verdict)
+            keep = verdict.keep
+        else:
+            (loss, learned), keep = learn(), True
+        if keep:
+            self._state["training.distill"] = arrays_to_record(learned)
         self._keep()
+        if selector and selector.last:
+            self._state[SELECTOR] = arrays_to_record(selector.state())
+            put_signal(reply, selector.last.before, selector.last.after)
         shares = teacher_shares(public.samples, lesson.weights, ["server"])
         flat: Metrics = {
             f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()
         }
-        return RecordDict(
-            {
-                "metrics": MetricRecord({"loss": loss, "seconds": time.perf_counter() - started}),
-                "selection": MetricRecord(flat),
-            }
-        )
+        reply["selection"] = MetricRecord(flat)
+        reply["metrics"] = MetricRecord({"loss": loss, "seconds": time.perf_counter() - started})
+        return reply
+
+    def _choose(
+        self,
+        request: RecordDict,
+        public: EncodedSet,
+        translator: Translator,
+        knowledge: Knowledge,
+    ) -> tuple[Lesson, LearnedSelector | None]:
+        """What to take from the server, and the selector that learned when, if one is asked for."""
+        rules, tokenizer = self.config.knowledge, take_tokenizer(self._state)
+        own = self.participant.knowledge(rules.k, public)
+        selector, prompts, prompt_loss = None, None, None
+        if request.config_records["config"].get("selector"):
+            selector = self._selector()
+            prompts = self.participant.view_prompts(public)
+            prompt_loss = take_prompt_loss(request, len(public))
+        learner = Learner(translator, own, prompts)
+        server = learner.hear(knowledge, tokenizer, prompt_loss)
+        lesson = learner.teach([server], selector or by_loss(dual_min_ce), rules.k, tail=rules.tail)
+        return lesson, selector
+
+    def _selector(self) -> LearnedSelector:
+        """The selector as the last message left it."""
+        seed = derive_seed(self.config, "selector", self.partition)
+        selector = LearnedSelector(self.config.selector.settings(), seed)
+        kept = self._state.get(SELECTOR)
+        if isinstance(kept, ArrayRecord):
+            selector.load(record_to_arrays(kept))
+        return selector
 
     def evaluate(self, request: RecordDict) -> RecordDict:
         """Score the model on the test set, per domain, and save its adapter on this machine."""
@@ -163,13 +214,16 @@ class DistillationClient:
         run = str(request.config_records["config"]["run"])
         folder = Path(str(self._output)) / Path(run).name / "clients" / str(self.partition)
         save_adapter(self.participant.model, folder / "adapter")
-        metrics = scores_to_metrics(self.participant.score())
-        return RecordDict({"metrics": MetricRecord(metrics)})
+        before = self._state.get(UNTOUCHED)
+        known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
+        scores, nats = self.participant.measure(known)
+        if known is None and ADAPTER not in self._state:  # nothing has been learned yet
+            self._state[UNTOUCHED] = arrays_to_record({"nats": nats})
+        return RecordDict({"metrics": MetricRecord(scores_to_metrics(scores))})
 
-    def _letter(self, server_round: int, held: str) -> Letter:
+    def _letter(self, public: EncodedSet, held: str) -> Letter:
         """What this client knows, or what changed since the server was told what it holds."""
         rules = self.config.knowledge
-        public = public_of_round(self.config, self.participant, server_round)
         now, told = self.participant.knowledge(rules.k, public), self._known(TOLD)
         if rules.freshness and told and digest(told) == held:
             letter = write_changes(now, told, rules.freshness, rules.wire, rules.mass)

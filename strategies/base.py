@@ -17,6 +17,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
@@ -98,9 +99,13 @@ class PhasedStrategy(Strategy):
     def evaluate_server(self, server_round: int) -> dict[str, Score]:
         """Score the server's model and write it down."""
         stage = FEDERATED if server_round else ZERO_SHOT
-        scores = self.session.participant.score()
+        scores = self.session.score()
         self.session.run.scores(stage, server_round, SERVER, scores)
         return scores
+
+    def state(self) -> dict[str, ndarray]:
+        """What the strategy itself has learned, as flat arrays for the checkpoint."""
+        return {}
 
     def summary(self) -> None:
         """Log what will run."""
@@ -138,7 +143,7 @@ class PhasedStrategy(Strategy):
             train_config["round"] = evaluate_config["round"] = server_round
             self._train(server_round, result, grid, train_config)
             self._distill(server_round, result, grid, train_config)
-            self.session.checkpoint(server_round)
+            self.session.checkpoint(server_round, self.state())
             self._evaluate(server_round, result, grid, evaluate_config, evaluate_fn)
         if self.config.baselines:
             self._baselines(num_rounds)

@@ -18,10 +18,12 @@ from flwr.serverapp import Grid
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
+from fedfuse.fusion.evidence import Evidence
 from fedfuse.fusion.selection import Losses, Weights, dual_min_ce
+from fedfuse.fusion.selectors import RowWeights, by_loss
 from fedfuse.fusion.shares import teacher_shares
 from fedfuse.fusion.spool import Spool
-from fedfuse.fusion.teach import Candidate, hear, teach
+from fedfuse.fusion.teach import Candidate, Learner, Lesson
 from fedfuse.knowledge.letter import read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
 from strategies.base import PhasedStrategy, mean_loss, take_loss
@@ -30,7 +32,17 @@ from strategies.session import SERVER, Session
 
 
 class FedMKT(PhasedStrategy):
-    """Clients teach the server, the server teaches the clients."""
+    """Clients teach the server, the server teaches the clients.
+
+    Attributes:
+        reads_prompts: whether ``weigh`` looks at what models make of the public prompts; clients
+            are then asked.
+        clients_learn_whom: whether a client, too, learns when to trust the server, or goes by
+            DualMinCE.
+    """
+
+    reads_prompts = False
+    clients_learn_whom = False
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -42,7 +54,7 @@ class FedMKT(PhasedStrategy):
     def select(self, losses: Losses) -> Weights:
         """Whom the server trusts on which public sample: DualMinCE (Algorithm 2).
 
-        Override this for a selection rule of your own.
+        Override this for a rule of your own that needs losses alone, ``weigh`` for any other.
 
         Args:
             losses: ``[N, C]`` nats per byte; column 0 is the server's own, then one per client.
@@ -51,6 +63,18 @@ class FedMKT(PhasedStrategy):
             ``[N, C]`` weights, not negative; a row of zeros learns from labels alone.
         """
         return dual_min_ce(losses)
+
+    def weigh(self, evidence: Evidence) -> RowWeights:
+        """Whom the server trusts on which label row, by all that is known of the candidates.
+
+        Args:
+            evidence: of C candidates on T label rows; column 0 is the server, then one per client.
+
+        Returns:
+            ``[T, C]`` weights, not negative; a row of zeros learns from labels alone, weight in
+            column 0 holds the server where it is.
+        """
+        return by_loss(self.select)(evidence)
 
     def receive(self, reply: Message) -> Knowledge:
         """A client's knowledge, verified (step 3).
@@ -80,7 +104,12 @@ class FedMKT(PhasedStrategy):
         """Steps 1 to 3: train on private data, send knowledge of the public set."""
         requests = []
         for node, client in self.exchange.names.items():
-            asked = {**config, "reply": "knowledge", "held": self.held.digest(client)}
+            asked = {
+                **config,
+                "reply": "knowledge",
+                "held": self.held.digest(client),
+                "prompts": self.reads_prompts,
+            }
             content = RecordDict({"config": ConfigRecord(asked)})
             requests.append(Message(content, node, messages.LOCAL))
         return requests
@@ -94,11 +123,19 @@ class FedMKT(PhasedStrategy):
         more is in memory than what selection looks at.
         """
         k, translator = self.config.knowledge.k, self.session.translator
-        own = self.session.knowledge()  # the clients train meanwhile
+        # The clients train meanwhile.
+        prompts = self.session.view_prompts() if self.reads_prompts else None
+        learner = Learner(translator, self.session.knowledge(), prompts)
 
         def listen(reply: Message) -> tuple[float, Candidate]:
             node, loss = reply.metadata.src_node_id, take_loss(reply)
-            candidate = hear(translator, self.receive(reply), self.tokenizers[node])
+            knowledge = self.receive(reply)
+            prompt_loss = (
+                messages.take_prompt_loss(reply.content, knowledge.samples)
+                if self.reads_prompts
+                else None
+            )
+            candidate = learner.hear(knowledge, self.tokenizers[node], prompt_loss)
             self.heard[node] = messages.take_heard(reply.content)
             return loss, candidate
 
@@ -115,12 +152,17 @@ class FedMKT(PhasedStrategy):
             heard = dict(sorted(heard.items(), key=lambda item: item[0]))
             candidates = [candidate for _, candidate in heard.values()]
             tail = self.config.knowledge.tail
-            lesson = teach(translator, own, candidates, self.select, k, tail=tail)
+            lesson = learner.teach(candidates, self.weigh, k, tail=tail)
         shares = teacher_shares(self.session.public.samples, lesson.weights, list(heard))
         self.session.run.selection(server_round, "up", SERVER, shares)
-        self.session.learn(server_round, lesson.teacher, self.config.server_distill.label_share)
+        self.learn(server_round, lesson)
         adapter = messages.arrays_to_record(self.session.participant.adapter)
         return adapter, mean_loss([loss for loss, _ in heard.values()])
+
+    def learn(self, server_round: int, lesson: Lesson) -> None:
+        """Step 6: distil into the server's model."""
+        learn = self.session.learn_on_trial if self.config.promotion else self.session.learn
+        learn(server_round, lesson.teacher, self.config.server_distill.label_share)
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -135,9 +177,13 @@ class FedMKT(PhasedStrategy):
                 now = read(changes, self.told)
                 letter = write(now, rules.wire, 1.0)
             self.told = now if changes else read(letter)
+        prompts = self.session.view_prompts() if self.clients_learn_whom else None
         requests = []
         for node in self.exchange.names:
-            content = RecordDict({"config": config})
+            asked = {**config, "selector": self.clients_learn_whom}
+            content = RecordDict({"config": ConfigRecord(asked)})
+            if prompts:
+                messages.put_prompt_loss(content, prompts.loss)
             knows = changes is not None and self.heard.get(node) == before
             messages.put_knowledge(content, changes if knows and changes else letter)
             requests.append(Message(content, node, messages.DISTILL))
@@ -156,6 +202,12 @@ class FedMKT(PhasedStrategy):
                 domain, _, teacher = key.rpartition("/")
                 shares[domain, teacher] = float(share)  # type: ignore[arg-type]
             self.session.run.selection(server_round, "down", client, shares)
+            if self.config.promotion:
+                keep, changes = messages.take_verdict(reply.content)
+                self.session.run.verdict(server_round, client, keep=keep, changes=changes)
+            if self.clients_learn_whom:
+                signal = messages.take_signal(reply.content)
+                self.session.run.selector(server_round, client, *signal)
             return loss
 
         return mean_loss([loss for _, loss in self.accept(server_round, replies, note)])

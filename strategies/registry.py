@@ -7,10 +7,14 @@ import importlib
 from fedfuse.errors import FedfuseError
 from strategies.base import PhasedStrategy
 from strategies.fedavg_lora import FedAvgLoRA
+from strategies.fedfuse import FedFuse
 from strategies.fedmkt import FedMKT
+from strategies.fusion_x import FusionX
 from strategies.llm2slm import LLM2SLM
 
 STRATEGIES: dict[str, type[PhasedStrategy]] = {
+    "fedfuse": FedFuse,
+    "fusion-x": FusionX,
     "fedmkt": FedMKT,
     "fedavg-lora": FedAvgLoRA,
     "llm2slm": LLM2SLM,

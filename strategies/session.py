@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.state import TrainingState
 from fedfuse.distillation.training import Teacher
+from fedfuse.evaluation.scoring import SampleNats, Score
 from fedfuse.flower.config import RunConfig, flatten
 from fedfuse.flower.workspace import (
     derive_seed,
@@ -23,6 +25,7 @@ from fedfuse.flower.workspace import (
     new_translator,
     public_of_round,
 )
+from fedfuse.knowledge.prompts import PromptView
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.translate import Translator
 from fedfuse.models.causal_lm import save_adapter
@@ -46,6 +49,7 @@ class Session:
         public: the public samples that the current round is about.
         translator: from any client's knowledge of them into the server's terms.
         training: state of the server's training by phase.
+        untouched: the loss of each test sample when it was first scored, nats.
     """
 
     config: RunConfig
@@ -54,6 +58,7 @@ class Session:
     public: EncodedSet
     translator: Translator
     training: dict[str, TrainingState] = field(default_factory=dict)
+    untouched: SampleNats | None = None
 
     def begin(self, server_round: int) -> None:
         """Take up the public samples of a round."""
@@ -65,10 +70,38 @@ class Session:
         """What the server's model knows about the round's public samples."""
         return self.participant.knowledge(self.config.knowledge.k, self.public)
 
+    def score(self) -> dict[str, Score]:
+        """The server's model on the test set."""
+        scores, nats = self.participant.measure(self.untouched)
+        if self.untouched is None:
+            self.untouched = nats
+        return scores
+
     def learn(self, server_round: int, teacher: Teacher | None, label_share: float) -> float:
         """One phase on the public set (FedMKT Eq. 5); the next one goes on where it stops."""
         settings = self.config.server_distill.settings()
         return self.fit("distill", self.public, settings, server_round, teacher, label_share)
+
+    def learn_on_trial(self, server_round: int, teacher: Teacher, label_share: float) -> None:
+        """The same phase, taken back if it made a domain of the held-out set worse."""
+        state = self.training.get("distill")
+        _, verdict = self.participant.on_trial(
+            lambda: self.learn(server_round, teacher, label_share),
+            derive_seed(self.config, SERVER, "promotion", server_round),
+        )
+        if not verdict.keep:
+            self.training.pop("distill")
+            if state is not None:
+                self.training["distill"] = state
+            log.info(
+                "round %d: rolled back, %s", server_round, "worse: " + ", ".join(verdict.worse)
+            )
+        changes = {domain: change.mean for domain, change in verdict.changes.items()}
+        self.run.verdict(server_round, SERVER, keep=verdict.keep, changes=changes)
+
+    def view_prompts(self) -> PromptView:
+        """What the server's model makes of the round's public prompts."""
+        return self.participant.view_prompts(self.public)
 
     def fit(
         self,
@@ -97,13 +130,16 @@ class Session:
         self.participant.reset()
         self.training.clear()
 
-    def checkpoint(self, server_round: int) -> None:
-        """Save the server's adapter and the state of its training; whole or not at all."""
+    def checkpoint(self, server_round: int, strategy: Mapping[str, ndarray]) -> None:
+        """Save the server's adapter, the state of its training and of the strategy; whole or not
+        at all.
+        """
         folder = self.run.folder / SERVER
         save_adapter(self.participant.model, folder / "adapter")
         flat = {
             f"{phase}|{k}": v for phase, state in self.training.items() for k, v in state.items()
         }
+        flat |= {f"strategy|{name}": value for name, value in strategy.items()}
         scratch = folder / ".training.npz.new"
         with scratch.open("wb") as file:
             np.savez(file, allow_pickle=False, round=np.array(server_round), **flat)

@@ -20,7 +20,13 @@ from fedfuse.data.sample import Sample, Splits
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nats
-from fedfuse.flower.config import DataConfig, ModelConfig, RunConfig, model_of_partition
+from fedfuse.flower.config import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    ServerDistillConfig,
+    model_of_partition,
+)
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.prompts import view_prompts
@@ -159,6 +165,8 @@ def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig
         ),
         server=model,
         clients=model,
+        # Texts are several times longer than the built-in world's.
+        server_distill=ServerDistillConfig(steps=60),
     )
 
 

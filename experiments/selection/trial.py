@@ -14,17 +14,16 @@ from experiments.selection.variants import Variant
 from fedfuse.distillation.training import Teacher
 from fedfuse.evaluation.scoring import sample_nats
 from fedfuse.flower.workspace import derive_seed
-from fedfuse.fusion.evidence import CandidateEvidence, Evidence, examine, gather
-from fedfuse.fusion.fuse import fuse
+from fedfuse.fusion.evidence import Evidence
 from fedfuse.fusion.learning import LearnedSelector
 from fedfuse.fusion.promotion import judge
-from fedfuse.fusion.selectors import Selector, on_samples
+from fedfuse.fusion.selectors import RowWeights, Selector
+from fedfuse.fusion.teach import Learner
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.prompts import view_prompts
 from fedfuse.knowledge.translate import Translator
 from fedfuse.models.builtin import cache_root
 from fedfuse.models.participant import AdapterState
-from fedfuse.tokenization.projection import Projected
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Outcome:
         nats: ``[test samples]`` the server's loss of each test answer, nats per byte, at the end.
         choices: one per round; none without a selector.
         rolled_back: rounds that were not kept.
-        select_seconds: of the selector and of the evidence for it, all rounds.
+        select_seconds: of the selector, all rounds.
         learn_seconds: of the server's training, all rounds.
     """
 
@@ -64,7 +63,7 @@ class Outcome:
 
 
 class Trial:
-    """A material made ready once: candidates translated, test set encoded."""
+    """A material made ready once for all variants."""
 
     def __init__(self, material: Material) -> None:
         config = material.config
@@ -85,10 +84,6 @@ class Trial:
             unmatched=rules.unmatched,
             cache=cache_root() / "tables",
         )
-        self.teachers = [
-            self.translator(candidate.knowledge, candidate.tokenizer)
-            for candidate in material.candidates
-        ]
         self.server.adapter = material.start
         self.before = self._test()
 
@@ -153,43 +148,38 @@ class Trial:
         """The round's teacher, who is trusted, and the seconds that choosing took."""
         k = self.material.config.knowledge.k
         own = extract(self.server.model, self.data, k)
-        teachers = [self.teachers[c] for c in self.present]
-        candidates = [self.material.candidates[c] for c in self.present]
-        started = time.perf_counter()
-        view = view_prompts(self.server.model, self.data)
-        own_part = self.translator.own(own)
-        others = [
-            self._examine(part, own_part, c.knowledge.loss, c.prompt_loss)
-            for part, c in zip(teachers, candidates, strict=True)
-        ]
-        first = self._examine(own_part, own_part, own.loss, view.loss)
-        evidence = gather([first, *others], own.offsets, view.state)
-        weights = selector(evidence)
-        seconds = time.perf_counter() - started
+        learner = Learner(self.translator, own, view_prompts(self.server.model, self.data))
+        others = []
+        for c in self.present:
+            told = self.material.candidates[c]
+            others.append(learner.hear(told.knowledge, told.tokenizer, told.prompt_loss))
+        seconds, chosen = 0.0, None
+
+        def watched(evidence: Evidence) -> RowWeights:
+            nonlocal seconds, chosen
+            started = time.perf_counter()
+            weights = selector(evidence)
+            seconds, chosen = time.perf_counter() - started, evidence
+            return weights
+
+        lesson = learner.teach(others, watched, k)
+        assert chosen is not None
         fit = selector.last if isinstance(selector, LearnedSelector) else None
         signal = (round(fit.before, 4), round(fit.after, 4)) if fit else None
-        choice = self._choice(on_samples(weights, evidence), evidence, signal)
-        return fuse([own_part, *teachers], weights, k), choice, seconds
+        return lesson.teacher, self._choice(lesson.weights.copy(), chosen, signal), seconds
 
     def _choice(
         self, shares: ndarray, evidence: Evidence, signal: tuple[float, float] | None
     ) -> Choice:
         shares[:, 0] += 1 - shares.sum(1)  # no teacher is trust in oneself
         right = float(shares[np.arange(evidence.samples), self.right_source()].mean())
-        whole = np.zeros((len(shares), len(self.teachers) + 1))
+        whole = np.zeros((len(shares), self.material.scenario.clients + 1))
         whole[:, 0], whole[:, self.present + 1] = shares[:, 0], shares[:, 1:]
         by_domain = {
             domain: [round(float(x), 4) for x in whole[self.public_domains == domain].mean(0)]
             for domain in self.material.splits.domains
         }
         return Choice(by_domain, round(right, 4), signal)
-
-    def _examine(
-        self, part: Projected, own: Projected, loss: ndarray, prompt_loss: ndarray
-    ) -> CandidateEvidence:
-        vocab_size = self.server.tokenizer.vocab_size
-        label = self.translator.rows.token
-        return examine(part, own, label, vocab_size, loss, prompt_loss)
 
     def _test(self) -> Float64[ndarray, " samples"]:
         nats = sample_nats(self.server.model, self.test, self.server.tokenizer.vocab_size)

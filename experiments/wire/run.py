@@ -25,7 +25,8 @@ from fedfuse.distillation.training import Teacher
 from fedfuse.flower.config import RunConfig, model_of_partition
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce
-from fedfuse.fusion.teach import hear, teach
+from fedfuse.fusion.selectors import by_loss
+from fedfuse.fusion.teach import Learner
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.trim import trim
@@ -149,14 +150,14 @@ def told(
     """What the untrained server should learn, and the bytes a label row that it took to tell."""
     server.reset()
     translator = new_translator(server, config.knowledge)
+    learner = Learner(translator, server.knowledge(variant.k))
     arrived, size, rows = [], 0, 0
     for client in clients:
         knowledge, tokenizer = client(variant.k)
         received, taken = variant.travel(knowledge)
-        arrived.append(hear(translator, received, tokenizer))
+        arrived.append(learner.hear(received, tokenizer))
         size, rows = size + taken, rows + knowledge.rows
-    own = server.knowledge(variant.k)
-    lesson = teach(translator, own, arrived, dual_min_ce, variant.k, tail=variant.tail)
+    lesson = learner.teach(arrived, by_loss(dual_min_ce), variant.k, tail=variant.tail)
     return lesson.teacher, round(size / rows, 2)
 
 

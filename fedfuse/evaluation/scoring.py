@@ -14,12 +14,17 @@ from torch import Tensor, nn
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import Batch, EncodedSet
 from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.interference import paired_noise
 from fedfuse.models.forward import logits_in_chunks
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 # Tokens in one forward pass of a model that is only scored, padding included. More of them leave
 # the caches of a CPU; a GPU needs more to be busy. (The latter is not measured.)
 MAX_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+
+
+# Label loss of each test sample, nats, summed over its answer.
+SampleNats = Float64[ndarray, " samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,14 @@ class Score:
         loss: nats per byte of answer text.
         accuracy: share of multiple-choice questions answered right; None where there are none.
         samples: number of scored samples.
+        noise: how much of a rise since an earlier score is no more than noise, nats per byte; see
+            ``interference.paired_noise``. None where there is none to compare with.
     """
 
     loss: float
     accuracy: float | None
     samples: int
+    noise: float | None = None
 
 
 @torch.no_grad()
@@ -101,6 +109,18 @@ class Evaluator:
 
     def score(self, model: nn.Module, autocast: str = "none") -> dict[str, Score]:
         """Loss and accuracy per domain, domains sorted."""
+        return self.measure(model, autocast)[0]
+
+    def measure(
+        self, model: nn.Module, autocast: str = "none", before: SampleNats | None = None
+    ) -> tuple[dict[str, Score], SampleNats]:
+        """The same, and the loss of each test sample.
+
+        Args:
+            model: a causal LM.
+            autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
+            before: ``[N]`` what an earlier call returned, to tell a change from noise.
+        """
         nats = sample_nats(model, self._test, self._vocab_size, autocast)
         correct = self._correct(model, autocast)
         domains = np.array([s.domain for s in self._test.samples])
@@ -108,11 +128,17 @@ class Evaluator:
         scores = {}
         for domain in sorted(set(domains.tolist())):
             here = domains == domain
-            loss = float(nats[here].sum() / self._test.label_bytes[here].sum())
+            size = self._test.label_bytes[here].sum()
+            loss = float(nats[here].sum() / size)
+            noise = None
+            if before is not None:
+                # The domain's loss is the mean of these.
+                each = here.sum() / size
+                noise = paired_noise(before[here] * each, nats[here] * each)
             questions = asked == domain
             accuracy = float(correct[questions].mean()) if questions.any() else None
-            scores[domain] = Score(loss, accuracy, int(here.sum()))
-        return scores
+            scores[domain] = Score(loss, accuracy, int(here.sum()), noise)
+        return scores, nats
 
     def _correct(self, model: nn.Module, autocast: str) -> Float64[ndarray, " questions"]:
         """``[Q]`` 1 where the most probable option is the right one.

@@ -16,8 +16,11 @@ from typing import Any, get_type_hints
 
 from fedfuse.distillation.settings import AUTOCAST, DIVERGENCES, PLAIN, Comparison, TrainingSettings
 from fedfuse.errors import FedfuseError
+from fedfuse.fusion.settings import NETWORKS, SIGNALS, UNITS, SelectorSettings
 
 Scalar = bool | int | float | str
+
+SELECTOR = SelectorSettings()
 
 # The data source that is made on the spot.
 BUILTIN_DATA = "builtin"
@@ -215,16 +218,63 @@ class KnowledgeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SelectorConfig:
+    """The selector of ``fusion-x`` and ``fedfuse`` that learns whom to trust.
+
+    Attributes:
+        network: ``equivariant`` takes any number of candidates; ``perceptron`` is the paper's.
+        signal: what it learns from: the ``labels``' likelihood under the mixture, or the paper's
+            ``distillation`` loss.
+        features: what it sees of a candidate, joined by commas.
+        unit: weights for each ``sample``, or for each label ``row``.
+        folds: of the cross-fitting; 1 weighs samples by a gate that learned from their labels.
+        threshold: tau: candidates with less trust are dropped.
+        feedback: beta of the loss that keeps all candidates in use.
+        steps: of its optimizer in a round.
+    """
+
+    network: str = one_of(SELECTOR.network, *NETWORKS)
+    signal: str = one_of(SELECTOR.signal, *SIGNALS)
+    features: str = text(", ".join(SELECTOR.features))
+    unit: str = one_of(SELECTOR.unit, *UNITS)
+    folds: int = between(SELECTOR.folds, 1)
+    threshold: float = between(SELECTOR.threshold, 0, 0.99)
+    feedback: float = between(SELECTOR.feedback, 0)
+    steps: int = between(SELECTOR.steps, 0)
+
+    def settings(self) -> SelectorSettings:
+        """What the selector is told.
+
+        Raises:
+            FedfuseError: for a feature that does not exist.
+        """
+        features = tuple(name.strip() for name in self.features.split(",") if name.strip())
+        return SelectorSettings(
+            network=self.network,
+            signal=self.signal,
+            features=features,
+            unit=self.unit,
+            folds=self.folds,
+            threshold=self.threshold,
+            feedback=self.feedback,
+            steps=self.steps,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """A whole run.
 
     Attributes:
         name: of the run folder.
         seed: of everything random.
-        strategy: ``fedmkt``, ``fedavg-lora``, ``llm2slm``, or your own as ``module:Class``.
+        strategy: ``fedfuse``, ``fusion-x``, ``fedmkt``, ``llm2slm``, ``fedavg-lora``, or your own
+            as ``module:Class``.
         rounds: of the federation.
         output: folder that run folders are made in.
         baselines: also measure standalone, public-only and centralized training.
+        promotion: keep what a phase on the public set taught, on either side, only if no domain of
+            the held-out set got worse by it.
         min_clients: replies without which a round is given up.
         timeout: seconds to wait for the replies of one phase.
     """
@@ -235,6 +285,7 @@ class RunConfig:
     rounds: int = between(3, 1)
     output: str = text("runs")
     baselines: bool = True
+    promotion: bool = False
     min_clients: int = between(2, 1)
     timeout: float = between(1800.0, 0, above=True)
     data: DataConfig = field(default_factory=DataConfig)
@@ -248,6 +299,7 @@ class RunConfig:
     server_distill: ServerDistillConfig = field(default_factory=ServerDistillConfig)
     client_distill: ClientDistillConfig = field(default_factory=ClientDistillConfig)
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    selector: SelectorConfig = field(default_factory=SelectorConfig)
 
 
 def flatten(config: object, prefix: str = "") -> dict[str, Scalar]:
@@ -274,15 +326,29 @@ def parse(given: Mapping[str, Any]) -> RunConfig:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             errors.append(f"{key} = {given[key]!r}: no such key{hint}")
     config: RunConfig = _build(RunConfig, RunConfig(), "", given, errors)
-    rules = config.knowledge
-    if not errors and rules.freshness and rules.public_share < 1:
-        errors.append(
-            f"knowledge.freshness = {rules.freshness}: allowed: 0 with a knowledge.public-share of "
-            f"{rules.public_share}, as every round is about other samples"
-        )
+    if not errors:
+        errors += _contradictions(config)
     if errors:
         raise FedfuseError("the run config is refused:\n  " + "\n  ".join(errors))
     return config
+
+
+def _contradictions(config: RunConfig) -> list[str]:
+    """What each key allows by itself, but not together."""
+    found = []
+    rules = config.knowledge
+    if rules.freshness and rules.public_share < 1:
+        found.append(
+            f"knowledge.freshness = {rules.freshness}: allowed: 0 with a knowledge.public-share of "
+            f"{rules.public_share}, as every round is about other samples"
+        )
+    if config.promotion and not config.data.holdout:
+        found.append("promotion = True: allowed: False with a data.holdout of 0")
+    try:
+        config.selector.settings()
+    except FedfuseError as error:
+        found.append(f"selector.features = {config.selector.features!r}: {error}")
+    return found
 
 
 def _build(

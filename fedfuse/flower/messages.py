@@ -12,10 +12,12 @@ from collections.abc import Mapping
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from jaxtyping import Float32
 from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
+from fedfuse.fusion.promotion import Verdict
 from fedfuse.knowledge.letter import Letter
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
@@ -28,7 +30,7 @@ EVALUATE = "evaluate"
 # What a MetricRecord takes.
 Metrics = dict[str, int | float | list[int] | list[float]]
 
-_KNOWLEDGE = "knowledge"
+_KNOWLEDGE, _PROMPTS = "knowledge", "prompts"
 # All of it, and what changed of it.
 _LETTERS = ({"message"}, {"message", "rows", "before"})
 
@@ -70,6 +72,30 @@ def take_knowledge(content: RecordDict) -> Letter:
         parts[name] = array.tobytes()
     before = parts.get("before", b"").decode("ascii", errors="replace")
     return Letter(parts["message"], parts.get("rows", b""), before)
+
+
+def put_prompt_loss(content: RecordDict, loss: Float32[ndarray, " samples"]) -> None:
+    """Add a model's loss of the public prompts, ``[N]`` nats per byte, in half precision."""
+    content[_PROMPTS] = arrays_to_record({"loss": loss.astype(np.float16)})
+
+
+def take_prompt_loss(content: RecordDict, samples: int) -> Float32[ndarray, " samples"]:
+    """Read it out of a message's content.
+
+    Raises:
+        FedfuseError: when there is none, or it is not N numbers from 0 on or NaN.
+    """
+    record = content.get(_PROMPTS)
+    if not isinstance(record, ArrayRecord) or set(record) != {"loss"}:
+        raise FedfuseError(f"the message holds {sorted(content)}; allowed: prompts with a loss")
+    loss = record_to_arrays(record)["loss"]
+    if loss.dtype != np.float16 or loss.shape != (samples,):
+        raise FedfuseError(
+            f"prompts.loss is {loss.dtype}{list(loss.shape)}; allowed: float16[{samples}]"
+        )
+    if ((loss < 0) | np.isinf(loss)).any():
+        raise FedfuseError("prompts.loss is negative or infinite; allowed: from 0, or NaN")
+    return loss.astype(np.float32)
 
 
 def take_heard(content: RecordDict) -> str:
@@ -117,13 +143,17 @@ def take_scores(content: RecordDict) -> dict[str, Score]:
 
 
 def scores_to_metrics(scores: Mapping[str, Score]) -> Metrics:
-    """Scores as flat numbers: ``loss/DOMAIN``, ``accuracy/DOMAIN``, ``samples/DOMAIN``."""
+    """Scores as flat numbers: ``loss/DOMAIN``, ``samples/DOMAIN``, and ``accuracy/DOMAIN`` and
+    ``noise/DOMAIN`` where known.
+    """
     metrics: Metrics = {}
     for domain, score in scores.items():
         metrics[f"loss/{domain}"] = score.loss
         metrics[f"samples/{domain}"] = float(score.samples)
-        if score.accuracy is not None:
-            metrics[f"accuracy/{domain}"] = score.accuracy
+        for name in ("accuracy", "noise"):
+            value = getattr(score, name)
+            if value is not None and math.isfinite(value):
+                metrics[f"{name}/{domain}"] = value
     return metrics
 
 
@@ -131,26 +161,60 @@ def metrics_to_scores(metrics: Mapping[str, object]) -> dict[str, Score]:
     """The inverse of ``scores_to_metrics``; other keys are ignored.
 
     Raises:
-        FedfuseError: for losses or numbers of samples that are negative or not finite, and
+        FedfuseError: for losses, noise or numbers of samples that are negative or not finite, and
             accuracies outside [0, 1].
     """
     scores = {}
     for key in metrics:
         kind, _, domain = key.partition("/")
         if kind == "loss":
-            accuracy = f"accuracy/{domain}"
+            accuracy, noise = f"accuracy/{domain}", f"noise/{domain}"
             scores[domain] = Score(
                 _number(metrics, key, low=0),
                 _number(metrics, accuracy, low=0, high=1) if accuracy in metrics else None,
                 int(_number(metrics, f"samples/{domain}", low=0)),
+                _number(metrics, noise, low=0) if noise in metrics else None,
             )
     return scores
 
 
-def _metrics(content: RecordDict) -> MetricRecord:
-    record = content.get("metrics")
+def put_verdict(content: RecordDict, verdict: Verdict) -> None:
+    """Add to a reply whether its sender kept what it learned, and each domain's change of loss."""
+    changes = {f"change/{domain}": change.mean for domain, change in verdict.changes.items()}
+    content["verdict"] = MetricRecord({"keep": int(verdict.keep), **changes})
+
+
+def take_verdict(content: RecordDict) -> tuple[bool, dict[str, float]]:
+    """The inverse of ``put_verdict``: whether it was kept, and the changes, nats per byte.
+
+    Raises:
+        FedfuseError: when there is none or it is no numbers.
+    """
+    metrics = _metrics(content, "verdict")
+    names = [name for name in metrics if name.startswith("change/")]
+    changes = {name.removeprefix("change/"): _number(metrics, name) for name in names}
+    return _number(metrics, "keep", 0, 1) == 1, changes
+
+
+def put_signal(content: RecordDict, before: float, after: float) -> None:
+    """Add to a reply what its sender's selector minimises, before and after its learning."""
+    content["selector"] = MetricRecord({"before": before, "after": after})
+
+
+def take_signal(content: RecordDict) -> tuple[float, float]:
+    """The inverse of ``put_signal``, nats per label row.
+
+    Raises:
+        FedfuseError: when there is none or it is no numbers.
+    """
+    metrics = _metrics(content, "selector")
+    return _number(metrics, "before"), _number(metrics, "after")
+
+
+def _metrics(content: RecordDict, name: str = "metrics") -> MetricRecord:
+    record = content.get(name)
     if not isinstance(record, MetricRecord):
-        raise FedfuseError(f"the message holds {sorted(content)}; allowed: metrics")
+        raise FedfuseError(f"the message holds {sorted(content)}; allowed: {name}")
     return record
 
 

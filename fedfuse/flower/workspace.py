@@ -90,6 +90,7 @@ def load_participant(
         public=splits.public,
         test=splits.test,
         questions=splits.questions,
+        holdout=splits.holdout,
         max_length=data.max_length,
         autocast=model.autocast,
     )

@@ -1,12 +1,12 @@
 """From what everybody knows to what one model should learn: translate, select, fuse.
 
-In two passes, so that candidates need not be in memory together: ``hear`` translates one at a time,
-``teach`` selects among all and reads of each only the rows on which it is trusted.
+In two passes, so that candidates need not be in memory together: ``Learner.hear`` translates one at
+a time, ``Learner.teach`` selects among all and reads of each only the rows on which it is trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,14 +14,15 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from fedfuse.distillation.training import Teacher
-from fedfuse.errors import FedfuseError
+from fedfuse.fusion.evidence import CandidateEvidence, examine, gather
 from fedfuse.fusion.fuse import Distributions, fuse
-from fedfuse.fusion.selection import Losses, Weights
+from fedfuse.fusion.selection import Weights
+from fedfuse.fusion.selectors import Selector, check_weights, on_samples
+from fedfuse.knowledge.prompts import PromptView
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.translate import Translator
+from fedfuse.tokenization.projection import Projected
 from fedfuse.tokenization.tokenizer import TextTokenizer
-
-Selector = Callable[[Losses], Weights]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Lesson:
 
     Attributes:
         teacher: fused targets on the model's own label rows.
-        weights: ``[N, C]`` trust per public sample; column 0 is the model itself, column c the c-th
-            teacher.
+        weights: ``[N, C]`` trust per public sample, the mean over its rows; column 0 is the model
+            itself, column c the c-th teacher.
     """
 
     teacher: Teacher
@@ -46,58 +47,79 @@ class Candidate:
     distributions may be in a file.
 
     Attributes:
-        loss: ``[N]`` nats per byte on the public samples, by its own tokens.
-        distributions: on the learning model's T label rows.
+        evidence: on the learning model's T label rows and the N public samples.
+        distributions: on the same rows.
     """
 
-    loss: Float32[ndarray, " samples"]
+    evidence: CandidateEvidence
     distributions: Distributions
 
 
-def hear(translator: Translator, knowledge: Knowledge, tokenizer: TextTokenizer) -> Candidate:
-    """Make a candidate of what another model knows.
+class Learner:
+    """The learning model in one round, as others' knowledge is compared with its own.
 
     Args:
-        translator: into the learning model's terms.
-        knowledge: the other model's, verified.
-        tokenizer: the other model's.
+        translator: into its terms.
+        own: its own knowledge.
+        prompts: what it makes of the public prompts; None where no selector asks.
     """
-    return Candidate(knowledge.loss, translator(knowledge, tokenizer))
 
+    def __init__(
+        self, translator: Translator, own: Knowledge, prompts: PromptView | None = None
+    ) -> None:
+        self._translator = translator
+        self._offsets = own.offsets
+        self._own = translator.own(own)
+        self._state = prompts.state if prompts else None
+        prompt_loss = prompts.loss if prompts else None
+        self._myself = Candidate(self._examine(self._own, own.loss, prompt_loss), self._own)
 
-def teach(
-    translator: Translator,
-    own: Knowledge,
-    others: Sequence[Candidate],
-    select: Selector,
-    k: int,
-    *,
-    tail: bool = True,
-) -> Lesson:
-    """Make a lesson of what the others know.
+    def hear(
+        self,
+        knowledge: Knowledge,
+        tokenizer: TextTokenizer,
+        prompt_loss: Float32[ndarray, " samples"] | None = None,
+    ) -> Candidate:
+        """Make a candidate of what another model knows.
 
-    Args:
-        translator: into the learning model's terms.
-        own: the learning model's own knowledge.
-        others: each possible teacher, as ``hear`` makes it; ties may go to the first.
-        select: the selection rule.
-        k: entries to keep per row.
-        tail: keep the mass outside the k entries as a class of its own; without, the kept entries
-            are taken for all there is, as in the paper.
+        Args:
+            knowledge: the other model's, verified.
+            tokenizer: the other model's.
+            prompt_loss: ``[N]`` the other model's, nats per byte of prompt; None where it was not
+                asked.
+        """
+        projected = self._translator(knowledge, tokenizer)
+        return Candidate(self._examine(projected, knowledge.loss, prompt_loss), projected)
 
-    Raises:
-        FedfuseError: when the selector returns weights of another shape, negative or not finite.
-    """
-    losses = np.stack([own.loss, *(other.loss for other in others)], axis=1)  # [N, C]
-    weights = select(losses)
-    if weights.shape != losses.shape or not np.isfinite(weights).all() or (weights < 0).any():
-        raise FedfuseError(
-            f"the selector returned weights of shape {weights.shape}, minimum {weights.min()}; "
-            f"allowed: shape {losses.shape}, finite, not negative"
-        )
-    candidates = [translator.own(own), *(other.distributions for other in others)]
-    per_row = np.repeat(weights, np.diff(own.offsets), axis=0)  # [T, C]
-    teacher = fuse(candidates, per_row, k)
-    if not tail:
-        teacher = replace(teacher, residual=np.full_like(teacher.residual, -np.inf))
-    return Lesson(teacher, weights)
+    def teach(
+        self, others: Sequence[Candidate], select: Selector, k: int, *, tail: bool = True
+    ) -> Lesson:
+        """Make a lesson of what the others know.
+
+        Args:
+            others: each possible teacher, as ``hear`` makes it; ties may go to the first.
+            select: the selector.
+            k: entries to keep per row.
+            tail: keep the mass outside the k entries as a class of its own; without, the kept
+                entries are taken for all there is, as in the paper.
+
+        Raises:
+            FedfuseError: when the selector returns weights of another shape, negative or not
+                finite.
+        """
+        candidates = [self._myself, *others]
+        evidence = gather([c.evidence for c in candidates], self._offsets, self._state)
+        weights = check_weights(select(evidence), evidence.usable.shape)
+        teacher = fuse([c.distributions for c in candidates], weights, k)
+        if not tail:
+            teacher = replace(teacher, residual=np.full_like(teacher.residual, -np.inf))
+        return Lesson(teacher, on_samples(weights, evidence))
+
+    def _examine(
+        self,
+        candidate: Projected,
+        loss: Float32[ndarray, " samples"],
+        prompt_loss: Float32[ndarray, " samples"] | None,
+    ) -> CandidateEvidence:
+        label, vocab_size = self._translator.rows.token, self._translator.tokenizer.vocab_size
+        return examine(candidate, self._own, label, vocab_size, loss, prompt_loss)

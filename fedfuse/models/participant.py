@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 from numpy import ndarray
 from peft import PeftModel
 
@@ -13,12 +16,16 @@ from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.state import TrainingState
 from fedfuse.distillation.training import Teacher, train
-from fedfuse.evaluation.scoring import Evaluator, Score
+from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.scoring import Evaluator, SampleNats, Score, sample_nats
+from fedfuse.fusion.promotion import Verdict, judge
 from fedfuse.knowledge.extract import extract
+from fedfuse.knowledge.prompts import PromptView, view_prompts
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import adapter_state, load_adapter_state
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
+T = TypeVar("T")
 AdapterState = dict[str, ndarray]
 
 
@@ -38,6 +45,7 @@ class Participant:
         test: Sequence[Sample],
         questions: Sequence[Sample],
         max_length: int,
+        holdout: Sequence[Sample] = (),
         autocast: str = "none",
     ) -> None:
         self.model = model
@@ -45,6 +53,7 @@ class Participant:
         self.max_length = max_length
         self.autocast = autocast
         self.public = self.encode(public)
+        self.holdout: EncodedSet | None = self.encode(holdout) if holdout else None
         self._evaluator = Evaluator(tokenizer, test, questions, max_length)
         self._fresh = adapter_state(model)
 
@@ -96,7 +105,41 @@ class Participant:
         """What the model knows about the public set, or about some of it."""
         return extract(self.model, public or self.public, k, self.autocast)
 
-    @torch.no_grad()
     def score(self) -> dict[str, Score]:
         """Test loss and accuracy per domain."""
-        return self._evaluator.score(self.model, self.autocast)
+        return self.measure()[0]
+
+    @torch.no_grad()
+    def measure(self, before: SampleNats | None = None) -> tuple[dict[str, Score], SampleNats]:
+        """The same, and what a later call compares with; see ``Evaluator.measure``."""
+        return self._evaluator.measure(self.model, self.autocast, before)
+
+    def on_trial(self, learn: Callable[[], T], seed: int) -> tuple[T, Verdict]:
+        """Learn, and go back to the adapter from before if a held-out domain got worse.
+
+        Args:
+            learn: changes the adapter; what it returns is returned.
+            seed: of the verdict's resampling.
+
+        Raises:
+            FedfuseError: without held-out samples.
+        """
+        held_out = self.holdout
+        if held_out is None:
+            raise FedfuseError("promotion: no held-out samples; allowed: at least one")
+        adapter, before = self.adapter, self._losses(held_out)
+        result = learn()
+        domains = [sample.domain for sample in held_out.samples]
+        verdict = judge(before, self._losses(held_out), domains, seed=seed)
+        if not verdict.keep:
+            self.adapter = adapter
+        return result, verdict
+
+    def _losses(self, data: EncodedSet) -> Float64[ndarray, " samples"]:
+        """``[N]`` loss of each sample, nats per byte; 0 where nothing is scored."""
+        nats = sample_nats(self.model, data, self.tokenizer.vocab_size, self.autocast)
+        return np.asarray(nats / np.maximum(data.label_bytes, 1))
+
+    def view_prompts(self, public: EncodedSet | None = None) -> PromptView:
+        """What the model makes of the public prompts alone."""
+        return view_prompts(self.model, public or self.public)

@@ -12,7 +12,10 @@ STAGES = ("zero-shot", "standalone", "public-only", "federated", "centralized")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A line of metrics.jsonl: one model on one domain after one round; loss in nats/byte."""
+    """A line of metrics.jsonl: one model on one domain after one round; loss in nats/byte.
+
+    ``noise`` is how much of a rise since the untouched model is no more than that, nats/byte.
+    """
 
     stage: str
     round: int
@@ -21,6 +24,7 @@ class Metric:
     loss: float
     accuracy: float | None
     samples: int
+    noise: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Lesson:
 
 def read_metric(models: Collection[str], domains: Collection[str], line: Fields) -> Metric:
     """Check and type a line of metrics.jsonl."""
-    no_accuracy = line.values.get("accuracy") is None
+    no_accuracy, no_noise = (line.values.get(name) is None for name in ("accuracy", "noise"))
     return Metric(
         stage=line.one_of("stage", STAGES),
         round=line.integer("round"),
@@ -67,6 +71,7 @@ def read_metric(models: Collection[str], domains: Collection[str], line: Fields)
         loss=line.number("loss"),
         accuracy=None if no_accuracy else line.number("accuracy", 0, 1),
         samples=line.integer("samples"),
+        noise=None if no_noise else line.number("noise", low=0),
     )
 
 

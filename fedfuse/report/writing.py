@@ -64,7 +64,8 @@ class RunWriter:
         for domain, score in scores.items():
             line = {"stage": stage, "round": server_round, "model": model, "domain": domain}
             values = {"loss": score.loss, "accuracy": score.accuracy, "samples": score.samples}
-            self._append("metrics.jsonl", line | values)
+            noise = {} if score.noise is None else {"noise": score.noise}
+            self._append("metrics.jsonl", line | values | noise)
 
     def exchange(
         self,
@@ -108,6 +109,26 @@ class RunWriter:
             self._append(
                 "selection.jsonl", line | {"domain": domain, "teacher": teacher, "share": share}
             )
+
+    def selector(self, server_round: int, model: str, before: float, after: float) -> None:
+        """One line in selectors.jsonl: what a model's selector minimises, on samples that it did
+        not learn from, before and after the round's learning, nats per label row.
+        """
+        line = {"round": server_round, "model": model, "before": before, "after": after}
+        self._append("selectors.jsonl", line)
+
+    def verdict(
+        self, server_round: int, model: str, *, keep: bool, changes: Mapping[str, float]
+    ) -> None:
+        """One line in verdicts.jsonl: whether a model kept what a phase taught it, and the change
+        of its loss on each domain of the held-out set, nats per byte.
+
+        Raises:
+            FedfuseError: for a domain that the run's data does not have.
+        """
+        self._check_domains(domain for domain in changes if domain)
+        line = {"round": server_round, "model": model, "keep": keep, "changes": dict(changes)}
+        self._append("verdicts.jsonl", line)
 
     def _check_domains(self, domains: Iterable[str]) -> None:
         known = self._about["domains"]

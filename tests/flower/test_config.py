@@ -63,6 +63,10 @@ CHANGED: dict[str, Any] = {
     "knowledge.positions": "dtw",
     "knowledge.collisions": "first",
     "knowledge.unmatched": "one-hot",
+    "selector.network": "perceptron",
+    "selector.signal": "distillation",
+    "selector.features": "entropy,record",
+    "selector.unit": "row",
 }
 
 
@@ -78,11 +82,22 @@ def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
     assert parse(flat) == config
 
 
-def test_options_that_exclude_each_other_are_refused() -> None:
-    given_values = {"knowledge.freshness": 0.1, "knowledge.public-share": 0.5}
-    with pytest.raises(
-        FedfuseError, match=r"freshness = 0\.1: allowed: 0 with a knowledge\.public"
-    ):
+@pytest.mark.parametrize(
+    ("given_values", "why"),
+    [
+        (
+            {"knowledge.freshness": 0.1, "knowledge.public-share": 0.5},
+            r"freshness = 0\.1: allowed: 0 with a knowledge\.public",
+        ),
+        ({"promotion": True, "data.holdout": 0}, r"promotion = True: allowed: False with a data"),
+        (
+            {"selector.features": "entropy, luck"},
+            r"selector\.features = 'entropy, luck': .* allowed: one or more of prompt-loss",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given_values: dict[str, Any], why: str) -> None:
+    with pytest.raises(FedfuseError, match=why):
         parse(given_values)
 
 

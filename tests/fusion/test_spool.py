@@ -12,6 +12,7 @@ import pytest
 
 from fedfuse.distillation.training import Teacher
 from fedfuse.errors import FedfuseError
+from fedfuse.fusion.evidence import examine
 from fedfuse.fusion.fuse import Distributions, fuse
 from fedfuse.fusion.spool import Spool
 from fedfuse.fusion.teach import Candidate
@@ -30,7 +31,11 @@ def projected(rng: np.random.Generator, rows: int, k: int) -> Projected:
 
 
 def candidate(rng: np.random.Generator, rows: int = 7, k: int = 3) -> Candidate:
-    return Candidate(rng.random(2).astype(np.float32), projected(rng, rows, k))
+    distributions = projected(rng, rows, k)
+    loss = rng.random(2).astype(np.float32)
+    label = np.zeros(rows, dtype=np.int64)
+    evidence = examine(distributions, distributions, label, VOCAB, loss)
+    return Candidate(evidence, distributions)
 
 
 def equal(mine: Projected | Teacher, right: Projected | Teacher) -> None:
@@ -47,7 +52,7 @@ def test_rows_come_back_as_they_were(part: slice, tmp_path: Path) -> None:
         kept = spool.put(whole)
         equal(kept.distributions.rows(part), whole.distributions.rows(part))
         assert kept.distributions.k == 3
-        assert kept.loss is whole.loss
+        assert kept.evidence is whole.evidence
 
 
 @pytest.mark.parametrize("block", [2, 512])

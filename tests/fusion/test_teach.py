@@ -10,10 +10,13 @@ import pytest
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
+from fedfuse.fusion.evidence import Evidence
 from fedfuse.fusion.selection import Losses, Weights, dual_min_ce, uniform
+from fedfuse.fusion.selectors import RowWeights, by_loss
 from fedfuse.fusion.shares import teacher_shares
-from fedfuse.fusion.teach import Lesson, hear, teach
+from fedfuse.fusion.teach import Learner, Lesson
 from fedfuse.knowledge.extract import extract
+from fedfuse.knowledge.prompts import PromptView
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.translate import Translator
 from fedfuse.tokenization.tokenizer import TextTokenizer
@@ -40,7 +43,8 @@ class Class:
             unmatched="skip",
             cache=None,
         )
-        self.heard = [hear(self.translator, *teacher) for teacher in self.teachers]
+        self.learner = Learner(self.translator, self.own)
+        self.heard = [self.learner.hear(*teacher) for teacher in self.teachers]
 
     def lesson(
         self,
@@ -49,9 +53,12 @@ class Class:
         order: tuple[int, ...] = (0, 1, 2),
     ) -> Lesson:
         """A lesson where everybody has the losses given, ``[C][N]``."""
-        own = with_losses(self.own, losses[0])
-        others = [replace(self.heard[i], loss=np.float32(losses[1 + i])) for i in order]
-        return teach(self.translator, own, others, select, 4)
+        others = []
+        for i in order:
+            evidence = replace(self.heard[i].evidence, loss=np.float32(losses[1 + i]))
+            others.append(replace(self.heard[i], evidence=evidence))
+        learner = Learner(self.translator, with_losses(self.own, losses[0]))
+        return learner.teach(others, by_loss(select), 4)
 
 
 def with_losses(knowledge: Knowledge, losses: list[float]) -> Knowledge:
@@ -101,7 +108,7 @@ def test_the_losses_are_those_of_the_knowledge(school: Class) -> None:
         seen.append(losses)
         return dual_min_ce(losses)
 
-    teach(school.translator, school.own, school.heard, watch, 4)
+    school.learner.teach(school.heard, by_loss(watch), 4)
     right = [school.own.loss, *(knowledge.loss for knowledge, _ in school.teachers)]
     np.testing.assert_array_equal(seen[0], np.stack(right, axis=1))
 
@@ -130,8 +137,7 @@ def test_everybody_on_every_sample(school: Class) -> None:
 def test_the_papers_rule_has_no_tail(school: Class) -> None:
     """The kept entries are all there is; who teaches what stays the same."""
     lessons = [
-        teach(school.translator, school.own, school.heard, uniform, 4, tail=tail)
-        for tail in (True, False)
+        school.learner.teach(school.heard, by_loss(uniform), 4, tail=tail) for tail in (True, False)
     ]
     (ours, papers), rows = [x.teacher for x in lessons], np.arange(len(lessons[0].teacher.weight))
     assert np.isneginf(papers.residual).all()
@@ -143,7 +149,7 @@ def test_the_papers_rule_has_no_tail(school: Class) -> None:
 
 
 def test_nobody_to_learn_from(school: Class) -> None:
-    lesson = teach(school.translator, school.own, [], dual_min_ce, 4)
+    lesson = school.learner.teach([], by_loss(dual_min_ce), 4)
     assert lesson.weights.shape == (len(school.public), 1)
     assert not lesson.teacher.weight.any()
 
@@ -162,7 +168,48 @@ def test_a_selector_that_returns_anything_else_is_refused(
     school: Class, wrong: Callable[[Losses], Weights]
 ) -> None:
     with pytest.raises(FedfuseError, match=r"selector returned .* allowed: shape \(12, 4\)"):
-        teach(school.translator, school.own, school.heard, wrong, 4)
+        school.learner.teach(school.heard, by_loss(wrong), 4)
+
+
+def test_weights_of_rows_are_those_of_the_lesson(school: Class) -> None:
+    """A selector that trusts one teacher on each sample's first row and nobody on the others."""
+    offsets = school.own.offsets
+    first = np.zeros((school.own.rows, 4), dtype=np.float32)
+    first[offsets[:-1], 2] = 1
+    lesson = school.learner.teach(school.heard, lambda _: first, 4)
+    np.testing.assert_allclose(lesson.weights[:, 2], 1 / np.diff(offsets), rtol=1e-6)
+    others = np.ones(school.own.rows, dtype=bool)
+    others[offsets[:-1]] = False
+    assert not lesson.teacher.weight[others].any()
+    with pytest.raises(FedfuseError, match="selector returned"):
+        school.learner.teach(school.heard, lambda _: first[:-1], 4)
+
+
+def test_evidence_is_of_the_knowledge_heard(school: Class) -> None:
+    """What a selector is shown: own first, prompt losses where they were told."""
+    seen: list[Evidence] = []
+
+    def watch(evidence: Evidence) -> RowWeights:
+        seen.append(evidence)
+        return np.zeros_like(evidence.label_logprob)
+
+    n = len(school.public)
+    view = PromptView(np.full(n, 0.5, dtype=np.float32), np.ones((n, 3), dtype=np.float32))
+    learner = Learner(school.translator, school.own, view)
+    told = np.arange(n, dtype=np.float32)
+    heard = [learner.hear(*school.teachers[0], told), learner.hear(*school.teachers[1])]
+    learner.teach(heard, watch, 4)
+    (evidence,) = seen
+    assert evidence.candidates == 3
+    np.testing.assert_array_equal(evidence.prompt_loss[:, 0], view.loss)
+    np.testing.assert_array_equal(evidence.prompt_loss[:, 1], told)
+    assert np.isnan(evidence.prompt_loss[:, 2]).all()
+    assert evidence.state is view.state
+    kept = (school.own.indices == school.translator.rows.token[:, None]).any(1)
+    assert kept.any()
+    np.testing.assert_allclose(
+        evidence.label_logprob[kept, 0], school.own.label_logprob[kept], atol=1e-5
+    )
 
 
 def test_shares_by_hand() -> None:

@@ -1,0 +1,57 @@
+"""Fusion-X: FedMKT's phases, with a selector that learns whom to trust.
+
+Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
+2505.23844.
+
+Differs from the paper: see ``fedfuse.fusion.learning``; the paper's network, signal, threshold and
+feedback can be chosen in the run config.
+"""
+
+from __future__ import annotations
+
+from numpy import ndarray
+
+from fedfuse.errors import FedfuseError
+from fedfuse.flower.workspace import derive_seed
+from fedfuse.fusion.evidence import Evidence
+from fedfuse.fusion.learning import LearnedSelector
+from fedfuse.fusion.selectors import RowWeights
+from fedfuse.fusion.teach import Lesson
+from strategies.fedmkt import FedMKT
+from strategies.session import SERVER, Session
+
+
+class FusionX(FedMKT):
+    """The server learns from round to round whose knowledge helps on which sample.
+
+    Raises:
+        FedfuseError: with a ``knowledge.public-share`` below 1: what the selector may look at is
+            settled sample by sample, once for all rounds.
+    """
+
+    reads_prompts = True
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        share = self.config.knowledge.public_share
+        if share < 1:
+            raise FedfuseError(
+                f"knowledge.public-share = {share}: allowed: 1 with strategy = "
+                f"{self.config.strategy!r}, whose selector needs the same samples in every round"
+            )
+        seed = derive_seed(self.config, SERVER, "selector")
+        self.selector = LearnedSelector(self.config.selector.settings(), seed)
+
+    def weigh(self, evidence: Evidence) -> RowWeights:
+        """Learn from the round's evidence, then weigh."""
+        return self.selector(evidence)
+
+    def learn(self, server_round: int, lesson: Lesson) -> None:
+        """Step 6, after a note on the selector."""
+        if fit := self.selector.last:
+            self.session.run.selector(server_round, SERVER, fit.before, fit.after)
+        super().learn(server_round, lesson)
+
+    def state(self) -> dict[str, ndarray]:
+        """The selector's networks and optimizers."""
+        return {f"selector/{name}": value for name, value in self.selector.state().items()}
