@@ -1,0 +1,150 @@
+"""Strategies that learn whom to trust, and promotion, in whole federations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedfuse.errors import FedfuseError
+from fedfuse.fusion import learning
+from fedfuse.fusion.learning import LearnedSelector
+from fedfuse.fusion.promotion import Change, Verdict
+from fedfuse.fusion.settings import SelectorSettings
+from fedfuse.models import participant
+from fedfuse.report.reading import read_run
+from tests.federations import federate, lines
+
+SHORT: dict[str, Any] = {
+    "clients": 2,
+    "baselines": False,
+    "data__domains": 2,
+    "data__public": 12,
+    "data__questions": 1,
+    "selector__steps": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def fedfuse(tmp_path_factory: pytest.TempPathFactory, tiny_builtin: object) -> Path:
+    return federate(tmp_path_factory.mktemp("fedfuse"), **SHORT, strategy="fedfuse")
+
+
+def test_both_sides_learn_whom_to_trust(fedfuse: Path) -> None:
+    noted = lines(fedfuse, "selectors")
+    assert [(x["round"], x["model"]) for x in noted] == [
+        (number, model) for number in (1, 2) for model in ("server", "0", "1")
+    ]
+    # It goes on where it stopped: round 2 does not begin with an untrained gate again.
+    for model in ("server", "0", "1"):
+        first, second = (x for x in noted if x["model"] == model)
+        assert first["before"] != second["before"]
+    assert {x["direction"] for x in lines(fedfuse, "selection")} == {"up", "down"}
+
+
+def test_the_selector_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
+    with np.load(fedfuse / "server" / "training.npz") as file:
+        prefix = "strategy|selector/"
+        state = {n.removeprefix(prefix): file[n] for n in file.files if n.startswith(prefix)}
+    assert int(state["round"]) == 2
+    restored = LearnedSelector(SelectorSettings(steps=5), seed=0)
+    restored.load(state)
+    for name, value in restored.state().items():
+        np.testing.assert_array_equal(value, state[name])
+        assert value.dtype == state[name].dtype
+    fresh = LearnedSelector(SelectorSettings(steps=5), seed=0)
+    assert fresh.state().keys() != state.keys()  # what is there has been trained
+
+
+def test_one_seed_gives_one_selection(fedfuse: Path, tmp_path: Path) -> None:
+    again = federate(tmp_path, **SHORT, strategy="fedfuse")
+    assert lines(again, "selectors") == lines(fedfuse, "selectors")
+    assert lines(again, "selection") == lines(fedfuse, "selection")
+
+
+def test_fusion_x_learns_on_the_server_alone(tmp_path: Path) -> None:
+    folder = federate(tmp_path, **{**SHORT, "rounds": 1}, strategy="fusion-x")
+    assert [x["model"] for x in lines(folder, "selectors")] == ["server"]
+    shares = [x["share"] for x in lines(folder, "selection") if x["direction"] == "down"]
+    # DualMinCE: each of twelve samples wholly or not.
+    assert all(12 * share == pytest.approx(round(12 * share), abs=1e-4) for share in shares)
+
+
+def test_clients_that_tell_no_prompt_losses_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clients.distillation.put_prompt_loss", lambda content, loss: None)
+    with pytest.raises(FedfuseError, match="round 1: 0 clients sent usable knowledge"):
+        federate(tmp_path, **SHORT, strategy="fusion-x")
+    errors = [x["error"] for x in lines(tmp_path / "quickstart", "ledger") if x["error"]]
+    assert errors
+    assert all("allowed: prompts with a loss" in error for error in errors)
+
+
+def test_a_public_set_that_changes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FedfuseError, match=r"knowledge.public-share = 0.5: allowed: 1 with"):
+        federate(tmp_path, **SHORT, strategy="fusion-x", knowledge__public_share=0.5)
+
+
+def test_the_papers_selector_can_be_chosen(tmp_path: Path) -> None:
+    keys = {"selector__network": "perceptron", "selector__signal": "distillation"}
+    folder = federate(tmp_path, **{**SHORT, "rounds": 1}, **keys, strategy="fusion-x")
+    with np.load(folder / "server" / "training.npz") as file:
+        assert "strategy|selector/gate/0/layers.0.weight" in file.files
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_round_that_is_not_promoted_leaves_no_trace(
+    keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(before: np.ndarray, after: np.ndarray, domains: Any, *, seed: int) -> Verdict:
+        assert len(before) == len(after) == len(domains) == 16
+        assert (before != after).any()
+        return Verdict(keep, {"": Change(0.5, 0.25, not keep)})
+
+    monkeypatch.setattr(participant, "judge", judge)
+    folder = federate(
+        tmp_path,
+        **SHORT,
+        strategy="fedmkt",
+        promotion=True,
+        data__holdout=8,
+    )
+    verdicts = lines(folder, "verdicts")
+    assert [(x["round"], x["model"], x["keep"]) for x in verdicts] == [
+        (number, model, keep) for number in (1, 2) for model in ("server", "0", "1")
+    ]
+    assert all(x["changes"] == {"": 0.5} for x in verdicts)
+    losses: dict[str, set[float]] = {}
+    for line in lines(folder, "metrics"):
+        if line["model"] == "server":
+            losses.setdefault(line["domain"], set()).add(line["loss"])
+    assert all((len(found) > 1) == keep for found in losses.values())
+    with np.load(folder / "server" / "training.npz") as file:
+        assert any(name.startswith("distill|") for name in file.files) == keep
+
+
+def test_scores_tell_a_change_from_noise(fedfuse: Path) -> None:
+    for line in lines(fedfuse, "metrics"):
+        assert (line.get("noise") is None) == (line["stage"] == "zero-shot")
+    read = read_run(fedfuse).metrics
+    assert all(m.noise is not None and m.noise > 0 for m in read if m.stage == "federated")
+
+
+def test_gates_are_trained_in_the_federation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no step the signal stays what it was; the tests above would not tell."""
+    trained = []
+    original = learning.train_gate
+
+    def watch(gate: Any, *rest: Any) -> None:
+        before = {name: value.clone() for name, value in gate.state_dict().items()}
+        original(gate, *rest)
+        trained.append(any((before[n] != v).any() for n, v in gate.state_dict().items()))
+
+    monkeypatch.setattr(learning, "train_gate", watch)
+    federate(tmp_path, **{**SHORT, "rounds": 1}, strategy="fedfuse")
+    assert trained == [True] * 15  # five folds on the server and on both clients
