@@ -66,6 +66,13 @@ class Fields:
             raise self.refuse(key, "a whole number of at least 0")
         return value
 
+    def boolean(self, key: str) -> bool:
+        """True or false."""
+        value = self.values.get(key)
+        if type(value) is not bool:
+            raise self.refuse(key, "true or false")
+        return value
+
     def number(self, key: str, low: float = float("-inf"), high: float = float("inf")) -> float:
         """A number in [low, high]; without bounds NaN passes too: a diverged loss is a result."""
         unbounded = (low, high) == (float("-inf"), float("inf"))

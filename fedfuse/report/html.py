@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fedfuse.report import exchange_plots, plots, tables
+from fedfuse.report import exchange_plots, harm, plots, tables
 from fedfuse.report.fields import clean
 from fedfuse.report.reading import Run, read_run
 from fedfuse.report.style import STAGE_LINES
@@ -25,6 +25,7 @@ PLOTS = {
     "heat_map": plots.heat_map,
     "teachers_up": exchange_plots.teachers_up,
     "teachers_down": exchange_plots.teachers_down,
+    "selectors": harm.selectors,
     "traffic": exchange_plots.traffic,
 }
 
@@ -68,6 +69,9 @@ def render(run: Run) -> str:
         domain_rows=tables.domain_rows(run),
         costs=_costs(run),
         in_all=tables.cost_in_all(run),
+        harm=harm.harm_text(run),
+        worse=harm.worse_rows(run),
+        taken_back=harm.taken_back_rows(run),
         failures=tables.failure_rows(run),
         settings=_settings(run),
     )

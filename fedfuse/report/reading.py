@@ -20,11 +20,15 @@ from fedfuse.report.fields import Fields, clean, read_lines, read_object
 from fedfuse.report.records import (
     STAGES,
     Exchange,
+    Fit,
     Lesson,
     Metric,
+    Verdict,
     read_exchange,
+    read_fit,
     read_lesson,
     read_metric,
+    read_verdict,
 )
 
 SERVER = "server"
@@ -50,7 +54,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder in memory; the fields are those of config.json and of the three line files."""
+    """A run folder in memory; the fields are those of config.json and of the line files."""
 
     folder: Path
     config: dict[str, Any]
@@ -67,6 +71,8 @@ class Run:
     metrics: list[Metric]
     ledger: list[Exchange]
     lessons: list[Lesson]
+    fits: list[Fit]
+    verdicts: list[Verdict]
 
     @cached_property
     def clients(self) -> list[str]:
@@ -129,6 +135,12 @@ class Run:
             return {}
         last = rounds[max(rounds, key=lambda r: (len(rounds[r]), r))]
         return {domain: self._measure([last[domain]]) for domain in self.domains if domain in last}
+
+    def noise(self, model: str, domain: str) -> float | None:
+        """How much of a rise since the untouched model is noise, at the last round, nats/byte."""
+        rounds = self._table.get((model, "federated"), {})
+        last = [found[domain].noise for _, found in sorted(rounds.items()) if domain in found]
+        return last[-1] if last else None
 
     def overall(
         self, model: str, stage: str, domains: Collection[str] | None = None
@@ -242,6 +254,8 @@ def read_run(folder: Path | str) -> Run:
         metrics=read_lines(folder / "metrics.jsonl", partial(read_metric, models, domains)),
         ledger=read_lines(folder / "ledger.jsonl", read_exchange),
         lessons=read_lines(folder / "selection.jsonl", partial(read_lesson, models, domains)),
+        fits=read_lines(folder / "selectors.jsonl", partial(read_fit, models)),
+        verdicts=read_lines(folder / "verdicts.jsonl", partial(read_verdict, models)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The lines of a run folder's three JSON lines files, typed."""
+"""The lines of a run folder's JSON lines files, typed."""
 
 from __future__ import annotations
 
@@ -60,6 +60,31 @@ class Lesson:
     share: float
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A line of selectors.jsonl: what a model's selector minimises before and after a round's
+    learning, on samples that it did not learn from, nats per label row.
+    """
+
+    round: int
+    model: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A line of verdicts.jsonl: whether a model kept what a phase taught it.
+
+    ``changes`` of the held-out loss by domain, nats/byte; the empty name is all of them together.
+    """
+
+    round: int
+    model: str
+    keep: bool
+    changes: dict[str, float]
+
+
 def read_metric(models: Collection[str], domains: Collection[str], line: Fields) -> Metric:
     """Check and type a line of metrics.jsonl."""
     no_accuracy, no_noise = (line.values.get(name) is None for name in ("accuracy", "noise"))
@@ -101,4 +126,25 @@ def read_lesson(models: Collection[str], domains: Collection[str], line: Fields)
         teacher=line.one_of("teacher", (*models, "none")),
         # Shares are counts divided by a count; allow for the rounding of their sums.
         share=line.number("share", 0, 1 + 1e-6),
+    )
+
+
+def read_fit(models: Collection[str], line: Fields) -> Fit:
+    """Check and type a line of selectors.jsonl."""
+    return Fit(
+        round=line.integer("round"),
+        model=line.one_of("model", models),
+        before=line.number("before"),
+        after=line.number("after"),
+    )
+
+
+def read_verdict(models: Collection[str], line: Fields) -> Verdict:
+    """Check and type a line of verdicts.jsonl."""
+    changes = line.mapping("changes")
+    return Verdict(
+        round=line.integer("round"),
+        model=line.one_of("model", models),
+        keep=line.boolean("keep"),
+        changes={domain: changes.number(domain) for domain in changes.values},
     )

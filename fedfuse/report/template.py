@@ -202,6 +202,39 @@ Entropy floor: the best any model can do, known because the source of the data i
   ~ " grey has diverged." ~ (" A client's own domain is framed." if run.own_domain else "")) }}
 </section>
 {% endif %}
+{% if harm %}
+<section id="harm">
+<h2>What got worse</h2>
+<p>{{ harm }}</p>
+{% if worse %}
+<div class="scroll"><table>
+<thead><tr><th>model</th><th class="left">domain</th><th>untouched</th><th>federated</th>
+<th>change</th></tr></thead>
+<tbody>
+{% for row in worse %}
+<tr><th>{{ row.name }}</th><td class="left">{{ row.domain }}</td><td>{{ row.before }}</td>
+<td>{{ row.after }}</td><td class="worse">{{ row.change }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endif %}
+<p class="note">Loss in nats/byte on the same test samples before the first round and after the
+last. Noise: 1.645 standard errors of the mean change of a sample.</p>
+{% if taken_back %}
+<h3>Taken back</h3>
+<div class="scroll"><table>
+<thead><tr><th>model</th><th>round</th><th class="left">change of held-out loss</th></tr></thead>
+<tbody>
+{% for row in taken_back %}
+<tr><th>{{ row.name }}</th><td>{{ row.round }}</td><td class="left">{{ row.changes }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+<p class="note">What these phases taught was not kept, because a domain of the held-out set got
+worse beyond noise.</p>
+{% endif %}
+</section>
+{% endif %}
 {% if plots.teachers_up or plots.teachers_down %}
 <section id="teachers">
 <h2>Who taught what</h2>
@@ -217,6 +250,14 @@ Entropy floor: the best any model can do, known because the source of the data i
   ~ " samples (a strip's height is all of them) on which the client learned from the server; where"
   ~ " nobody taught, it learned from the labels alone.") }}
 {% endif %}
+</section>
+{% endif %}
+{% if plots.selectors %}
+<section id="selectors">
+<h2>How selectors learned</h2>
+{{ figure("selectors", "What each learned selector minimises, on samples that it did not learn"
+  ~ " from, before and after the learning of every round. Lower is better; between rounds it moves"
+  ~ " because the models do.") }}
 </section>
 {% endif %}
 {% if run.ledger %}

@@ -50,6 +50,7 @@ def write_folder(
     write_lines(folder / "metrics.jsonl", metrics)
     write_lines(folder / "ledger.jsonl", _ledger(ids, rounds, failing))
     write_lines(folder / "selection.jsonl", _selection(ids, own, rounds, domains))
+    write_lines(folder / "selectors.jsonl", _fits(ids, rounds))
     return folder
 
 
@@ -103,9 +104,18 @@ def _metrics(
                             "loss": floor + above,
                             "accuracy": None if right is None else max(right, 0.22),
                             "samples": 240,
+                            **({"noise": 0.01} if stage == "federated" else {}),
                         }
                     )
     return lines
+
+
+def _fits(ids: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+    return [
+        {"round": r, "model": model, "before": 2 - 0.2 * r, "after": 1.9 - 0.2 * r}
+        for r in range(1, rounds + 1)
+        for model in ("server", *ids)
+    ]
 
 
 def _ledger(ids: Sequence[str], rounds: int, failing: str | None) -> list[dict[str, Any]]:

@@ -50,8 +50,8 @@ class Page(HTMLParser):
 
     @property
     def sections(self) -> set[str]:
-        known = {"results", "curves", "domains", "teachers", "ledger", "failures", "settings"}
-        return known & self.text.keys()
+        known = {"results", "curves", "domains", "harm", "teachers", "selectors", "ledger"}
+        return (known | {"failures", "settings"}) & self.text.keys()
 
 
 def write_with(svgs: dict[str, str], folder: Path) -> Page:
@@ -78,8 +78,18 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_path_and_nothing_else_is_left(folder: Path, page: Page) -> None:
-    assert page.sections == {"results", "curves", "domains", "teachers", "ledger", "settings"}
-    files = {"config.json", "metrics.jsonl", "ledger.jsonl", "selection.jsonl", "report.html"}
+    assert page.sections == {
+        "results",
+        "curves",
+        "domains",
+        "harm",
+        "teachers",
+        "selectors",
+        "ledger",
+        "settings",
+    }
+    lines = {"metrics.jsonl", "ledger.jsonl", "selection.jsonl", "selectors.jsonl"}
+    files = {"config.json", *lines, "report.html"}
     assert {path.name for path in folder.iterdir()} == files
 
 
@@ -122,7 +132,7 @@ def test_ledger_and_settings(page: Page) -> None:
 
 def test_self_contained(page: Page) -> None:
     assert not {"script", "link", "img", "image", "iframe", "object"} & set(page.tags)
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 7
     for name, value in page.attributes:
         assert not name.startswith("on")
         if name in {"href", "src", "xlink:href"}:
@@ -186,6 +196,7 @@ def test_a_run_that_just_began(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, stages=(), status="running")
     (folder / "ledger.jsonl").unlink()
     (folder / "selection.jsonl").unlink()
+    (folder / "selectors.jsonl").unlink()
     page = Page(write_report(folder))
     assert page.sections == {"settings"}
     assert "svg" not in page.tags
