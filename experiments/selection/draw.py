@@ -20,6 +20,7 @@ SHOWN = 8
 
 def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
     """One picture per scenario: losses, what got worse, whom the learned selector trusts."""
+    folder.mkdir(exist_ok=True)
     paths = []
     for scenario in dict.fromkeys(cell["scenario"] for cell in frame["cells"]):
         cells = [cell for cell in frame["cells"] if cell["scenario"] == scenario]

@@ -106,7 +106,8 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
             data = client.encode(with_noise(private, what["noise"], seed))
             return trained(client, data, what["steps"], config, what["client"])
 
-        client.adapter = cached(cache, what, fit)
+        # What is tested has no say in how clients were trained.
+        client.adapter = cached(cache, {**what, "untested": ""}, fit)
 
         def tell(client: Participant = client) -> dict[str, ndarray]:
             data = client.encode(public)

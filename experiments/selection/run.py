@@ -18,10 +18,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from experiments.frame import put_table
 from experiments.selection.draw import draw
 from experiments.selection.material import prepare
 from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import summarize
+from experiments.selection.tables import TABLES
 from experiments.selection.trial import Trial
 from experiments.selection.variants import ABLATIONS, MAIN, VARIANTS
 from fedfuse.evaluation.interference import paired_noise
@@ -29,6 +31,7 @@ from fedfuse.models.builtin import cache_root
 from fedfuse.report.writing import commit, versions
 
 HERE = Path(__file__).parent
+DOCUMENT = HERE.parents[1] / "docs" / "selection.md"
 # Ablations are tried where labels can be believed and where they cannot.
 ABLATED = ("default", "label-noise")
 Unit = tuple[int, str, str]
@@ -88,7 +91,10 @@ def main(
         "choices": choices,
     }
     results.write_text(json.dumps(frame, indent=1) + "\n")
-    draw(frame, results.parent)
+    if results.parent == HERE:
+        for name, table in TABLES.items():
+            put_table(DOCUMENT, table(frame["summary"]), name)
+        draw(frame, DOCUMENT.parent / "selection")
     print(json.dumps(frame["summary"], indent=1))
 
 

@@ -60,13 +60,6 @@ SCENARIOS = {
         Scenario("unequal", steps=(450, 100, 30, 450), private_noise=(0.0, 0.0, 0.0, 0.7)),
         # The server knows two domains better than the clients that hold them.
         Scenario("expert-server", steps=(450, 450, 30, 30), server_domains=("court", "workshop")),
-        # The same, and what the labels say of it is often wrong.
-        Scenario(
-            "expert-server-noise",
-            steps=(450, 450, 30, 30),
-            server_domains=("court", "workshop"),
-            public_noise=0.4,
-        ),
         # Eight clients, two to a domain, every second one barely trained.
         Scenario("twins", steps=(450,) * 4 + (60,) * 4),
         Scenario("untested", untested="workshop"),

@@ -39,8 +39,8 @@ class SelectorSettings:
     signal: str = "labels"
     features: tuple[str, ...] = LABEL_FREE
     unit: str = "sample"
-    folds: int = 5
-    threshold: float = 0.3
+    folds: int = 10
+    threshold: float = 0.4
     feedback: float = 0.05
     steps: int = 50
     learning_rate: float = 1e-2

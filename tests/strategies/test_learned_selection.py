@@ -147,4 +147,4 @@ def test_gates_are_trained_in_the_federation(
 
     monkeypatch.setattr(learning, "train_gate", watch)
     federate(tmp_path, **{**SHORT, "rounds": 1}, strategy="fedfuse")
-    assert trained == [True] * 15  # five folds on the server and on both clients
+    assert trained == [True] * 30  # ten folds on the server and on both clients

@@ -1,0 +1,166 @@
+"""What learning whom to trust costs: ``python -m benchmarks.selector --json FILE``.
+
+A round of the quickstart with 32 clients, the four built-in kinds eight times, under strategy
+``fedfuse``: every piece of work that server and clients do is timed by itself, in turns, and the
+medians are multiplied by how often a round does it. Of the selector are the views of the prompts,
+the evidence about all candidates and the learning and weighing, on both sides. What the clients
+know is what their untrained models know: time does not depend on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.frame import Timings, machine, write_json
+from fedfuse.flower.config import RunConfig, model_of_partition, parse
+from fedfuse.flower.workspace import load_participant, load_splits, new_translator
+from fedfuse.fusion.evidence import Evidence, examine, gather
+from fedfuse.fusion.fuse import fuse
+from fedfuse.fusion.learning import LearnedSelector
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.participant import Participant
+
+CLIENTS = 32
+KINDS = 4
+# Of a run that checks the benchmark itself.
+QUICK = {
+    "data.private": 20,
+    "data.public": 4,
+    "data.test": 1,
+    "data.questions": 2,
+    "local.steps": 2,
+    "server-distill.steps": 2,
+    "client-distill.steps": 2,
+}
+# Pieces of work that are there because of the selector.
+SELECTOR = ("view prompts", "examine", "select")
+
+
+class Work:
+    """One side and what it does in a round, piece by piece."""
+
+    def __init__(self, config: RunConfig, who: Participant, candidates: list[Participant]) -> None:
+        self.config, self.who = config, who
+        self.view = who.view_prompts()
+        self.translator = new_translator(who, config.knowledge)
+        k = config.knowledge.k
+        self.own = who.knowledge(k)
+        self.heard = [(c.knowledge(k), c.tokenizer, c.view_prompts().loss) for c in candidates]
+        self.projected = [self.translator.own(self.own)]
+        self.projected += [self.translator(known, tokenizer) for known, tokenizer, _ in self.heard]
+
+    def jobs(self, private: Any) -> dict[str, Callable[[], Any]]:
+        """By name."""
+        k = self.config.knowledge.k
+        settings = self.config.selector.settings()
+        selectors = iter([LearnedSelector(settings, seed=0) for _ in range(99)])
+        evidence = self.evidence()
+        weights = LearnedSelector(settings, seed=0)(evidence)
+        teacher = fuse(self.projected, weights, k)
+        server = private is None
+        phase = self.config.server_distill if server else self.config.client_distill
+        jobs: dict[str, Callable[[], Any]] = {
+            "extract": lambda: self.who.knowledge(k),
+            "translate": lambda: [self.translator(known, t) for known, t, _ in self.heard],
+            "view prompts": self.who.view_prompts,
+            "examine": self.evidence,
+            "select": lambda: next(selectors)(evidence),
+            "fuse": lambda: fuse(self.projected, weights, k),
+            "distil": lambda: self.who.learn(
+                self.who.public,
+                phase.settings(),
+                seed=0,
+                teacher=teacher,
+                label_share=phase.label_share,
+                replay=private,
+            ),
+        }
+        if not server:
+            jobs["local"] = lambda: self.who.learn(private, self.config.local.settings(), seed=0)
+        return jobs
+
+    def evidence(self) -> Evidence:
+        """About all candidates, side by side."""
+        label, vocab_size = self.translator.rows.token, self.who.tokenizer.vocab_size
+        told: list[tuple[Knowledge, Any]] = [(self.own, self.view.loss)]
+        told += [(known, loss) for known, _, loss in self.heard]
+        parts = [
+            examine(one, self.projected[0], label, vocab_size, known.loss, prompt_loss)
+            for one, (known, prompt_loss) in zip(self.projected, told, strict=True)
+        ]
+        return gather(parts, self.own.offsets, self.view.state)
+
+
+def main(
+    json: Annotated[Path, typer.Option(help="File to write.")],
+    repeats: Annotated[int, typer.Option(min=1, max=50, help="Repeats of every piece.")] = 5,
+    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
+) -> None:
+    """Measure and write the result file."""
+    started, about = time.monotonic(), machine()
+    torch.set_num_threads(1)  # as a simulated client has
+    config = parse(dict(QUICK) if quick else {})
+    timings = Timings()
+    results = measure(config, timings, repeats)
+    write_json(
+        json,
+        command=f"python -m benchmarks.selector --json FILE --repeats {repeats}"
+        + " --quick" * quick,
+        seed=config.seed,
+        started=started,
+        about=about | {"torch_threads": torch.get_num_threads()},
+        results=results,
+        raw={"seconds": timings.seconds},
+    )
+
+
+def measure(config: RunConfig, timings: Timings, repeats: int) -> dict[str, float]:
+    """The selector's share of a round's compute: of all, and of the server's alone."""
+    private = load_splits(config.data, config.seed, CLIENTS).private
+    clients = [
+        load_participant(
+            "client",
+            model_of_partition(config.clients.model, number),
+            config.clients,
+            config.data,
+            config.seed,
+        )
+        for number in range(CLIENTS)
+    ]
+    server = load_participant(
+        "server", config.server.model, config.server, config.data, config.seed
+    )
+    sides = {"server": Work(config, server, clients).jobs(None)}
+    for number in range(KINDS):
+        work = Work(config, clients[number], [server])
+        sides[f"client {number}"] = work.jobs(clients[number].encode(private[number]))
+    for _ in range(repeats):
+        for side, jobs in sides.items():
+            for what, job in jobs.items():
+                timings.measure(f"{side} {what}", job)
+    total = {"server": 0.0, "clients": 0.0}
+    ours = {"server": 0.0, "clients": 0.0}
+    for side, jobs in sides.items():
+        group, times = ("server", 1) if side == "server" else ("clients", CLIENTS // KINDS)
+        for what in jobs:
+            # A client extracts twice: to tell the server, and to compare itself with it. So does
+            # the server; each views its prompts as often.
+            twice = 2 if what in ("extract", "view prompts") else 1
+            seconds = twice * times * timings.median(f"{side} {what}")
+            total[group] += seconds
+            ours[group] += seconds if what in SELECTOR else 0
+    return {
+        "selector_share_of_round": sum(ours.values()) / sum(total.values()),
+        "selector_share_of_servers_part": ours["server"] / total["server"],
+        "selector_share_of_clients_part": ours["clients"] / total["clients"],
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
