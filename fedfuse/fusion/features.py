@@ -10,30 +10,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64
 from numpy import ndarray
 
 from fedfuse.fusion.evidence import LEAST_LOGPROB, Evidence
 
-Features = Float32[ndarray, "units candidates features"]
+Features = Float32[ndarray, "gates units candidates features"]
+Records = Float32[ndarray, "gates samples candidates two"]
+# Samples at a time, where every one is compared with every other.
+_SAMPLES = 512
 
 
 def build_features(
     evidence: Evidence,
     names: Sequence[str],
-    record: Float32[ndarray, "samples candidates two"] | None,
+    records: Records | None,
+    gates: int,
     *,
     per_row: bool,
 ) -> Features:
-    """``[U, C, F]`` the candidates' vectors; U is N samples, or T rows.
+    """``[K, U, C, F]`` the candidates' vectors; U is N samples, or T rows.
 
     Args:
         evidence: of all candidates.
         names: features to build, of ``FEATURES``.
-        record: what ``track_record`` found; needed for the feature of that name.
+        records: what ``track_records`` found; needed for the feature of that name.
+        gates: K.
         per_row: one vector per row instead of one per sample; features of samples are repeated.
     """
-    columns: list[ndarray] = []
+    columns: list[ndarray] = []  # [U, C] for all gates, or [K, U, C]
     for name in names:
         if name in ("entropy", "margin", "kept-mass"):
             values = getattr(evidence, name.replace("-", "_"))
@@ -48,18 +53,18 @@ def build_features(
         elif name == "reward":
             found = [evidence.reward - evidence.reward[:, :1]]
         else:
-            assert record is not None
-            found = [record[:, :, part] - record[:, :1, part] for part in range(record.shape[2])]
-        for part in found:
-            columns.append(part[evidence.sample_of_row] if per_row else part)
-    return np.stack(columns, axis=2).astype(np.float32)
+            assert records is not None
+            found = [records[..., part] - records[:, :, :1, part] for part in range(2)]
+        owner = evidence.sample_of_row
+        columns += [part[..., owner, :] if per_row else part for part in found]
+    units = len(evidence.usable) if per_row else evidence.samples
+    shape = (gates, units, evidence.candidates)
+    return np.stack([np.broadcast_to(c, shape) for c in columns], axis=3).astype(np.float32)
 
 
-def track_record(
-    evidence: Evidence,
-    known: Bool[ndarray, " samples"],
-    neighbours: int,
-) -> Float32[ndarray, "samples candidates two"]:
+def track_records(
+    evidence: Evidence, known: Bool[ndarray, "gates samples"], neighbours: int
+) -> Records:
     """How well each candidate did on the known samples that are most like each sample.
 
     Alike are samples whose pooled hidden states have the largest cosine, the mean over all samples
@@ -67,41 +72,55 @@ def track_record(
 
     Args:
         evidence: with ``state``; without, every known sample is a neighbour of every other.
-        known: ``[N]`` samples whose labels may be looked at.
+        known: ``[K, N]`` samples whose labels each gate may look at.
         neighbours: how many to ask, at least 1.
 
     Returns:
-        ``[N, C, 2]`` over the neighbours, of the candidate's label probability per row: the mean of
-        its logarithm, which punishes who excludes what happens, and the logarithm of its mean,
+        ``[K, N, C, 2]`` over the neighbours, of the candidate's label probability per row: the mean
+        of its logarithm, which punishes who excludes what happens, and the logarithm of its mean,
         which a few wrong labels cannot spoil.
     """
     logs = np.maximum(evidence.per_sample(evidence.label_logprob), LEAST_LOGPROB)  # [N, C]
     logs = np.where(evidence.available, logs, LEAST_LOGPROB).astype(np.float64)
-    if evidence.state is None:
-        near = [np.flatnonzero(known & (np.arange(len(known)) != i)) for i in range(len(known))]
-        chosen: list[Int64[ndarray, " some"]] | ndarray = near
-    else:
-        chosen = _nearest(evidence.state.astype(np.float64), known, neighbours)
-    record = np.empty((*logs.shape, 2), dtype=np.float32)
-    for sample, which in enumerate(chosen):
-        found = logs[which] if len(which) else np.full((1, logs.shape[1]), LEAST_LOGPROB)
-        record[sample, :, 0] = found.mean(0)
-        record[sample, :, 1] = np.log(np.exp(found).mean(0))
+    both = np.stack([logs, np.exp(logs)], axis=2)  # [N, C, 2]
+    samples = len(logs)
+    state = None if evidence.state is None else _directions(evidence.state.astype(np.float64))
+    means = np.empty((len(known), samples, logs.shape[1], 2))
+    for start in range(0, samples, _SAMPLES):
+        asking = np.arange(start, min(start + _SAMPLES, samples))
+        cosine = np.zeros((len(asking), samples)) if state is None else state[asking] @ state.T
+        cosine[np.arange(len(asking)), asking] = -np.inf
+        for gate, places in enumerate(map(np.flatnonzero, known)):
+            means[gate, asking] = _mean_of_nearest(
+                cosine[:, places], both[places], None if state is None else neighbours
+            )
+    record = np.empty(means.shape, dtype=np.float32)
+    record[..., 0], record[..., 1] = means[..., 0], np.log(means[..., 1])
     return record
 
 
-def _nearest(
-    state: Float64[ndarray, "samples width"], known: Bool[ndarray, " samples"], neighbours: int
-) -> Int64[ndarray, "samples neighbours"]:
-    """``[N, m]`` the known samples of largest cosine, itself left out."""
+def _mean_of_nearest(
+    cosine: Float64[ndarray, "asking known"],
+    values: Float64[ndarray, "known candidates two"],
+    neighbours: int | None,
+) -> Float64[ndarray, "asking candidates two"]:
+    """Means over the known samples of largest cosine, or all of them but oneself (-inf)."""
+    others = np.isfinite(cosine)
+    if neighbours is not None and neighbours < cosine.shape[1]:
+        nearest = np.argpartition(-cosine, neighbours - 1, axis=1)[:, :neighbours]
+        chosen = np.zeros_like(others)
+        np.put_along_axis(chosen, nearest, True, axis=1)
+        others &= chosen
+    count = others.sum(1)[:, None, None]
+    total = np.tensordot(others.astype(np.float64), values, axes=1)
+    nothing = np.array([LEAST_LOGPROB, np.exp(np.float64(LEAST_LOGPROB))])
+    means: Float64[ndarray, "asking candidates two"]
+    means = np.where(count > 0, total / np.maximum(count, 1), nothing)
+    return means
+
+
+def _directions(state: Float64[ndarray, "samples width"]) -> Float64[ndarray, "samples width"]:
     state = state - state.mean(0)
-    state = state / np.maximum(np.linalg.norm(state, axis=1, keepdims=True), 1e-12)
-    places = np.flatnonzero(known)
-    count = min(neighbours, max(len(places) - 1, 0))
-    near = np.empty((len(state), count), dtype=np.int64)
-    for start in range(0, len(state), 1024):
-        part = slice(start, start + 1024)
-        cosine = state[part] @ state[places].T
-        cosine[np.arange(len(state))[part, None] == places[None, :]] = -np.inf
-        near[part] = places[np.argsort(-cosine, axis=1, kind="stable")[:, :count]]
-    return near
+    unit: Float64[ndarray, "samples width"]
+    unit = state / np.maximum(np.linalg.norm(state, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -1,10 +1,14 @@
-"""One gate and one round of its training: from evidence as tensors to gating probabilities.
+"""The gates of all folds and one round of their training, side by side in one batch.
 
 Kong et al. (Fusion-X), arXiv 2505.23844: ``L = signal + beta * CV^2``.
 
 The gradient goes through the gating probabilities g before the threshold, in signal and importance.
 Through the threshold only kept candidates would learn, and one that fell below it could never
 return; so the threshold is applied when weights are given out.
+
+Gates are small and their steps many: what a step costs is hardly more for ten of them at once than
+for one. Their losses are added; none has a parameter in common with another, so each learns as it
+would alone.
 """
 
 from __future__ import annotations
@@ -16,71 +20,117 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from fedfuse.distillation.encoded import to_tensor
 from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.features import build_features, track_record
+from fedfuse.fusion.features import build_features, track_records
 from fedfuse.fusion.network import EquivariantNetwork, Perceptron, feedback_loss
 from fedfuse.fusion.settings import SelectorSettings
 
 
 @dataclass(frozen=True, slots=True)
 class GateInputs:
-    """A round's evidence for one gate: U units (samples or rows), T rows, C candidates.
+    """A round's evidence for K gates: U units (samples or rows), T rows, C candidates.
 
     Attributes:
-        features: ``[U, C, F]``.
+        features: ``[K, U, C, F]``; a gate's own track records are all that differs.
         usable: ``[U, C]`` whether a candidate says anything there.
         unit_of_row: ``[T]`` the unit whose weights each row gets.
         row_usable: ``[T, C]``.
         label_logprob: ``[T, C]``.
         student_nats: ``[T, C]``.
-        train_rows: rows of the samples to learn from; their order is the samples'.
-        held_rows: rows of the samples that this gate weighs.
+        known: ``[K, T]`` rows that a gate may learn from.
+        held: ``[K, T]`` rows that a gate weighs.
     """
 
-    features: Float[Tensor, "units candidates features"]
+    features: Float[Tensor, "gates units candidates features"]
     usable: Bool[Tensor, "units candidates"]
-    unit_of_row: Int64[ndarray, " rows"]
+    unit_of_row: Int64[Tensor, " rows"]
     row_usable: Bool[Tensor, "rows candidates"]
     label_logprob: Float[Tensor, "rows candidates"]
     student_nats: Float[Tensor, "rows candidates"]
-    train_rows: Int64[ndarray, " train"]
-    held_rows: Int64[ndarray, " held"]
+    known: Bool[Tensor, "gates rows"]
+    held: Bool[Tensor, "gates rows"]
 
 
 def prepare(
-    evidence: Evidence, settings: SelectorSettings, known: Bool[ndarray, " samples"]
+    evidence: Evidence, settings: SelectorSettings, known: Bool[ndarray, "gates samples"]
 ) -> GateInputs:
-    """Evidence for the gate that may look at the labels of the ``[N]`` known samples.
+    """Evidence for gates of which each may look at the labels of its known samples.
 
-    With all samples known (no cross-fitting) it weighs what it learned from.
+    One that knows all samples (no cross-fitting) weighs what it learned from.
     """
     owner = evidence.sample_of_row
     per_row = settings.unit == "row"
     if settings.network == "perceptron":
         score = evidence.reward[owner] if per_row else evidence.reward
-        features = score[:, :, None]
+        features = np.repeat(score[None, :, :, None], len(known), axis=0)
     else:
-        record = None
+        records = None
         if "record" in settings.features:
-            record = track_record(evidence, known, settings.neighbours)
-        features = build_features(evidence, settings.features, record, per_row=per_row)
-    train = known[owner]
-    held = np.ones_like(train) if known.all() else ~train
+            records = track_records(evidence, known, settings.neighbours)
+        features = build_features(evidence, settings.features, records, len(known), per_row=per_row)
+    learned = known[:, owner]
     return GateInputs(
         features=to_tensor(features, "cpu"),
         usable=to_tensor(evidence.usable if per_row else evidence.available, "cpu"),
-        unit_of_row=np.arange(len(owner)) if per_row else owner,
+        unit_of_row=to_tensor(np.arange(len(owner)) if per_row else owner, "cpu"),
         row_usable=to_tensor(evidence.usable, "cpu"),
         label_logprob=to_tensor(evidence.label_logprob, "cpu"),
         student_nats=to_tensor(evidence.student_nats, "cpu"),
-        train_rows=np.flatnonzero(train),
-        held_rows=np.flatnonzero(held),
+        known=to_tensor(learned, "cpu"),
+        held=to_tensor(~learned | known.all(axis=1, keepdims=True), "cpu"),
     )
 
 
-def new_gate(settings: SelectorSettings, candidates: int, features: int, seed: int) -> nn.Module:
+class Gates(nn.Module):
+    """K networks of one shape with their parameters stacked, ``[K, ...]`` each.
+
+    Args:
+        settings: of the networks; K is the number of folds.
+        candidates: C, for a network of fixed size.
+        features: F.
+        seed: of the first network's weights; the next one has the next seed.
+    """
+
+    def __init__(
+        self, settings: SelectorSettings, candidates: int, features: int, seed: int
+    ) -> None:
+        super().__init__()
+        networks = [
+            new_network(settings, candidates, features, seed + k) for k in range(settings.folds)
+        ]
+        stacked, _ = stack_module_state(networks)
+        self.candidates = candidates
+        self._names = list(stacked)
+        self._network = [networks[0].to("meta")]  # in a list: its weights are none of ours
+        self.stacked = nn.ParameterList(nn.Parameter(value.detach()) for value in stacked.values())
+
+    @property
+    def named(self) -> dict[str, nn.Parameter]:
+        """The stacked parameters by their names in a network."""
+        return dict(zip(self._names, self.stacked, strict=True))
+
+    def forward(
+        self,
+        features: Float[Tensor, "gates units candidates features"],
+        usable: Bool[Tensor, "units candidates"],
+    ) -> Float[Tensor, "gates units candidates"]:
+        """``[K, U, C]`` log of the gating probabilities."""
+
+        def one(parameters: dict[str, Tensor], of_gate: Tensor) -> Tensor:
+            found: Tensor = functional_call(self._network[0], parameters, (of_gate, usable))
+            return found
+
+        parameters: dict[str, Tensor] = {**self.named}
+        log_gate: Tensor = vmap(one)(parameters, features)
+        return log_gate
+
+
+def new_network(
+    settings: SelectorSettings, candidates: int, features: int, seed: int
+) -> EquivariantNetwork | Perceptron:
     """An untrained network; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -89,46 +139,55 @@ def new_gate(settings: SelectorSettings, candidates: int, features: int, seed: i
         return EquivariantNetwork(features, settings.width)
 
 
-def train_gate(
-    gate: nn.Module,
+def train_gates(
+    gates: Gates,
     optimizer: torch.optim.Optimizer,
     inputs: GateInputs,
     settings: SelectorSettings,
     rng: np.random.Generator,
 ) -> None:
     """One round's steps; with many rows, each on a random part of them."""
-    rows = inputs.train_rows
-    if not len(rows):
-        return
-    few = len(rows) <= settings.batch_size
-    batch = rows
-    which, place = np.unique(inputs.unit_of_row[batch], return_inverse=True)
+    rows = len(inputs.unit_of_row)
+    everything = torch.arange(rows)
     for _ in range(settings.steps):
-        if not few:
-            batch = np.sort(rng.choice(rows, settings.batch_size, replace=False))
-            which, place = np.unique(inputs.unit_of_row[batch], return_inverse=True)
-        log_gate = gate(inputs.features[which], inputs.usable[which])
-        loss = signal(log_gate[place], inputs, batch, settings.signal)
-        loss = loss + settings.feedback * feedback_loss(log_gate.exp())
+        batch = everything
+        if rows > settings.batch_size:
+            chosen = np.sort(rng.choice(rows, settings.batch_size, replace=False))
+            batch = to_tensor(chosen, "cpu")
+        loss = gate_losses(gates, inputs, batch, settings).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
+def gate_losses(
+    gates: Gates, inputs: GateInputs, batch: Int64[Tensor, " rows"], settings: SelectorSettings
+) -> Float[Tensor, " gates"]:
+    """``[K]`` signal and feedback loss of each gate, on the rows of a batch that it may see."""
+    which, place = torch.unique(inputs.unit_of_row[batch], return_inverse=True)
+    log_gate = gates(inputs.features[:, which], inputs.usable[which])  # [K, units, C]
+    known = inputs.known[:, batch].to(log_gate.dtype)  # [K, rows]
+    each = signal(log_gate[:, place], inputs, batch, settings.signal)
+    losses = (each * known).sum(1) / known.sum(1).clamp_min(1)
+    # Rows of one unit are known together or not at all.
+    known_unit = torch.zeros(len(known), len(which)).index_copy_(1, place, known)
+    return losses + settings.feedback * feedback_loss(log_gate.exp() * known_unit[:, :, None])
+
+
 def signal(
-    log_gate: Float[Tensor, "rows candidates"],
+    log_gate: Float[Tensor, "gates rows candidates"],
     inputs: GateInputs,
-    rows: Int64[ndarray, " rows"],
+    rows: Int64[Tensor, " rows"],
     kind: str,
-) -> Float[Tensor, ""]:
-    """What the gate minimises beside the feedback loss, nats per row.
+) -> Float[Tensor, "gates rows"]:
+    """What a gate minimises beside the feedback loss, nats.
 
     ``labels``: ``-log sum_n w_n p_n(label)``. ``distillation`` (the paper's): the cross-entropy of
     the fused target and the learning model q, ``sum_n w_n CE(p_n, q)``, as cross-entropy is linear
     in the target. w is g over the candidates that say something on the row.
     """
     usable = inputs.row_usable[rows]
-    log_weight = torch.log_softmax(log_gate.masked_fill(~usable, -1e9), dim=1)
+    log_weight = torch.log_softmax(log_gate.masked_fill(~usable, -1e9), dim=2)
     if kind == "distillation":
-        return (log_weight.exp() * inputs.student_nats[rows]).sum(1).mean()
-    return -(log_weight + inputs.label_logprob[rows]).logsumexp(1).mean()
+        return (log_weight.exp() * inputs.student_nats[rows]).sum(2)
+    return -(log_weight + inputs.label_logprob[rows]).logsumexp(2)

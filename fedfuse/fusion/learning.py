@@ -20,15 +20,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from numpy import ndarray
-from torch import nn
 
 from fedfuse.distillation.state import optimizer_moments, restore_optimizer
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.gate import GateInputs, new_gate, prepare, signal, train_gate
-from fedfuse.fusion.network import Perceptron, dynamic_selection
+from fedfuse.fusion.gate import GateInputs, Gates, prepare, signal, train_gates
+from fedfuse.fusion.network import dynamic_selection
 from fedfuse.fusion.selectors import RowWeights, on_rows, unless_alone
 from fedfuse.fusion.settings import SelectorSettings
 
@@ -64,8 +63,8 @@ class LearnedSelector:
         self._seed = seed
         self._round = 0
         self._fold: Int64[ndarray, " samples"] = np.empty(0, dtype=np.int64)
-        self._gates: list[nn.Module] = []
-        self._optimizers: list[torch.optim.AdamW] = []
+        self._gates: Gates | None = None
+        self._optimizer: torch.optim.AdamW
 
     def __call__(self, evidence: Evidence) -> RowWeights:
         """Learn from a round's evidence, then weigh its candidates.
@@ -88,75 +87,67 @@ class LearnedSelector:
                 f"the selector was trained on {len(self._fold)} samples and is given "
                 f"{evidence.samples}; allowed: the same public set in every round"
             )
-        inputs = [
-            prepare(evidence, self.settings, self._known(k)) for k in range(self.settings.folds)
-        ]
-        if not self._gates:
-            self._build(evidence.candidates, inputs[0].features.shape[2])
-        self._check_candidates(evidence.candidates)
-        before = self._held_out_loss(inputs)
-        for k, (gate, optimizer) in enumerate(zip(self._gates, self._optimizers, strict=True)):
-            rng = np.random.default_rng([self._seed, self._round, k])
-            train_gate(gate, optimizer, inputs[k], self.settings, rng)
+        known = self._fold != np.arange(self.settings.folds)[:, None]
+        if self.settings.folds == 1:
+            known = ~known
+        inputs = prepare(evidence, self.settings, known)
+        if self._gates is None:
+            self._gates = self._build(evidence.candidates, inputs.features.shape[3])
+        gates = self._gates
+        self._check_candidates(gates, evidence.candidates)
+        before = self._held_out_loss(gates, inputs)
+        rng = np.random.default_rng([self._seed, self._round])
+        train_gates(gates, self._optimizer, inputs, self.settings, rng)
         self._round += 1
-        weights = self._weigh(inputs)
+        weights = self._weigh(gates, inputs)
         importance = weights.sum(0) / weights.sum()
-        self.last = Fit(before, self._held_out_loss(inputs), importance)
+        self.last = Fit(before, self._held_out_loss(gates, inputs), importance)
         return unless_alone(weights if self.settings.unit == "row" else on_rows(weights, evidence))
 
     @torch.no_grad()
-    def _weigh(self, inputs: list[GateInputs]) -> Float32[ndarray, "units candidates"]:
+    def _weigh(self, gates: Gates, inputs: GateInputs) -> Float32[ndarray, "units candidates"]:
         """Every unit by the gate that did not see its labels."""
-        weights = np.zeros(tuple(inputs[0].usable.shape), dtype=np.float32)
-        for gate, part in zip(self._gates, inputs, strict=True):
-            units = np.unique(part.unit_of_row[part.held_rows])
-            chosen = gate(part.features[units], part.usable[units]).exp()
-            weights[units] = dynamic_selection(chosen, self.settings.threshold).numpy()
+        gate = gates(inputs.features, inputs.usable).exp()  # [K, U, C]
+        chosen = torch.stack([dynamic_selection(one, self.settings.threshold) for one in gate])
+        weights: Float32[ndarray, "units candidates"]
+        weights = np.zeros(tuple(inputs.usable.shape), dtype=np.float32)
+        for of_gate, held in zip(chosen.numpy(), inputs.held, strict=True):
+            units = inputs.unit_of_row[held].numpy()
+            weights[units] = of_gate[units]
         return weights
 
     @torch.no_grad()
-    def _held_out_loss(self, inputs: list[GateInputs]) -> float:
-        total, rows = 0.0, 0
-        for gate, part in zip(self._gates, inputs, strict=True):
-            held = part.held_rows
-            if len(held):
-                log_gate = gate(part.features, part.usable)[part.unit_of_row[held]]
-                loss = signal(log_gate, part, held, self.settings.signal)
-                total, rows = total + float(loss) * len(held), rows + len(held)
-        return total / max(rows, 1)
+    def _held_out_loss(self, gates: Gates, inputs: GateInputs) -> float:
+        rows = torch.arange(len(inputs.unit_of_row))
+        log_gate = gates(inputs.features, inputs.usable)[:, inputs.unit_of_row]
+        held = signal(log_gate, inputs, rows, self.settings.signal)[inputs.held]
+        return float(held.mean()) if len(held) else 0.0
 
-    def _known(self, k: int) -> Bool[ndarray, " samples"]:
-        """The samples whose labels gate k may look at: all others, or all without folds."""
-        return self._fold != k if self.settings.folds > 1 else np.ones(len(self._fold), dtype=bool)
+    def _build(self, candidates: int, features: int) -> Gates:
+        gates = Gates(self.settings, candidates, features, self._seed)
+        self._optimizer = torch.optim.AdamW(
+            gates.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+        return gates
 
-    def _build(self, candidates: int, features: int) -> None:
-        settings = self.settings
-        self._gates = [
-            new_gate(settings, candidates, features, self._seed + k) for k in range(settings.folds)
-        ]
-        self._optimizers = [
-            torch.optim.AdamW(
-                gate.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-            )
-            for gate in self._gates
-        ]
-
-    def _check_candidates(self, candidates: int) -> None:
-        gate = self._gates[0]
-        if isinstance(gate, Perceptron) and gate.candidates != candidates:
+    def _check_candidates(self, gates: Gates, candidates: int) -> None:
+        if self.settings.network == "perceptron" and gates.candidates != candidates:
             raise FedfuseError(
-                f"the selector's perceptron was made for {gate.candidates} candidates and is given "
-                f"{candidates}; allowed: the same number in every round, or network equivariant"
+                f"the selector's perceptron was made for {gates.candidates} candidates and is "
+                f"given {candidates}; allowed: the same number in every round, or network "
+                "equivariant"
             )
 
     def state(self) -> SelectorState:
         """All that was learned, as flat arrays: weights, optimizer moments, folds, rounds."""
         state: SelectorState = {"round": np.array(self._round), "fold": self._fold.copy()}
-        for k, (gate, optimizer) in enumerate(zip(self._gates, self._optimizers, strict=True)):
-            for name, value in gate.state_dict().items():
-                state[f"gate/{k}/{name}"] = value.numpy().copy()
-            moments = optimizer_moments(optimizer, dict(gate.named_parameters()))
-            state |= {f"moment/{k}/{name}": value.copy() for name, value in moments.items()}
+        if self._gates is not None:
+            named = self._gates.named
+            state |= {f"gate/{n}": value.detach().numpy().copy() for n, value in named.items()}
+            moments = optimizer_moments(self._optimizer, named)
+            state |= {f"moment/{name}": value.copy() for name, value in moments.items()}
         return state
 
     def load(self, state: SelectorState) -> None:
@@ -166,20 +157,22 @@ class LearnedSelector:
             FedfuseError: for a state that another kind of selector left.
         """
         self._round, self._fold = int(state["round"]), state["fold"].copy()
-        self._gates, self._optimizers = [], []
-        shapes = {name: value.shape for name, value in state.items()}
+        self._gates = None
         if self._round == 0:
             return
         perceptron = self.settings.network == "perceptron"
-        first = "gate/0/layers.0.weight" if perceptron else "gate/0/embed.weight"
+        first = "gate/layers.0.weight" if perceptron else "gate/embed.weight"
         try:
-            self._build(shapes[first][1], shapes[first][1])
-            for k, (gate, optimizer) in enumerate(zip(self._gates, self._optimizers, strict=True)):
-                weights = _below(state, f"gate/{k}/")
-                gate.load_state_dict({n: torch.from_numpy(v.copy()) for n, v in weights.items()})
-                moments = _below(state, f"moment/{k}/")
-                restore_optimizer(optimizer, dict(gate.named_parameters()), moments)
-        except (KeyError, RuntimeError) as error:
+            inputs = state[first].shape[2]
+            gates = self._build(inputs, inputs)
+            for name, parameter in gates.named.items():
+                value = torch.from_numpy(state[f"gate/{name}"].copy())
+                if value.shape != parameter.shape:
+                    raise RuntimeError(f"{name} is {tuple(value.shape)}")
+                parameter.data.copy_(value)
+            restore_optimizer(self._optimizer, gates.named, _below(state, "moment/"))
+            self._gates = gates
+        except (KeyError, IndexError, RuntimeError) as error:
             raise FedfuseError(
                 f"the selector's state does not fit its settings: {error}; allowed: the state of a "
                 "selector of the same network, width, features and folds"

@@ -46,7 +46,7 @@ class EquivariantNetwork(nn.Module):
         super().__init__()
         self.embed = nn.Linear(features, width)
         self.mix = nn.Linear(2 * width, width)
-        self.score = nn.Linear(width, 1)
+        self.score = nn.Linear(width, 1, bias=False)  # softmax would take a bias away
 
     def forward(
         self,
@@ -94,12 +94,14 @@ def dynamic_selection(
     return kept / kept.sum(1, keepdim=True)
 
 
-def feedback_loss(weights: Float[Tensor, "units candidates"]) -> Float[Tensor, ""]:
+def feedback_loss(
+    weights: Float[Tensor, "*gates units candidates"],
+) -> Float[Tensor, "*gates"]:
     """Eq. 13: squared coefficient of variation of the importance, ``var / mean^2``.
 
     importance_n is the sum of candidate n's weights over the batch; the variance is the
-    population's, so it is zero for one candidate.
+    population's, so it is zero for one candidate; also where there are no weights at all.
     """
-    importance = weights.sum(0)
-    mean = importance.mean()
-    return ((importance - mean) ** 2).mean() / mean**2
+    importance = weights.sum(-2)
+    mean = importance.mean(-1, keepdim=True)
+    return ((importance - mean) ** 2).mean(-1) / mean[..., 0].clamp_min(1e-12) ** 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedfuse.fusion.evidence import LEAST_LOGPROB, Evidence
-from fedfuse.fusion.features import build_features, track_record
+from fedfuse.fusion.features import build_features, track_records
 from fedfuse.fusion.settings import FEATURES
 from tests.fusion.evidences import made_up
 from tests.oracles import selection as oracle
@@ -20,13 +20,23 @@ def take(evidence: Evidence, columns: list[int]) -> Evidence:
     return replace(evidence, **{n: getattr(evidence, n)[:, columns] for n in names})
 
 
+def track_record(evidence: Evidence, known: np.ndarray, neighbours: int) -> np.ndarray:
+    """``[N, C, 2]`` for one gate, which must be the same beside another one."""
+    both = track_records(evidence, np.stack([~known, known]), neighbours)
+    (alone,) = track_records(evidence, known[None], neighbours)
+    np.testing.assert_array_equal(both[1], alone)
+    return alone
+
+
 @pytest.mark.parametrize("per_row", [False, True])
 def test_others_do_not_change_a_candidates_features(per_row: bool) -> None:
     evidence = made_up(np.random.default_rng(0), samples=12, candidates=5)
     known = np.arange(12) % 3 > 0
 
     def build(of: Evidence) -> np.ndarray:
-        return build_features(of, FEATURES, track_record(of, known, 4), per_row=per_row)
+        records = track_record(of, known, 4)[None]
+        (found,) = build_features(of, FEATURES, records, 1, per_row=per_row)
+        return np.asarray(found)
 
     whole, columns = build(evidence), [0, 3, 1]
     assert whole.shape == (len(evidence.usable) if per_row else 12, 5, len(FEATURES) + 1)
@@ -39,9 +49,9 @@ def test_unknown_prompt_losses_are_no_evidence() -> None:
     evidence = made_up(np.random.default_rng(0), samples=6, candidates=3)
     told = evidence.prompt_loss.copy()
     told[:, 2] = np.nan
-    found = build_features(
-        replace(evidence, prompt_loss=told), ("prompt-loss",), None, per_row=False
-    )
+    asked = replace(evidence, prompt_loss=told)
+    first, found = build_features(asked, ("prompt-loss",), None, 2, per_row=False)
+    np.testing.assert_array_equal(first, found)
     assert (found[:, 2] == 0).all()
     expected = np.log(told[:, 1] / told[:, 0])
     np.testing.assert_allclose(found[:, 1, 0], expected, rtol=1e-5)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.gate import new_gate, prepare, signal
+from fedfuse.fusion.gate import Gates, new_network, prepare, signal, train_gates
 from fedfuse.fusion.learning import LearnedSelector, deal
+from fedfuse.fusion.network import feedback_loss
 from fedfuse.fusion.selection import dual_min_ce, min_ce
 from fedfuse.fusion.selectors import by_loss
 from fedfuse.fusion.settings import FEATURES, SelectorSettings
@@ -116,7 +117,7 @@ def test_other_samples_are_refused() -> None:
 def test_no_sample_is_weighed_by_a_gate_that_saw_its_label() -> None:
     """Whatever the labels of a fold are, its weights stay the same; in all rounds."""
     evidence = made_up(np.random.default_rng(8), 40, 4)
-    mine = np.isin(evidence.sample_of_row, np.flatnonzero(deal(40, 5, seed=0) == 2))
+    mine = np.isin(evidence.sample_of_row, np.flatnonzero(deal(40, PLAIN.folds, seed=0) == 2))
     changed = evidence.label_logprob.copy()
     changed[mine] = np.random.default_rng(9).uniform(-5, -0.1, changed[mine].shape)
     other = replace(evidence, label_logprob=changed.astype(np.float32))
@@ -170,19 +171,53 @@ def test_a_state_of_another_kind_is_refused() -> None:
 
 def test_signals_equal_the_oracle() -> None:
     evidence = made_up(np.random.default_rng(11), 25, 4)
-    inputs = prepare(evidence, PLAIN, np.ones(25, dtype=bool))
-    rows = np.arange(0, len(evidence.usable), 2)
-    log_gate = torch.log_softmax(torch.randn(len(rows), 4, dtype=torch.float64), 1)
-    gate, usable = log_gate.exp().tolist(), evidence.usable[rows].tolist()
+    inputs = prepare(evidence, PLAIN, np.ones((1, 25), dtype=bool))
+    rows = torch.arange(0, len(evidence.usable), 2)
+    log_gate = torch.log_softmax(torch.randn(1, len(rows), 4, dtype=torch.float64), 2)
+    gate, usable = log_gate[0].exp().tolist(), evidence.usable[rows].tolist()
     right = oracle.mixture_nats(gate, usable, evidence.label_logprob[rows].tolist())
-    assert signal(log_gate, inputs, rows, "labels").item() == pytest.approx(right, rel=1e-5)
+    found = signal(log_gate, inputs, rows, "labels")
+    assert found.shape == (1, len(rows))
+    assert found.mean().item() == pytest.approx(right, rel=1e-5)
     cross = [
         sum(g * n for g, n, u in zip(*row, strict=True) if u)
         / sum(g for g, u in zip(row[0], row[2], strict=True) if u)
         for row in zip(gate, evidence.student_nats[rows].tolist(), usable, strict=True)
     ]
-    found = signal(log_gate, inputs, rows, "distillation").item()
-    assert found == pytest.approx(np.mean(cross), rel=1e-5)
+    found = signal(log_gate, inputs, rows, "distillation")
+    np.testing.assert_allclose(found[0], cross, rtol=1e-5)
+
+
+@pytest.mark.parametrize("network", ["equivariant", "perceptron"])
+@pytest.mark.parametrize("unit", ["sample", "row"])
+def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -> None:
+    """Against one network, one optimizer and one fold's rows at a time."""
+    evidence = made_up(np.random.default_rng(13), 24, 4)
+    chosen = replace(PLAIN, network=network, unit=unit, steps=4, feedback=0.3)
+    folds = deal(24, chosen.folds, seed=3)
+    known = folds != np.arange(chosen.folds)[:, None]
+    inputs = prepare(evidence, chosen, known)
+    gates = Gates(chosen, 4, inputs.features.shape[3], seed=3)
+    optimizer = torch.optim.AdamW(gates.parameters(), lr=0.01, weight_decay=0.1)
+    train_gates(gates, optimizer, inputs, chosen, np.random.default_rng(0))
+    for k in range(chosen.folds):
+        alone = new_network(chosen, 4, inputs.features.shape[3], seed=3 + k)
+        mine = torch.optim.AdamW(alone.parameters(), lr=0.01, weight_decay=0.1)
+        rows = torch.from_numpy(np.flatnonzero(known[k][evidence.sample_of_row]))
+        units = torch.unique(inputs.unit_of_row[rows])
+        for _ in range(chosen.steps):
+            log_gate = alone(inputs.features[k], inputs.usable)
+            seen = signal(log_gate[None, inputs.unit_of_row[rows]], inputs, rows, "labels")
+            loss = seen.mean() + 0.3 * feedback_loss(log_gate[units].exp())
+            mine.zero_grad()
+            loss.backward()
+            mine.step()
+        torch.testing.assert_close(
+            gates(inputs.features, inputs.usable)[k],
+            alone(inputs.features[k], inputs.usable),
+            atol=1e-4,
+            rtol=1e-4,
+        )
 
 
 def test_the_papers_signal_follows_what_the_learning_model_finds_easy() -> None:
@@ -202,7 +237,7 @@ def test_the_papers_signal_follows_what_the_learning_model_finds_easy() -> None:
 def test_an_untrained_gate_is_seeded_and_leaves_the_generator_alone() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    first, second = (new_gate(PLAIN, 4, 6, seed=5) for _ in range(2))
+    first, second = (new_network(PLAIN, 4, 6, seed=5) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
