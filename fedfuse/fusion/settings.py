@@ -47,7 +47,7 @@ class SelectorSettings:
     weight_decay: float = 0.1
     width: int = 16
     neighbours: int = 24
-    batch_size: int = 2048
+    batch_size: int = 256
 
     def __post_init__(self) -> None:
         wrong = [
