@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import typer
 
-from benchmarks import alignment, distillation, mined_oracle, phases, trainer, wire
+from benchmarks import alignment, distillation, mined_oracle, phases, selector, trainer, wire
 from benchmarks.frame import cut, load_text, load_tokenizer
 from benchmarks.losses import Case, Size, peak_memory
 from benchmarks.reference import nearest
@@ -287,3 +287,24 @@ def test_loops_that_are_compared_take_the_same_steps(
     assert results["library_over_trainer_time"] > 0
     losses = [results[f"{name}_loss"] for name in ("trainer", "library", "library_with_logits")]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+
+
+def test_the_selectors_share_is_of_all_work(
+    tiny_builtin: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selector, "CLIENTS", 8)
+    path = tmp_path / "selector.json"
+    selector.main(path, repeats=1, quick=True)
+    found = read(path)
+    seconds = {name: times[0] for name, times in found["raw"]["seconds"].items()}
+    assert len(seconds) == 7 + 4 * 8
+    ours = total = 0.0
+    for name, each in seconds.items():
+        what = name.removeprefix("server ").split(" ", 2)[-1] if "client" in name else name[7:]
+        times = 1 if name.startswith("server") else 2  # eight clients of four kinds
+        times *= 2 if what in ("extract", "view prompts") else 1
+        total += times * each
+        ours += times * each if what in ("view prompts", "examine", "select") else 0
+    share = found["results"]["selector_share_of_round"]
+    assert share == pytest.approx(ours / total, rel=1e-3)
+    assert 0 < share < 1

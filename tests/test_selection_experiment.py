@@ -10,6 +10,7 @@ import pytest
 
 from experiments.selection.draw import draw
 from experiments.selection.material import cached, config_of, with_noise
+from experiments.selection.run import plan
 from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import noise_of, summarize, training_noise, unevenness
 from experiments.selection.variants import VARIANTS
@@ -83,13 +84,23 @@ def test_names_are_those_that_results_speak_of() -> None:
 
 def test_noise_of_training_is_measured_with_another_order() -> None:
     both = cells("oracle", (0.30, 0.20)) + cells("oracle-again", (0.32, 0.20))
-    sigma = training_noise(both, "default")
+    sigma = training_noise(both)
     assert sigma == pytest.approx(0.02 / 2)  # root of the mean of 0.02^2 / 2 and 0
     assert noise_of(both[0], sigma) == pytest.approx(np.hypot(0.01, 1.645 * sigma))
     # A rise of 0.015 is beyond the samples' noise alone, not beyond both.
     rates = summarize(both + cells("min-ce", (0.315, 0.2)), [])["interference_rate"]
     assert rates["default"]["min-ce"] == 0
-    assert training_noise(cells("oracle", (0.3, 0.2)), "default") == 0
+    assert training_noise(cells("oracle", (0.3, 0.2))) == 0
+
+
+def test_the_plan() -> None:
+    units = plan([0, 1, 2, 3])
+    assert len(units) == len(set(units))
+    assert {(seed, "trec", "trained") for seed in range(4)} <= set(units)
+    assert (0, "trec", "promoted") not in units
+    assert (3, "default", "promoted") in units
+    assert (2, "default", "per-row") in units
+    assert (3, "default", "per-row") not in units
 
 
 def test_unevenness_is_that_of_the_clients() -> None:

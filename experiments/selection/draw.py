@@ -33,7 +33,7 @@ def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
                 1, 4, width_ratios=(1.2, 1.2, 1.3, 0.8)
             )
             _losses(losses, cells, main)
-            _changes(changes, cells, main, frame["summary"]["training_noise"][scenario])
+            _changes(changes, cells, main, frame["summary"]["training_noise"])
             mine = [choice for choice in choices if choice["variant"] == OURS]
             if mine:
                 _trust(trust, mine)

@@ -25,15 +25,21 @@ from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import summarize
 from experiments.selection.tables import TABLES
 from experiments.selection.trial import Trial
-from experiments.selection.variants import ABLATIONS, MAIN, VARIANTS
+from experiments.selection.variants import (
+    ABLATED,
+    ABLATION_SEEDS,
+    ABLATIONS,
+    MAIN,
+    MORE,
+    MORE_ON,
+    VARIANTS,
+)
 from fedfuse.evaluation.interference import paired_noise
 from fedfuse.models.builtin import cache_root
 from fedfuse.report.writing import commit, versions
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "selection.md"
-# Ablations are tried where labels can be believed and where they cannot.
-ABLATED = ("default", "label-noise")
 Unit = tuple[int, str, str]
 
 
@@ -43,11 +49,7 @@ def main(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2,3,4",
     scenarios: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(SCENARIOS),
-    variants: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(MAIN),
-    ablations: Annotated[
-        str, typer.Option(help=f"Joined by commas; on the scenarios {' and '.join(ABLATED)}.")
-    ] = ",".join(ABLATIONS),
-    ablation_seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2",
+    variants: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(VARIANTS),
     parallel: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
     output: Annotated[Path, typer.Option(help="Where what is finished is kept.")] = Path("runs"),
     results: Annotated[Path, typer.Option(help="Where results are written.")] = HERE
@@ -57,13 +59,10 @@ def main(
     started = time.monotonic()
     folder = output / "experiment-selection"
     folder.mkdir(parents=True, exist_ok=True)
-    numbers, names = [int(seed) for seed in split(seeds)], split(scenarios)
-    units: list[Unit] = []
-    for seed in numbers:
-        for scenario in names:
-            ablated = scenario in ABLATED and str(seed) in split(ablation_seeds)
-            tried = split(variants) + (split(ablations) if ablated else [])
-            units += [(seed, scenario, variant) for variant in tried]
+    numbers = [int(seed) for seed in split(seeds)]
+    units = [
+        unit for unit in plan(numbers) if unit[1] in split(scenarios) and unit[2] in split(variants)
+    ]
     work: dict[tuple[int, str], list[str]] = {}
     for seed, scenario, variant in units:
         if not path_of(folder, (seed, scenario, variant)).exists():
@@ -76,10 +75,8 @@ def main(
     choices = [choice for one in found for choice in one["choices"]]
     usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     frame = {
-        "command": f"python -m experiments.selection.run --seeds {seeds} --scenarios {scenarios}"
-        f" --variants {variants} --ablations {ablations} --ablation-seeds {ablation_seeds}"
-        + " --material MATERIAL"
-        * bool(material),
+        "command": "python -m experiments.selection.run --material MATERIAL"
+        f" --seeds {seeds} --scenarios {scenarios} --variants {variants}",
         "seeds": numbers,
         "commit": commit(),
         "versions": versions(),
@@ -96,6 +93,20 @@ def main(
             put_table(DOCUMENT, table(frame["summary"]), name)
         draw(frame, DOCUMENT.parent / "selection")
     print(json.dumps(frame["summary"], indent=1))
+
+
+def plan(seeds: list[int]) -> list[Unit]:
+    """Which variant is tried on which scenario and seed."""
+    units: list[Unit] = []
+    for place, seed in enumerate(seeds):
+        for scenario in SCENARIOS:
+            tried = [*MAIN]
+            if scenario in MORE_ON:
+                tried += MORE
+            if scenario in ABLATED and place < ABLATION_SEEDS:
+                tried += ABLATIONS
+            units += [(seed, scenario, variant) for variant in tried]
+    return units
 
 
 def split(names: str) -> list[str]:

@@ -24,17 +24,18 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
       under ``all`` over the cells of all scenarios, for variants that were tried on all. A rise is
       beyond noise by ``noise_of``.
     - ``training_noise``: standard deviation of a domain's loss from one order of batches to
-      another, nats per byte, from the oracle's two.
+      another, nats per byte, from the oracle's two where both were tried.
     - ``share_of_gap_mince_to_oracle``: how much of the difference of mean losses between MinCE and
       the oracle a variant removes; ``_std`` over seeds.
     - ``right``: mean weight on whoever knows best, over all rounds.
     - ``importance_cv2``: squared coefficient of variation of the candidates' shares in the last
       round, the server's left out: 0 where all are used alike, K - 1 where one is.
     """
-    summary: dict[str, dict[str, Any]] = {
+    sigma = training_noise(cells)
+    summary: dict[str, Any] = {
         "server_loss": {},
         "server_loss_std": {},
-        "training_noise": {},
+        "training_noise": round(sigma, 5),
         "interference_rate": {},
         "interference_rate_interval": {},
         "interference_depth": {},
@@ -54,8 +55,6 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
 
     scenarios = list(dict.fromkeys(cell["scenario"] for cell in cells))
     variants = list(dict.fromkeys(cell["variant"] for cell in cells))
-    sigma = {scenario: training_noise(cells, scenario) for scenario in scenarios}
-    summary["training_noise"] = {name: round(value, 5) for name, value in sigma.items()}
     for scenario in scenarios:
         losses: dict[str, dict[int, float]] = {}  # variant -> seed -> mean over domains
         for variant in variants:
@@ -101,17 +100,13 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
     return summary
 
 
-def training_noise(cells: Sequence[Row], scenario: str) -> float:
+def training_noise(cells: Sequence[Row]) -> float:
     """Standard deviation of a domain's loss over orders of batches; 0 where one was tried."""
-    losses = {
-        (c["variant"], c["seed"], c["domain"]): c["after"]
-        for c in cells
-        if c["scenario"] == scenario
-    }
+    losses = {(c["variant"], c["scenario"], c["seed"], c["domain"]): c["after"] for c in cells}
     pairs = [
-        (loss, losses[f"{variant}-again", seed, domain])
-        for (variant, seed, domain), loss in losses.items()
-        if (f"{variant}-again", seed, domain) in losses
+        (loss, losses[f"{variant}-again", *where])
+        for (variant, *where), loss in losses.items()
+        if (f"{variant}-again", *where) in losses
     ]
     return sqrt(mean((a - b) ** 2 / 2 for a, b in pairs)) if pairs else 0.0
 
@@ -124,9 +119,7 @@ def noise_of(cell: Row, sigma: float) -> float:
     return hypot(cell["noise"], ONE_SIDED * sigma)
 
 
-def harm(
-    note: Any, scenario: str, variant: str, cells: Sequence[Row], sigma: Mapping[str, float]
-) -> None:
+def harm(note: Any, scenario: str, variant: str, cells: Sequence[Row], sigma: float) -> None:
     """Interference of some cells."""
     found = measure_interference(
         [
@@ -136,7 +129,7 @@ def harm(
                 c["domain"],
                 c["before"],
                 c["after"],
-                noise_of(c, sigma[c["scenario"]]),
+                noise_of(c, sigma),
             )
             for c in cells
         ]

@@ -7,11 +7,11 @@ from typing import Any
 
 from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import ALL
-from experiments.selection.variants import ABLATIONS, MAIN
+from experiments.selection.variants import ABLATED, ABLATIONS, MAIN, MORE
 
 Summary = Mapping[str, Mapping[str, Any]]
 # The oracle a second time tells the noise; it is no variant.
-SHOWN = [name for name in MAIN if not name.endswith("-again")]
+SHOWN = [name for name in (*MORE, *MAIN) if not name.endswith("-again")]
 
 
 def losses(summary: Summary) -> str:
@@ -70,7 +70,7 @@ def interference(summary: Summary) -> str:
 def ablations(summary: Summary) -> str:
     """Markdown: ours with one thing changed."""
     found, way_found = summary["server_loss"], summary["share_of_gap_mince_to_oracle"]
-    scenarios = [s for s in found if any(name in found[s] for name in ABLATIONS)]
+    scenarios = [s for s in ABLATED if s in found]
     heads = [f"{s}: loss | of the way | right | CV²" for s in scenarios]
     lines = ["| variant | " + " | ".join(heads) + " |", "|---" + "|---:" * 4 * len(heads) + "|"]
     for name in ("min-ce", "trained", *ABLATIONS, "oracle"):

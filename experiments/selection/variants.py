@@ -65,15 +65,22 @@ def all_knowing(trial: Trial) -> Selector:
 
 # On every scenario.
 MAIN: dict[str, Variant] = {
-    "dual-min-ce": rule(by_loss(dual_min_ce)),
     "min-ce": rule(by_loss(min_ce)),
     "uniform": rule(by_loss(uniform)),
     "untrained": Variant(lambda trial: untrained_gate(trial.material.config.seed, BASE.threshold)),
     "oracle": Variant(all_knowing),
-    "oracle-again": Variant(all_knowing, order=1),
     "trained": learned(BASE),
-    "promoted": learned(BASE, promote=True),
 }
+# Where labels can be believed, where they cannot, and where the server knows something to lose.
+MORE: dict[str, Variant] = {
+    "dual-min-ce": rule(by_loss(dual_min_ce)),
+    "promoted": learned(BASE, promote=True),
+    "oracle-again": Variant(all_knowing, order=1),
+}
+MORE_ON = ("default", "label-noise", "expert-server")
+# On fewer seeds, too.
+ABLATED = ("default", "label-noise")
+ABLATION_SEEDS = 3
 ABLATIONS: dict[str, Variant] = {
     "labels-only": Variant(None),
     "avg-ce": rule(avg_ce),
@@ -92,4 +99,4 @@ ABLATIONS: dict[str, Variant] = {
         for name in LABEL_FREE
     },
 }
-VARIANTS = MAIN | ABLATIONS
+VARIANTS = MAIN | MORE | ABLATIONS
