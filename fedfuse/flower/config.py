@@ -11,41 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
-from math import isfinite
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from fedfuse.distillation.settings import AUTOCAST, DIVERGENCES, PLAIN, Comparison, TrainingSettings
 from fedfuse.errors import FedfuseError
+from fedfuse.flower.fields import between, one_of, text
 
 Scalar = bool | int | float | str
+C = TypeVar("C")
 
 # The data source that is made on the spot.
 BUILTIN_DATA = "builtin"
-
-
-def between(
-    default: float | int, low: float, high: float = float("inf"), *, above: bool = False
-) -> Any:
-    """A number in [low, high], or in (low, high] with ``above``."""
-    bounds = f"{'above' if above else 'at least'} {low:g}"
-    if high != float("inf"):
-        bounds += f", at most {high:g}"
-    check = lambda value: (  # noqa: E731
-        isfinite(value) and (value > low if above else value >= low) and value <= high
-    )
-    return field(default=default, metadata={"allowed": bounds, "check": check})
-
-
-def one_of(default: str, *choices: str) -> Any:
-    """A word out of a fixed list."""
-    metadata = {"allowed": ", ".join(map(repr, choices)), "check": lambda value: value in choices}
-    return field(default=default, metadata=metadata)
-
-
-def text(default: str, *, empty: bool = False) -> Any:
-    """Any text, by default not empty."""
-    check = lambda value: empty or bool(value.strip())  # noqa: E731
-    return field(default=default, metadata={"allowed": "text that is not empty", "check": check})
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,22 +242,34 @@ def parse(given: Mapping[str, Any]) -> RunConfig:
     Raises:
         FedfuseError: listing every unknown key, wrong type and value out of range at once.
     """
+    config = fill(RunConfig(), given, "run config")
+    rules = config.knowledge
+    if rules.freshness and rules.public_share < 1:
+        raise FedfuseError(
+            "the run config is refused:\n  "
+            f"knowledge.freshness = {rules.freshness}: allowed: 0 with a knowledge.public-share of "
+            f"{rules.public_share}, as every round is about other samples"
+        )
+    return config
+
+
+def fill(default: C, given: Mapping[str, Any], name: str) -> C:
+    """A config with the given values, flat as Flower carries them, in place of the default ones.
+
+    Raises:
+        FedfuseError: naming the config and listing every unknown key, wrong type and value out of
+            range at once.
+    """
     errors: list[str] = []
-    allowed = flatten(RunConfig())
+    allowed = flatten(default)
     for key in given:
         if key not in allowed:
             close = get_close_matches(key, allowed, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             errors.append(f"{key} = {given[key]!r}: no such key{hint}")
-    config: RunConfig = _build(RunConfig, RunConfig(), "", given, errors)
-    rules = config.knowledge
-    if not errors and rules.freshness and rules.public_share < 1:
-        errors.append(
-            f"knowledge.freshness = {rules.freshness}: allowed: 0 with a knowledge.public-share of "
-            f"{rules.public_share}, as every round is about other samples"
-        )
+    config: C = _build(type(default), default, "", given, errors)
     if errors:
-        raise FedfuseError("the run config is refused:\n  " + "\n  ".join(errors))
+        raise FedfuseError(f"the {name} is refused:\n  " + "\n  ".join(errors))
     return config
 
 
