@@ -1,4 +1,4 @@
-"""The command line: ``fedfuse simulate``, ``report``, ``align``, ``inspect``; their helpers."""
+"""The command line: ``fedfuse simulate``, ``report``, and their helpers; other commands by name."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ from fedfuse.flower.config import (
     parse,
 )
 from fedfuse.inspect_command import inspect
+from fedfuse.node_command import keys, node
 from fedfuse.report.writing import free_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 console = Console(stderr=True)
 app.command()(align)
 app.command()(inspect)
+app.add_typer(keys, name="keys")
+app.add_typer(node, name="node")
 
 CONFIG_HELP = "TOML file with run config keys, such as experiments/quickstart/homogeneous.toml."
 SET_HELP = "One run config key, such as local.steps=100. May be repeated."
