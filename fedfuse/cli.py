@@ -27,7 +27,6 @@ from fedfuse.flower.config import (
 )
 from fedfuse.inspect_command import inspect
 from fedfuse.node_command import keys, node
-from fedfuse.report.writing import free_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 console = Console(stderr=True)
@@ -58,6 +57,8 @@ def simulate(
 ) -> None:
     """Run a federation on this machine; the last lines are the result table and the report's
     path."""
+    from fedfuse.report.writing import free_folder
+
     given = read_config(config, sets or [])
     resolved = parse(given)
     check_inputs(resolved, clients)
@@ -147,6 +148,7 @@ def check_inputs(config: RunConfig, clients: int) -> None:
 
     from fedfuse.flower.workspace import check_model, load_splits
     from fedfuse.models.loading import quantization_options, resolve_device
+    from fedfuse.report.writing import free_folder
 
     if clients < config.min_clients:
         raise FedfuseError(

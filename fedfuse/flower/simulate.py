@@ -221,7 +221,7 @@ def _start_superlink(workspace: _Workspace) -> None:
     """Start a SuperLink, wait until it listens, and write it down as Flower's one connection."""
     log_file = workspace.folder / "superlink.log"
     for _ in range(_PORT_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         arguments = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
         with log_file.open("wb") as log:
             superlink = workspace.start("flower-superlink", *arguments, stdout=log.fileno())
@@ -285,7 +285,8 @@ def _status(workspace: _Workspace) -> str:
         time.sleep(0.5)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -13,6 +13,7 @@ forgotten.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -47,6 +48,7 @@ def serve(supernode: str) -> NoReturn:
 
     It may start before the SuperNode does, and waits for it again when that restarts.
     """
+    importlib.import_module("peft")  # Seconds that the first message need not wait for.
     worker = Worker(supernode)
     if token := os.environ.pop(_TOKEN, ""):
         worker.answer(token)
