@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import typer
 
-from benchmarks import alignment, distillation, mined_oracle, phases, trainer, wire
+from benchmarks import alignment, deployment, distillation, mined_oracle, phases, trainer, wire
 from benchmarks.frame import cut, load_text, load_tokenizer
 from benchmarks.losses import Case, Size, peak_memory
 from benchmarks.reference import nearest
@@ -287,3 +287,34 @@ def test_loops_that_are_compared_take_the_same_steps(
     assert results["library_over_trainer_time"] > 0
     losses = [results[f"{name}_loss"] for name in ("trainer", "library", "library_with_logits")]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+
+
+def test_the_cost_of_a_message_is_what_is_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ledger(local: float, evaluate: float) -> deployment.Ledger:
+        phases = {"train.local": local, "evaluate": evaluate, "server.aggregate": 50.0}
+        return [
+            {
+                "round": number,
+                "phase": phase,
+                "client": "server" if phase == "server.aggregate" else "0",
+                # What happens once is in the first round.
+                "seconds": seconds + (100.0 if number < 2 else 0.0),
+            }
+            for number in (0, 1, 2, 3)
+            for phase, seconds in phases.items()
+        ]
+
+    monkeypatch.setattr(deployment, "alone", lambda config: ledger(2.0, 1.0))
+    ways = {False: ledger(10.0, 9.0), True: ledger(4.0, 3.0)}
+    monkeypatch.setattr(deployment, "deployed", lambda config, resident: ways[resident])
+    path = tmp_path / "deployment.json"
+    deployment.main(path, rounds=3)
+    found = read(path)
+    assert found["results"] == {
+        "new_process_seconds_per_message": 8.0,
+        "resident_seconds_per_message": 2.0,
+        "resident_over_new_process": 0.25,
+    }
+    assert found["raw"]["resident"] == {"train.local": [4.0, 4.0], "evaluate": [3.0, 3.0]}

@@ -248,9 +248,9 @@ def _superlink(credentials: Credentials) -> tuple[str, bool]:
         ) from error
     except PermissionError as error:
         raise Fault(
-            f"{where} does not know this key: {error}",
-            "register the public key there: flwr supernode register NAME.pub; "
-            "set this machine's clock",
+            f"{where} does not let this machine in: {error}",
+            "register its public key there: flwr supernode register NAME.pub; stop a SuperNode "
+            "that has this key already; set this machine's clock",
         ) from error
     except OSError as error:
         raise Fault(
