@@ -1,4 +1,4 @@
-"""What a message costs in a deployment beyond its work: ``python -m benchmarks.deployment --json FILE``.
+"""A message's cost beyond its work: ``python -m benchmarks.deployment --json FILE``.
 
 One SuperLink, one SuperNode, the app itself with phases of one step. Once as Flower does it, a new
 process for every message; once with ``fedfuse node worker`` beside the SuperNode, which stays. The
@@ -66,7 +66,7 @@ def deployed(config: Mapping[str, Any], *, resident: bool) -> Ledger:
                 raise SystemExit(f"the SuperLink does not listen within {START_SECONDS:g} s")
             time.sleep(0.1)
         (workspace.folder / "config.toml").write_text(
-            f'[superlink]\ndefault = "one"\n[superlink.one]\naddress = "{address}"\ninsecure = true\n'
+            f'superlink.default = "one"\nsuperlink.one = {{address = "{address}", insecure = true}}\n'
         )
         workspace.start(
             "flower-supernode",
