@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -41,11 +42,19 @@ QUICK = {
     "client-distill.steps": 1,
 }
 START_SECONDS = 60.0
-Ledger = list[dict[str, Any]]
+Lines = list[dict[str, Any]]
 
 
-def deployed(config: Mapping[str, Any], *, resident: bool) -> Ledger:
-    """The ledger of a run on a SuperLink with one SuperNode.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run wrote down, a line a message (with its seconds) and a line a measurement."""
+
+    ledger: Lines
+    metrics: Lines
+
+
+def deployed(config: Mapping[str, Any], *, resident: bool) -> Run:
+    """A run on a SuperLink with one SuperNode.
 
     Raises:
         SystemExit: when the SuperLink does not start, or the run fails.
@@ -66,7 +75,7 @@ def deployed(config: Mapping[str, Any], *, resident: bool) -> Ledger:
                 raise SystemExit(f"the SuperLink does not listen within {START_SECONDS:g} s")
             time.sleep(0.1)
         (workspace.folder / "config.toml").write_text(
-            f'superlink.default = "one"\nsuperlink.one = {{address = "{address}", insecure = true}}\n'
+            f'[superlink]\ndefault = "one"\none = {{address = "{address}", insecure = true}}\n'
         )
         workspace.start(
             "flower-supernode",
@@ -90,37 +99,47 @@ def deployed(config: Mapping[str, Any], *, resident: bool) -> Ledger:
         return read(folder)
 
 
-def alone(config: Mapping[str, Any]) -> Ledger:
-    """The ledger of the same run in this process."""
+def alone(config: Mapping[str, Any]) -> Run:
+    """The same run in this process."""
     with tempfile.TemporaryDirectory() as folder:
         whole = flatten(parse({**config, "output": folder}))
         run_in_process(server_app, client_app, whole, 1)
         return read(Path(folder) / str(config["name"]))
 
 
-def read(folder: Path) -> Ledger:
-    """A run's ledger."""
-    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+def read(folder: Path) -> Run:
+    """What is in a run folder."""
+    files = (folder / f"{name}.jsonl" for name in ("ledger", "metrics"))
+    return Run(*([json.loads(line) for line in file.read_text().splitlines()] for file in files))
 
 
-def seconds(ledger: Ledger) -> dict[str, list[float]]:
+def seconds(run: Run) -> dict[str, list[float]]:
     """Seconds of the client's messages by type, from the second round on.
 
     Before, there are things that happen once in any case: libraries are read from disk, the app is
     installed, the model is loaded.
     """
     found: dict[str, list[float]] = {}
-    for line in ledger:
+    for line in run.ledger:
         if line["client"] != "server" and line["round"] > 1:
             found.setdefault(line["phase"], []).append(line["seconds"])
     return found
 
 
-def cost(ledger: Ledger, work: Ledger) -> float:
+def cost(run: Run, work: Run) -> float:
     """Median seconds of a message beyond its work."""
     least = {phase: median(times) for phase, times in seconds(work).items()}
-    over = [time - least[phase] for phase, times in seconds(ledger).items() for time in times]
+    over = [time - least[phase] for phase, times in seconds(run).items() for time in times]
     return median(over)
+
+
+def table(results: Mapping[str, float]) -> str:
+    """The results as docs/deploy.md has them."""
+    names = {"new_process": "a new process for each", "resident": "`fedfuse node worker`"}
+    rows = [
+        f"| {text} | {results[f'{name}_seconds_per_message']:.1f} |" for name, text in names.items()
+    ]
+    return "\n".join(["| | seconds a message, beyond its work |", "|---|---|", *rows])
 
 
 def main(
@@ -135,7 +154,9 @@ def main(
         "new_process": deployed(config, resident=False),
         "resident": deployed(config, resident=True),
     }
-    costs = {name: cost(ledger, work) for name, ledger in runs.items()}
+    if any(run.metrics != work.metrics for run in runs.values()):
+        raise SystemExit("the metrics of the runs differ: one of them does other work")
+    costs = {name: cost(run, work) for name, run in runs.items()}
     write_json(
         json_file,
         command=f"python -m benchmarks.deployment --rounds {rounds} --json {json_file.name}",
@@ -146,7 +167,7 @@ def main(
             **{f"{name}_seconds_per_message": value for name, value in costs.items()},
             "resident_over_new_process": costs["resident"] / costs["new_process"],
         },
-        raw={name: seconds(ledger) for name, ledger in {**runs, "work": work}.items()},
+        raw={name: seconds(run) for name, run in {**runs, "work": work}.items()},
     )
 
 

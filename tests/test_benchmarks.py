@@ -292,9 +292,9 @@ def test_loops_that_are_compared_take_the_same_steps(
 def test_the_cost_of_a_message_is_what_is_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ledger(local: float, evaluate: float) -> deployment.Ledger:
+    def run(local: float, evaluate: float, loss: float = 1.0) -> deployment.Run:
         phases = {"train.local": local, "evaluate": evaluate, "server.aggregate": 50.0}
-        return [
+        ledger = [
             {
                 "round": number,
                 "phase": phase,
@@ -305,9 +305,10 @@ def test_the_cost_of_a_message_is_what_is_not_work(
             for number in (0, 1, 2, 3)
             for phase, seconds in phases.items()
         ]
+        return deployment.Run(ledger, [{"loss": loss}])
 
-    monkeypatch.setattr(deployment, "alone", lambda config: ledger(2.0, 1.0))
-    ways = {False: ledger(10.0, 9.0), True: ledger(4.0, 3.0)}
+    monkeypatch.setattr(deployment, "alone", lambda config: run(2.0, 1.0))
+    ways = {False: run(10.0, 9.0), True: run(4.0, 3.0)}
     monkeypatch.setattr(deployment, "deployed", lambda config, resident: ways[resident])
     path = tmp_path / "deployment.json"
     deployment.main(path, rounds=3)
@@ -318,3 +319,6 @@ def test_the_cost_of_a_message_is_what_is_not_work(
         "resident_over_new_process": 0.25,
     }
     assert found["raw"]["resident"] == {"train.local": [4.0, 4.0], "evaluate": [3.0, 3.0]}
+    ways[True] = run(4.0, 3.0, loss=1.1)
+    with pytest.raises(SystemExit, match="metrics of the runs differ"):
+        deployment.main(path, rounds=3)

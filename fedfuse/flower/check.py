@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from packaging.requirements import Requirement
 
+from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.apphome import app_dir, dependencies
@@ -110,9 +111,10 @@ def check_machine(machine: Machine) -> None:
             "model", lambda: _model(client), "correct model, device or dtype in the node config"
         )
         if participant and private:
-            data = participant.encode(private)
             machine.check(
-                "memory", lambda: _memory(client, participant, data), "give samples with answers"
+                "memory",
+                lambda: _memory(client, participant, private),
+                "give samples with an answer within data.max-length",
             )
     if machine.credentials:
         credentials = machine.credentials
@@ -192,7 +194,9 @@ def _model(client: Client) -> tuple[str, Participant]:
     return f"{size / 1e6:.1f} million parameters, loaded in {seconds:.1f} s", participant
 
 
-def _memory(client: Client, participant: Participant, data: EncodedSet) -> tuple[str, bool]:
+def _memory(
+    client: Client, participant: Participant, private: Sequence[Sample]
+) -> tuple[str, bool]:
     """Both trainings on the longest samples, and extraction: the most that a round takes."""
     config = client.config
     place = next(participant.model.parameters()).device
@@ -200,7 +204,7 @@ def _memory(client: Client, participant: Participant, data: EncodedSet) -> tuple
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(place)
     started = time.perf_counter()
-    own = _longest(participant, data, config.local.batch_size)
+    own = _longest(participant, participant.encode(private), config.local.batch_size)
     public = _longest(participant, participant.public, config.client_distill.batch_size)
     try:
         # In the second step the optimizer has its state.
