@@ -24,7 +24,8 @@ import typer
 from benchmarks import materialised
 from benchmarks.frame import Timings, machine, write_json
 from fedfuse.distillation.training import Teacher
-from fedfuse.flower.config import PhaseConfig, RunConfig, model_of_partition, parse
+from fedfuse.flower.config import RunConfig, model_of_partition, parse
+from fedfuse.flower.sections import PhaseConfig
 from fedfuse.flower.workspace import load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce
 from fedfuse.fusion.selectors import by_loss

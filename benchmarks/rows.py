@@ -16,7 +16,7 @@ from numpy import ndarray
 from benchmarks.frame import Timings, cut, load_text, load_tokenizer
 from benchmarks.reference import align_and_project
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.flower.config import KnowledgeConfig
+from fedfuse.flower.sections import KnowledgeConfig
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenization.collisions import RULES
 from fedfuse.tokenization.positions import MODES, align_rows

@@ -12,13 +12,11 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 
-from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.state import TrainingState
-from fedfuse.errors import FedfuseError
-from fedfuse.flower.config import RunConfig, model_of_partition, parse
 from fedfuse.flower.messages import (
     Metrics,
     arrays_to_record,
@@ -33,10 +31,10 @@ from fedfuse.flower.messages import (
     take_prompt_loss,
     take_tokenizer,
 )
+from fedfuse.flower.node import Client, parse_client
 from fedfuse.flower.workspace import (
     derive_seed,
     load_participant,
-    load_splits,
     new_translator,
     public_of_round,
 )
@@ -64,18 +62,19 @@ class DistillationClient:
     """One client for the length of one message.
 
     Attributes:
-        config: the run config.
+        config: the run config, with what this machine's node config says in its place.
         partition: which share of the private data is this client's.
         participant: its model, in the state that the last message left.
     """
 
     def __init__(self, context: Context) -> None:
-        self.config = parse(context.run_config)
-        self.partition = int(context.node_config["partition-id"])
-        self.num_partitions = int(context.node_config["num-partitions"])
+        self._client = parse_client(context.node_config, context.run_config)
+        self.config = self._client.config
+        self.partition = self._client.node.partition_id
         self._state = context.state
-        self._output = context.node_config.get("output", self.config.output)
-        self.model_name = model_of_partition(self.config.clients.model, self.partition)
+        self.model_name = self.config.clients.model
+        if self._client.node.threads:
+            torch.set_num_threads(self._client.node.threads)
         self.participant = load_participant(
             "client", self.model_name, self.config.clients, self.config.data, self.config.seed
         )
@@ -84,7 +83,7 @@ class DistillationClient:
     @property
     def private(self) -> EncodedSet:
         """The client's own data, as its model sees it."""
-        return _private(self.config, self.partition, self.num_partitions, self.participant)
+        return _private(self._client, self.participant)
 
     def register(self, request: RecordDict) -> RecordDict:
         """Who this client is: model, tokenizer, size and domain of its data.
@@ -212,7 +211,7 @@ class DistillationClient:
             self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
             self._keep()
         run = str(request.config_records["config"]["run"])
-        folder = Path(str(self._output)) / Path(run).name / "clients" / str(self.partition)
+        folder = Path(self.config.output) / Path(run).name / "clients" / str(self.partition)
         save_adapter(self.participant.model, folder / "adapter")
         before = self._state.get(UNTOUCHED)
         known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
@@ -265,22 +264,8 @@ class DistillationClient:
 
 
 @lru_cache(maxsize=16)
-def _private(
-    config: RunConfig, partition: int, num_partitions: int, participant: Participant
-) -> EncodedSet:
-    return participant.encode(private_samples(config, partition, num_partitions))
-
-
-def private_samples(config: RunConfig, partition: int, num_partitions: int) -> list[Sample]:
-    """One partition's private samples.
-
-    Raises:
-        FedfuseError: for a partition id beyond the number of partitions.
-    """
-    splits = load_splits(config.data, config.seed, num_partitions)
-    if not 0 <= partition < len(splits.private):
-        raise FedfuseError(f"partition-id is {partition}; allowed: 0 to {len(splits.private) - 1}")
-    return splits.private[partition]
+def _private(client: Client, participant: Participant) -> EncodedSet:
+    return participant.encode(client.private_samples())
 
 
 def _round(request: RecordDict) -> int:

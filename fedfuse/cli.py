@@ -1,4 +1,4 @@
-"""The command line: ``fedfuse simulate``, ``report``, ``align``, ``inspect``; their helpers."""
+"""The command line: ``fedfuse simulate``, ``report``, and their helpers; other commands by name."""
 
 from __future__ import annotations
 
@@ -17,21 +17,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from fedfuse.align_command import align
 from fedfuse.data.load import local_path, looks_like_path
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.config import (
-    BUILTIN_DATA,
-    RunConfig,
-    Scalar,
-    flatten,
-    model_of_partition,
-    parse,
-)
+from fedfuse.flower.config import RunConfig, Scalar, flatten, model_of_partition, parse
+from fedfuse.flower.sections import BUILTIN_DATA
 from fedfuse.inspect_command import inspect
-from fedfuse.report.writing import free_folder
+from fedfuse.node_command import keys, node
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 console = Console(stderr=True)
 app.command()(align)
 app.command()(inspect)
+app.add_typer(keys, name="keys")
+app.add_typer(node, name="node")
 
 CONFIG_HELP = "TOML file with run config keys, such as experiments/quickstart/homogeneous.toml."
 SET_HELP = "One run config key, such as local.steps=100. May be repeated."
@@ -55,6 +51,8 @@ def simulate(
 ) -> None:
     """Run a federation on this machine; the last lines are the result table and the report's
     path."""
+    from fedfuse.report.writing import free_folder
+
     given = read_config(config, sets or [])
     resolved = parse(given)
     check_inputs(resolved, clients)
@@ -144,6 +142,7 @@ def check_inputs(config: RunConfig, clients: int) -> None:
 
     from fedfuse.flower.workspace import check_model, load_splits
     from fedfuse.models.loading import quantization_options, resolve_device
+    from fedfuse.report.writing import free_folder
 
     if clients < config.min_clients:
         raise FedfuseError(

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +62,22 @@ class Traces:
             return False
 
 
-@pytest.fixture
-def traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traces]:
-    """A short temporary folder and a mark for all that this test starts; both go afterwards."""
+@contextmanager
+def traced() -> Iterator[Traces]:
+    """A short temporary folder and a mark for all that is started within; both go afterwards."""
     found = Traces(Path(tempfile.mkdtemp(prefix="ff", dir="/tmp")), uuid.uuid4().hex)
-    monkeypatch.setenv(_MARK, found.mark)
-    monkeypatch.setenv("TMPDIR", str(found.folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)  # Python looks at TMPDIR only once.
-    yield found
-    found.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(_MARK, found.mark)
+        patch.setenv("TMPDIR", str(found.folder))
+        patch.setattr(tempfile, "tempdir", None)  # Python looks at TMPDIR only once.
+        try:
+            yield found
+        finally:
+            found.remove()
+
+
+@pytest.fixture
+def traces() -> Iterator[Traces]:
+    """``traced`` for one test."""
+    with traced() as found:
+        yield found

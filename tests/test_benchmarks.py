@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import typer
 
-from benchmarks import alignment, distillation, mined_oracle, phases, selector, trainer, wire
+from benchmarks import (
+    alignment,
+    deployment,
+    distillation,
+    mined_oracle,
+    phases,
+    selector,
+    trainer,
+    wire,
+)
 from benchmarks.frame import cut, load_text, load_tokenizer
 from benchmarks.losses import Case, Size, peak_memory
 from benchmarks.reference import nearest
@@ -308,3 +317,38 @@ def test_the_selectors_share_is_of_all_work(
     share = found["results"]["selector_share_of_round"]
     assert share == pytest.approx(ours / total, rel=1e-3)
     assert 0 < share < 1
+
+
+def test_the_cost_of_a_message_is_what_is_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(local: float, evaluate: float, loss: float = 1.0) -> deployment.Run:
+        phases = {"train.local": local, "evaluate": evaluate, "server.aggregate": 50.0}
+        ledger = [
+            {
+                "round": number,
+                "phase": phase,
+                "client": "server" if phase == "server.aggregate" else "0",
+                # What happens once is in the first round.
+                "seconds": seconds + (100.0 if number < 2 else 0.0),
+            }
+            for number in (0, 1, 2, 3)
+            for phase, seconds in phases.items()
+        ]
+        return deployment.Run(ledger, [{"loss": loss}])
+
+    monkeypatch.setattr(deployment, "alone", lambda config: run(2.0, 1.0))
+    ways = {False: run(10.0, 9.0), True: run(4.0, 3.0)}
+    monkeypatch.setattr(deployment, "deployed", lambda config, resident: ways[resident])
+    path = tmp_path / "deployment.json"
+    deployment.main(path, rounds=3)
+    found = read(path)
+    assert found["results"] == {
+        "new_process_seconds_per_message": 8.0,
+        "resident_seconds_per_message": 2.0,
+        "resident_over_new_process": 0.25,
+    }
+    assert found["raw"]["resident"] == {"train.local": [4.0, 4.0], "evaluate": [3.0, 3.0]}
+    ways[True] = run(4.0, 3.0, loss=1.1)
+    with pytest.raises(SystemExit, match="metrics of the runs differ"):
+        deployment.main(path, rounds=3)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import deployment
 from experiments.alignment import draw as alignment
 from experiments.scale import draw as scale
 from experiments.selection import tables as selection
@@ -20,7 +21,7 @@ DOCUMENTS = [
     ROOT / name
     for name in (
         "ARCHITECTURE.md",
-        *(f"docs/{x}.md" for x in ("papers", "alignment", "scale", "wire")),
+        *(f"docs/{x}.md" for x in ("papers", "alignment", "scale", "wire", "deploy")),
     )
 ]
 
@@ -92,3 +93,9 @@ def test_the_tables_of_the_wire_are_its_results() -> None:
     for file, table in (("results", wire.one_round), ("rounds", wire.rounds)):
         results = json.loads((ROOT / "experiments" / "wire" / f"{file}.json").read_text())
         assert table(results["summary"]) in text
+
+
+def test_the_table_of_a_messages_cost_is_its_results() -> None:
+    file = ROOT / "benchmarks" / "results" / "deployment.json"
+    results = json.loads(file.read_text())["results"]
+    assert deployment.table(results) in (ROOT / "docs" / "deploy.md").read_text()

@@ -20,13 +20,8 @@ from fedfuse.data.sample import Sample, Splits
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nats
-from fedfuse.flower.config import (
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    ServerDistillConfig,
-    model_of_partition,
-)
+from fedfuse.flower.config import RunConfig, model_of_partition
+from fedfuse.flower.sections import DataConfig, ModelConfig, ServerDistillConfig
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.prompts import view_prompts

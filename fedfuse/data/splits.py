@@ -92,6 +92,31 @@ def build_splits(
     return splits
 
 
+def own_samples(source: str, template: str, shared: Splits) -> list[Sample]:
+    """The private samples of a client that has data of its own: all of it, but for what all share.
+
+    Args:
+        source: as for ``build_splits``; of what has splits, the one named ``train``.
+        template: see ``to_samples``.
+        shared: whose public, test and holdout texts are left out.
+
+    Raises:
+        FedfuseError: for data that cannot be read, or has no text that is not shared.
+    """
+    own: list[Sample] = []
+    for part in _sources(source):
+        split = "train" if available_splits(part) else ""
+        records = load_records(part, split)
+        own += to_samples(records, domain=source_name(part), template=template)
+    kept = _without_duplicates(own, [*shared.public, *shared.test, *shared.holdout])
+    if not kept:
+        raise FedfuseError(
+            f"data source {source!r} has no text that is not in the public, test or holdout set; "
+            "allowed: at least one"
+        )
+    return kept
+
+
 def check_splits(splits: Splits) -> None:
     """Check that a federation can be run and trusted on these splits.
 
@@ -180,15 +205,15 @@ def _read(
     )
 
 
-def _without_duplicates(train: Sequence[Sample], test: Sequence[Sample]) -> list[Sample]:
-    """The train samples whose text is no test sample's and no earlier train sample's."""
-    tested = {sample.text for sample in test}
+def _without_duplicates(train: Sequence[Sample], held: Sequence[Sample]) -> list[Sample]:
+    """The train samples whose text is no held-out sample's and no earlier train sample's."""
+    tested = {sample.text for sample in held}
     distinct = {s.text: s for s in reversed(train) if s.text not in tested}
     kept = list(reversed(distinct.values()))
     if len(kept) < len(train):
         leaked = sum(sample.text in tested for sample in train)
         log.warning(
-            "dropped %d of %d train samples: %d with a text of the test split, %d repeated",
+            "dropped %d of %d train samples: %d with a text that is held out, %d repeated",
             len(train) - len(kept),
             len(train),
             leaked,

@@ -18,6 +18,8 @@ from typing import Any
 
 from flwr.app import UserConfig, UserConfigValue
 from flwr.common.config import flatten_dict
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from fedfuse.errors import FedfuseError
 
@@ -68,6 +70,15 @@ def default_run_config(app: Path) -> UserConfig:
     return flatten_dict(section.get("config"))
 
 
+def dependencies(app: Path) -> tuple[SpecifierSet, list[Requirement]]:
+    """What an app's pyproject.toml asks for: versions of Python, and packages with theirs."""
+    project = _content(app)["project"]
+    return (
+        SpecifierSet(project["requires-python"]),
+        [Requirement(text) for text in project["dependencies"]],
+    )
+
+
 def check_scalars(name: str, config: Mapping[str, UserConfigValue]) -> None:
     """Refuse a config that Flower could not send.
 
@@ -81,12 +92,16 @@ def check_scalars(name: str, config: Mapping[str, UserConfigValue]) -> None:
 
 def _flower_section(app: Path) -> dict[str, Any]:
     """What is under [tool.flwr.app]; empty where there is nothing."""
+    section: dict[str, Any] = _content(app).get("tool", {}).get("flwr", {}).get("app", {})
+    return section
+
+
+def _content(app: Path) -> dict[str, Any]:
+    """What an app's pyproject.toml says."""
     file = app / "pyproject.toml"
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise FedfuseError(f"{file} cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise FedfuseError(f"{file} is no valid TOML: {error}") from error
-    section: dict[str, Any] = content.get("tool", {}).get("flwr", {}).get("app", {})
-    return section

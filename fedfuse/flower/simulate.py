@@ -92,7 +92,7 @@ def simulate(
         f"client-resources-num-gpus={float(gpus_per_client)}"
     )
     unwinding = _on_signals(_leave, signal.SIGTERM, signal.SIGHUP)
-    with unwinding, _Workspace(python_path) as workspace:
+    with unwinding, Workspace(python_path) as workspace:
         _start_superlink(workspace)
         config_file = workspace.folder / "run-config.toml"
         config_file.write_text(_toml(run_config), encoding="utf-8")
@@ -146,7 +146,7 @@ def _on_signals(
             signal.signal(number, old)
 
 
-class _Workspace:
+class Workspace:
     """A temporary folder and what runs in it; at the end, its processes are stopped and it goes."""
 
     def __init__(self, python_path: Sequence[Path]) -> None:
@@ -217,11 +217,11 @@ def _environment(folder: Path, python_path: Sequence[Path]) -> dict[str, str]:
     return environment
 
 
-def _start_superlink(workspace: _Workspace) -> None:
+def _start_superlink(workspace: Workspace) -> None:
     """Start a SuperLink, wait until it listens, and write it down as Flower's one connection."""
     log_file = workspace.folder / "superlink.log"
     for _ in range(_PORT_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         arguments = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
         with log_file.open("wb") as log:
             superlink = workspace.start("flower-superlink", *arguments, stdout=log.fileno())
@@ -242,7 +242,7 @@ def _start_superlink(workspace: _Workspace) -> None:
     raise SimulationFailed(f"flower-superlink did not start; its log ends with\n{tail}")
 
 
-def _stream(workspace: _Workspace, *arguments: str) -> str:
+def _stream(workspace: Workspace, *arguments: str) -> str:
     """Run ``flwr`` with its output on the terminal; returns the last lines of it."""
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     flwr = workspace.start("flwr", *arguments, stdout=subprocess.PIPE)
@@ -267,7 +267,7 @@ def readable(line: str) -> str:
     return f"{level[1] or ''}{name}{line[level.end() :]}".rstrip()
 
 
-def _status(workspace: _Workspace) -> str:
+def _status(workspace: Workspace) -> str:
     """The status of the SuperLink's one run, as soon as it has finished."""
     deadline = time.monotonic() + _END_SECONDS
     while True:
@@ -285,7 +285,8 @@ def _status(workspace: _Workspace) -> str:
         time.sleep(0.5)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -17,7 +17,8 @@ from fedfuse.data.turns import turn
 from fedfuse.data.world import World, WorldSize
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.config import BUILTIN_DATA, DataConfig, KnowledgeConfig, ModelConfig, RunConfig
+from fedfuse.flower.config import RunConfig
+from fedfuse.flower.sections import BUILTIN_DATA, DataConfig, KnowledgeConfig, ModelConfig
 from fedfuse.knowledge.translate import Translator
 from fedfuse.models.builtin import build, cache_root, is_builtin, recipe_of
 from fedfuse.models.causal_lm import LoraSettings, add_lora, load_causal_lm

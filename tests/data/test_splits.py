@@ -109,7 +109,7 @@ def test_duplicates_are_dropped_from_train(
     with caplog.at_level(logging.WARNING):
         splits = build_splits(str(films), **SIZES | {"private_samples": 0})
     assert sum(len(part) for part in splits.private) == 20 - 4 - 3
-    expected = "dropped 5 of 25 train samples: 3 with a text of the test split, 2 repeated"
+    expected = "dropped 5 of 25 train samples: 3 with a text that is held out, 2 repeated"
     assert expected in caplog.text
 
 

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from fedfuse.distillation.settings import Comparison, TrainingSettings
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.apphome import app_dir, default_run_config
-from fedfuse.flower.config import (
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    flatten,
-    model_of_partition,
-    parse,
-)
+from fedfuse.flower.config import RunConfig, flatten, model_of_partition, parse
+from fedfuse.flower.sections import DataConfig, ModelConfig
 
 
 def test_defaults_are_those_of_pyproject() -> None:

@@ -51,8 +51,8 @@ def test_two_at_once_one_that_finishes_and_one_that_fails(
             other.bind(("127.0.0.1", 0))
             other.listen()
             ports = iter([other.getsockname()[1]])
-            free = module._free_port
-            monkeypatch.setattr(module, "_free_port", lambda: next(ports, None) or free())
+            free = module.free_port
+            monkeypatch.setattr(module, "free_port", lambda: next(ports, None) or free())
             simulate(sums.folder, config, num_clients=2, python_path=[tmp_path / "plugins"])
             log, error = failing.communicate(timeout=120)
         finally:

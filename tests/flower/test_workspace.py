@@ -13,7 +13,8 @@ import pytest
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import workspace
-from fedfuse.flower.config import DataConfig, ModelConfig, RunConfig, parse
+from fedfuse.flower.config import RunConfig, parse
+from fedfuse.flower.sections import DataConfig, ModelConfig
 from fedfuse.flower.workspace import check_model, derive_seed, load_splits
 from fedfuse.models.causal_lm import CausalLM
 from tests.conftest import Tiny

@@ -1,0 +1,175 @@
+"""A message's cost beyond its work: ``python -m benchmarks.deployment --json FILE``.
+
+One SuperLink, one SuperNode, the app itself with phases of one step. Once as Flower does it, a new
+process for every message; once with ``fedfuse node worker`` beside the SuperNode, which stays. The
+cost of a message is the time from sending to the reply, less what the same message takes where all
+is in one process. It includes what Flower waits by itself: a SuperNode asks for messages every 3 s.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.frame import machine, write_json
+from clients.app import app as client_app
+from fedfuse.flower.apphome import app_dir
+from fedfuse.flower.config import flatten, parse
+from fedfuse.flower.grid import run_in_process
+from fedfuse.flower.processes import listens
+from fedfuse.flower.simulate import Workspace, free_port
+from strategies.app import app as server_app
+
+QUICK = {
+    "min-clients": 1,
+    "baselines": False,
+    "clients.model": "builtin:gpt2",
+    "data.private": 24,
+    "data.public": 4,
+    "data.test": 1,
+    "data.questions": 3,
+    "local.steps": 1,
+    "server-distill.steps": 1,
+    "client-distill.steps": 1,
+}
+START_SECONDS = 60.0
+Lines = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run wrote down, a line a message (with its seconds) and a line a measurement."""
+
+    ledger: Lines
+    metrics: Lines
+
+
+def deployed(config: Mapping[str, Any], *, resident: bool) -> Run:
+    """A run on a SuperLink with one SuperNode.
+
+    Raises:
+        SystemExit: when the SuperLink does not start, or the run fails.
+    """
+    with Workspace([]) as workspace:
+        # As Flower does it unless it is told otherwise.
+        workspace.environment.pop("FLWR_SUPEREXEC_TASK_POLL_INTERVAL")
+        port, supernode = free_port(), free_port()
+        address = f"127.0.0.1:{port}"
+        superlink = workspace.start(
+            "flower-superlink",
+            *("--insecure", "--host", "127.0.0.1", "--port", str(port)),
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not listens(superlink.pid, port):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"the SuperLink does not listen within {START_SECONDS:g} s")
+            time.sleep(0.1)
+        (workspace.folder / "config.toml").write_text(
+            f'[superlink]\ndefault = "one"\none = {{address = "{address}", insecure = true}}\n'
+        )
+        workspace.start(
+            "flower-supernode",
+            *("--insecure", "--superlink", address, "--port", str(supernode)),
+            *("--node-config", "partition-id=0 num-partitions=1 threads=1"),
+            *(("--isolation", "process") if resident else ()),
+            stdout=subprocess.DEVNULL,
+        )
+        if resident:
+            serving = ("node", "worker", "--supernode", f"127.0.0.1:{supernode}")
+            workspace.start("fedfuse", *serving, stdout=subprocess.DEVNULL)
+        run_file = workspace.folder / "run.toml"
+        given = {**config, "output": str(workspace.folder)}
+        run_file.write_text("".join(f"{key} = {json.dumps(v)}\n" for key, v in given.items()))
+        arguments = ("run", str(app_dir()), "--stream", "--run-config", str(run_file))
+        run = workspace.start("flwr", *arguments, stdout=subprocess.PIPE)
+        log, _ = run.communicate()
+        folder = workspace.folder / str(config["name"])
+        if not (folder / "report.html").exists():
+            raise SystemExit(f"the run failed:\n{log.decode(errors='replace')}")
+        return read(folder)
+
+
+def alone(config: Mapping[str, Any]) -> Run:
+    """The same run in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = flatten(parse({**config, "output": folder}))
+        run_in_process(server_app, client_app, whole, 1)
+        return read(Path(folder) / str(config["name"]))
+
+
+def read(folder: Path) -> Run:
+    """What is in a run folder."""
+    files = (folder / f"{name}.jsonl" for name in ("ledger", "metrics"))
+    return Run(*([json.loads(line) for line in file.read_text().splitlines()] for file in files))
+
+
+def seconds(run: Run) -> dict[str, list[float]]:
+    """Seconds of the client's messages by type, from the second round on.
+
+    Before, there are things that happen once in any case: libraries are read from disk, the app is
+    installed, the model is loaded.
+    """
+    found: dict[str, list[float]] = {}
+    for line in run.ledger:
+        if line["client"] != "server" and line["round"] > 1:
+            found.setdefault(line["phase"], []).append(line["seconds"])
+    return found
+
+
+def cost(run: Run, work: Run) -> float:
+    """Median seconds of a message beyond its work."""
+    least = {phase: median(times) for phase, times in seconds(work).items()}
+    over = [time - least[phase] for phase, times in seconds(run).items() for time in times]
+    return median(over)
+
+
+def table(results: Mapping[str, float]) -> str:
+    """The results as docs/deploy.md has them."""
+    names = {"new_process": "a new process for each", "resident": "`fedfuse node worker`"}
+    rows = [
+        f"| {text} | {results[f'{name}_seconds_per_message']:.1f} |" for name, text in names.items()
+    ]
+    return "\n".join(["| | seconds a message, beyond its work |", "|---|---|", *rows])
+
+
+def main(
+    json_file: Annotated[Path, typer.Option("--json", help="File for the results.")],
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each run.")] = 4,
+) -> None:
+    """Measure both ways and write the ratio."""
+    started, about = time.monotonic(), machine()
+    config = {**QUICK, "name": "cost", "rounds": rounds}
+    work = alone(config)
+    runs = {
+        "new_process": deployed(config, resident=False),
+        "resident": deployed(config, resident=True),
+    }
+    if any(run.metrics != work.metrics for run in runs.values()):
+        raise SystemExit("the metrics of the runs differ: one of them does other work")
+    costs = {name: cost(run, work) for name, run in runs.items()}
+    write_json(
+        json_file,
+        command=f"python -m benchmarks.deployment --rounds {rounds} --json {json_file.name}",
+        seed=0,
+        started=started,
+        about=about,
+        results={
+            **{f"{name}_seconds_per_message": value for name, value in costs.items()},
+            "resident_over_new_process": costs["resident"] / costs["new_process"],
+        },
+        raw={name: seconds(run) for name, run in {**runs, "work": work}.items()},
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,32 @@
+"""Fields of a config: a default, and which values are allowed."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from math import isfinite
+from typing import Any
+
+
+def between(
+    default: float | int, low: float, high: float = float("inf"), *, above: bool = False
+) -> Any:
+    """A number in [low, high], or in (low, high] with ``above``."""
+    bounds = f"{'above' if above else 'at least'} {low:g}"
+    if high != float("inf"):
+        bounds += f", at most {high:g}"
+    check = lambda value: (  # noqa: E731
+        isfinite(value) and (value > low if above else value >= low) and value <= high
+    )
+    return field(default=default, metadata={"allowed": bounds, "check": check})
+
+
+def one_of(default: str, *choices: str) -> Any:
+    """A word out of a fixed list."""
+    metadata = {"allowed": ", ".join(map(repr, choices)), "check": lambda value: value in choices}
+    return field(default=default, metadata=metadata)
+
+
+def text(default: str, *, empty: bool = False) -> Any:
+    """Any text, by default not empty."""
+    check = lambda value: empty or bool(value.strip())  # noqa: E731
+    return field(default=default, metadata={"allowed": "text that is not empty", "check": check})

@@ -1,0 +1,126 @@
+"""What a machine connects to a SuperLink with, and a first greeting before it joins."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from fedfuse.errors import FedfuseError
+
+SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where a SuperLink is, whom it must have its certificate from, and what it knows us by.
+
+    Attributes:
+        superlink: ``HOST:PORT``.
+        root_certificates: file of the authority's certificate, PEM.
+        private_key: file of this machine's key, OpenSSH.
+    """
+
+    superlink: str
+    root_certificates: Path
+    private_key: Path
+
+    def authority(self) -> x509.Certificate:
+        """The authority's certificate.
+
+        Raises:
+            FedfuseError: for a file that is none, or one that is not valid today.
+        """
+        file = self.root_certificates
+        try:
+            found = x509.load_pem_x509_certificate(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise FedfuseError(f"{file}: {error}; allowed: a certificate in PEM") from error
+        if not found.not_valid_before_utc <= datetime.now(UTC) <= found.not_valid_after_utc:
+            raise FedfuseError(
+                f"{file} is valid from {found.not_valid_before_utc:%Y-%m-%d} to "
+                f"{found.not_valid_after_utc:%Y-%m-%d}; allowed: a certificate that is valid today"
+            )
+        return found
+
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        """This machine's key.
+
+        Raises:
+            FedfuseError: for a file that is none, or one that others can read.
+        """
+        file = self.private_key
+        try:
+            found = load_ssh_private_key(file.read_bytes(), None)
+            mode = file.stat().st_mode
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise FedfuseError(f"{file}: {error}; allowed: a private key of OpenSSH's") from error
+        if not isinstance(found, ec.EllipticCurvePrivateKey):
+            raise FedfuseError(f"{file} is of another kind; allowed: ECDSA, such as P-384")
+        if mode & 0o077:
+            raise FedfuseError(
+                f"{file} can be read by others (mode {mode & 0o777:o}); allowed: 600"
+            )
+        return found
+
+
+def greet(credentials: Credentials) -> None:
+    """Connect as the SuperNode would, and leave again.
+
+    Raises:
+        ssl.SSLCertVerificationError: when the SuperLink's certificate is not to be trusted.
+        PermissionError: when the SuperLink does not take this machine's key.
+        OSError: when it cannot be reached or answers with anything else.
+        FedfuseError: for files that cannot be read, and an address that is none.
+    """
+    key = credentials.key()
+    credentials.authority()
+    _shake_hands(credentials)
+    with FleetHttpClient.from_server_address(
+        credentials.superlink,
+        insecure=False,
+        root_certificates=credentials.root_certificates.read_bytes(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(key, key.public_key()),
+        ],
+    ) as client:
+        try:
+            node = client.ActivateNode(
+                ActivateNodeRequest(
+                    public_key=public_key_to_bytes(key.public_key()),
+                    heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL,
+                )
+            )
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
+        except httpx.HTTPStatusError as error:
+            raise PermissionError(error.response.text) from error
+        except httpx.HTTPError as error:
+            raise ConnectionError(str(error)) from error
+
+
+def _shake_hands(credentials: Credentials) -> None:
+    """TLS alone: what is wrong with it is told by its name here, and hidden by Flower's client."""
+    host, _, port = credentials.superlink.rpartition(":")
+    if not host or not port.isdigit():
+        raise FedfuseError(f"SuperLink {credentials.superlink!r}: allowed: HOST:PORT")
+    context = ssl.create_default_context(cafile=credentials.root_certificates)
+    with (
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=host.strip("[]")),
+    ):
+        pass
