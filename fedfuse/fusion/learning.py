@@ -11,7 +11,7 @@ Differs from the paper, by default:
   gate that weighs a fold is trained on the others and sees its labels in no round.
 - No gate sees the score ``exp(-CE)`` of the sample that it weighs: under the labels' likelihood the
   best use of it is to pick whoever happens to give this one label the most, which is MinCE. What
-  labels tell comes from other samples, see ``track_record``.
+  labels tell comes from other samples, see ``track_records``.
 """
 
 from __future__ import annotations
