@@ -160,19 +160,29 @@ def build(name: str, on_progress: Progress | None = None) -> Path:
             return folder
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            recipe, show = recipe_of(name), on_progress or _silent
-            if isinstance(recipe, PromptRecipe):
-                build_prompt_model(recipe, scratch, lambda step: show(name, step, recipe.steps))
-            else:
-                _pretrain(name, recipe, scratch, show)
+            _pretrain(name, scratch, on_progress)
             scratch.rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
-def _pretrain(name: str, recipe: Recipe, folder: Path, on_progress: Progress) -> None:
-    """Train tokenizer and model on the language and save both as a Hugging Face folder."""
+def _pretrain(name: str, folder: Path, on_progress: Progress | None) -> None:
+    """Train tokenizer and model and save both as a Hugging Face folder."""
+    recipe = recipe_of(name)
+
+    def on_step(step: int) -> None:
+        if on_progress:
+            on_progress(name, step, recipe.steps)
+
+    if isinstance(recipe, PromptRecipe):
+        build_prompt_model(recipe, folder, on_step)
+    else:
+        _learn_language(recipe, folder, on_step)
+
+
+def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]) -> None:
+    """Tokenizer and model of the built-in world's language."""
     samples = pretraining_text(recipe.samples_per_domain, recipe.seed)
     texts = [sample.text for sample in samples]
     tokenizer = train_tokenizer(recipe.tokenizer, recipe.vocab_size, texts)
@@ -193,7 +203,7 @@ def _pretrain(name: str, recipe: Recipe, folder: Path, on_progress: Progress) ->
             settings,
             vocab_size=len(tokenizer),
             seed=recipe.seed,
-            on_step=lambda step, _: on_progress(name, step, recipe.steps),
+            on_step=lambda step, _: on_step(step),
         )
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
@@ -209,7 +219,3 @@ def _forward(steps: Queue[tuple[str, int, int] | None], on_progress: Progress | 
     while (step := steps.get()) is not None:
         if on_progress:
             on_progress(*step)
-
-
-def _silent(name: str, done: int, total: int) -> None:
-    """Show nothing."""

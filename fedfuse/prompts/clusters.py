@@ -7,7 +7,8 @@ Density-Based Algorithm for Discovering Clusters", KDD 1996 (DBSCAN); Satopää 
 'Kneedle' in a Haystack", ICDCSW 2011 (the elbow).
 
 What the paper leaves open: the distances are those to the nearest neighbour that makes a token a
-core point, and the elbow is Kneedle's, which begins at the largest distances.
+core point, and of the elbows that Kneedle finds the deepest counts, not the first, which is near
+the largest distances and makes one cluster of most tokens.
 """
 
 from __future__ import annotations
@@ -72,12 +73,18 @@ def neighbour_distances(
 
 
 def elbow(values: Float64[ndarray, " n"]) -> float:
-    """Where sorted values begin to rise steeply, by Kneedle; the largest if they do nowhere.
+    """Where sorted values begin to rise steeply; the largest if they do nowhere.
 
     Args:
         values: ``[n]`` sorted upwards, at least one.
+
+    Returns:
+        Of the elbows by Kneedle that which is farthest below the line from first to last value.
     """
     if len(values) < 3 or values[-1] - values[0] < LEAST_EPSILON:
         return float(values[-1])
-    found = KneeLocator(np.arange(len(values)), values, curve="convex", direction="increasing")
-    return float(values[-1] if found.elbow is None else values[int(found.elbow)])
+    steps = np.arange(len(values))
+    found = KneeLocator(steps, values, curve="convex", direction="increasing", online=True)
+    chord = np.linspace(values[0], values[-1], len(values))
+    elbows = [int(step) for step in found.all_elbows]
+    return float(values[max(elbows, key=lambda step: chord[step] - values[step], default=-1)])

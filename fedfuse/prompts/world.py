@@ -19,17 +19,19 @@ from fedfuse.prompts.wording import answer, draw_note
 WORLD_TASKS = tuple(f"{aspect.name}-{form}" for aspect in ASPECTS for form in FORMS)
 # What somebody writes who does not think about the wording; fits all tasks, says nothing of any.
 VAGUE = "please read the note below and answer"
+# Times as many examples as clients get are drawn for them: see ``deal``.
+POOL = 4
 
 
 @dataclass(frozen=True, slots=True)
 class WorldSize:
-    """Examples in each split, balanced between the labels.
+    """Examples in each split.
 
     Attributes:
-        per_client: private ones, times the number of clients.
-        public: that every client holds.
-        validation: the server's.
-        test: held out.
+        per_client: private ones of each client.
+        public: that every client holds, balanced between the labels.
+        validation: the server's, balanced.
+        test: held out, balanced.
     """
 
     per_client: int = 16
@@ -45,11 +47,13 @@ class WorldTask:
     Attributes:
         task: how questions are made and answers read.
         aspect: what it asks for.
+        form: of the answer, a key of ``FORMS``.
         good: a prompt that says so clearly: the ceiling that a search may reach.
     """
 
     task: Task
     aspect: Aspect
+    form: str
     good: str
 
     def draw(self, count: int, rng: Random, seen: set[str]) -> list[Example]:
@@ -63,15 +67,16 @@ class WorldTask:
     def splits(
         self, size: WorldSize, num_partitions: int, scheme: str, alpha: float, seed: int
     ) -> ExampleSplits:
-        """Disjoint splits, the private one dealt to the clients; ``partition`` has the schemes."""
+        """Disjoint splits; ``deal`` has the schemes by which clients get the private one."""
         rng, seen = Random(f"{self.task.name} {seed}"), set[str]()
         # In this order, so that the number of clients changes nothing but the private examples.
-        test, validation, public, private = (
+        pool_size = POOL * size.per_client * num_partitions
+        test, validation, public, pool = (
             self.draw(count, rng, seen)
-            for count in (size.test, size.validation, size.public, size.per_client * num_partitions)
+            for count in (size.test, size.validation, size.public, pool_size)
         )
-        parts = deal(self.task, private, num_partitions, scheme, alpha, seed)
-        return ExampleSplits(parts, public, validation, test)
+        private = deal(self.task, pool, num_partitions, size.per_client, scheme, alpha, seed)
+        return ExampleSplits(private, public, validation, test)
 
     def _note(self, value: int, rng: Random, seen: set[str]) -> str:
         while (note := draw_note(rng, {self.aspect.name: value})[0]) in seen:
@@ -97,4 +102,4 @@ def world_task(name: str) -> WorldTask:
         f"read the note below and decide the {hints[0]} and {hints[1]} "
         f"and answer with a {forms[0]} {forms[1]}"
     )
-    return WorldTask(Task(name, verbalizer, LAYOUT), aspect, good)
+    return WorldTask(Task(name, verbalizer, LAYOUT), aspect, form, good)

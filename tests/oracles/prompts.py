@@ -44,14 +44,15 @@ def support(prompts: Sequence[Vectors]) -> list[list[float]]:
 
 
 def kneedle(values: Sequence[float]) -> float | None:
-    """The elbow of rising values, for sensitivity 1: the walk begins at the largest.
+    """The deepest elbow of rising values, for sensitivity 1.
 
-    Turned round, a convex curve is a concave one, whose knee is where it is farthest above the
-    diagonal, if it then comes down by more than one step of x before it rises again.
+    Turned round, a convex curve is a concave one. A knee is where that is higher above the diagonal
+    than on both sides, if it then comes down by more than one step of x before it rises again.
     """
     n = len(values)
     turned = [(values[-1] - v) / (values[-1] - values[0]) for v in reversed(values)]
     above = [turned[i] - i / (n - 1) for i in range(n)]
+    knees = []
     for top in range(n - 1):
         if top > 0 and above[top - 1] > above[top]:
             continue
@@ -59,5 +60,5 @@ def kneedle(values: Sequence[float]) -> float | None:
         while low + 1 < n and above[low + 1] < above[low]:
             low += 1
         if above[low] < above[top] - 1 / (n - 1):
-            return values[n - 1 - top]
-    return None
+            knees.append(top)
+    return values[n - 1 - max(knees, key=lambda top: above[top])] if knees else None
