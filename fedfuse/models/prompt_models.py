@@ -1,8 +1,8 @@
 """Small models of the world of prompts: causal ones that follow instructions, and a masked one.
 
 The causal ones learn in two stages: drills, whose instructions are nothing but clear words, teach
-what every word means; then exercises of all kinds teach to weigh words. Without the first stage
-most of the steps go by before anything is learnt at all.
+what every word means; then exercises of all kinds among them teach to weigh words. Without the
+first stage most of the steps go by before anything is learnt at all.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class PromptRecipe:
 
 
 PROMPT_RECIPES = {
-    "instructed-llama": PromptRecipe("llama", 96, 2, 350, 900, 2e-3),
-    "instructed-gpt-neox": PromptRecipe("gpt_neox", 96, 2, 350, 900, 2e-3, seed=1),
+    "instructed-llama": PromptRecipe("llama", 96, 2, 500, 1100, 1.5e-3),
+    "instructed-gpt-neox": PromptRecipe("gpt_neox", 96, 2, 500, 1100, 1.5e-3, seed=1),
     "masked-bert": PromptRecipe(MASKED, 64, 2, 0, 900, 3e-3, seed=2),
 }
 
@@ -83,6 +83,7 @@ def build_prompt_model(
     rng = Random(recipe.seed)
     exercises = [draw_exercise(rng) for _ in range(recipe.exercises)]
     drills = [draw_drill(rng) for _ in range(recipe.exercises // 4)] if recipe.drills else []
+    everything = exercises + drills
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         size = {"vocab_size": len(ids), "width": recipe.width, "layers": recipe.layers}
@@ -102,7 +103,7 @@ def build_prompt_model(
         )
         model.train()
         for step in range(recipe.steps):
-            text = drills if step < recipe.drills else exercises
+            text = drills if step < recipe.drills else everything
             batch = [text[index] for index in drawn.integers(len(text), size=recipe.batch_size)]
             optimizer.zero_grad(set_to_none=True)
             loss(model, batch, ids, drawn).backward()  # type: ignore[no-untyped-call]
