@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from fedfuse.models.tokenizers import train_tokenizer
 from fedfuse.prompts.blackbox import BlackBoxError, Reply
 from fedfuse.prompts.masked_lm import MaskedLM
 from fedfuse.prompts.tasks import Example, Task
@@ -36,6 +37,23 @@ def transformers_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer, **{f"{role}_token": token for role, token in roles.items()}
     )
     return wrapped
+
+
+def subword_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """Of one of the built-in kinds, with a mask token and RoBERTa's frame."""
+    texts = [
+        "read the text below and answer",
+        "the reading of texts",
+        "answering below the mood",
+        "moody reader",
+    ] * 3
+    tokenizer: Any = train_tokenizer(kind, 340, texts)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    fast: PreTrainedTokenizerFast = tokenizer
+    return fast
 
 
 def bert(vocab_size: int) -> BertForMaskedLM:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import processors
-from transformers import BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import BertModel, RobertaConfig, RobertaForMaskedLM
 
 from fedfuse.errors import FedfuseError
 from fedfuse.models.tokenizers import train_tokenizer
 from fedfuse.prompts.masked_lm import MaskedLM
 from fedfuse.prompts.prompt import Prompt
-from tests.prompts.fakes import WORDS, bert, masked_lm, transformers_tokenizer
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from tests.prompts.fakes import WORDS, bert, masked_lm, subword_tokenizer, transformers_tokenizer
 
 TEXT = "read the text below and answer"
 
@@ -28,17 +27,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(path)
     bert(len(tokenizer)).save_pretrained(path)
     return path
-
-
-def subword_tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    texts = [TEXT, "the reading of texts", "answering below the mood", "moody reader"] * 3
-    tokenizer: Any = train_tokenizer(kind, 340, texts)
-    tokenizer.add_special_tokens({"mask_token": "<mask>"})
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    fast: PreTrainedTokenizerFast = tokenizer
-    return fast
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +114,7 @@ def test_all_words_and_no_special_token_are_allowed() -> None:
 @pytest.mark.parametrize("kind", ["byte-level-bpe", "unigram", "wordpiece"])
 def test_what_is_allowed_survives_as_text(kind: str) -> None:
     tokenizer = subword_tokenizer(kind)
-    lm = MaskedLM(bert(len(tokenizer)), *_as_text_tokenizer(tokenizer))
+    lm = MaskedLM(bert(len(tokenizer)), TextTokenizer.from_pretrained(tokenizer), "subwords")
     special = set(tokenizer.all_special_ids)
     known = set(tokenizer.get_vocab().values())
     allowed = {int(token) for token in lm.allowed}
@@ -138,12 +126,6 @@ def test_what_is_allowed_survives_as_text(kind: str) -> None:
         assert (token in allowed) == (again == [token] and bool(text.strip()))
     # Something to find: half a word of WordPiece, half a character of bytes.
     assert kind == "unigram" or known - special - allowed
-
-
-def _as_text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, str]:
-    from fedfuse.tokenization.tokenizer import TextTokenizer
-
-    return TextTokenizer.from_pretrained(tokenizer), "subwords"
 
 
 def test_a_prompt_is_what_its_text_is_tokenized_into(roberta: MaskedLM) -> None:
@@ -190,4 +172,4 @@ def test_models_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> Non
         MaskedLM.load(str(tmp_path / "small"))
     blind = train_tokenizer("wordpiece", 200, [TEXT])
     with pytest.raises(FedfuseError, match="allowed: a tokenizer with a mask token"):
-        MaskedLM(bert(200), *_as_text_tokenizer(blind))
+        MaskedLM(bert(200), TextTokenizer.from_pretrained(blind), "blind")
