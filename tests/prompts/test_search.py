@@ -12,14 +12,16 @@ import pytest
 from fedfuse.errors import FedfuseError
 from fedfuse.prompts.blackbox import BlackBoxError, BudgetSpent
 from fedfuse.prompts.feedback import NO_TOKEN, Edit, Feedback
+from fedfuse.prompts.http_model import HttpModel, HttpSettings
 from fedfuse.prompts.ledger import Budget, Ledger
 from fedfuse.prompts.masked_lm import MaskedLM
-from fedfuse.prompts.meter import Meter
+from fedfuse.prompts.meter import Meter, Retry
 from fedfuse.prompts.objective import accuracy, draw
 from fedfuse.prompts.prompt import Prompt, TunedPrompt
 from fedfuse.prompts.search import PROPOSERS, Search, SearchSettings, _gain_after
 from fedfuse.prompts.search_state import SearchState
 from fedfuse.tokenization.tokenizer import TextTokenizer
+from tests.prompts.endpoint import Odd, serve
 from tests.prompts.fakes import (
     EXAMPLES,
     MOOD,
@@ -254,6 +256,31 @@ def test_every_step_can_be_the_last_before_a_kill() -> None:
         found = again.run(resumed)
         assert (found.prompt, found.gain) == (wanted.prompt, wanted.gain)
         assert resumed.feedback == state.feedback
+
+
+def test_a_service_that_fails_all_the_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over HTTP, with every kind of failure, the same search; each question answered once."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = (plain := searcher(evaluations=6)).run(plain.begin(start()))
+    with serve(understands) as endpoint:
+        kinds = [Odd(), Odd(429), Odd(), Odd(500, "no"), Odd(), Odd(body="{"), Odd()]
+        endpoint.misbehave(kinds * 20)
+        model = HttpModel(HttpSettings(endpoint.url, "tiny", concurrency=2))
+        meter = Meter(model, Ledger(), Budget(queries=300), retry=Retry(30, 0.0))
+        settings = SearchSettings(evaluations=6, patience=40, max_length=9)
+        search = Search(MOOD, BATCH, masked_lm(), meter, settings, 0)
+        found = search.run(search.begin(start()))
+        model.close()
+    assert (found.prompt, found.gain, found.accuracy) == (
+        wanted.prompt,
+        wanted.gain,
+        wanted.accuracy,
+    )
+    failures = sum(kinds[i % 7].body is not None or kinds[i % 7].status != 200 for i in range(140))
+    assert wanted.queries < found.queries <= wanted.queries + failures
+    questions = [request["messages"][0]["content"] for request in endpoint.requests]
+    assert len(set(questions)) == wanted.queries
 
 
 @pytest.mark.parametrize("queries", [24, 25, 60, 100])
