@@ -19,7 +19,7 @@ DOCUMENTS = [
     ROOT / name
     for name in (
         "ARCHITECTURE.md",
-        *(f"docs/{x}.md" for x in ("papers", "alignment", "scale", "wire", "prompts")),
+        *(f"docs/{x}.md" for x in ("papers", "alignment", "scale", "wire", "prompts", "black-box")),
     )
 ]
 

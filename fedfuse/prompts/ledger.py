@@ -71,14 +71,14 @@ class Budget:
                 raise FedfuseError(f"budget of {value} {name}; allowed: at least 0")
 
     def check(self, account: str, spent: Spent, more: Spent) -> None:
-        """Refuse to spend more than there is.
+        """Refuse to spend more than there is; what costs nothing is never refused.
 
         Raises:
             BudgetSpent: naming the account, what it has spent, and the limit.
         """
         for name in ("queries", "tokens"):
             limit, had, wanted = (getattr(x, name) for x in (self, spent, more))
-            if limit is not None and had + wanted > limit:
+            if limit is not None and wanted > 0 and had + wanted > limit:
                 raise BudgetSpent(
                     f"budget of {account!r}: {wanted} more {name} after {had}; allowed: {limit}"
                 )
@@ -154,10 +154,13 @@ class Ledger:
         with self._mutex, self._errors():
             return self._spent(account)
 
-    def look(self, keys: Collection[str]) -> Claim:
-        """As ``claim``, without claiming or charging anything: ``mine`` are free."""
-        with self._mutex, self._errors():
-            return self._look(keys)
+    def look(self, account: str, most_tokens: Mapping[str, int], budget: Budget) -> Claim:
+        """As ``claim``, and refused like it, but nothing is claimed or charged."""
+        with self._transaction():  # one moment's answers, claims and accounts
+            claim = self._look(most_tokens)
+            more = Spent(len(claim.mine), sum(most_tokens[key] for key in claim.mine))
+            budget.check(account, self._spent(account), more)
+        return claim
 
     def claim(self, account: str, most_tokens: Mapping[str, int], budget: Budget) -> Claim:
         """Take the questions that nobody has asked yet, and pay for them.

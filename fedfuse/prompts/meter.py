@@ -8,6 +8,7 @@ failure that may pass, wait and charge again. See ``Ledger`` for what survives a
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -96,10 +97,8 @@ class Meter:
             BlackBoxError: when there is no answer, after as many attempts as allowed.
         """
         keys = {key_of(self.name, text): text for text in texts}
-        known = self._ledger.look(keys)
-        answers = known.answers
-        cost = Spent(len(known.mine), sum(self._backend.most_tokens(keys[k]) for k in known.mine))
-        self._budget.check(self._account, self.spent, cost)
+        most = {key: self._backend.most_tokens(text) for key, text in keys.items()}
+        answers = self._ledger.look(self._account, most, self._budget).answers
         open_keys = [key for key in keys if key not in answers]
         size = self._backend.batch_size
         parts = [open_keys[i : i + size] for i in range(0, len(open_keys), size)]
@@ -114,12 +113,23 @@ class Meter:
 
     def _get_at_once(self, jobs: Sequence[Mapping[str, str]]) -> dict[str, str]:
         answers: dict[str, str] = {}
-        pool = ThreadPoolExecutor(min(self._backend.concurrency, len(jobs)))
-        try:
-            for done in as_completed([pool.submit(self._get, job) for job in jobs]):
-                answers |= done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # after a failure nothing more is begun
+        failed = threading.Event()
+
+        def get(job: Mapping[str, str]) -> dict[str, str]:
+            if failed.is_set():  # nothing more is begun
+                return {}
+            try:
+                return self._get(job)
+            except BaseException:
+                failed.set()
+                raise
+
+        with ThreadPoolExecutor(min(self._backend.concurrency, len(jobs))) as pool:
+            try:
+                for done in as_completed([pool.submit(get, job) for job in jobs]):
+                    answers |= done.result()
+            finally:
+                failed.set()  # also when this thread is interrupted
         return answers
 
     def _get(self, questions: Mapping[str, str]) -> dict[str, str]:
