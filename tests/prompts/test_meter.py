@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
@@ -163,6 +163,7 @@ def test_attempts_count_against_the_budget() -> None:
     assert meter.spent.queries == 3
 
 
+@settings(deadline=None)
 @given(
     budget=st.integers(0, 12),
     batch_size=st.integers(1, 3),
