@@ -121,7 +121,12 @@ def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_file_that_is_given_up_is_not_seen(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as scratch:
-        scratch.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with whole_file(path) as scratch:
+            scratch.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(path.parent.iterdir()) == []
