@@ -1,8 +1,8 @@
 """The client of a knowledge exchange: trains on private data, tells what it knows, learns from the
 server.
 
-FedMKT (arXiv 2406.02224), Algorithm 1, steps 1-3 and 9-11. Between messages only ``Context.state``
-remains: the adapter and the state of each kind of training.
+FedMKT (arXiv 2406.02224), Algorithm 1, steps 1-3 and 9-11. Between messages only what ``Memory``
+keeps remains: the adapter and the state of each kind of training.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 
+from clients.memory import Memory
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.state import TrainingState
+from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.flower.messages import (
     Metrics,
     arrays_to_record,
@@ -28,6 +30,7 @@ from fedfuse.flower.messages import (
     record_to_arrays,
     scores_to_metrics,
     take_knowledge,
+    take_occasion,
     take_prompt_loss,
     take_tokenizer,
 )
@@ -65,9 +68,10 @@ class DistillationClient:
         config: the run config, with what this machine's node config says in its place.
         partition: which share of the private data is this client's.
         participant: its model, in the state that the last message left.
+        memory: that state.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, request: RecordDict) -> None:
         self._client = parse_client(context.node_config, context.run_config)
         self.config = self._client.config
         self.partition = self._client.node.partition_id
@@ -78,6 +82,7 @@ class DistillationClient:
         self.participant = load_participant(
             "client", self.model_name, self.config.clients, self.config.data, self.config.seed
         )
+        self.memory = self._remember(request)
         self._restore()
 
     @property
@@ -97,7 +102,14 @@ class DistillationClient:
         reply = RecordDict(
             {
                 "info": ConfigRecord(
-                    {"partition": self.partition, "model": self.model_name, "own-domain": own}
+                    {
+                        "partition": self.partition,
+                        "model": self.model_name,
+                        "own-domain": own,
+                        # What an earlier part of the run left, if this is not the first.
+                        "remembers": self.memory.round,
+                        "damaged": self.memory.damaged,
+                    }
                 ),
                 "metrics": MetricRecord({"private-samples": len(self.private)}),
             }
@@ -126,6 +138,7 @@ class DistillationClient:
             reply[ADAPTER] = arrays_to_record(self.participant.adapter)
         seconds = time.perf_counter() - started
         metrics: Metrics = {"loss": loss, "seconds": seconds, "num-examples": len(self.private)}
+        metrics |= self._backed_off("local")
         reply["metrics"] = MetricRecord(metrics)
         return reply
 
@@ -173,7 +186,8 @@ class DistillationClient:
             f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()
         }
         reply["selection"] = MetricRecord(flat)
-        reply["metrics"] = MetricRecord({"loss": loss, "seconds": time.perf_counter() - started})
+        metrics: Metrics = {"loss": loss, "seconds": time.perf_counter() - started}
+        reply["metrics"] = MetricRecord(metrics | self._backed_off("distill"))
         return reply
 
     def _choose(
@@ -210,9 +224,7 @@ class DistillationClient:
         if ADAPTER in request:  # weights were averaged: score the server's
             self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
             self._keep()
-        run = str(request.config_records["config"]["run"])
-        folder = Path(self.config.output) / Path(run).name / "clients" / str(self.partition)
-        save_adapter(self.participant.model, folder / "adapter")
+        save_adapter(self.participant.model, self._folder(self.memory.occasion.run) / "adapter")
         before = self._state.get(UNTOUCHED)
         known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
         scores, nats = self.participant.measure(known)
@@ -247,6 +259,20 @@ class DistillationClient:
         self._state["training.local"] = arrays_to_record(state)
         return loss
 
+    def _folder(self, run: str) -> Path:
+        """Where this client's files of a run are, on its own machine."""
+        return Path(self.config.output) / Path(run).name / "clients" / str(self.partition)
+
+    def _remember(self, request: RecordDict) -> Memory:
+        occasion, config = take_occasion(request), request.config_records["config"]
+        after = int(config["after"]) if "after" in config else None  # type: ignore[arg-type]
+        node = self._client.node
+        facts = {
+            "partition": f"{node.partition_id} of {node.num_partitions}",
+            "model": self.model_name,
+        }
+        return Memory(self._state, self._folder(occasion.run), facts, occasion, after)
+
     def _restore(self) -> None:
         """Put the model into the state that this client's last message left."""
         kept = self._state.get(ADAPTER)
@@ -257,6 +283,11 @@ class DistillationClient:
 
     def _keep(self) -> None:
         self._state[ADAPTER] = arrays_to_record(self.participant.adapter)
+
+    def _backed_off(self, phase: str) -> Metrics:
+        """Tokens at once of a phase whose memory ran out."""
+        state = self._training(phase) or {}
+        return {MAX_TOKENS: int(state[MAX_TOKENS])} if MAX_TOKENS in state else {}
 
     def _training(self, phase: str) -> TrainingState | None:
         record = self._state.get(f"training.{phase}")

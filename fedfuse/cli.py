@@ -30,6 +30,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(node, name="node")
 
 CONFIG_HELP = "TOML file with run config keys, such as experiments/quickstart/homogeneous.toml."
+RESUME_HELP = "Run folder of a run that was cut off: go on after its last whole round."
 SET_HELP = "One run config key, such as local.steps=100. May be repeated."
 
 
@@ -48,17 +49,22 @@ def simulate(
     ] = False,
     cpus_per_client: Annotated[int, typer.Option(min=1, help="Ray CPUs per client.")] = 1,
     gpus_per_client: Annotated[float, typer.Option(min=0.0, help="Ray GPUs per client.")] = 0.0,
+    resume: Annotated[Path | None, typer.Option(help=RESUME_HELP)] = None,
 ) -> None:
     """Run a federation on this machine; the last lines are the result table and the report's
     path."""
     from fedfuse.report.writing import free_folder
 
-    given = read_config(config, sets or [])
-    resolved = parse(given)
+    if resume:
+        if config or sets:
+            raise FedfuseError("--resume takes a run as it is; allowed: no --config or --set")
+        resolved, clients = read_cut_off(resume, clients)
+    else:
+        resolved = parse(read_config(config, sets or []))
     check_inputs(resolved, clients)
     build_models(models_of(resolved, clients))
     resolved = absolute_paths(resolved)
-    folder = free_folder(Path(resolved.output), resolved.name)
+    folder = resume.resolve() if resume else free_folder(Path(resolved.output), resolved.name)
     flat = flatten(replace(resolved, name=folder.name))
     if in_process:
         _in_process(flat, clients)
@@ -108,6 +114,20 @@ def read_config(path: Path | None, sets: Iterable[str]) -> dict[str, Any]:
             raise FedfuseError(f"--set {option!r}: allowed: KEY=VALUE")
         given[key.strip()] = _typed(value.strip(), standard.get(key.strip(), ""))
     return given
+
+
+def read_cut_off(folder: Path, clients: int) -> tuple[RunConfig, int]:
+    """The config to resume a run with, and its number of clients; the given one if none is known.
+
+    Raises:
+        FedfuseError: for a folder that holds no run, or one that has finished.
+    """
+    from fedfuse.report.writing import RunWriter
+
+    folder = folder.expanduser().resolve()
+    run = RunWriter.reopen(folder)
+    place = {"name": folder.name, "output": str(folder.parent), "resume": str(folder)}
+    return parse({**run.config, **place}), max(len(run.models) - 1, 0) or clients
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+from contextlib import suppress
 
 import torch
+from filelock import FileLock, Timeout
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import parse
 from fedfuse.flower.messages import arrays_to_record
+from fedfuse.logs import now, show
 from fedfuse.report.html import write_report
 from fedfuse.report.plots import save_headline
 from fedfuse.report.reading import read_run
@@ -25,31 +28,28 @@ log = logging.getLogger("strategies")
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config names."""
-    show_progress()
+    config = parse(context.run_config)
+    show(config.log_format)
     # Half of the cores: on all of them, small models wait for each other's threads, and for the
     # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-    config = parse(context.run_config)
     strategy_class = find_strategy(config.strategy)
     session = open_session(config)
     run = session.run
-    strategy = strategy_class(session)
+    now(run=run.folder.name)
     try:
-        initial: ArrayRecord = arrays_to_record(session.participant.adapter)
-        strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.timeout)
-    except BaseException:
-        run.describe(status="failed")
-        raise
-    run.describe(status="finished")
+        # Let go by the system when the process ends, however it ends.
+        with FileLock(run.folder / ".lock", timeout=0):
+            try:
+                strategy = strategy_class(session)
+                initial: ArrayRecord = arrays_to_record(session.participant.adapter)
+                strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.timeout)
+            except BaseException:
+                with suppress(FedfuseError):  # The disk may be what failed.
+                    run.describe(status="failed")
+                raise
+            run.describe(status="finished")
+    except Timeout:
+        raise FedfuseError(f"{run.folder}: another server is at this run") from None
     save_headline(read_run(run.folder), run.folder / "headline")
     log.info("report: %s", write_report(run.folder))
-
-
-def show_progress() -> None:
-    """Send fedfuse's own messages, and nobody else's, to the standard output."""
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False

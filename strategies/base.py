@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -19,12 +19,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy import ndarray
 
+from fedfuse.checkpoints import below
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.flower import messages
-from fedfuse.tokenization.tokenizer import TextTokenizer
 from strategies.baselines import client_baselines, server_baselines
 from strategies.exchange import Exchange, require
+from strategies.results import restore_result, result_facts
+from strategies.roll import Roll
 from strategies.session import SERVER, Session
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,8 @@ class PhasedStrategy(Strategy):
     def __init__(self, session: Session) -> None:
         self.session = session
         self.config = session.config
-        self.tokenizers: dict[int, TextTokenizer] = {}
+        self.roll = Roll(session)
+        self.tokenizers = self.roll.tokenizers
         self.exchange: Exchange
 
     # --- Hooks, in the order of a round; a strategy overrides what it changes ---------------------
@@ -78,8 +81,7 @@ class PhasedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every client to score its model."""
-        run = self.session.run.folder.name
-        return self.requests(messages.EVALUATE, ConfigRecord({**config, "run": run}))
+        return self.requests(messages.EVALUATE, config)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -106,6 +108,9 @@ class PhasedStrategy(Strategy):
     def state(self) -> dict[str, ndarray]:
         """What the strategy itself has learned, as flat arrays for the checkpoint."""
         return {}
+
+    def load(self, state: Mapping[str, ndarray]) -> None:
+        """Go on where ``state`` was taken."""
 
     def summary(self) -> None:
         """Log what will run."""
@@ -136,52 +141,32 @@ class PhasedStrategy(Strategy):
             train_config or ConfigRecord(),
             evaluate_config or ConfigRecord(),
         )
-        self.register(grid, timeout)
+        kept = self.session.resume()
         result = Result(arrays=initial_arrays)
-        self._evaluate(0, result, grid, evaluate_config, evaluate_fn)
-        for server_round in range(1, num_rounds + 1):
-            train_config["round"] = evaluate_config["round"] = server_round
-            self._train(server_round, result, grid, train_config)
-            self._distill(server_round, result, grid, train_config)
-            self.session.checkpoint(server_round, self.state())
+        if kept:
+            self.load(below(kept.arrays, "strategy|"))
+            adapter = messages.arrays_to_record(self.session.participant.adapter)
+            result = restore_result(adapter, kept.facts["result"])
+        self._wait_for_nodes(grid, timeout)
+        self.roll.call(grid, self.exchange, kept.round if kept else -1)
+        require(len(self.exchange.names), self.config.min_clients, messages.REGISTER)
+        for server_round in range(kept.round + 1 if kept else 0, num_rounds + 1):
+            for config in (train_config, evaluate_config):
+                messages.put_occasion(config, self.occasion(server_round))
+            if server_round:
+                self.roll.call(grid, self.exchange, server_round - 1)
+                self._train(server_round, result, grid, train_config)
+                self._distill(server_round, result, grid, train_config)
             self._evaluate(server_round, result, grid, evaluate_config, evaluate_fn)
+            self.session.checkpoint(server_round, self.state(), result_facts(result))
         if self.config.baselines:
             self._baselines(num_rounds)
         return result
 
-    def register(self, grid: Grid, timeout: float) -> None:
-        """Wait for the clients, tell them the server's tokenizer, and ask who they are."""
-        nodes = self._wait_for_nodes(grid, timeout)
-        greeting = RecordDict({})
-        messages.put_tokenizer(greeting, self.session.participant.tokenizer)
-        requests = [Message(greeting, node, messages.REGISTER) for node in nodes]
-        models, names, own = {SERVER: self.config.server.model}, {SERVER: SERVER}, {}
-        known: dict[str, TextTokenizer] = {}
-
-        def admit(reply: Message) -> None:
-            node = reply.metadata.src_node_id
-            try:
-                info = reply.content.config_records["info"]
-                tokenizer = messages.take_tokenizer(reply.content)
-                client = str(int(info["partition"]))  # type: ignore[arg-type]
-                if client in self.exchange.names.values():
-                    raise FedfuseError(f"partition {client} is taken by another client")
-                model, domain = str(info["model"]), str(info["own-domain"])
-            except (FedfuseError, KeyError, TypeError, ValueError) as error:
-                self.exchange.refuse(0, messages.REGISTER, node, error)
-                return
-            # Clients of one model share one tokenizer.
-            self.tokenizers[node] = known.setdefault(tokenizer.fingerprint, tokenizer)
-            self.exchange.names[node] = client
-            models[client], own[client] = model, domain
-            label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
-            names[client] = f"{domain or client} / {label}"
-
-        deque(self.exchange.stream(0, requests, greet=admit), maxlen=0)
-        # By name: in which order clients are asked is no matter of who was quicker to register.
-        self.exchange.names = dict(sorted(self.exchange.names.items(), key=lambda item: item[1]))
-        require(len(self.exchange.names), self.config.min_clients, messages.REGISTER)
-        self.session.run.describe(models=models, names=names, own_domain=own)
+    def occasion(self, server_round: int) -> messages.Occasion:
+        """What the requests of a round belong to."""
+        run = self.session.run
+        return messages.Occasion(run.folder.name, run.id, server_round)
 
     def requests(
         self, kind: str, config: ConfigRecord, content: RecordDict | None = None
@@ -199,20 +184,27 @@ class PhasedStrategy(Strategy):
         """
         for reply in replies:
             try:
+                messages.check_round(reply.content, server_round)
                 found = read(reply)
+                tokens = messages.take_max_tokens(reply.content)
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
                 metadata = reply.metadata
                 self.exchange.refuse(
                     server_round, metadata.message_type, metadata.src_node_id, error
                 )
                 continue
-            yield self.exchange.name(reply.metadata.src_node_id), found
+            client = self.exchange.name(reply.metadata.src_node_id)
+            if tokens:
+                self.session.note_memory(
+                    server_round, client, reply.metadata.message_type.removeprefix("train."), tokens
+                )
+            yield client, found
 
     def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
         """The losses that the clients report, in the order of their names."""
         return [loss for _, loss in sorted(self.accept(server_round, replies, take_loss))]
 
-    def _wait_for_nodes(self, grid: Grid, timeout: float) -> list[int]:
+    def _wait_for_nodes(self, grid: Grid, timeout: float) -> None:
         """The ServerApp may start before the nodes are there."""
         deadline = time.monotonic() + timeout
         while len(nodes := list(grid.get_node_ids())) < self.config.min_clients:
@@ -222,7 +214,6 @@ class PhasedStrategy(Strategy):
                     f"allowed: at least {self.config.min_clients} (min-clients)"
                 )
             time.sleep(NODE_POLL_SECONDS)
-        return nodes
 
     def _train(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
         log.info("round %d: clients train on private data", server_round)
@@ -273,7 +264,9 @@ class PhasedStrategy(Strategy):
 
     def _baselines(self, num_rounds: int) -> None:
         log.info("baselines: standalone, public-only, centralized")
-        requests = self.requests(messages.BASELINE, ConfigRecord({}))
+        config = ConfigRecord({})
+        messages.put_occasion(config, self.occasion(num_rounds))
+        requests = self.requests(messages.BASELINE, config)
         with one_thread():
             replies = self.exchange(num_rounds, requests, lambda: server_baselines(self.session))
 

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.grid import message_bytes
+from fedfuse.logs import now
 from fedfuse.report.writing import RunWriter
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 # Replies asked for at once: those that are there and wait for their turn are held in memory.
 BATCH = 8
+# A request that its client did not get within the deadline and this is not delivered at all: who
+# returns after a long time does not work off what nobody waits for.
+GRACE_SECONDS = 60.0
 _FLOWERS_WORDS = "Exception ClientAppException occurred. Message: "
 
 
@@ -111,21 +115,29 @@ class Exchange:
             greet: called with each good reply before it is written down: it may name its sender.
             minimum: good replies without which the run is given up, at the end of the phase.
         """
-        sent = list(messages)
-        if not sent:
+        asked = list(messages)
+        if not asked:
             return Arrivals(iter(()))
+        there = set(self._grid.get_node_ids())
+        sent = [message for message in asked if message.metadata.dst_node_id in there]
         phase = Phase(
             server_round,
-            sent[0].metadata.message_type,
+            asked[0].metadata.message_type,
             {message.metadata.dst_node_id: message_bytes(message) for message in sent},
             time.monotonic(),
         )
+        now(round=server_round, phase=phase.name)
+        for node in {message.metadata.dst_node_id for message in asked} - there:
+            self._fail(phase, node, "not connected")
+        for message in sent:
+            message.metadata.ttl = self._timeout + GRACE_SECONDS
         waiting = list(self._grid.push_messages(sent))
         return Arrivals(self._receive(phase, waiting, greet, minimum))
 
     def refuse(self, server_round: int, phase: str, node_id: int, error: Exception) -> None:
         """Note that a reply's content was no good."""
-        log.warning("%s of client %s refused: %s", phase, self.name(node_id), error)
+        client = self.name(node_id)
+        log.warning("%s of client %s refused: %s", phase, client, error, extra={"client": client})
         self._run.exchange(server_round, phase, self.name(node_id), error=f"refused: {error}")
 
     def _receive(
@@ -179,7 +191,8 @@ class Exchange:
             if reply.has_error():
                 error = _last_line(reply.error.reason)
         if error:
-            log.warning("%s of client %s failed: %s", phase.name, self.name(node), error)
+            self._fail(phase, node, error, phase.sizes[node], received, seconds)
+            return False
         self._run.exchange(
             phase.round,
             phase.name,
@@ -187,9 +200,32 @@ class Exchange:
             sent_bytes=phase.sizes[node],
             received_bytes=received,
             seconds=seconds,
+        )
+        return True
+
+    def _fail(
+        self,
+        phase: Phase,
+        node: int,
+        error: str,
+        sent_bytes: int = 0,
+        received_bytes: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
+        """Write the ledger's line of a request without a good reply."""
+        client = self.name(node)
+        log.warning(
+            "%s of client %s failed: %s", phase.name, client, error, extra={"client": client}
+        )
+        self._run.exchange(
+            phase.round,
+            phase.name,
+            client,
+            sent_bytes=sent_bytes,
+            received_bytes=received_bytes,
+            seconds=seconds,
             error=error,
         )
-        return error is None
 
 
 def _last_line(reason: str | None) -> str:

@@ -11,11 +11,13 @@ the paper's rules can be chosen in the run config.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from numpy import ndarray
 
+from fedfuse.checkpoints import as_array, as_texts, below
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
 from fedfuse.fusion.evidence import Evidence
@@ -26,6 +28,7 @@ from fedfuse.fusion.spool import Spool
 from fedfuse.fusion.teach import Candidate, Learner, Lesson
 from fedfuse.knowledge.letter import read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.storage import from_arrays, to_arrays
 from strategies.base import PhasedStrategy, mean_loss, take_loss
 from strategies.held import Held
 from strategies.session import SERVER, Session
@@ -49,7 +52,7 @@ class FedMKT(PhasedStrategy):
         self.held = Held(session.run.folder / SERVER / "held")
         # With freshness: what clients were last told, and the digest of what each of them holds.
         self.told: Knowledge | None = None
-        self.heard: dict[int, str] = {}
+        self.heard: dict[str, str] = {}
 
     def select(self, losses: Losses) -> Weights:
         """Whom the server trusts on which public sample: DualMinCE (Algorithm 2).
@@ -136,7 +139,7 @@ class FedMKT(PhasedStrategy):
                 else None
             )
             candidate = learner.hear(knowledge, self.tokenizers[node], prompt_loss)
-            self.heard[node] = messages.take_heard(reply.content)
+            self.heard[self.exchange.name(node)] = messages.take_heard(reply.content)
             return loss, candidate
 
         heard: dict[str, tuple[float, Candidate]] = {}
@@ -179,12 +182,12 @@ class FedMKT(PhasedStrategy):
             self.told = now if changes else read(letter)
         prompts = self.session.view_prompts() if self.clients_learn_whom else None
         requests = []
-        for node in self.exchange.names:
+        for node, client in self.exchange.names.items():
             asked = {**config, "selector": self.clients_learn_whom}
             content = RecordDict({"config": ConfigRecord(asked)})
             if prompts:
                 messages.put_prompt_loss(content, prompts.loss)
-            knows = changes is not None and self.heard.get(node) == before
+            knows = changes is not None and self.heard.get(client) == before
             messages.put_knowledge(content, changes if knows and changes else letter)
             requests.append(Message(content, node, messages.DISTILL))
         return requests
@@ -211,3 +214,20 @@ class FedMKT(PhasedStrategy):
             return loss
 
         return mean_loss([loss for _, loss in self.accept(server_round, replies, note)])
+
+    def state(self) -> dict[str, ndarray]:
+        """With freshness: what each side was told."""
+        if not self.config.knowledge.freshness:
+            return {}
+        told = to_arrays(self.told) if self.told else {}
+        sides = {"held": as_array(self.held.state()), "heard": as_array(self.heard)}
+        return {f"told/{name}": value for name, value in told.items()} | sides
+
+    def load(self, state: Mapping[str, ndarray]) -> None:
+        """Go on where ``state`` was taken."""
+        if not self.config.knowledge.freshness:
+            return
+        if told := below(state, "told/"):
+            self.told = from_arrays(told)
+        self.held.load(as_texts(state["held"]))
+        self.heard = as_texts(state["heard"])

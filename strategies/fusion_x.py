@@ -9,8 +9,11 @@ feedback can be chosen in the run config.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from numpy import ndarray
 
+from fedfuse.checkpoints import below
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.workspace import derive_seed
 from fedfuse.fusion.evidence import Evidence
@@ -53,5 +56,11 @@ class FusionX(FedMKT):
         super().learn(server_round, lesson)
 
     def state(self) -> dict[str, ndarray]:
-        """The selector's networks and optimizers."""
-        return {f"selector/{name}": value for name, value in self.selector.state().items()}
+        """The selector's networks and optimizers, besides what each side was told."""
+        selector = {f"selector/{name}": value for name, value in self.selector.state().items()}
+        return super().state() | selector
+
+    def load(self, state: Mapping[str, ndarray]) -> None:
+        """Go on where ``state`` was taken."""
+        super().load(state)
+        self.selector.load(below(state, "selector/"))

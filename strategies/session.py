@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy import ndarray
 
+from fedfuse.checkpoints import Checkpoint, Checkpoints, below
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.state import TrainingState
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.training import MAX_TOKENS, Teacher
+from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import SampleNats, Score
 from fedfuse.flower.config import RunConfig, flatten
 from fedfuse.flower.workspace import (
@@ -36,6 +39,8 @@ SERVER = "server"
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
+# What a resumed run may do otherwise than the one that it goes on with.
+FREE = ("name", "output", "resume", "timeout", "min-clients", "log-format")
 
 
 @dataclass(slots=True)
@@ -59,6 +64,7 @@ class Session:
     translator: Translator
     training: dict[str, TrainingState] = field(default_factory=dict)
     untouched: SampleNats | None = None
+    _parts: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def begin(self, server_round: int) -> None:
         """Take up the public samples of a round."""
@@ -122,7 +128,16 @@ class Session:
             state=self.training.get(phase),
             on_step=progress(f"round {server_round}: {phase}", settings.steps),
         )
+        if MAX_TOKENS in self.training[phase]:
+            self.note_memory(server_round, SERVER, phase, int(self.training[phase][MAX_TOKENS]))
         return loss
+
+    def note_memory(self, server_round: int, model: str, phase: str, tokens: int) -> None:
+        """Write down, once, that a model trains in smaller parts since its memory ran out."""
+        if self._parts.get((model, phase)) != tokens:
+            self._parts[model, phase] = tokens
+            detail = f"{phase}: out of memory; {tokens} tokens at once from now on"
+            self.run.event(server_round, "out-of-memory", model, detail)
 
     def restart(self) -> None:
         """Back to the untrained adapter, and to the whole public set."""
@@ -130,20 +145,62 @@ class Session:
         self.participant.reset()
         self.training.clear()
 
-    def checkpoint(self, server_round: int, strategy: Mapping[str, ndarray]) -> None:
-        """Save the server's adapter, the state of its training and of the strategy; whole or not
-        at all.
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Of this run."""
+        return Checkpoints(self.run.folder / SERVER / "checkpoints")
+
+    def checkpoint(
+        self, server_round: int, strategy: Mapping[str, ndarray], result: Mapping[str, Any]
+    ) -> None:
+        """Save all that is needed to go on after a round.
+
+        Args:
+            server_round: that is over.
+            strategy: its own state.
+            result: metrics so far, as JSON holds them.
+
+        Raises:
+            FedfuseError: when it cannot be written; the checkpoint before stays.
         """
-        folder = self.run.folder / SERVER
-        save_adapter(self.participant.model, folder / "adapter")
-        flat = {
-            f"{phase}|{k}": v for phase, state in self.training.items() for k, v in state.items()
-        }
-        flat |= {f"strategy|{name}": value for name, value in strategy.items()}
-        scratch = folder / ".training.npz.new"
-        with scratch.open("wb") as file:
-            np.savez(file, allow_pickle=False, round=np.array(server_round), **flat)
-        scratch.replace(folder / "training.npz")
+        save_adapter(self.participant.model, self.run.folder / SERVER / "adapter")
+        arrays = {f"adapter|{name}": value for name, value in self.participant.adapter.items()}
+        for phase, state in self.training.items():
+            arrays |= {f"training|{phase}|{name}": value for name, value in state.items()}
+        arrays |= {f"strategy|{name}": value for name, value in strategy.items()}
+        if self.untouched is not None:
+            arrays["untouched"] = self.untouched
+        facts = {"sizes": self.run.sizes(), "result": result}
+        self.checkpoints.save(Checkpoint(server_round, arrays, facts))
+
+    def resume(self) -> Checkpoint | None:
+        """Go back to the last whole round of the run that the config names, if it names one.
+
+        Returns:
+            the checkpoint; None where the run begins.
+        """
+        if not self.config.resume:
+            return None
+        checkpoints = self.checkpoints
+        found = checkpoints.newest()
+        done = found.round if found else -1
+        self.run.cut(found.facts["sizes"] if found else {})
+        for left in self.run.folder.glob("candidates-*"):
+            shutil.rmtree(left)
+        self.run.describe(status="running")
+        for error in checkpoints.damaged:
+            self.run.event(max(done, 0), "damaged", SERVER, error)
+        what = f"after round {done}" if found else "from the beginning"
+        self.run.event(max(done, 0), "resumed", SERVER, what)
+        log.info("resumed %s", what)
+        checkpoints.forget(done)
+        if found is None:
+            return None
+        self.participant.adapter = below(found.arrays, "adapter|")
+        phases = {name.split("|")[1] for name in found.arrays if name.startswith("training|")}
+        self.training = {p: below(found.arrays, f"training|{p}|") for p in sorted(phases)}
+        self.untouched = found.arrays.get("untouched")
+        return found
 
 
 def progress(what: str, steps: int) -> Callable[[int, float], None]:
@@ -167,6 +224,10 @@ def open_session(config: RunConfig) -> Session:
     )
     participant.reset()
     translator = new_translator(participant, config.knowledge)
+    if config.resume:
+        run = RunWriter.reopen(Path(config.resume))
+        check_same(config, run.config)
+        return Session(config, participant, run, participant.public, translator)
     run = RunWriter(Path(config.output), config.name, flatten(config))
     floor = splits.floor
     run.describe(
@@ -176,6 +237,24 @@ def open_session(config: RunConfig) -> Session:
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
     )
     return Session(config, participant, run, participant.public, translator)
+
+
+def check_same(config: RunConfig, before: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run under another config.
+
+    Raises:
+        FedfuseError: naming every key that differs.
+    """
+    now, was = flatten(config), flatten(RunConfig()) | dict(before)
+    other = [
+        f"{key} = {now[key]!r}: allowed: {was[key]!r}"
+        for key in now
+        if key not in FREE and now[key] != was[key]
+    ]
+    if other:
+        raise FedfuseError(
+            f"{config.resume} was begun with another config:\n  " + "\n  ".join(other)
+        )
 
 
 def all_private(config: RunConfig) -> Sequence[Sample]:

@@ -25,7 +25,13 @@ from experiments.scale.memory import extra_memory
 from experiments.scale.recorded import KNOWLEDGE
 from fedfuse.flower.config import RunConfig, model_of_partition, parse
 from fedfuse.flower.grid import InProcessGrid
-from fedfuse.flower.messages import arrays_to_record, put_knowledge, put_tokenizer
+from fedfuse.flower.messages import (
+    arrays_to_record,
+    put_knowledge,
+    put_round,
+    put_tokenizer,
+    take_occasion,
+)
 from fedfuse.fusion.teach import Candidate
 from fedfuse.knowledge.letter import write
 from fedfuse.knowledge.storage import load
@@ -102,6 +108,7 @@ def playback(folder: Path, config: RunConfig) -> ClientApp:
         reply = RecordDict({"metrics": MetricRecord({"loss": 1.0})})
         knowledge = load(folder / KNOWLEDGE / f"{context.node_config['partition-id']}.bin")
         put_knowledge(reply, write(knowledge, "default", 1.0))
+        put_round(reply, take_occasion(message.content).round)
         return Message(reply, reply_to=message)
 
     return app

@@ -8,6 +8,7 @@ the same kind goes on in the middle of an epoch.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
+from fedfuse.distillation.memory import is_out_of_memory, smaller_parts
 from fedfuse.distillation.order import parts_by_length, shuffled, step_seed
 from fedfuse.distillation.settings import PLAIN, Comparison, TrainingSettings
 from fedfuse.distillation.state import (
@@ -31,6 +33,9 @@ from fedfuse.distillation.state import (
     scaler_state,
 )
 from fedfuse.models.forward import label_row_logits, label_row_states
+
+log = logging.getLogger(__name__)
+MAX_TOKENS = "max-tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ class Training:
         step: optimizer steps of this phase that are done.
         position: samples of ``data`` seen so far, in this phase and those before of its kind; as
             many were replayed.
+        max_tokens: of a part of a step; what the settings say, or less since memory ran out.
     """
 
     def __init__(
@@ -176,6 +182,9 @@ class Training:
         restore_optimizer(self._optimizer, self._named, state)
         restore_scaler(self._scaler, state)
         self.step, self.position = int(state.get("step", 0)), int(state.get("position", 0))
+        self.max_tokens = int(state.get(MAX_TOKENS, 0)) or settings.max_tokens
+        if settings.max_tokens:
+            self.max_tokens = min(self.max_tokens, settings.max_tokens)
 
     def state(self) -> TrainingState:
         """All that is needed to go on but the weights, as flat arrays; nothing before a first step.
@@ -189,17 +198,25 @@ class Training:
             "position": np.array(self.position),
             **optimizer_moments(self._optimizer, self._named),
             **scaler_state(self._scaler),
+            **self._backed_off(),
         }
+
+    def _backed_off(self) -> TrainingState:
+        """The size of parts that fits, where the configured one did not."""
+        less = self.max_tokens != self.settings.max_tokens
+        return {MAX_TOKENS: np.array(self.max_tokens)} if less else {}
 
     def advance(self) -> float:
         """One optimizer step; returns its loss, nats per label row."""
         settings = self.settings
         self.model.train()
-        torch.manual_seed(step_seed(self.seed, self.position))
         for group in self._optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(self.step, settings)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._backward()
+        while (loss := self._attempt()) is None:
+            self.max_tokens = smaller_parts(self._lengths(), self.max_tokens)
+            log.warning("out of memory: from now on %d tokens at once", self.max_tokens)
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._named.values(), settings.max_grad_norm)
         self._scaler.step(self._optimizer)
@@ -208,17 +225,33 @@ class Training:
         self.position += settings.batch_size
         return loss
 
+    def _attempt(self) -> float | None:
+        """A step's gradient and loss; None when memory ran out, with all that was taken let go."""
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(step_seed(self.seed, self.position))
+        try:
+            return self._backward()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _lengths(self) -> Int64[ndarray, " samples"]:
+        """Tokens of each sample of the step, those that are replayed last."""
+        address = self.seed, self.position, self.settings.batch_size
+        sets = [self.data] if self.replay is None else [self.data, self.replay]
+        return np.concatenate([s.lengths[shuffled(len(s), *address)] for s in sets])
+
     def _backward(self) -> float:
         """Add a step's gradient to the parameters', a part at a time; returns its loss."""
         address = self.seed, self.position, self.settings.batch_size
         own = shuffled(len(self.data), *address)
-        lengths, rows, old_rows = self.data.lengths[own], self.data.count(own), 0
+        lengths, rows, old_rows = self._lengths(), self.data.count(own), 0
         if self.replay is not None:
             replayed = shuffled(len(self.replay), *address)
-            lengths = np.concatenate([lengths, self.replay.lengths[replayed]])
             old_rows = self.replay.count(replayed)
         total = torch.zeros((), device=self._device)
-        for part in parts_by_length(lengths, self.settings.max_tokens):
+        for part in parts_by_length(lengths, self.max_tokens):
             batch = self.data.batch(own[part[part < len(own)]], self._device)
             here = len(batch.row)
             if self.replay is not None:

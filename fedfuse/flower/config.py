@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.fields import between, text
+from fedfuse.flower.fields import between, one_of, text
 from fedfuse.flower.sections import (
     ClientDistillConfig,
     DataConfig,
@@ -45,6 +45,8 @@ class RunConfig:
             the held-out set got worse by it.
         min_clients: replies without which a round is given up.
         timeout: seconds to wait for the replies of one phase.
+        resume: run folder of a run that was cut off, to go on with; the other keys as they were.
+        log_format: of the server's log: lines of ``text``, or ``json`` objects.
     """
 
     name: str = text("quickstart")
@@ -56,6 +58,8 @@ class RunConfig:
     promotion: bool = False
     min_clients: int = between(2, 1)
     timeout: float = between(1800.0, 0, above=True)
+    resume: str = text("", empty=True)
+    log_format: str = one_of("text", "text", "json")
     data: DataConfig = field(default_factory=DataConfig)
     server: ModelConfig = field(default_factory=ModelConfig)
     clients: ModelConfig = field(

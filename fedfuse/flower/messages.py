@@ -1,20 +1,23 @@
 """The messages of a round: their names, and what travels in them.
 
-A request carries a ``config`` (ConfigRecord: round, phase settings); a reply carries ``metrics``
-(MetricRecord, numbers only) and ``info`` (ConfigRecord, text). Knowledge travels as the bytes of
-``knowledge.codec`` in one array; adapters as plain float32 arrays.
+A request carries a ``config`` (ConfigRecord: run, round, phase settings); a reply carries
+``metrics`` (MetricRecord, numbers only) and ``info`` (ConfigRecord: the round that it answers,
+text). Knowledge travels as the bytes of ``knowledge.codec`` in one array; adapters as plain float32
+arrays.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from jaxtyping import Float32
 from numpy import ndarray
 
+from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.fusion.promotion import Verdict
@@ -33,6 +36,62 @@ Metrics = dict[str, int | float | list[int] | list[float]]
 _KNOWLEDGE, _PROMPTS = "knowledge", "prompts"
 # All of it, and what changed of it.
 _LETTERS = ({"message"}, {"message", "rows", "before"})
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """What a request belongs to.
+
+    Attributes:
+        run: name of the run folder.
+        id: of the run; a resumed one keeps its own.
+        round: of the run.
+    """
+
+    run: str
+    id: str
+    round: int
+
+
+def put_occasion(config: ConfigRecord, occasion: Occasion) -> None:
+    """Add to the ``config`` of a request what it belongs to."""
+    config["run"], config["run-id"] = occasion.run, occasion.id
+    config["round"] = occasion.round
+
+
+def take_occasion(content: RecordDict) -> Occasion:
+    """Read out of a request what it belongs to.
+
+    Raises:
+        FedfuseError: when it does not say.
+    """
+    record = content.get("config")
+    values = record if isinstance(record, ConfigRecord) else {}
+    run, run_id, number = (values.get(name) for name in ("run", "run-id", "round"))
+    if not (isinstance(run, str) and isinstance(run_id, str) and isinstance(number, int)):
+        raise FedfuseError(
+            f"the request's config holds {sorted(values)}; allowed: besides, run, run-id and round"
+        )
+    return Occasion(run, run_id, number)
+
+
+def put_round(content: RecordDict, answered: int) -> None:
+    """Add to a reply the round of the request that it answers."""
+    info = content.get("info")
+    content["info"] = ConfigRecord({**(info if isinstance(info, ConfigRecord) else {})})
+    content.config_records["info"]["round"] = answered
+
+
+def check_round(content: RecordDict, wanted: int) -> None:
+    """Refuse a reply about another round: what its sender knew then is out of date.
+
+    Raises:
+        FedfuseError: naming both rounds.
+    """
+    info = content.get("info")
+    found = info.get("round") if isinstance(info, ConfigRecord) else None
+    if found != wanted:
+        raise FedfuseError(f"the reply is of round {found!r}; allowed: {wanted}")
 
 
 def arrays_to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
@@ -102,6 +161,17 @@ def take_heard(content: RecordDict) -> str:
     """Digest of what a client holds of the server's knowledge; empty when it says none."""
     info = content.get("info")
     return str(info.get("heard", "")) if isinstance(info, ConfigRecord) else ""
+
+
+def take_max_tokens(content: RecordDict) -> int:
+    """Tokens that a client trains on at once since its memory ran out; 0 while it has not.
+
+    Raises:
+        FedfuseError: when it is no number.
+    """
+    record = content.get("metrics")
+    known = isinstance(record, MetricRecord) and MAX_TOKENS in record
+    return int(take_number(content, MAX_TOKENS)) if known else 0
 
 
 def put_tokenizer(content: RecordDict, tokenizer: TextTokenizer) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fedfuse.report import exchange_plots, harm, plots, tables
+from fedfuse.report import exchange_plots, harm, plots, postmortem, tables
 from fedfuse.report.fields import clean
 from fedfuse.report.reading import Run, read_run
 from fedfuse.report.style import STAGE_LINES
@@ -72,6 +72,8 @@ def render(run: Run) -> str:
         harm=harm.harm_text(run),
         worse=harm.worse_rows(run),
         taken_back=harm.taken_back_rows(run),
+        events=postmortem.event_rows(run),
+        absences=postmortem.absence_rows(run),
         failures=tables.failure_rows(run),
         settings=_settings(run),
     )

@@ -19,11 +19,13 @@ from fedfuse.errors import FedfuseError
 from fedfuse.report.fields import Fields, clean, read_lines, read_object
 from fedfuse.report.records import (
     STAGES,
+    Event,
     Exchange,
     Fit,
     Lesson,
     Metric,
     Verdict,
+    read_event,
     read_exchange,
     read_fit,
     read_lesson,
@@ -73,6 +75,7 @@ class Run:
     lessons: list[Lesson]
     fits: list[Fit]
     verdicts: list[Verdict]
+    events: list[Event]
 
     @cached_property
     def clients(self) -> list[str]:
@@ -256,6 +259,7 @@ def read_run(folder: Path | str) -> Run:
         lessons=read_lines(folder / "selection.jsonl", partial(read_lesson, models, domains)),
         fits=read_lines(folder / "selectors.jsonl", partial(read_fit, models)),
         verdicts=read_lines(folder / "verdicts.jsonl", partial(read_verdict, models)),
+        events=read_lines(folder / "events.jsonl", read_event),
     )
 
 

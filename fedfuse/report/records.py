@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from fedfuse.report.fields import Fields
 
+# A run went on after it was cut off; a checkpoint or a client's state was damaged; a client joined
+# late, came back, or lost its state; a step did not fit into memory.
+EVENTS = ("resumed", "damaged", "joined", "returned", "lost", "out-of-memory")
 STAGES = ("zero-shot", "standalone", "public-only", "federated", "centralized")
 
 
@@ -85,6 +88,19 @@ class Verdict:
     changes: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of events.jsonl: something out of the ordinary that is no failed message.
+
+    ``client`` may be the server, or empty.
+    """
+
+    round: int
+    event: str
+    client: str
+    detail: str
+
+
 def read_metric(models: Collection[str], domains: Collection[str], line: Fields) -> Metric:
     """Check and type a line of metrics.jsonl."""
     no_accuracy, no_noise = (line.values.get(name) is None for name in ("accuracy", "noise"))
@@ -147,4 +163,14 @@ def read_verdict(models: Collection[str], line: Fields) -> Verdict:
         model=line.one_of("model", models),
         keep=line.boolean("keep"),
         changes={domain: changes.number(domain) for domain in changes.values},
+    )
+
+
+def read_event(line: Fields) -> Event:
+    """Check and type a line of events.jsonl."""
+    return Event(
+        round=line.integer("round"),
+        event=line.one_of("event", EVENTS),
+        client=line.text("client"),
+        detail=line.text("detail"),
     )

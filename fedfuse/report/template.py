@@ -287,9 +287,32 @@ worse beyond noise.</p>
 which those of different clients may run side by side.</p>
 </section>
 {% endif %}
-{% if failures %}
+{% if failures or events %}
 <section id="failures">
-<h2>Failures</h2>
+<h2>What went wrong</h2>
+{% if absences %}
+<div class="scroll"><table>
+<thead><tr><th>client</th><th class="left">rounds without any reply of it</th></tr></thead>
+<tbody>
+{% for row in absences %}
+<tr><th>{{ row.name }}</th><td class="left">{{ row.rounds }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endif %}
+{% if events %}
+<div class="scroll"><table>
+<thead><tr><th>round</th><th class="left">who</th><th class="left">what</th>
+<th class="left">details</th></tr></thead>
+<tbody>
+{% for row in events %}
+<tr><th>{{ row.round }}</th><td class="left">{{ row.name }}</td>
+<td class="left">{{ row.event }}</td><td class="left">{{ row.detail }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endif %}
+{% if failures %}
 <div class="scroll"><table>
 <thead><tr><th>client</th><th class="left">phase</th><th class="left">rounds</th>
 <th class="left">error</th></tr></thead>
@@ -300,6 +323,7 @@ which those of different clients may run side by side.</p>
 {% endfor %}
 </tbody>
 </table></div>
+{% endif %}
 </section>
 {% endif %}
 <section id="settings">

@@ -1,7 +1,8 @@
 """Write a run folder: config, one JSON line per measurement, adapters. Read by ``report.reading``.
 
-Lines are appended whole and flushed, JSON files are replaced atomically, and every run gets a
-folder of its own, so a run that is killed leaves nothing that a later one trips on.
+Lines are appended whole, JSON files are replaced atomically, and every run gets a folder of its
+own, so a run that is killed leaves nothing that a later one trips on. One that is resumed goes on
+in the same folder.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import subprocess
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -17,8 +19,13 @@ from typing import Any
 
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
+from fedfuse.files import append_line, sync, whole_file
+from fedfuse.report.fields import read_object
 
 PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
+# What a round found out: a resumed run finds it out again. (What messages cost was spent.)
+FINDINGS = ("metrics.jsonl", "selection.jsonl", "selectors.jsonl", "verdicts.jsonl")
+HISTORY = ("ledger.jsonl", "events.jsonl")
 
 
 class RunWriter:
@@ -32,6 +39,7 @@ class RunWriter:
         """
         self.folder = _new_folder(output, name)
         self._about: dict[str, Any] = {
+            "id": secrets.token_hex(8),
             "config": dict(config),
             "seed": config.get("seed"),
             "versions": versions(),
@@ -45,12 +53,69 @@ class RunWriter:
         }
         self.describe()
 
+    @classmethod
+    def reopen(cls, folder: Path) -> RunWriter:
+        """Go on writing a run that was cut off.
+
+        Raises:
+            FedfuseError: for a folder that holds no run, or one that cannot go on.
+        """
+        found = read_object(folder / "config.json")
+        if found.values.get("status") == "finished":
+            raise FedfuseError(f"{folder}: the run has finished; allowed: one that was cut off")
+        found.text("id")
+        writer = cls.__new__(cls)
+        writer.folder, writer._about = folder, found.values
+        return writer
+
+    @property
+    def id(self) -> str:
+        """What tells this run from any other of its name."""
+        return str(self._about["id"])
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The base models that are known so far, by participant."""
+        return dict(self._about["models"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run config that the run began with, flat."""
+        return dict(self._about["config"])
+
     def describe(self, **facts: Any) -> None:
-        """Set facts in config.json: models, domains, names, own_domain, floor, status."""
+        """Set facts in config.json: models, domains, names, own_domain, floor, status, partitions.
+
+        Raises:
+            FedfuseError: when it cannot be written.
+        """
         self._about |= facts
-        scratch = self.folder / ".config.json.new"
-        scratch.write_text(json.dumps(self._about, indent=1, sort_keys=True) + "\n")
-        scratch.replace(self.folder / "config.json")
+        with whole_file(self.folder / "config.json") as scratch:
+            scratch.write_text(json.dumps(self._about, indent=1, sort_keys=True) + "\n")
+
+    def add(self, **facts: Mapping[str, str]) -> None:
+        """Add to mappings in config.json: models, names, own_domain."""
+        self.describe(**{name: {**self._about[name], **new} for name, new in facts.items()})
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file of findings, all of them on the disk."""
+        found = {name: self.folder / name for name in FINDINGS if (self.folder / name).exists()}
+        for path in found.values():
+            sync(path)
+        return {name: path.stat().st_size for name, path in found.items()}
+
+    def cut(self, sizes: Mapping[str, int]) -> None:
+        """Back to an earlier state: findings as they were, of the rest no line that is torn."""
+        for name in (*FINDINGS, *HISTORY):
+            path = self.folder / name
+            if path.exists():
+                whole = path.read_bytes().rfind(b"\n") + 1
+                os.truncate(path, sizes.get(name, 0) if name in FINDINGS else whole)
+
+    def event(self, server_round: int, kind: str, client: str = "", detail: str = "") -> None:
+        """One line in events.jsonl: something out of the ordinary; see ``records.EVENTS``."""
+        line = {"round": server_round, "event": kind, "client": client, "detail": detail}
+        self._append("events.jsonl", line)
 
     def scores(
         self, stage: str, server_round: int, model: str, scores: Mapping[str, Score]
@@ -137,8 +202,7 @@ class RunWriter:
             raise FedfuseError(f"domain {unknown[0]!r}: allowed: {', '.join(known)}")
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        with (self.folder / name).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.folder / name, json.dumps(line))
 
 
 def free_folder(output: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import AUTOCAST, Comparison, TrainingSettings
 from fedfuse.distillation.state import TrainingState, optimizer_moments, restore_optimizer
 from fedfuse.distillation.training import Teacher, Training, batch_losses, schedule
+from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nats
 from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import Tiny
@@ -408,3 +409,52 @@ def test_rows_of_the_head_beyond_the_vocabulary_are_cut_off(gpt2: Tiny, data: En
         gpt2.model.get_output_embeddings().weight[vocab:] += 100
     assert gpt2.model.get_output_embeddings().weight.shape[0] > vocab
     assert batch_losses(gpt2.model, batch, vocab, None, 1.0)[0].item() == before
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS: out of memory")]
+)
+@pytest.mark.parametrize("configured", [0, 9999])
+def test_a_step_that_does_not_fit_is_done_in_smaller_parts(
+    error: RuntimeError,
+    configured: int,
+    tiny: Make,
+    public: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same step, the same loss; the next phase begins with the size that fits."""
+    settings = replace(SETTINGS, steps=3, batch_size=5, max_tokens=configured)
+    fits, widths = 90, []
+    losses = batch_losses
+
+    def on_a_small_device(model: nn.Module, batch: Any, *more: Any, **rest: Any) -> Any:
+        widths.append(batch.input_ids.numel())
+        if widths[-1] > fits:
+            raise error
+        return losses(model, batch, *more, **rest)
+
+    def begin(state: TrainingState | None = None) -> Training:
+        student = adapted(tiny)
+        data, size = student.encode(public), student.tokenizer.vocab_size
+        return Training(student.model, data, settings, vocab_size=size, seed=3, state=state)
+
+    whole = begin()
+    wanted = [whole.advance() for _ in range(3)]
+    assert "max-tokens" not in whole.state()
+    with monkeypatch.context() as patch:
+        patch.setattr("fedfuse.distillation.training.batch_losses", on_a_small_device)
+        training = begin()
+        assert [training.advance() for _ in range(3)] == pytest.approx(wanted, rel=1e-5)
+        kept = training.state()
+        assert 0 < int(kept["max-tokens"]) <= fits
+        widths.clear()
+        again = begin(kept)
+        again.advance()
+        assert max(widths) <= fits
+        fits = 3
+        with pytest.raises(FedfuseError, match=r"out of memory with a single sample of \d+ tokens"):
+            again.advance()
+    with monkeypatch.context() as patch:
+        patch.setattr("fedfuse.distillation.training.batch_losses", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            begin().advance()

@@ -1,0 +1,120 @@
+"""What a client remembers between messages, and the copy of it that outlives the run's processes.
+
+``Context.state`` lives as long as Flower's node and run. A run that is resumed after its server was
+killed is a new one to Flower, and begins with empty states; so does a node that was restarted. So a
+client also writes what it remembers into the run folder on its own machine, after each message that
+changed it, a file per round.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from flwr.app import ConfigRecord, RecordDict
+
+from fedfuse.checkpoints import Checkpoint, Checkpoints
+from fedfuse.errors import FedfuseError
+from fedfuse.flower.messages import Occasion, arrays_to_record, record_to_arrays
+
+_RUN = "run"
+# The server goes on from its last round or, where that is damaged, from the one before; a client
+# may have been in the round after.
+KEPT = 3
+
+
+class Memory:
+    """A client's state for the length of one message.
+
+    Args:
+        state: ``Context.state``; brought to what the message expects.
+        folder: this client's, in the run folder on its machine.
+        facts: what a state of this client must have been written by: its place and model.
+        occasion: the run and the round that the message belongs to.
+        after: at registration, the last round that the server has finished, -1 for none; the state
+            goes back to what it was then.
+
+    Raises:
+        FedfuseError: for a message of an earlier round than the state, and a state on the disk that
+            another kind of client wrote.
+    """
+
+    def __init__(
+        self,
+        state: RecordDict,
+        folder: Path,
+        facts: dict[str, str],
+        occasion: Occasion,
+        after: int | None = None,
+    ) -> None:
+        self.state, self.occasion = state, occasion
+        self._folder, self._facts = folder / "state", {**facts, "run": occasion.id}
+        self._files = Checkpoints(self._folder, KEPT)
+        if after is not None:
+            state.clear()
+            self._own_the_folder()
+            self._files.forget(after)
+        if _RUN not in state:
+            self._recall()
+        now = int(state.config_records[_RUN]["round"])  # type: ignore[arg-type]
+        if occasion.round < now:
+            raise FedfuseError(
+                f"a message of round {occasion.round} came late; allowed: at least round {now}, "
+                "where this client is"
+            )
+        self._before = dict(state)
+
+    @property
+    def damaged(self) -> list[str]:
+        """Files that could not be used."""
+        return self._files.damaged
+
+    @property
+    def round(self) -> int:
+        """The round of the last message that changed the state; -1 for none."""
+        return int(self.state.config_records[_RUN]["round"])  # type: ignore[arg-type]
+
+    def keep(self) -> None:
+        """Note the round and write the copy, if the message changed anything."""
+        before = self._before
+        if all(self.state.get(key) is before.get(key) for key in {*self.state, *before}):
+            return
+        self.state[_RUN] = ConfigRecord({"round": self.occasion.round})
+        arrays = {
+            f"{name}|{key}": value
+            for name, record in self.state.array_records.items()
+            for key, value in record_to_arrays(record).items()
+        }
+        texts = {
+            name: dict(record) for name, record in self.state.config_records.items() if name != _RUN
+        }
+        empty = [name for name, record in self.state.array_records.items() if not record]
+        facts = {**self._facts, "texts": texts, "empty": empty}
+        self._files.save(Checkpoint(self.occasion.round, arrays, facts))
+
+    def _recall(self) -> None:
+        """The newest state on the disk that is no later than the message; nothing where none is."""
+        found = self._files.newest(self.occasion.round)
+        self.state[_RUN] = ConfigRecord({"round": -1})
+        if found is None or found.facts["run"] != self.occasion.id:
+            return
+        for name, mine in self._facts.items():
+            if found.facts[name] != mine:
+                raise FedfuseError(
+                    f"{self._folder}: {name} is {found.facts[name]!r}; allowed: {mine!r}, to go on"
+                )
+        arrays: dict[str, dict[str, object]] = {name: {} for name in found.facts["empty"]}
+        for key, value in found.arrays.items():
+            name, _, inner = key.partition("|")
+            arrays.setdefault(name, {})[inner] = value
+        for name, record in arrays.items():
+            self.state[name] = arrays_to_record(record)  # type: ignore[arg-type]
+        for name, values in found.facts["texts"].items():
+            self.state[name] = ConfigRecord(values)
+        self.state[_RUN] = ConfigRecord({"round": found.round})
+
+    def _own_the_folder(self) -> None:
+        """Remove what an earlier run of the same name left on this machine."""
+        found = self._files.newest()
+        if found is None or found.facts.get("run") != self.occasion.id:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,150 @@
+"""One small run, among failures or not, and what it must come to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.common.constant import SUPERLINK_NODE_ID
+
+from clients.app import app as client_app
+from experiments.faults.fleet import Fleet, Killed, Place, Schedule
+from fedfuse.checkpoints import Checkpoints
+from fedfuse.flower import messages
+from fedfuse.flower.config import Scalar
+from fedfuse.flower.grid import new_context
+from fedfuse.report.fields import read_lines
+from fedfuse.report.reading import SERVER, Run, read_run
+from strategies.app import app as server_app
+
+# Enough of everything for each phase to do something; a run takes seconds.
+SMALL: Mapping[str, Scalar] = {
+    "rounds": 3,
+    "baselines": False,
+    "data.domains": 2,
+    "data.partition": "iid",
+    "data.private": 24,
+    "data.public": 8,
+    "data.holdout": 0,
+    "data.test": 1,
+    "data.questions": 1,
+    "server.lora-rank": 4,
+    "server.device": "cpu",
+    "clients.lora-rank": 4,
+    "clients.device": "cpu",
+    "local.steps": 2,
+    "local.batch-size": 4,
+    "server-distill.steps": 2,
+    "server-distill.batch-size": 4,
+    "client-distill.steps": 2,
+    "client-distill.batch-size": 4,
+    "selector.steps": 2,
+    "selector.folds": 2,
+    "knowledge.k": 8,
+    "knowledge.freshness": 0.01,
+}
+# A client that hangs is waited for as long; nobody else takes time, as all are asked in turn.
+DEADLINE = 0.2
+HONEST = ("", "twice", "memory")
+FINDINGS = ("metrics", "selection", "selectors")
+
+
+def outcome(folder: Path) -> dict[str, str]:
+    """Checksums of all that a run found out: every adapter, every measurement."""
+    files = [*folder.rglob("adapter_model.safetensors"), *(folder / f"{n}.jsonl" for n in FINDINGS)]
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(files)
+        if file.exists()
+    }
+
+
+def run_among(schedule: Schedule, config: Mapping[str, Scalar], clients: int) -> list[Fleet]:
+    """A run that is resumed as often as its server is killed.
+
+    Args:
+        schedule: what goes wrong.
+        config: the whole run config, flat; its run folder does not exist yet.
+        clients: their number.
+
+    Returns:
+        the fleet of each part of the run.
+    """
+    folder = Path(str(config["output"])) / str(config["name"])
+    nodes = [{"partition-id": i, "num-partitions": clients} for i in range(clients)]
+    fleets: list[Fleet] = []
+    while True:
+        first = max(Checkpoints(folder / SERVER / "checkpoints").rounds(), default=-1) + 1
+        resumed = {"resume": str(folder)} if fleets else {}
+        given = {**config, **resumed}
+        fleets.append(Fleet(schedule, client_app, nodes, given, first))
+        context = new_context(fleets[-1].run.run_id, SUPERLINK_NODE_ID, {}, given)
+        try:
+            server_app(fleets[-1], context)
+            return fleets
+        except Killed as killed:
+            left = tuple(kill for kill in schedule.kills if kill != killed.args)
+            schedule = replace(schedule, kills=left)
+
+
+def lapses(folder: Path, fleets: list[Fleet]) -> list[str]:
+    """What a run should have done and did not; nothing, if all is well."""
+    run, found = read_run(folder), []
+    if run.status != "finished":
+        found.append(f"the run is {run.status}")
+    adapters = {path.parent.parent.name for path in folder.rglob("adapter_model.safetensors")}
+    heard = {str(c) for fleet in fleets for _, kind, c in fleet.delivered if kind == EVALUATE}
+    found += [f"no adapter of {model}" for model in sorted({SERVER, *heard} - adapters)]
+    found += _ledger(run, fleets)
+    for fleet in fleets:
+        for place, fault in fleet.delivered.items():
+            found += _reply(run, place, fault)
+    return found
+
+
+EVALUATE = messages.EVALUATE
+
+
+def _ledger(run: Run, fleets: list[Fleet]) -> list[str]:
+    """A line for every message, and none for any other."""
+    asked: Counter[tuple[int, str]] = Counter()
+    for fleet in fleets:
+        for (number, phase, _), times in fleet.asked.items():
+            asked[number, phase] += times
+    written = Counter((line.round, line.phase) for line in run.ledger if line.sent_bytes)
+    return [
+        f"round {number}, {phase}: {asked[number, phase]} messages, {written[number, phase]} lines"
+        for number, phase in sorted(asked.keys() | written.keys())
+        if asked[number, phase] != written[number, phase]
+    ]
+
+
+def _reply(run: Run, place: Place, fault: str) -> list[str]:
+    """What came of one reply: a valid one counts, no other does."""
+    number, phase, client = place
+    name = str(client)
+    lines = [x for x in run.ledger if (x.round, x.phase, x.client) == (number, phase, name)]
+    good = [line for line in lines if line.error is None]
+    refused = [line for line in lines if (line.error or "").startswith("refused")]
+    if fault in HONEST and (refused or not good):
+        return [f"{place}: a valid reply was lost"]
+    used = {
+        messages.LOCAL: any(
+            (x.round, x.direction, x.teacher) == (number, "up", name) for x in run.lessons
+        ),
+        messages.DISTILL: any(
+            (x.round, x.direction, x.model) == (number, "down", name) for x in run.lessons
+        ),
+        messages.EVALUATE: any((x.round, x.model) == (number, name) for x in run.metrics),
+    }
+    if fault in HONEST and not used.get(phase, True):
+        return [f"{place}: a valid reply was not used"]
+    return []
+
+
+def events(folder: Path) -> Counter[str]:
+    """How often what happened."""
+    return Counter(read_lines(folder / "events.jsonl", lambda line: line.text("event")))

@@ -1,0 +1,161 @@
+"""Clients that are away, come back, come late, or speak of another round than the one asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.faults.fleet import Fleet, Schedule, out_of_memory_once
+from experiments.faults.run import outcome
+from fedfuse.errors import FedfuseError
+from fedfuse.flower import grid
+from fedfuse.flower.messages import EVALUATE, LOCAL, REGISTER
+from fedfuse.report.postmortem import absence_rows, event_rows
+from fedfuse.report.reading import read_run
+from strategies.session import Session
+from tests.federations import about, federate, lines
+from tests.strategies.test_faults import SHORT, errors
+from tests.test_checkpoints import full_disk
+
+TWO: dict[str, Any] = {**SHORT, "rounds": 2, "timeout": 0.2, "min_clients": 1}
+THREE = {**TWO, "rounds": 3}
+
+
+def among(
+    monkeypatch: pytest.MonkeyPatch,
+    faults: Mapping[tuple[int, str, int], str],
+    away: Mapping[int, frozenset[int]] | None = None,
+) -> None:
+    """Let the next federation be one of a schedule."""
+    schedule = Schedule(faults, away or {})
+    monkeypatch.setattr(grid, "InProcessGrid", lambda *given: Fleet(schedule, *given))
+    monkeypatch.setattr("strategies.exchange.POLL_SECONDS", 0.05)
+
+
+def events(folder: Path) -> list[tuple[int, str, str]]:
+    return [(x["round"], x["event"], x["client"]) for x in lines(folder, "events")]
+
+
+def heard(folder: Path, server_round: int) -> set[str]:
+    """The clients whose knowledge was looked at in a round."""
+    found = lines(folder, "selection")
+    return {x["teacher"] for x in found if (x["direction"], x["round"]) == ("up", server_round)}
+
+
+def test_knowledge_of_an_earlier_round_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In good form, of the right samples, and with nothing else wrong."""
+    among(monkeypatch, {(2, LOCAL, 1): "stale"})
+    folder = federate(tmp_path, **TWO)
+    assert errors(folder) == [(LOCAL, "1", "refused: the reply is of round 1; allowed: 2")]
+    assert heard(folder, 1) == {"0", "1", "2", "none"}
+    assert heard(folder, 2) == {"0", "2", "none"}
+
+
+def test_who_is_away_is_not_waited_for_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    among(monkeypatch, {}, {1: frozenset({2})})
+    folder = federate(tmp_path, **THREE, knowledge__freshness=0.01)
+    assert {(c, e) for _, c, e in errors(folder)} == {("1", "not connected")}
+    assert [heard(folder, r) - {"none"} for r in (1, 2, 3)] == [
+        {"0", "1", "2"},
+        {"0", "2"},
+        {"0", "1", "2"},
+    ]
+    assert not (folder / "events.jsonl").exists()  # its node remembers, and is the same
+    [row] = absence_rows(read_run(folder))
+    assert row.rounds == "2"
+
+
+def test_who_comes_late_takes_part_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    among(monkeypatch, {}, {2: frozenset({0, 1})})
+    folder = federate(tmp_path, **TWO)
+    assert errors(folder) == []
+    assert events(folder) == [(1, "joined", "2")]
+    assert set(about(folder)["models"]) == {"server", "0", "1", "2"}
+    assert heard(folder, 1) == {"0", "1", "none"}
+    assert heard(folder, 2) == {"0", "1", "2", "none"}
+    assert (folder / "clients" / "2" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_node_that_was_started_again_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is gone, the copy on its disk is not: the run is the same but for one reply."""
+    among(monkeypatch, {(1, EVALUATE, 1): "late"})
+    late = federate(tmp_path / "late", **TWO)
+    among(monkeypatch, {(1, EVALUATE, 1): "die"})
+    died = federate(tmp_path / "died", **TWO)
+    [error] = errors(died)
+    assert error == (EVALUATE, "1", "no reply within 0.2 s")
+    for name in ("metrics.jsonl", "selection.jsonl"):
+        assert (died / name).read_text() == (late / name).read_text()
+
+
+def test_a_second_reply_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = federate(tmp_path / "plain", **TWO)
+    among(monkeypatch, {(r, p, 1): "twice" for r in (0, 1, 2) for p in (REGISTER, LOCAL, EVALUATE)})
+    twice = federate(tmp_path / "twice", **TWO)
+    for name in ("metrics.jsonl", "selection.jsonl"):
+        assert (twice / name).read_text() == (plain / name).read_text()
+    assert len(lines(twice, "ledger")) == len(lines(plain, "ledger"))
+
+
+def test_a_client_without_memory_says_so_and_stays_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    among(monkeypatch, {(1, LOCAL, 1): "memory"})
+    folder = federate(tmp_path, **TWO)
+    assert errors(folder) == []
+    [event] = lines(folder, "events")
+    assert (event["round"], event["event"], event["client"]) == (1, "out-of-memory", "1")
+    assert event["detail"].startswith("local: out of memory; ")
+    [row] = event_rows(read_run(folder))
+    assert row.detail == event["detail"]
+
+
+def test_a_server_without_memory_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = Session.learn
+
+    def short_of_memory(*arguments: Any, **more: Any) -> float:
+        with out_of_memory_once():
+            return learn(*arguments, **more)
+
+    monkeypatch.setattr(Session, "learn", short_of_memory)
+    assert events(federate(tmp_path, **SHORT)) == [(1, "out-of-memory", "server")]
+
+
+def test_a_full_disk_ends_the_run_and_leaves_it_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = outcome(federate(tmp_path / "whole", **TWO))
+    checkpoint = Session.checkpoint
+
+    def with_no_room(self: Session, server_round: int, *more: Any) -> None:
+        if server_round < 2:
+            return checkpoint(self, server_round, *more)
+        with full_disk(4096):
+            return checkpoint(self, server_round, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "checkpoint", with_no_room)
+        with pytest.raises(FedfuseError, match="cannot be written"):
+            federate(tmp_path, **TWO)
+    folder = tmp_path / "quickstart"
+    assert about(folder)["status"] == "failed"
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
+    federate(tmp_path, **TWO, resume=str(folder))
+    assert outcome(folder) == wanted
+
+
+def test_too_few_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    among(monkeypatch, {}, {1: frozenset({1}), 2: frozenset({1})})
+    with pytest.raises(FedfuseError, match=r"train.local: 1 clients answered; allowed: at least 2"):
+        federate(tmp_path, **{**TWO, "min_clients": 2})

@@ -1,0 +1,249 @@
+"""A run whose server was killed goes on as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from flwr.app import Message
+
+from experiments.faults.fleet import Killed
+from experiments.faults.run import outcome
+from fedfuse.cli import read_cut_off
+from fedfuse.errors import FedfuseError
+from fedfuse.flower import grid
+from fedfuse.report.reading import read_run
+from fedfuse.report.writing import RunWriter
+from strategies.base import PhasedStrategy
+from strategies.results import METRICS
+from tests.federations import about, federate, lines
+
+SHORT: dict[str, Any] = {
+    "rounds": 2,
+    "baselines": False,
+    "clients": 2,
+    "data__domains": 2,
+    "data__questions": 1,
+    "local__steps": 2,
+    "server_distill__steps": 2,
+    "client_distill__steps": 2,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "fedmkt": {"strategy": "fedmkt", "knowledge__freshness": 1e-2},
+    "fedfuse": {"strategy": "fedfuse", "selector__steps": 2, "selector__folds": 2},
+}
+
+
+def killing(place: int) -> type[grid.InProcessGrid]:
+    """A grid under which the server ends before it sends, or gets, its message of this number."""
+    count = 0
+
+    class Killing(grid.InProcessGrid):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            self.tick()
+            return super().push_messages(messages)
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            replies = []
+            for message_id in message_ids:
+                replies += super().pull_messages([message_id])
+                self.tick()
+            return replies
+
+        def tick(self) -> None:
+            nonlocal count
+            count += 1
+            if count == place:
+                raise Killed
+
+    return Killing
+
+
+def cut_off(place: int, output: Path, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> Path:
+    """A run whose server is killed; returns its folder."""
+    with monkeypatch.context() as patch:
+        patch.setattr(grid, "InProcessGrid", killing(place))
+        with pytest.raises(Killed):
+            federate(output, **keys)
+    return output / "quickstart"
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The keys of a run, and what it finds out."""
+    keys = {**SHORT, **KINDS[request.param]}
+    return keys, outcome(federate(tmp_path_factory.mktemp("whole"), **keys))
+
+
+# A phase is one message sent and two received: registration and round 0 take 6 ticks, a round 9.
+@pytest.mark.parametrize("place", [2, 5, 9, 15, 18, 23])
+def test_a_killed_server_goes_on_bit_for_bit(
+    place: int,
+    undisturbed: tuple[dict[str, Any], dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys, wanted = undisturbed
+    folder = cut_off(place, tmp_path, monkeypatch, **keys)
+    assert outcome(folder) != wanted
+    federate(tmp_path, **keys, resume=str(folder))
+    assert outcome(folder) == wanted
+    assert about(folder)["status"] == "finished"
+    [event] = lines(folder, "events")
+    done = -1 if place <= 6 else 0 if place <= 15 else 1
+    assert event["event"] == "resumed"
+    assert event["detail"] == ("from the beginning" if done < 0 else f"after round {done}")
+    assert not list(folder.glob("candidates-*"))
+    assert len(list((folder / "server" / "checkpoints").iterdir())) == 2
+    assert read_run(folder).events
+
+
+def events(folder: Path) -> list[tuple[str, str, str]]:
+    return [(x["event"], x["client"], x["detail"]) for x in lines(folder, "events")]
+
+
+def flip(path: Path) -> None:
+    """Turn the last bit of a file over."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("undisturbed", ["fedmkt"], indirect=True)
+def test_a_damaged_checkpoint_costs_a_round(
+    undisturbed: tuple[dict[str, Any], dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The round before is gone on from, by the clients too, who are two rounds ahead by then."""
+    keys, wanted = undisturbed
+    folder = cut_off(20, tmp_path, monkeypatch, **keys)
+    flip(folder / "server" / "checkpoints" / "round-1.safetensors")
+    federate(tmp_path, **keys, resume=str(folder))
+    assert outcome(folder) == wanted
+    [damage, resumed] = events(folder)
+    assert damage[:2] == ("damaged", "server")
+    assert "round-1.safetensors" in damage[2]
+    assert resumed == ("resumed", "server", "after round 0")
+
+
+@pytest.mark.parametrize("undisturbed", ["fedmkt"], indirect=True)
+@pytest.mark.parametrize("loss", ["all", "damaged"])
+def test_a_client_that_lost_its_state_says_so(
+    loss: str,
+    undisturbed: tuple[dict[str, Any], dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys, wanted = undisturbed
+    folder = cut_off(18, tmp_path, monkeypatch, **keys)
+    state = folder / "clients" / "1" / "state"
+    assert sorted(path.name for path in state.iterdir()) == [
+        f"round-{number}.safetensors" for number in (0, 1, 2)
+    ]
+    if loss == "all":
+        shutil.rmtree(state)
+    else:
+        flip(state / "round-1.safetensors")
+    federate(tmp_path, **keys, resume=str(folder))
+    assert outcome(folder) != wanted
+    assert about(folder)["status"] == "finished"
+    found = [event[:2] for event in events(folder)]
+    if loss == "all":
+        assert found == [("resumed", "server"), ("lost", "1")]
+    else:
+        assert found == [("resumed", "server"), ("damaged", "1"), ("returned", "1")]
+        assert events(folder)[-1][2] == "with its state of round 0"
+
+
+@pytest.mark.parametrize("undisturbed", ["fedmkt"], indirect=True)
+def test_clients_that_are_still_there_go_back_as_well(
+    undisturbed: tuple[dict[str, Any], dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With all that they remember of a round that the server does not know of."""
+    keys, wanted = undisturbed
+    kept: list[dict[int, bytes]] = []
+
+    class Lasting(killing(18)):  # type: ignore[misc]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            for node, packed in kept[0].items() if kept else ():
+                state = grid._unpack(packed).state
+                context = grid._unpack(self._contexts[node])
+                assert len(state) > 3
+                context.state.update(state)
+                self._contexts[node] = grid._pack(context)
+            kept.append(self._contexts)
+
+    monkeypatch.setattr(grid, "InProcessGrid", Lasting)
+    with pytest.raises(Killed):
+        federate(tmp_path, **keys)
+    federate(tmp_path, **keys, resume=str(tmp_path / "quickstart"))
+    assert outcome(tmp_path / "quickstart") == wanted
+
+
+def test_another_run_of_the_name_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may still have what a client of an earlier run left, under the same name."""
+    keys = {**SHORT, "rounds": 1}
+    wanted = outcome(federate(tmp_path / "whole", **keys))
+    other = federate(tmp_path / "other", **keys, seed=1)
+    make = RunWriter.__init__
+
+    def make_among(self: RunWriter, *arguments: Any) -> None:
+        make(self, *arguments)
+        shutil.copytree(other / "clients", self.folder / "clients")
+
+    monkeypatch.setattr(RunWriter, "__init__", make_among)
+    folder = federate(tmp_path / "again", **keys)
+    assert outcome(folder) == wanted
+    assert not (folder / "events.jsonl").exists()
+
+
+def test_what_cannot_go_on_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cut_off(12, tmp_path, monkeypatch, **SHORT)
+    keys = {**SHORT, "resume": str(folder)}
+    with pytest.raises(FedfuseError, match=r"another config:\n  seed = 5: allowed: 0"):
+        federate(tmp_path, **keys, seed=5)
+    config, clients = read_cut_off(folder, 9)
+    assert (config.resume, config.rounds, clients) == (str(folder), 2, 2)
+    about_run = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(about_run | {"status": "finished"}))
+    with pytest.raises(FedfuseError, match="has finished; allowed: one that was cut off"):
+        federate(tmp_path, **keys)
+    with pytest.raises(FedfuseError, match="cannot be read"):
+        federate(tmp_path, **{**keys, "resume": str(tmp_path)})
+
+
+def test_two_servers_do_not_write_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cut_off(12, tmp_path, monkeypatch, **SHORT)
+    with FileLock(folder / ".lock"), pytest.raises(FedfuseError, match="another server"):
+        federate(tmp_path, **SHORT, resume=str(folder))
+
+
+def test_the_result_knows_of_the_rounds_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[Any] = []
+    start = PhasedStrategy.start
+    monkeypatch.setattr(
+        PhasedStrategy, "start", lambda *a, **k: results.append(start(*a, **k)) or results[-1]
+    )
+    federate(tmp_path / "whole", **SHORT)
+    folder = cut_off(20, tmp_path, monkeypatch, **SHORT)
+    federate(tmp_path, **SHORT, resume=str(folder))
+    whole, resumed = results
+    assert set(whole.evaluate_metrics_clientapp) == {0, 1, 2}
+    for name in METRICS:
+        assert getattr(resumed, name) == getattr(whole, name)
+    assert resumed.arrays == whole.arrays
