@@ -150,12 +150,14 @@ def test_usage_that_is_none_costs_the_most(
         ("soon", 0.0),
         ("", 0.0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        (format_datetime(datetime.now(UTC) + timedelta(days=1)), 86400.0),
+        ("tomorrow", 86400.0),
     ],
 )
 def test_retry_after_is_read(
     endpoint: Endpoint, model: HttpModel, header: str, seconds: float
 ) -> None:
+    if header == "tomorrow":
+        header = format_datetime(datetime.now(UTC) + timedelta(days=1))
     endpoint.misbehave([Odd(429, "", {"Retry-After": header})])
     with pytest.raises(Transient) as caught:
         model.ask(["a"])
