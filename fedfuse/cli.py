@@ -21,11 +21,13 @@ from fedfuse.flower.config import RunConfig, Scalar, flatten, model_of_partition
 from fedfuse.flower.sections import BUILTIN_DATA
 from fedfuse.inspect_command import inspect
 from fedfuse.node_command import keys, node
+from fedfuse.status_command import status
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 console = Console(stderr=True)
 app.command()(align)
 app.command()(inspect)
+app.command()(status)
 app.add_typer(keys, name="keys")
 app.add_typer(node, name="node")
 

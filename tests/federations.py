@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from flwr.clientapp import ClientApp
+from numpy import ndarray
 
 from clients.app import app as client_app
 from clients.distillation import _private
+from fedfuse.checkpoints import Checkpoints
 from fedfuse.flower import workspace
 from fedfuse.flower.config import Scalar, flatten, parse
 from fedfuse.flower.grid import run_in_process
@@ -92,3 +94,10 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
 def about(folder: Path) -> dict[str, Any]:
     """What config.json says."""
     return dict(json.loads((folder / "config.json").read_text()))
+
+
+def checkpoint(folder: Path) -> Mapping[str, ndarray]:
+    """The arrays of the server's last checkpoint."""
+    found = Checkpoints(folder / "server" / "checkpoints").newest()
+    assert found is not None
+    return found.arrays

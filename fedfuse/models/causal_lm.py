@@ -26,11 +26,13 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedfuse.errors import FedfuseError
+from fedfuse.files import unwritable
 from fedfuse.models.loading import (
     check_causal,
     loading_errors,
@@ -240,6 +242,9 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     """Save the adapter so that ``PeftModel.from_pretrained(base, folder)`` loads it.
 
     An existing folder is replaced; nobody ever sees a half-written one.
+
+    Raises:
+        FedfuseError: when it cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     stem = f".{folder.name}-{secrets.token_hex(4)}"
@@ -251,9 +256,11 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         if folder.exists():
             folder.rename(old)
         scratch.rename(folder)
-    except BaseException:
+    except BaseException as error:
         if old.exists():
             old.rename(folder)
+        if isinstance(error, OSError | SafetensorError):
+            raise unwritable(folder, error) from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

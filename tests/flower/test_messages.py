@@ -143,3 +143,25 @@ def test_missing_metrics_are_refused() -> None:
         messages.take_scores(RecordDict({"metrics": MetricRecord({})}))
     with pytest.raises(FedfuseError, match=r"metrics.loss is None"):
         messages.take_number(RecordDict({"metrics": MetricRecord({})}), "loss")
+
+
+def test_a_request_says_what_it_belongs_to() -> None:
+    config = ConfigRecord({"reply": "knowledge"})
+    occasion = messages.Occasion("run", "5f", 3)
+    messages.put_occasion(config, occasion)
+    assert messages.take_occasion(RecordDict({"config": config})) == occasion
+    del config["run-id"]
+    for content in (RecordDict({"config": config}), RecordDict({})):
+        with pytest.raises(FedfuseError, match="run-id"):
+            messages.take_occasion(content)
+
+
+def test_a_reply_says_what_it_answers() -> None:
+    reply = RecordDict({"info": ConfigRecord({"heard": "x"})})
+    messages.put_round(reply, 2)
+    assert reply["info"] == ConfigRecord({"heard": "x", "round": 2})
+    messages.check_round(reply, 2)
+    with pytest.raises(FedfuseError, match="of round 2; allowed: 3"):
+        messages.check_round(reply, 3)
+    with pytest.raises(FedfuseError, match="of round None; allowed: 3"):
+        messages.check_round(RecordDict({}), 3)

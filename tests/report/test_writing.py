@@ -98,3 +98,38 @@ def test_an_invented_domain_or_share_is_refused(tmp_path: Path) -> None:
         run.selection(1, "down", "0", {("bank", "server"): 1.5})
     assert not (run.folder / "metrics.jsonl").exists()
     assert not (run.folder / "selection.jsonl").exists()
+
+
+def test_a_run_that_is_reopened_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
+    first = RunWriter(tmp_path, "run", {"seed": 0})
+    first.describe(domains=["a"], models={"server": "m"})
+    first.scores("federated", 1, "server", {"a": Score(1.0, None, 3)})
+    first.exchange(1, "evaluate", "0")
+    sizes = first.sizes()
+    assert sizes.keys() == {"metrics.jsonl"}
+    first.scores("federated", 2, "server", {"a": Score(2.0, None, 3)})
+    first.selection(2, "up", "server", {("a", "none"): 1.0})
+    first.exchange(2, "evaluate", "0")
+    with (first.folder / "ledger.jsonl").open("a") as file:
+        file.write('{"round": 3, "pha')  # The power failed.
+    again = RunWriter.reopen(first.folder)
+    assert (again.id, again.config, again.models) == (first.id, {"seed": 0}, {"server": "m"})
+    again.cut(sizes)
+    metrics = (again.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in metrics] == [1]
+    assert (again.folder / "selection.jsonl").read_text() == ""
+    ledger = (again.folder / "ledger.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in ledger] == [1, 2]
+    again.add(models={"0": "n"}, names={"0": "zero"})
+    about = json.loads((again.folder / "config.json").read_text())
+    assert about["models"] == {"server": "m", "0": "n"}
+    assert RunWriter(tmp_path, "run", {}).id != first.id
+
+
+def test_a_run_of_an_older_version_is_not_reopened(tmp_path: Path) -> None:
+    folder = RunWriter(tmp_path, "run", {}).folder
+    about = json.loads((folder / "config.json").read_text())
+    del about["id"]
+    (folder / "config.json").write_text(json.dumps(about))
+    with pytest.raises(FedfuseError, match="'id' is missing"):
+        RunWriter.reopen(folder)

@@ -6,18 +6,18 @@ import math
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from fedfuse.checkpoints import below
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.flower.config import parse
 from fedfuse.flower.workspace import load_splits
 from fedfuse.models.builtin import build
 from fedfuse.report.reading import read_run
 from fedfuse.tokenization.load import load_tokenizer
-from tests.federations import FAST, about, federate, lines
+from tests.federations import FAST, about, checkpoint, federate, lines
 
 CLIENTS = ("0", "1", "2", "3")
 DOMAINS = 4
@@ -145,8 +145,8 @@ def test_a_taken_name_gets_a_number(finished: Path) -> None:
 
 def test_training_goes_on_where_the_last_round_stopped(finished: Path) -> None:
     """Two rounds of four steps of four samples; whole phases."""
-    with np.load(finished / "server" / "training.npz", allow_pickle=False) as state:
-        assert int(state["distill|position"]) == 32
-        assert int(state["distill|step"]) == 0
-        steps = {float(state[name]) for name in state.files if name.startswith("distill|step/")}
+    state = below(checkpoint(finished), "training|distill|")
+    assert int(state["position"]) == 32
+    assert int(state["step"]) == 0
+    steps = {float(value) for name, value in state.items() if name.startswith("step/")}
     assert steps == {8.0}

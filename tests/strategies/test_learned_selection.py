@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedfuse.checkpoints import below
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion import learning
 from fedfuse.fusion.learning import LearnedSelector
@@ -16,7 +17,7 @@ from fedfuse.fusion.promotion import Change, Verdict
 from fedfuse.fusion.settings import SelectorSettings
 from fedfuse.models import participant
 from fedfuse.report.reading import read_run
-from tests.federations import federate, lines
+from tests.federations import checkpoint, federate, lines
 
 SHORT: dict[str, Any] = {
     "clients": 2,
@@ -46,9 +47,7 @@ def test_both_sides_learn_whom_to_trust(fedfuse: Path) -> None:
 
 
 def test_the_selector_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
-    with np.load(fedfuse / "server" / "training.npz") as file:
-        prefix = "strategy|selector/"
-        state = {n.removeprefix(prefix): file[n] for n in file.files if n.startswith(prefix)}
+    state = below(checkpoint(fedfuse), "strategy|selector/")
     assert int(state["round"]) == 2
     restored = LearnedSelector(SelectorSettings(steps=5), seed=0)
     restored.load(state)
@@ -92,8 +91,7 @@ def test_a_public_set_that_changes_is_refused(tmp_path: Path) -> None:
 def test_the_papers_selector_can_be_chosen(tmp_path: Path) -> None:
     keys = {"selector__network": "perceptron", "selector__signal": "distillation"}
     folder = federate(tmp_path, **{**SHORT, "rounds": 1}, **keys, strategy="fusion-x")
-    with np.load(folder / "server" / "training.npz") as file:
-        assert "strategy|selector/gate/layers.0.weight" in file.files
+    assert "strategy|selector/gate/layers.0.weight" in checkpoint(folder)
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -123,8 +121,7 @@ def test_a_round_that_is_not_promoted_leaves_no_trace(
         if line["model"] == "server":
             losses.setdefault(line["domain"], set()).add(line["loss"])
     assert all((len(found) > 1) == keep for found in losses.values())
-    with np.load(folder / "server" / "training.npz") as file:
-        assert any(name.startswith("distill|") for name in file.files) == keep
+    assert any(name.startswith("training|distill|") for name in checkpoint(folder)) == keep
 
 
 def test_scores_tell_a_change_from_noise(fedfuse: Path) -> None:

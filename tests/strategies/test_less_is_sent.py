@@ -70,7 +70,9 @@ def test_what_stays_is_not_told_again(tmp_path: Path, monkeypatch: pytest.Monkey
         down = traffic(folder, "train.distill", "sent_bytes")
         if freshness == 1.0:
             assert down[2] < down[1]
-        assert len(list((folder / "server" / "held").glob("*.npz"))) == (2 if freshness else 0)
+        held = [path.name[:2] for path in (folder / "server" / "held").glob("*.npz")]
+        assert set(held) == ({"0-", "1-"} if freshness else set())
+        assert len(held) <= 4  # of this checkpoint and the one before
     assert told[0.0][1] == pytest.approx(told[1.0][1], rel=0.02)
     assert told[1.0][2] < 0.5 * told[1.0][1]
     assert told[1.0][2] < told[SMALL][2] < told[0.0][2]
