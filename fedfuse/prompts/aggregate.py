@@ -29,7 +29,7 @@ first client's first token wins.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -184,7 +184,7 @@ def aggregate(
     elif settings.method == "gain":
         kept = _gained(uploaded, labels, weights, settings)
     else:
-        groups = list(_clusters(labels))
+        groups = _clusters(labels)
         if settings.method == "attention":
             groups = [[index] for index in _heaviest(weights)[: settings.fixed_size]]
         kept = [_keep(uploaded, group, labels, weights) for group in groups]
@@ -218,7 +218,7 @@ def _gained(
     for group in groups:
         token = _keep(uploaded, group, labels, weights)
         factor = settings.noise_discount if token.cluster == NOISE else len(token.clients) ** 0.5
-        token = KeptToken(token.token, token.weight * factor, token.cluster, token.sources)
+        token = replace(token, weight=token.weight * factor)
         other = strongest.get(token.token)
         if other is None or token.weight > other.weight:
             strongest[token.token] = token
