@@ -99,8 +99,8 @@ def test_the_plan() -> None:
     assert {(seed, "trec", "trained") for seed in range(4)} <= set(units)
     assert (0, "trec", "promoted") not in units
     assert (3, "default", "promoted") in units
-    assert (1, "default", "per-row") in units
-    assert (2, "default", "per-row") not in units
+    assert (1, "label-noise", "per-row") in units
+    assert (2, "label-noise", "per-row") not in units
 
 
 def test_unevenness_is_that_of_the_clients() -> None:

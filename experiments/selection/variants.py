@@ -79,7 +79,7 @@ MORE: dict[str, Variant] = {
 }
 MORE_ON = ("default", "label-noise", "expert-server")
 # On fewer seeds, too.
-ABLATED = ("default", "label-noise")
+ABLATED = ("label-noise",)
 ABLATION_SEEDS = 2
 ABLATIONS: dict[str, Variant] = {
     "labels-only": Variant(None),
