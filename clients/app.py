@@ -1,4 +1,8 @@
-"""The ClientApp: which message is answered by what."""
+"""The ClientApp: which message is answered by what.
+
+A strategy that tunes prompts sends one with every message, any other none: so the strategy that the
+run config names, which a client cannot import, decides which kind of client answers.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from flwr.clientapp import ClientApp
 
 from clients.baselines import train_baselines
 from clients.distillation import DistillationClient
+from clients.prompts import PromptClient
+from fedfuse.flower.prompt_messages import PROMPT
 
 app = ClientApp()
 
@@ -14,13 +20,13 @@ app = ClientApp()
 @app.query("register")
 def register(message: Message, context: Context) -> Message:
     """Answer who this client is."""
-    return Message(DistillationClient(context).register(message.content), reply_to=message)
+    return Message(_client(message, context).register(message.content), reply_to=message)
 
 
 @app.train("local")
 def local(message: Message, context: Context) -> Message:
-    """Train on private data."""
-    return Message(DistillationClient(context).local(message.content), reply_to=message)
+    """Train, or search, on private data."""
+    return Message(_client(message, context).local(message.content), reply_to=message)
 
 
 @app.train("distill")
@@ -32,10 +38,17 @@ def distill(message: Message, context: Context) -> Message:
 @app.train("baseline")
 def baseline(message: Message, context: Context) -> Message:
     """Measure what this client would be without the federation."""
-    return Message(train_baselines(DistillationClient(context)), reply_to=message)
+    client = _client(message, context)
+    if isinstance(client, PromptClient):
+        return Message(client.standalone(message.content), reply_to=message)
+    return Message(train_baselines(client), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the model on the test set."""
-    return Message(DistillationClient(context).evaluate(message.content), reply_to=message)
+    """Score the model or the prompt."""
+    return Message(_client(message, context).evaluate(message.content), reply_to=message)
+
+
+def _client(message: Message, context: Context) -> PromptClient | DistillationClient:
+    return (PromptClient if PROMPT in message.content else DistillationClient)(context)

@@ -7,16 +7,14 @@ import os
 import sys
 
 import torch
-from flwr.app import ArrayRecord, Context
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedfuse.flower.config import parse
-from fedfuse.flower.messages import arrays_to_record
 from fedfuse.report.html import write_report
 from fedfuse.report.plots import save_headline
 from fedfuse.report.reading import read_run
 from strategies.registry import find_strategy
-from strategies.session import open_session
 
 app = ServerApp()
 log = logging.getLogger("strategies")
@@ -30,12 +28,10 @@ def main(grid: Grid, context: Context) -> None:
     # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     config = parse(context.run_config)
-    strategy_class = find_strategy(config.strategy)
-    session = open_session(config)
-    run = session.run
-    strategy = strategy_class(session)
+    strategy = find_strategy(config.strategy).open(config)
+    run = strategy.session.run
     try:
-        initial: ArrayRecord = arrays_to_record(session.participant.adapter)
+        initial = strategy.initial()
         strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.timeout)
     except BaseException:
         run.describe(status="failed")

@@ -1,31 +1,31 @@
 """The phases of a round, with Flower's signatures: what every fedfuse strategy shares.
 
-A strategy that exchanges something else, or chooses otherwise, overrides the hooks of the phase
-that it changes; ``FedMKT`` shows all of them, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
+``ModelStrategy`` is what those have in common whose server has a model of its own. A strategy that
+exchanges something else, or chooses otherwise, overrides the hooks of the phase that it changes;
+``FedMKT`` shows all of them, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import Score
 from fedfuse.flower import messages
-from fedfuse.tokenization.tokenizer import TextTokenizer
-from strategies.baselines import client_baselines, server_baselines
+from fedfuse.flower.config import RunConfig
+from fedfuse.report.writing import RunWriter
 from strategies.exchange import Exchange, require
-from strategies.session import SERVER, Session
+from strategies.session import SERVER
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,18 +35,77 @@ ZERO_SHOT = "zero-shot"
 NODE_POLL_SECONDS = 0.2
 
 
+class OpenRun(Protocol):
+    """What a strategy is given, whatever else that may be: config and run folder."""
+
+    config: RunConfig
+    run: RunWriter
+
+    def begin(self, server_round: int) -> None:
+        """Take up what a round is about."""
+        ...
+
+    def checkpoint(self, server_round: int, strategy: Mapping[str, ndarray]) -> None:
+        """Save what is needed to go on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A client as it registers.
+
+    Attributes:
+        client: its name, the number of its partition.
+        model: that it has, or asks.
+        name: what reports call it.
+        domain: of most of its data, empty for none.
+    """
+
+    client: str
+    model: str
+    name: str
+    domain: str = ""
+
+
 class PhasedStrategy(Strategy):
     """Register once; then per round train, distill and evaluate.
 
     Args:
-        session: config, the server's model and the run folder.
+        session: config, run folder, and what the strategy needs besides.
+
+    Attributes:
+        tunes_prompts: whether clients search prompts for a black box, or train models.
     """
 
-    def __init__(self, session: Session) -> None:
+    tunes_prompts = False
+
+    def __init__(self, session: OpenRun) -> None:
         self.session = session
         self.config = session.config
-        self.tokenizers: dict[int, TextTokenizer] = {}
         self.exchange: Exchange
+
+    @classmethod
+    @abstractmethod
+    def open(cls, config: RunConfig) -> Self:
+        """The strategy with the session that it needs."""
+
+    # --- Hooks of the registration ----------------------------------------------------------------
+
+    @abstractmethod
+    def greeting(self) -> RecordDict:
+        """What clients are told when they are asked who they are."""
+
+    @abstractmethod
+    def admit(self, reply: Message) -> Member:
+        """Who a client says that it is.
+
+        Raises:
+            FedfuseError, KeyError, TypeError, ValueError: for a client that cannot take part.
+        """
+
+    def initial(self) -> ArrayRecord:
+        """The server's arrays before the first round."""
+        return ArrayRecord()
 
     # --- Hooks, in the order of a round; a strategy overrides what it changes ---------------------
 
@@ -56,11 +115,11 @@ class PhasedStrategy(Strategy):
         """Ask every client for local training; ``config["reply"]`` says what to send back."""
         return self.requests(messages.LOCAL, ConfigRecord({**config, "reply": "nothing"}))
 
+    @abstractmethod
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Learn from the clients' replies; returns the server's new arrays and metrics."""
-        return None, mean_loss(self.losses(server_round, replies))
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -81,27 +140,18 @@ class PhasedStrategy(Strategy):
         run = self.session.run.folder.name
         return self.requests(messages.EVALUATE, ConfigRecord({**config, "run": run}))
 
+    @abstractmethod
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Write the clients' scores down; returns their mean loss over clients and domains."""
-        stage = FEDERATED if server_round else ZERO_SHOT
+        """Write the clients' scores down; returns what they have in the mean."""
 
-        def note(reply: Message) -> list[float]:
-            scores = messages.take_scores(reply.content)
-            client = self.exchange.name(reply.metadata.src_node_id)
-            self.session.run.scores(stage, server_round, client, scores)
-            return [score.loss for score in scores.values()]
+    @abstractmethod
+    def evaluate_server(self, server_round: int) -> MetricRecord:
+        """Score what the server has and write it down."""
 
-        noted = self.accept(server_round, replies, note)
-        return mean_loss([loss for _, losses in noted for loss in losses])
-
-    def evaluate_server(self, server_round: int) -> dict[str, Score]:
-        """Score the server's model and write it down."""
-        stage = FEDERATED if server_round else ZERO_SHOT
-        scores = self.session.score()
-        self.session.run.scores(stage, server_round, SERVER, scores)
-        return scores
+    def measure_baselines(self, num_rounds: int) -> None:
+        """What the same would be without the federation; where the run config asks for it."""
 
     def state(self) -> dict[str, ndarray]:
         """What the strategy itself has learned, as flat arrays for the checkpoint."""
@@ -146,42 +196,38 @@ class PhasedStrategy(Strategy):
             self.session.checkpoint(server_round, self.state())
             self._evaluate(server_round, result, grid, evaluate_config, evaluate_fn)
         if self.config.baselines:
-            self._baselines(num_rounds)
+            self.measure_baselines(num_rounds)
         return result
 
     def register(self, grid: Grid, timeout: float) -> None:
-        """Wait for the clients, tell them the server's tokenizer, and ask who they are."""
+        """Wait for the clients, and ask who they are."""
         nodes = self._wait_for_nodes(grid, timeout)
-        greeting = RecordDict({})
-        messages.put_tokenizer(greeting, self.session.participant.tokenizer)
+        greeting = self.greeting()
         requests = [Message(greeting, node, messages.REGISTER) for node in nodes]
-        models, names, own = {SERVER: self.config.server.model}, {SERVER: SERVER}, {}
-        known: dict[str, TextTokenizer] = {}
+        members: dict[str, Member] = {}
 
         def admit(reply: Message) -> None:
             node = reply.metadata.src_node_id
             try:
-                info = reply.content.config_records["info"]
-                tokenizer = messages.take_tokenizer(reply.content)
-                client = str(int(info["partition"]))  # type: ignore[arg-type]
-                if client in self.exchange.names.values():
-                    raise FedfuseError(f"partition {client} is taken by another client")
-                model, domain = str(info["model"]), str(info["own-domain"])
+                member = self.admit(reply)
+                if member.client in members:
+                    raise FedfuseError(f"partition {member.client} is taken by another client")
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
                 self.exchange.refuse(0, messages.REGISTER, node, error)
                 return
-            # Clients of one model share one tokenizer.
-            self.tokenizers[node] = known.setdefault(tokenizer.fingerprint, tokenizer)
-            self.exchange.names[node] = client
-            models[client], own[client] = model, domain
-            label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
-            names[client] = f"{domain or client} / {label}"
+            self.exchange.names[node] = member.client
+            members[member.client] = member
 
         deque(self.exchange.stream(0, requests, greet=admit), maxlen=0)
         # By name: in which order clients are asked is no matter of who was quicker to register.
         self.exchange.names = dict(sorted(self.exchange.names.items(), key=lambda item: item[1]))
         require(len(self.exchange.names), self.config.min_clients, messages.REGISTER)
-        self.session.run.describe(models=models, names=names, own_domain=own)
+        run, found = self.session.run, members.items()
+        run.describe(
+            models=run.models | {client: member.model for client, member in found},
+            names={SERVER: SERVER} | {client: member.name for client, member in found},
+            own_domain={client: member.domain for client, member in found},
+        )
 
     def requests(
         self, kind: str, config: ConfigRecord, content: RecordDict | None = None
@@ -208,10 +254,6 @@ class PhasedStrategy(Strategy):
                 continue
             yield self.exchange.name(reply.metadata.src_node_id), found
 
-    def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
-        """The losses that the clients report, in the order of their names."""
-        return [loss for _, loss in sorted(self.accept(server_round, replies, take_loss))]
-
     def _wait_for_nodes(self, grid: Grid, timeout: float) -> list[int]:
         """The ServerApp may start before the nodes are there."""
         deadline = time.monotonic() + timeout
@@ -227,11 +269,10 @@ class PhasedStrategy(Strategy):
     def _train(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
         log.info("round %d: clients train on private data", server_round)
         self.session.begin(server_round)
-        replies = self.exchange.stream(
-            server_round,
-            self.configure_train(server_round, result.arrays, config, grid),
-            minimum=self.config.min_clients,
-        )
+        requests = list(self.configure_train(server_round, result.arrays, config, grid))
+        # A strategy may ask fewer clients than there are.
+        minimum = min(self.config.min_clients, len(requests))
+        replies = self.exchange.stream(server_round, requests, minimum=minimum)
         started = time.monotonic()
         arrays, metrics = self.aggregate_train(server_round, replies)
         deque(replies, maxlen=0)  # Whatever a strategy leaves out, every client is heard.
@@ -258,52 +299,12 @@ class PhasedStrategy(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
     ) -> None:
         requests = self.configure_evaluate(server_round, result.arrays, config, grid)
-        scores: dict[str, Score] = {}
+        own: list[MetricRecord] = []
         replies = self.exchange(
-            server_round, requests, lambda: scores.update(self.evaluate_server(server_round))
+            server_round, requests, lambda: own.append(self.evaluate_server(server_round))
         )
         metrics = self.aggregate_evaluate(server_round, replies)
         if metrics is not None:
             result.evaluate_metrics_clientapp[server_round] = metrics
-        own = MetricRecord({**messages.scores_to_metrics(scores)})
         given = evaluate_fn(server_round, result.arrays) if evaluate_fn else None
-        result.evaluate_metrics_serverapp[server_round] = given or own
-        mean = sum(score.loss for score in scores.values()) / len(scores)
-        log.info("round %d: server loss %.4f nats/byte", server_round, mean)
-
-    def _baselines(self, num_rounds: int) -> None:
-        log.info("baselines: standalone, public-only, centralized")
-        requests = self.requests(messages.BASELINE, ConfigRecord({}))
-        with one_thread():
-            replies = self.exchange(num_rounds, requests, lambda: server_baselines(self.session))
-
-        def note(reply: Message) -> None:
-            client = self.exchange.name(reply.metadata.src_node_id)
-            client_baselines(self.session, client, reply)
-
-        deque(self.accept(num_rounds, replies, note), maxlen=0)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep the server to one core while simulated clients use the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def take_loss(reply: Message) -> float:
-    """The loss that a reply says its sender ended with.
-
-    Raises:
-        FedfuseError: when it says nothing, or no finite number.
-    """
-    return messages.take_number(reply.content, "loss")
-
-
-def mean_loss(losses: Sequence[float]) -> MetricRecord | None:
-    """The mean of losses; nothing for none."""
-    return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None
+        result.evaluate_metrics_serverapp[server_round] = given or own[0]

@@ -11,12 +11,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
+from fedfuse.report.prompt_records import AggregationLine, PromptLine
 
 PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
 
@@ -44,6 +46,11 @@ class RunWriter:
             "floor": None,
         }
         self.describe()
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Base models by who has them, as far as they are known."""
+        return dict(self._about["models"])
 
     def describe(self, **facts: Any) -> None:
         """Set facts in config.json: models, domains, names, own_domain, floor, status."""
@@ -129,6 +136,14 @@ class RunWriter:
         self._check_domains(domain for domain in changes if domain)
         line = {"round": server_round, "model": model, "keep": keep, "changes": dict(changes)}
         self._append("verdicts.jsonl", line)
+
+    def prompt(self, line: PromptLine) -> None:
+        """One line in prompts.jsonl."""
+        self._append("prompts.jsonl", asdict(line))
+
+    def aggregation(self, line: AggregationLine) -> None:
+        """One line in aggregations.jsonl."""
+        self._append("aggregations.jsonl", asdict(line))
 
     def _check_domains(self, domains: Iterable[str]) -> None:
         known = self._about["domains"]
