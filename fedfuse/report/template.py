@@ -188,6 +188,34 @@ Entropy floor: the best any model can do, known because the source of the data i
 </details>
 </section>
 {% endif %}
+{% if prompts %}
+<section id="prompts">
+<h2>The prompt</h2>
+<p>{{ prompts }}</p>
+<div class="scroll"><table>
+<thead><tr><th>round</th><th class="left">prompt</th><th class="left">chosen</th><th>test</th>
+<th>private</th><th>queries</th></tr></thead>
+<tbody>
+{% for row in prompt_rows %}
+<tr><th>{{ row.name }}</th><td class="left">
+{% for word, clients in row.tokens %}
+<span{% if clients %} title="from {{ clients }}"{% endif %}>{{ word }}
+{%- if clients %}<sub>{{ clients }}</sub>{% endif %}</span>
+{% endfor %}
+</td><td class="left">{{ row.chosen }}</td><td>{{ row.test }}</td><td>{{ row.private }}</td>
+<td>{{ row.queries }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+<p class="note">Below a token: the clients whose prompts it was taken from. Private: mean accuracy
+on the clients&rsquo; own examples. Queries: paid since the run began; of a client&rsquo;s own
+prompt, those of its last search.</p>
+{{ figure("accuracy_by_queries", "Accuracy of the global prompt after each round, against all"
+  ~ " queries that it took: the clients' searches and the server's validation.") }}
+{{ figure("token_clusters", "Tokens that clients sent, by their contextual embeddings (two"
+  ~ " principal components). Colours are clusters, crosses noise; what was kept is ringed.") }}
+</section>
+{% endif %}
 {% if plots.curves %}
 <section id="curves">
 <h2>Round by round</h2>

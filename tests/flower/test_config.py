@@ -61,6 +61,11 @@ CHANGED: dict[str, Any] = {
     "selector.signal": "distillation",
     "selector.features": "entropy,record",
     "selector.unit": "row",
+    "prompts.proposer": "random",
+    "prompts.aggregation": "best-client",
+    "prompts.choice": "none",
+    "black-box.url": "https://models.example/v1",
+    "log-format": "json",
 }
 
 
