@@ -31,13 +31,15 @@ def main(grid: Grid, context: Context) -> None:
     # Half of the cores: on all of them, small models wait for each other's threads, and for the
     # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-    strategy = find_strategy(config.strategy).open(config)
-    run = strategy.session.run
+    strategy_class = find_strategy(config.strategy)
+    session = strategy_class.open(config)
+    run = session.run
     now(run=run.folder.name)
     try:
         # Let go by the system when the process ends, however it ends.
         with FileLock(run.folder / ".lock", timeout=0):
             try:
+                strategy = strategy_class(session)
                 initial = strategy.initial()
                 strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.timeout)
             except BaseException:

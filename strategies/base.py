@@ -12,7 +12,7 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -76,10 +76,10 @@ class PhasedStrategy(Strategy):
         self.roll = Roll(session.run, self.greeting, self.admit)
         self.exchange: Exchange
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def open(cls, config: RunConfig) -> Self:
-        """The strategy with the session that it needs."""
+    def open(config: RunConfig) -> OpenRun:
+        """The session that the strategy needs."""
 
     # --- Hooks of the registration ----------------------------------------------------------------
 

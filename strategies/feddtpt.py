@@ -16,7 +16,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from statistics import mean
-from typing import Self
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -60,10 +59,10 @@ class FedDTPT(PhasedStrategy):
         self.paid = 0
         self._test = 0.0
 
-    @classmethod
-    def open(cls, config: RunConfig) -> Self:
-        """The strategy with examples, masked language model and black box."""
-        return cls(open_prompt_session(config))
+    @staticmethod
+    def open(config: RunConfig) -> PromptSession:
+        """Examples, masked language model and black box."""
+        return open_prompt_session(config)
 
     def select(self, tuned: dict[str, TunedPrompt]) -> Succession:
         """The next global prompt, out of the clients' and the present one.

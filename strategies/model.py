@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -39,10 +39,10 @@ class ModelStrategy(PhasedStrategy):
         super().__init__(session)
         self.tokenizers: dict[int, TextTokenizer] = {}
 
-    @classmethod
-    def open(cls, config: RunConfig) -> Self:
-        """The strategy with the server's model and data."""
-        return cls(open_session(config))
+    @staticmethod
+    def open(config: RunConfig) -> Session:
+        """The server's model and data."""
+        return open_session(config)
 
     def initial(self) -> ArrayRecord:
         """The server's adapter."""
