@@ -213,8 +213,7 @@ prompt, those of its last search.</p>
 {{ figure("accuracy_by_queries", "Accuracy of the global prompt after each round, against all"
   ~ " queries that it took: the clients' searches and the server's validation.") }}
 {{ figure("token_clusters", "Tokens that clients sent, by their contextual embeddings (two"
-  ~ " principal components). Colours are clusters, crosses noise; what became part of the aggregated"
-  ~ " prompt is ringed.") }}
+  ~ " principal components). Colours are clusters, crosses noise; what was kept is ringed.") }}
 </section>
 {% endif %}
 {% if plots.curves %}
