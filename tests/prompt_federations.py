@@ -29,7 +29,9 @@ KEYS: dict[str, Scalar] = {
     "prompts__validation": 12,
     "prompts__test": 20,
     "prompts__queries": 200,
-    "prompts__patience": 8,
+    "prompts__patience": 12,
+    # It names the aspect, and not that a letter is wanted.
+    "prompts__start": "decide the number",
     "black_box__max_tokens": 2,
 }
 
