@@ -1,9 +1,10 @@
 """What learning whom to trust costs: ``python -m benchmarks.selector --json FILE``.
 
-A round of the quickstart with 32 clients, the four built-in kinds eight times: every piece of work that server and clients do is timed by itself, in turns, and the
-medians are multiplied by how often a round does it. Of the selector are the views of the prompts,
-the evidence about all candidates and the learning and weighing, on both sides. What the clients
-know is what their untrained models know: time does not depend on it.
+A round of the quickstart with 32 clients, the four built-in kinds eight times: every piece of work
+that server and clients do is timed by itself, in turns, and the medians are multiplied by how often
+a round does it. Of the selector are the views of the prompts, the evidence about all candidates and
+the learning and weighing. What the clients know is what their untrained models know: time does not
+depend on it.
 """
 
 from __future__ import annotations
