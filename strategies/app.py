@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     now(run=run.folder.name)
     try:
         # Let go by the system when the process ends, however it ends.
-        with FileLock(run.folder / ".lock", timeout=0):
+        with FileLock(run.folder / "lock", timeout=0):
             try:
                 strategy = strategy_class(session)
                 initial = strategy.initial()

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import deployment
 from experiments.alignment import draw as alignment
-from experiments.faults import tables as faults
 from experiments.scale import draw as scale
+from experiments.selection import tables as selection
 from experiments.wire import tables as wire
 from fedfuse.flower.config import RunConfig, flatten
 
@@ -81,6 +81,13 @@ def test_the_table_of_the_scale_study_is_its_results() -> None:
     assert scale.table(results["cells"]) in (ROOT / "docs" / "scale.md").read_text()
 
 
+def test_the_tables_of_the_selection_study_are_its_results() -> None:
+    results = json.loads((ROOT / "experiments" / "selection" / "results.json").read_text())
+    text = (ROOT / "docs" / "selection.md").read_text()
+    for table in selection.TABLES.values():
+        assert table(results["summary"]) in text
+
+
 def test_the_tables_of_the_wire_are_its_results() -> None:
     text = (ROOT / "docs" / "wire.md").read_text()
     for file, table in (("results", wire.one_round), ("rounds", wire.rounds)):
@@ -92,10 +99,3 @@ def test_the_table_of_a_messages_cost_is_its_results() -> None:
     file = ROOT / "benchmarks" / "results" / "deployment.json"
     results = json.loads(file.read_text())["results"]
     assert deployment.table(results) in (ROOT / "docs" / "deploy.md").read_text()
-
-
-def test_the_table_of_failures_is_their_results() -> None:
-    folder = ROOT / "experiments" / "faults"
-    found = [json.loads((folder / f"{name}.json").read_text()) for name in ("kills", "chaos")]
-    text = (ROOT / "docs" / "faults.md").read_text()
-    assert faults.table(*(results["summary"] for results in found)) in text

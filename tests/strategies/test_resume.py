@@ -227,7 +227,7 @@ def test_what_cannot_go_on_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_two_servers_do_not_write_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = cut_off(12, tmp_path, monkeypatch, **SHORT)
-    with FileLock(folder / ".lock"), pytest.raises(FedfuseError, match="another server"):
+    with FileLock(folder / "lock"), pytest.raises(FedfuseError, match="another server"):
         federate(tmp_path, **SHORT, resume=str(folder))
 
 
