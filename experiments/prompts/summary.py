@@ -13,8 +13,8 @@ METHOD = "feddtpt"
 def summarize(cells: Cells, ablated: int) -> dict[str, Any]:
     """The headline at the largest budget, over seeds and both skews, and everything by setting.
 
-    ``gap_to_centralized_points``: by how much one search with everybody's data, and as many queries,
-    is better. ``gain_over_local_points``: against search alone, mean of the clients.
+    ``gap_to_centralized_points``: by how much one search with everybody's data is better at as many
+    queries. ``gain_over_local_points``: against search alone, mean of the clients.
     ``gain_over_best_client_points``: at each budget, against the best single client's prompt.
     """
     largest = max(cell["budget"] for cell in cells)
