@@ -15,9 +15,10 @@ from markupsafe import Markup
 from fedfuse.report import exchange_plots, harm, plots, postmortem, prompts, tables
 from fedfuse.report.fields import clean
 from fedfuse.report.reading import Run, read_run
+from fedfuse.report.sheet import STYLE
 from fedfuse.report.style import STAGE_LINES
 from fedfuse.report.summary import summary
-from fedfuse.report.template import STYLE, TEMPLATE
+from fedfuse.report.template import TEMPLATE
 
 PLOTS = {
     "headline": plots.headline_svg,

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sqlite3
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ import numpy as np
 import pytest
 from flwr.app import Message, MetricRecord
 
+from fedfuse import cli
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import prompt_workspace
 from fedfuse.flower.config import parse
 from fedfuse.flower.messages import arrays_to_record
+from fedfuse.flower.node import parse_client
 from fedfuse.prompts.http_model import HttpModel
 from fedfuse.prompts.meter import Retry
 from fedfuse.report.prompts import bytes_per_client_round, global_lines, prompt_rows
 from fedfuse.report.reading import Run, read_run
 from tests.federations import about, lines
-from tests.prompt_federations import forget, tune
+from tests.prompt_federations import KEYS, forget, tune
 from tests.prompt_federations import tiny_world as tiny_world
 from tests.prompts.endpoint import Odd, serve
 from tests.strategies.saboteur import sabotage
@@ -101,9 +104,9 @@ def test_baselines_are_measured_at_equal_budgets(whole: Path) -> None:
 
 
 def test_nothing_is_asked_twice_and_no_budget_is_passed(whole: Path) -> None:
-    for folder in sorted(whole.glob("clients/*/*")):
-        paid = accounts(folder / "ledger.sqlite")
-        assert sum(paid.values()) == answers(folder / "ledger.sqlite")
+    for ledger in sorted(whole.glob("clients/*/*/ledger.sqlite")):
+        paid = accounts(ledger)
+        assert sum(paid.values()) == answers(ledger)
         assert max(paid.values()) <= 200
     server = whole / "server" / "ledger.sqlite"
     assert sum(accounts(server).values()) == answers(server)
@@ -302,3 +305,70 @@ def test_a_service_is_reached_by_the_config() -> None:
     assert isinstance(backend, HttpModel)
     assert (backend.settings.model, backend.settings.requests_per_minute) == ("a/b", 30)
     assert backend.settings.read_timeout == 60
+
+
+def test_the_command_line_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("strategies.app.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("strategies.app.save_headline", lambda run, stem: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    keys = {key.replace("__", ".").replace("_", "-"): value for key, value in KEYS.items()}
+    keys |= {"rounds": 1, "prompts.queries": 24, "baselines": "false"}
+    sets = [f"{key}={value}" for key, value in keys.items()]
+    cli.simulate(None, sets, 2, True, 1, 0.0)
+    shown = capsys.readouterr().out
+    assert "quickstart: accuracy" in shown
+    assert "decide the number" in shown
+    assert (tmp_path / "runs" / "quickstart" / "server" / "prompt.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"prompts.task": "./nowhere"}, "'./nowhere' does not exist"),
+        ({"prompts.masked-lm": "builtin:bort"}, "'builtin:bort' does not exist"),
+        ({"black-box.model": "builtin:x"}, "'builtin:x' does not exist"),
+        (
+            {"black-box.url": "http://127.0.0.1:1", "black-box.key-variable": "NOT_SET_AT_ALL"},
+            "'NOT_SET_AT_ALL' is not set",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_begins(keys: dict[str, Any], why: str) -> None:
+    with pytest.raises(FedfuseError, match=why):
+        cli.check_inputs(parse({"strategy": "feddtpt", **keys}), 2)
+
+
+def test_a_service_needs_no_model_of_ours(tmp_path: Path) -> None:
+    given = {"strategy": "feddtpt", "black-box.url": "http://127.0.0.1:1/v1"}
+    config = parse({**given, "black-box.model": "./org/model", "prompts.task": "./data"})
+    assert cli.models_of(config, 2) == ["builtin:masked-bert"]
+    (tmp_path / "data").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        absolute = cli.absolute_paths(config)
+    assert absolute.black_box.model == "./org/model"
+    assert absolute.prompts.task == str(tmp_path / "data")
+
+
+def test_a_machine_may_have_examples_of_its_own(tmp_path: Path) -> None:
+    def write(name: str, count: int) -> str:
+        records = [
+            {"text": f"{name} {n}", "options": ["no", "yes"], "label": n % 2} for n in range(count)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
+        return str(tmp_path / f"{name}.jsonl")
+
+    run = {"prompts.task": write("shared", 300), "prompts.private": 5, "prompts.test": 20}
+    share = parse_client({"partition-id": 1, "num-partitions": 2}, run)
+    own = parse_client({"partition-id": 1, "num-partitions": 2, "data": write("mine", 9)}, run)
+    dealt, mine = (prompt_workspace.private_examples(client) for client in (share, own))
+    assert len(dealt) == len(mine) == 5
+    assert all(example.text.startswith("shared") for example in dealt)
+    assert all(example.text.startswith("mine") for example in mine)
+    with pytest.raises(FedfuseError, match="partition-id is 2; allowed: 0 to 1"):
+        prompt_workspace.private_examples(
+            parse_client({"partition-id": 2, "num-partitions": 2}, run)
+        )
