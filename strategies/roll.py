@@ -63,9 +63,10 @@ class Roll:
             after: the last round that is over, -1 for none: a client's state goes back to it.
         """
         there = set(grid.get_node_ids())
-        unheard = sorted(there - self._answered)
+        unheard, run = sorted(there - self._answered), self._session.run
+        if len(there) > run.nodes:
+            run.describe(nodes=len(there))
         if unheard:
-            run = self._session.run
             config = ConfigRecord({"after": after})
             occasion = messages.Occasion(run.folder.name, run.id, max(after, 0))
             messages.put_occasion(config, occasion)

@@ -79,12 +79,17 @@ class RunWriter:
         return dict(self._about["models"])
 
     @property
+    def nodes(self) -> int:
+        """How many nodes there were at most."""
+        return int(self._about.get("nodes", 0))
+
+    @property
     def config(self) -> dict[str, Any]:
         """The run config that the run began with, flat."""
         return dict(self._about["config"])
 
     def describe(self, **facts: Any) -> None:
-        """Set facts in config.json: models, domains, names, own_domain, floor, status, partitions.
+        """Set facts in config.json: models, domains, names, own_domain, floor, status, nodes.
 
         Raises:
             FedfuseError: when it cannot be written.
