@@ -1,16 +1,16 @@
 """What learning whom to trust costs: ``python -m benchmarks.selector --json FILE``.
 
-A round of the quickstart with 32 clients, the four built-in kinds eight times, under strategy
-``fedfuse``: every piece of work that server and clients do is timed by itself, in turns, and the
-medians are multiplied by how often a round does it. Of the selector are the views of the prompts,
-the evidence about all candidates and the learning and weighing, on both sides. What the clients
-know is what their untrained models know: time does not depend on it.
+A round of the quickstart with 32 clients, the four built-in kinds eight times: every piece of work
+that server and clients do is timed by itself, in turns, and the medians are multiplied by how often
+a round does it. Of the selector are the views of the prompts, the evidence about all candidates and
+the learning and weighing. What the clients know is what their untrained models know: time does not
+depend on it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,7 +121,7 @@ def main(
 
 
 def measure(config: RunConfig, timings: Timings, repeats: int) -> dict[str, float]:
-    """The selector's share of a round's compute: of all, and of the server's alone."""
+    """The selector's share of a round's compute, by strategy."""
     private = load_splits(config.data, config.seed, CLIENTS).private
     clients = [
         load_participant(
@@ -144,22 +144,32 @@ def measure(config: RunConfig, timings: Timings, repeats: int) -> dict[str, floa
         for side, jobs in sides.items():
             for what, job in jobs.items():
                 timings.measure(f"{side} {what}", job)
-    total = {"server": 0.0, "clients": 0.0}
-    ours = {"server": 0.0, "clients": 0.0}
-    for side, jobs in sides.items():
-        group, times = ("server", 1) if side == "server" else ("clients", CLIENTS // KINDS)
-        for what in jobs:
-            # A client extracts twice: to tell the server, and to compare itself with it. So does
-            # the server; each views its prompts as often.
-            twice = 2 if what in ("extract", "view prompts") else 1
-            seconds = twice * times * timings.median(f"{side} {what}")
-            total[group] += seconds
-            ours[group] += seconds if what in SELECTOR else 0
     return {
-        "selector_share_of_round": sum(ours.values()) / sum(total.values()),
-        "selector_share_of_servers_part": ours["server"] / total["server"],
-        "selector_share_of_clients_part": ours["clients"] / total["clients"],
+        f"{strategy}_selector_share_of_round": share(strategy, sides, timings)
+        for strategy in ("fusion-x", "fedfuse")
     }
+
+
+def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: Timings) -> float:
+    """The selector's part of all that server and clients compute in a round.
+
+    Either side extracts twice: to tell the other, and to compare itself with it. With ``fusion-x``
+    the clients view their prompts to tell the server's selector, and have none of their own; with
+    ``fedfuse`` they do, and both sides view twice.
+    """
+    mutual = strategy == "fedfuse"
+    total = ours = 0.0
+    for side, jobs in sides.items():
+        server = side == "server"
+        for what in jobs:
+            times = 2 if what == "extract" or (what == "view prompts" and mutual) else 1
+            if what in ("examine", "select") and not (server or mutual):
+                times = 0
+            seconds = times * timings.median(f"{side} {what}")
+            seconds *= 1 if server else CLIENTS // KINDS
+            total += seconds
+            ours += seconds if what in SELECTOR else 0
+    return ours / total
 
 
 if __name__ == "__main__":

@@ -314,9 +314,9 @@ def test_the_selectors_share_is_of_all_work(
         times *= 2 if what in ("extract", "view prompts") else 1
         total += times * each
         ours += times * each if what in ("view prompts", "examine", "select") else 0
-    share = found["results"]["selector_share_of_round"]
+    share = found["results"]["fedfuse_selector_share_of_round"]
     assert share == pytest.approx(ours / total, rel=1e-3)
-    assert 0 < share < 1
+    assert 0 < found["results"]["fusion-x_selector_share_of_round"] < share < 1
 
 
 def test_the_cost_of_a_message_is_what_is_not_work(

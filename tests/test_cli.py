@@ -83,7 +83,10 @@ def sets(*options: str) -> list[str]:
             ["knowledge.positions=guess"],
             "knowledge.positions = 'guess': allowed: 'merge', 'boundary', 'dtw'",
         ),
-        (["strategy=fedsomething"], "strategy = 'fedsomething': allowed: fedmkt, fedavg-lora"),
+        (
+            ["strategy=fedsomething"],
+            "strategy = 'fedsomething': allowed: fedfuse, fusion-x, fedmkt, fedavg-lora",
+        ),
         (["data.public=0"], "public set is empty; allowed: at least one sample"),
         (["min-clients=5"], "min-clients = 5: allowed: at most the number of clients, 4"),
         (["name=a/b"], "name = 'a/b': allowed: a folder name without separators"),

@@ -21,7 +21,7 @@ DOCUMENTS = [
     ROOT / name
     for name in (
         "ARCHITECTURE.md",
-        *(f"docs/{x}.md" for x in ("papers", "alignment", "scale", "wire", "deploy", "faults")),
+        *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
     )
 ]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.frame import raw_cells, traffic, write_results
+from experiments.quickstart import strategies
 from experiments.quickstart.controls import shuffle
 from experiments.quickstart.run import summarize
 from fedfuse.knowledge.record import Knowledge
@@ -46,6 +47,7 @@ def make(folder: Path, **changes: float) -> Run:
         [
             dict(zip(fields, key, strict=True))
             | {"domain": domain, "loss": FLOOR + value, "accuracy": 1 - value, "samples": 5}
+            | ({"noise": 0.01} if key[0] == "federated" else {})
             for key, value in above.items()
             for domain in ("a", "b")
         ],
@@ -156,3 +158,13 @@ def test_shuffling_deals_rows_of_one_rank() -> None:
     # Claims follow from the new distributions: the label's entry, or what is left for it.
     claims = np.where(came_from == labels, -came_from / 100, -5 - came_from)
     np.testing.assert_allclose(found.label_logprob, claims, atol=1e-6)
+
+
+def test_strategies_are_compared_above_the_floor(tmp_path: Path) -> None:
+    runs = [make(tmp_path / "a"), make(tmp_path / "b", server=0.3)]
+    found = strategies.summarize(runs)
+    assert found["server_excess"] == pytest.approx(0.25)
+    assert found["server_excess_std"] == pytest.approx(0.0707, abs=1e-4)
+    assert found["clients_excess"] == pytest.approx(0.1)
+    assert found["own_excess"] == pytest.approx(0.1)
+    assert found["interference_rate"] == 0

@@ -96,11 +96,12 @@ def test_noise_of_training_is_measured_with_another_order() -> None:
 def test_the_plan() -> None:
     units = plan([0, 1, 2, 3])
     assert len(units) == len(set(units))
-    assert {(seed, "trec", "trained") for seed in range(4)} <= set(units)
+    assert {(seed, "default", "trained") for seed in range(4)} <= set(units)
+    assert {seed for seed, scenario, _ in units if scenario == "trec"} == {0, 1}
     assert (0, "trec", "promoted") not in units
     assert (3, "default", "promoted") in units
-    assert (1, "default", "per-row") in units
-    assert (2, "default", "per-row") not in units
+    assert (1, "label-noise", "per-row") in units
+    assert (2, "label-noise", "per-row") not in units
 
 
 def test_unevenness_is_that_of_the_clients() -> None:

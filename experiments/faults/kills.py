@@ -134,7 +134,8 @@ def main(
     cells: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for strategy in STRATEGIES:
-            # In this process, so that its children find models and data loaded.
+            # Here and twice: the second run and the children find models and data loaded.
+            small_run(strategy, Path(temporary) / f"{strategy}-first")
             whole = Path(temporary) / strategy
             steps = small_run(strategy, whole, Steps())
             for _ in range(points // len(STRATEGIES)):

@@ -11,11 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.selection.summary import noise_of
+from experiments.selection.tables import SHOWN
 from fedfuse.report.style import INK, MUTED, PALETTE, WIDTH, new_figure, styled
 
 OURS = "trained"
 # Candidates that a heat map shows; where there are more, these are the most trusted.
-SHOWN = 8
+COLUMNS = 8
 
 
 def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -25,7 +26,8 @@ def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
     for scenario in dict.fromkeys(cell["scenario"] for cell in frame["cells"]):
         cells = [cell for cell in frame["cells"] if cell["scenario"] == scenario]
         choices = [choice for choice in frame["choices"] if choice["scenario"] == scenario]
-        main = list(dict.fromkeys(c["variant"] for c in cells))
+        tried = {cell["variant"] for cell in cells}
+        main = [name for name in SHOWN if name in tried]
         path = folder / f"{scenario}.svg"
         with styled(fonttype="path"):
             figure = new_figure(WIDTH, 1.4 + 0.2 * len(main))
@@ -86,7 +88,7 @@ def _trust(axes: Axes, choices: Sequence[Mapping[str, Any]]) -> None:
     tables = [choice["shares"] for choice in choices if choice["round"] == last]
     domains = list(tables[0])
     table = np.array([[t[domain] for domain in domains] for t in tables]).mean(0)  # [domains, C]
-    columns = [0, *(1 + np.argsort(-table[:, 1:].sum(0), kind="stable")[: SHOWN - 1])]
+    columns = [0, *(1 + np.argsort(-table[:, 1:].sum(0), kind="stable")[: COLUMNS - 1])]
     columns = sorted(int(c) for c in columns)
     axes.imshow(table[:, columns], cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row in range(len(domains)):

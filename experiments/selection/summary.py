@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.selection.variants import ABLATED, ABLATIONS
 from fedfuse.evaluation.interference import ONE_SIDED, Cell, measure_interference
 
 Row = Mapping[str, Any]
@@ -26,8 +27,10 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
     - ``training_noise``: standard deviation of a domain's loss from one order of batches to
       another, nats per byte, from the oracle's two where both were tried.
     - ``share_of_gap_mince_to_oracle``: how much of the difference of mean losses between MinCE and
-      the oracle a variant removes; ``_std`` over seeds.
+      the oracle a variant removes, on the seeds that it was tried on; ``_std`` over seeds. None
+      where there is no difference.
     - ``right``: mean weight on whoever knows best, over all rounds.
+    - ``ablations``: by scenario and variant, all on the seeds of the ablations.
     - ``importance_cv2``: squared coefficient of variation of the candidates' shares in the last
       round, the server's left out: 0 where all are used alike, K - 1 where one is.
     """
@@ -77,16 +80,14 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
         if not {"min-ce", "oracle"} <= losses.keys():
             continue
         for variant, found in losses.items():
-            shares = [
-                way(losses["min-ce"][seed], losses["oracle"][seed], loss)
-                for seed, loss in found.items()
-            ]
-            whole = way(
-                *(mean(losses[name].values()) for name in ("min-ce", "oracle")),
-                mean(found.values()),
-            )
+            # Over the seeds that a variant was tried on.
+            ends = [[losses[name][seed] for seed in found] for name in ("min-ce", "oracle")]
+            shares = [way(*three) for three in zip(*ends, found.values(), strict=True)]
+            whole = way(*map(mean, ends), mean(found.values()))
             note("share_of_gap_mince_to_oracle", scenario, variant, whole)
-            note("share_of_gap_mince_to_oracle_std", scenario, variant, spread(shares))
+            known = [share for share in shares if share is not None]
+            note("share_of_gap_mince_to_oracle_std", scenario, variant, spread(known))
+    summary["ablations"] = ablated(cells, choices)
     everywhere = [
         variant
         for variant in variants
@@ -98,6 +99,30 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
     for variant in everywhere:
         harm(note, ALL, variant, [c for c in cells if c["variant"] == variant], sigma)
     return summary
+
+
+def ablated(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Variants with one thing changed beside what they are compared with, on the same seeds."""
+    found: dict[str, dict[str, Any]] = {}
+    for scenario in ABLATED:
+        here = [c for c in cells if c["scenario"] == scenario]
+        seeds = {c["seed"] for c in here if c["variant"] in ABLATIONS}
+        for variant in ("trained", *ABLATIONS, "min-ce", "oracle") if seeds else ():
+            mine, chosen = (
+                [c for c in of if c["variant"] == variant and c["seed"] in seeds]
+                for of in (here, [c for c in choices if c["scenario"] == scenario])
+            )
+            if not mine:
+                continue
+            last = max((c["round"] for c in chosen), default=0)
+            uneven = [unevenness(c["shares"]) for c in chosen if c["round"] == last]
+            found.setdefault(scenario, {})[variant] = {
+                "loss": round(mean(c["after"] for c in mine), 5),
+                "seeds": len({c["seed"] for c in mine}),
+                "right": round(mean(c["right"] for c in chosen), 4) if chosen else None,
+                "importance_cv2": round(mean(uneven), 4) if uneven else None,
+            }
+    return found
 
 
 def training_noise(cells: Sequence[Row]) -> float:
@@ -140,9 +165,9 @@ def harm(note: Any, scenario: str, variant: str, cells: Sequence[Row], sigma: fl
     note("interference_depth_interval", scenario, variant, list(found.depth_interval))
 
 
-def way(start: float, end: float, loss: float) -> float:
-    """How much of the way from ``start`` to ``end`` a loss is; 0 where there is none to go."""
-    return (start - loss) / (start - end) if abs(start - end) > 1e-9 else 0.0
+def way(start: float, end: float, loss: float) -> float | None:
+    """How much of the way from ``start`` to ``end`` a loss is; None where there is none to go."""
+    return (start - loss) / (start - end) if abs(start - end) > 1e-6 else None
 
 
 def spread(values: Sequence[float]) -> float:

@@ -63,7 +63,9 @@ def all_knowing(trial: Trial) -> Selector:
     return select
 
 
-# On every scenario.
+# On every scenario; those that take long on fewer seeds.
+SLOW = ("thirty-two", "trec")
+SLOW_SEEDS = 2
 MAIN: dict[str, Variant] = {
     "min-ce": rule(by_loss(min_ce)),
     "uniform": rule(by_loss(uniform)),
@@ -79,7 +81,7 @@ MORE: dict[str, Variant] = {
 }
 MORE_ON = ("default", "label-noise", "expert-server")
 # On fewer seeds, too.
-ABLATED = ("default", "label-noise")
+ABLATED = ("label-noise",)
 ABLATION_SEEDS = 2
 ABLATIONS: dict[str, Variant] = {
     "labels-only": Variant(None),

@@ -1,6 +1,8 @@
 """Dealing samples to clients: by domain, evenly at random, or with Dirichlet label skew.
 
-The two random schemes are flwr-datasets' partitioners. Dealing by domain extends its
+``iid`` and ``dirichlet`` are flwr-datasets' partitioners. ``dirichlet`` deals the samples of each
+class, so clients have unequal numbers, and with few samples some have none; ``dirichlet-equal`` is
+what Hsu et al. do. Dealing by domain extends its
 ``NaturalIdPartitioner`` (and equals it where there are as many partitions as domains) to any number
 of partitions, and needs no import of that heavy package.
 
@@ -23,7 +25,7 @@ from fedfuse.errors import FedfuseError
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
-SCHEMES = ("domain", "iid", "dirichlet")
+SCHEMES = ("domain", "iid", "dirichlet", "dirichlet-equal")
 
 
 def partition(
@@ -35,7 +37,9 @@ def partition(
         samples: what to deal.
         scheme: ``domain``: a domain a client in sorted order; more clients than domains share
             domains evenly, fewer hold several. ``iid``: evenly at random. ``dirichlet``: the shares
-            of each class are drawn from a symmetric Dirichlet distribution.
+            of each class are drawn from a symmetric Dirichlet distribution. ``dirichlet-equal``:
+            the classes' shares of each client are, and all clients get equally many samples; when
+            a class is used up, its share goes to the others.
         num_partitions: number of clients, at least 1.
         alpha: the Dirichlet concentration, > 0: 0.1 is strong skew, 100 nearly none.
         seed: of every random choice.
@@ -58,8 +62,10 @@ def partition(
         parts = _by_domain(samples, num_partitions, seed)
     elif scheme == "iid":
         parts = _iid(samples, num_partitions, seed)
-    else:
+    elif scheme == "dirichlet":
         parts = _dirichlet(samples, num_partitions, alpha, seed)
+    else:
+        parts = _dirichlet_equal(samples, num_partitions, alpha, seed)
     return [[samples[index] for index in part] for part in parts]
 
 
@@ -98,8 +104,7 @@ def _iid(samples: Sequence[Sample], num_partitions: int, seed: int) -> list[list
 def _dirichlet(
     samples: Sequence[Sample], num_partitions: int, alpha: float, seed: int
 ) -> list[list[int]]:
-    if not 0 < alpha < float("inf"):
-        raise FedfuseError(f"partition alpha is {alpha}; allowed: a number above 0")
+    _check_alpha(alpha)
     from flwr_datasets.partitioner import DirichletPartitioner
 
     partitioner = DirichletPartitioner(
@@ -116,6 +121,33 @@ def _dirichlet(
                 f"{len(samples)} samples empty at every attempt; allowed: a larger alpha, or fewer "
                 "partitions"
             ) from error
+
+
+def _dirichlet_equal(
+    samples: Sequence[Sample], num_partitions: int, alpha: float, seed: int
+) -> list[list[int]]:
+    _check_alpha(alpha)
+    rng = np.random.default_rng(seed)
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, kind in enumerate(sample_classes(samples)):
+        members[kind].append(index)
+    pools: list[list[int]] = [rng.permutation(members[kind]).tolist() for kind in sorted(members)]
+    shares = rng.dirichlet(np.full(len(pools), alpha), size=num_partitions)
+    parts: list[list[int]] = [[] for _ in range(num_partitions)]
+    # In turns, so that no client is left with what the others did not want.
+    for turn in range(len(samples)):
+        left = np.array([len(pool) for pool in pools])
+        weights = shares[turn % num_partitions] * (left > 0)
+        if weights.sum() < 1e-9:
+            weights = left
+        pool = rng.choice(len(pools), p=weights / weights.sum())
+        parts[turn % num_partitions].append(pools[pool].pop())
+    return parts
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < float("inf"):
+        raise FedfuseError(f"partition alpha is {alpha}; allowed: a number above 0")
 
 
 def sample_classes(samples: Sequence[Sample]) -> list[str]:

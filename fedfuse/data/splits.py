@@ -44,7 +44,7 @@ def build_splits(
             its last path component, unless its records name their own.
         num_partitions: number of clients; see ``partition``.
         scheme: how private samples are dealt.
-        alpha: label skew of the scheme ``dirichlet``.
+        alpha: label skew of the schemes ``dirichlet`` and ``dirichlet-equal``.
         seed: of the shuffles and the dealing.
         public_samples: from the train split, at least 1.
         test_samples: from the test split, at most; 0 takes all.

@@ -35,7 +35,7 @@ class DataConfig:
 
     source: str = text(BUILTIN_DATA)
     domains: int = between(4, 1, 4)
-    partition: str = one_of("domain", "domain", "iid", "dirichlet")
+    partition: str = one_of("domain", "domain", "iid", "dirichlet", "dirichlet-equal")
     alpha: float = between(0.5, 0, above=True)
     private: int = between(4000, 1)
     public: int = between(120, 0)

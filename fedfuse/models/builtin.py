@@ -1,7 +1,9 @@
-"""The built-in base models: four small language models and a larger one, pretrained on the spot.
+"""The built-in base models, pretrained on the spot.
 
-They know the built-in world's language and none of its associations. Each is built once, saved as
-an ordinary Hugging Face folder and cached under a hash of everything it is made from.
+Four small language models and a larger one know the built-in world's language and none of its
+associations. Two small ones that follow instructions and a masked one belong to the world of
+prompts (``prompt_models``). Each is built once, saved as an ordinary Hugging Face folder and cached
+under a hash of everything it is made from.
 """
 
 from __future__ import annotations
@@ -29,6 +31,12 @@ from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
 from fedfuse.models.architectures import MAX_LENGTH, tiny_causal_lm
+from fedfuse.models.prompt_models import (
+    PROMPT_RECIPES,
+    PromptRecipe,
+    build_prompt_model,
+    drawn_text,
+)
 from fedfuse.models.tokenizers import train_tokenizer
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
@@ -89,23 +97,27 @@ def is_builtin(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def recipe_of(name: str) -> Recipe:
+def recipe_of(name: str) -> Recipe | PromptRecipe:
     """The recipe of ``builtin:NAME``.
 
     Raises:
         FedfuseError: for a name that does not exist.
     """
+    known: dict[str, Recipe | PromptRecipe] = {**RECIPES, **PROMPT_RECIPES}
     short = name.removeprefix(PREFIX)
-    if short not in RECIPES:
-        allowed = ", ".join(PREFIX + known for known in RECIPES)
+    if short not in known:
+        allowed = ", ".join(PREFIX + other for other in known)
         raise FedfuseError(f"built-in model {name!r} does not exist; allowed: {allowed}")
-    return RECIPES[short]
+    return known[short]
 
 
 def model_folder(name: str) -> Path:
     """The cache folder of a built-in model, whether built yet or not."""
-    digest = hashlib.sha256(json.dumps(asdict(recipe_of(name)), sort_keys=True).encode())
-    digest.update(fingerprint(_vocabulary_probe()).encode())
+    recipe = recipe_of(name)
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    # A few sentences, which change when the words or the grammar do.
+    text = drawn_text(50) if isinstance(recipe, PromptRecipe) else pretraining_text(50, seed=0)
+    digest.update(fingerprint(text).encode())
     short = name.removeprefix(PREFIX)
     return cache_root() / "models" / f"{short}-{digest.hexdigest()[:16]}"
 
@@ -156,8 +168,21 @@ def build(name: str, on_progress: Progress | None = None) -> Path:
 
 
 def _pretrain(name: str, folder: Path, on_progress: Progress | None) -> None:
-    """Train tokenizer and model on the language and save both as a Hugging Face folder."""
+    """Train tokenizer and model and save both as a Hugging Face folder."""
     recipe = recipe_of(name)
+
+    def on_step(step: int) -> None:
+        if on_progress:
+            on_progress(name, step, recipe.steps)
+
+    if isinstance(recipe, PromptRecipe):
+        build_prompt_model(recipe, folder, on_step)
+    else:
+        _learn_language(recipe, folder, on_step)
+
+
+def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]) -> None:
+    """Tokenizer and model of the built-in world's language."""
     samples = pretraining_text(recipe.samples_per_domain, recipe.seed)
     texts = [sample.text for sample in samples]
     tokenizer = train_tokenizer(recipe.tokenizer, recipe.vocab_size, texts)
@@ -178,7 +203,7 @@ def _pretrain(name: str, folder: Path, on_progress: Progress | None) -> None:
             settings,
             vocab_size=len(tokenizer),
             seed=recipe.seed,
-            on_step=lambda step, _: on_progress and on_progress(name, step, recipe.steps),
+            on_step=lambda step, _: on_step(step),
         )
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
@@ -194,8 +219,3 @@ def _forward(steps: Queue[tuple[str, int, int] | None], on_progress: Progress | 
     while (step := steps.get()) is not None:
         if on_progress:
             on_progress(*step)
-
-
-def _vocabulary_probe() -> list[Sample]:
-    """A few sentences that change when the lexicon or the grammar does."""
-    return pretraining_text(50, seed=0)

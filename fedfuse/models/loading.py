@@ -106,8 +106,13 @@ def check_causal(name: str, model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def loading_errors(name: str) -> Iterator[None]:
-    """Turn whatever transformers raises into one clear error; keep its bars off the terminal."""
+def loading_errors(name: str, kind: str = "causal") -> Iterator[None]:
+    """Turn whatever transformers raises into one clear error; keep its bars off the terminal.
+
+    Args:
+        name: of the model.
+        kind: of language models that are allowed.
+    """
     bars: Any = transformers_logging  # untyped
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
@@ -115,7 +120,7 @@ def loading_errors(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # the library raises a dozen unrelated types
         raise FedfuseError(
-            f"model {name!r} cannot be loaded ({type(error).__name__}: {error}); allowed: causal "
+            f"model {name!r} cannot be loaded ({type(error).__name__}: {error}); allowed: {kind} "
             "language models with safetensors weights, a fast tokenizer and no code of their own"
         ) from error
     finally:

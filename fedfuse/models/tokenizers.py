@@ -1,4 +1,4 @@
-"""Tokenizers of three public kinds, trained on the spot."""
+"""Tokenizers of three public kinds, trained on the spot, and one of given words."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 # bos, eos, pad, unk: ids 0 to 3 in every built-in tokenizer.
 SPECIALS = ("<s>", "</s>", "<pad>", "<unk>")
+BOS, EOS, PAD, MASK = 0, 1, 2, 4  # a mask only in the tokenizer of a masked model
 KINDS = ("byte-level-bpe", "unigram", "wordpiece")
 
 
@@ -36,6 +45,31 @@ def train_tokenizer(kind: str, vocab_size: int, texts: Sequence[str]) -> PreTrai
         pad_token=pad,
         unk_token=unk,
     )
+    return result
+
+
+def word_level_tokenizer(words: Sequence[str], *, masked: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are whole words between spaces.
+
+    Args:
+        words: all that it knows, each once.
+        masked: for a masked model: it has a mask token, and puts bos and eos around a text, in the
+            roles of BERT's ``[CLS]`` and ``[SEP]``.
+    """
+    bos, eos, pad, unk = SPECIALS
+    specials = (*SPECIALS, "<mask>") if masked else SPECIALS
+    ids = {word: number for number, word in enumerate((*specials, *words))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unk))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(list(specials))
+    roles = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "unk_token": unk}
+    if masked:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A {eos}", special_tokens=[(bos, BOS), (eos, EOS)]
+        )
+        roles |= {"cls_token": bos, "sep_token": eos, "mask_token": specials[MASK]}
+    fast: Any = PreTrainedTokenizerFast  # untyped
+    result: PreTrainedTokenizerFast = fast(tokenizer_object=tokenizer, **roles)
     return result
 
 

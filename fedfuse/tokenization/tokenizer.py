@@ -196,6 +196,21 @@ class TextTokenizer:
             result.append(TokenizedText(np.array(ids, dtype=np.int64), ends))
         return result
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of plain tokens; special tokens leave nothing."""
+        with _rust_errors("tokens cannot be decoded"):
+            return str(self._rust.decode(list(ids), skip_special_tokens=True))
+
+    @cached_property
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Special tokens that the tokenizer's own post-processor puts before and after a text."""
+        with _rust_errors("tokenizer's post-processor cannot be used"):
+            whole = Tokenizer.from_str(_dumps(self._spec)).encode("a")
+        ids, special = whole.ids, whole.special_tokens_mask
+        before = special.index(0) if 0 in special else len(ids)
+        after = len(ids) - special[::-1].index(0) if 0 in special else len(ids)
+        return tuple(ids[:before]), tuple(ids[after:])
+
 
 def _checked_specials(
     specials: Mapping[str, object], model: Mapping[str, Any], vocabulary: Mapping[str, int]

@@ -51,7 +51,7 @@ def test_each_sample_to_one_partition(
     assert partition(samples, scheme, num_partitions, 100.0, seed) == parts
 
 
-@pytest.mark.parametrize("scheme", ["iid", "dirichlet"])
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet", "dirichlet-equal"])
 def test_seed_matters(scheme: str) -> None:
     samples = labelled(40)
     assert partition(samples, scheme, 4, 1.0, 1) != partition(samples, scheme, 4, 1.0, 2)
@@ -110,6 +110,19 @@ def test_alpha_is_label_skew() -> None:
     assert weak < 0.6 < 0.7 < strong
 
 
+def test_equal_sizes_with_any_skew() -> None:
+    """Where ``dirichlet`` has nothing for most of ten clients."""
+    samples = labelled(165)
+    for alpha in (0.001, 0.1, 100.0):
+        parts = partition(samples, "dirichlet-equal", 10, alpha, 0)
+        assert sorted(map(len, parts)) == [16] * 5 + [17] * 5
+    parts = partition(labelled(6000), "dirichlet-equal", 10, 0.1, 0)
+    first = [part[:16] for part in parts]  # before a label runs out
+    assert skew(first) > 0.85
+    even = partition(labelled(6000), "dirichlet-equal", 10, 100.0, 0)
+    assert skew([part[:100] for part in even]) < 0.65
+
+
 def test_classes() -> None:
     same = labelled(3)
     own = [
@@ -132,9 +145,10 @@ def test_alpha_that_leaves_clients_empty() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
-def test_bad_alpha(alpha: float) -> None:
+@pytest.mark.parametrize("scheme", ["dirichlet", "dirichlet-equal"])
+def test_bad_alpha(scheme: str, alpha: float) -> None:
     with pytest.raises(FedfuseError, match="alpha is"):
-        partition(labelled(9), "dirichlet", 2, alpha, 0)
+        partition(labelled(9), scheme, 2, alpha, 0)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

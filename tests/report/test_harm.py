@@ -21,7 +21,7 @@ def line(model: str, domain: str, stage: str, number: int, loss: float, **more: 
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def small(tmp_path: Path) -> Path:
     """Two models on two domains; the server's court and client 0's bank end worse."""
     folder = write_folder(tmp_path / "run", clients=1, domains=("bank", "court"))
     lines = []
@@ -40,8 +40,8 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_by_hand(folder: Path) -> None:
-    run = read_run(folder)
+def test_by_hand(small: Path) -> None:
+    run = read_run(small)
     found = harm.interference(run)
     assert found is not None
     assert found.rate == 0.5
@@ -55,30 +55,30 @@ def test_by_hand(folder: Path) -> None:
     )
 
 
-def test_nothing_to_compare(folder: Path) -> None:
-    write_lines(folder / "metrics.jsonl", [line("server", "bank", "zero-shot", 0, 0.5)])
-    run = read_run(folder)
+def test_nothing_to_compare(small: Path) -> None:
+    write_lines(small / "metrics.jsonl", [line("server", "bank", "zero-shot", 0, 0.5)])
+    run = read_run(small)
     assert harm.interference(run) is None
     assert harm.harm_text(run) == ""
     assert harm.worse_rows(run) == []
 
 
-def test_what_was_taken_back(folder: Path) -> None:
+def test_what_was_taken_back(small: Path) -> None:
     verdicts = [
         {"round": 1, "model": "server", "keep": False, "changes": {"": -0.01, "court": 0.05}},
         {"round": 2, "model": "server", "keep": True, "changes": {"": -0.02}},
     ]
-    write_lines(folder / "verdicts.jsonl", verdicts)
-    (row,) = harm.taken_back_rows(read_run(folder))
+    write_lines(small / "verdicts.jsonl", verdicts)
+    (row,) = harm.taken_back_rows(read_run(small))
     assert (row.round, row.name) == (1, "server")
     assert row.changes == "court +0.050, all \N{MINUS SIGN}0.010"
 
 
-def test_lines_are_checked(folder: Path) -> None:
+def test_lines_are_checked(small: Path) -> None:
     wrong = {"round": 1, "model": "server", "keep": 1, "changes": {}}
-    write_lines(folder / "verdicts.jsonl", [wrong])
+    write_lines(small / "verdicts.jsonl", [wrong])
     with pytest.raises(FedfuseError, match=r"line 1: 'keep'.* allowed: true or false"):
-        read_run(folder)
+        read_run(small)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_config_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(FedfuseError, match="no space"):
+    with pytest.raises(FedfuseError, match=r"config.json' cannot be written: no space"):
         run.describe(status="failed")
     assert json.loads(file.read_text()) == after
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS, BertConverter
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
@@ -48,6 +50,36 @@ def test_from_pretrained_equals_from_json(
     for text, encoded in zip(TEXTS, taken.encode(TEXTS), strict=True):
         if "</s>" not in text:  # transformers reads special tokens out of texts
             assert encoded.ids.tolist() == wrapped(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_is_what_the_library_decodes(
+    rust: dict[str, Tokenizer], tokenizers: dict[str, TextTokenizer], kind: str
+) -> None:
+    for encoded in tokenizers[kind].encode(TEXTS):
+        ids = encoded.ids.tolist()
+        assert tokenizers[kind].decode(ids) == rust[kind].decode(ids)
+    special = tokenizers[kind].special_ids["unk"]
+    assert tokenizers[kind].decode([special]) == ""
+
+
+@pytest.mark.parametrize(
+    ("single", "frame"),
+    [
+        ("<s> $A </s>", ((0,), (1,))),
+        ("<s> $A", ((0,), ())),
+        ("$A </s> </s>", ((), (1, 1))),
+        (None, ((), ())),
+    ],
+)
+def test_the_frame_is_what_the_post_processor_adds(
+    single: str | None, frame: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    backend = Tokenizer(WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2, "a": 3}, "<unk>"))
+    if single is not None:
+        specials = [("<s>", 0), ("</s>", 1)]
+        backend.post_processor = TemplateProcessing(single=single, special_tokens=specials)
+    assert TextTokenizer.from_json(backend.to_str()).frame == frame
 
 
 def test_from_pretrained_names_a_tokenizer_without_fast_form() -> None:

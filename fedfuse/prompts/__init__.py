@@ -1,0 +1,1 @@
+"""Discrete prompts for a black-box LLM, tuned together (FedDTPT)."""
