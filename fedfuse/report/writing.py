@@ -62,7 +62,9 @@ class RunWriter:
         """
         found = read_object(folder / "config.json")
         if found.values.get("status") == "finished":
-            raise FedfuseError(f"{folder}: the run has finished; allowed: one that was cut off")
+            raise FedfuseError(
+                f"{folder}: the run has finished; allowed: one that was cut off (or fedfuse report)"
+            )
         found.text("id")
         writer = cls.__new__(cls)
         writer.folder, writer._about = folder, found.values
