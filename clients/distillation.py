@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 
-from clients.memory import Memory
+from clients.memory import remember, run_folder
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
@@ -30,7 +29,6 @@ from fedfuse.flower.messages import (
     record_to_arrays,
     scores_to_metrics,
     take_knowledge,
-    take_occasion,
     take_prompt_loss,
     take_tokenizer,
 )
@@ -82,7 +80,7 @@ class DistillationClient:
         self.participant = load_participant(
             "client", self.model_name, self.config.clients, self.config.data, self.config.seed
         )
-        self.memory = self._remember(request)
+        self.memory = remember(context.state, self._client, self.model_name, request)
         self._restore()
 
     @property
@@ -224,7 +222,8 @@ class DistillationClient:
         if ADAPTER in request:  # weights were averaged: score the server's
             self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
             self._keep()
-        save_adapter(self.participant.model, self._folder(self.memory.occasion.run) / "adapter")
+        folder = run_folder(self._client, self.memory.occasion.run)
+        save_adapter(self.participant.model, folder / "adapter")
         before = self._state.get(UNTOUCHED)
         known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
         scores, nats = self.participant.measure(known)
@@ -258,20 +257,6 @@ class DistillationClient:
         )
         self._state["training.local"] = arrays_to_record(state)
         return loss
-
-    def _folder(self, run: str) -> Path:
-        """Where this client's files of a run are, on its own machine."""
-        return Path(self.config.output) / Path(run).name / "clients" / str(self.partition)
-
-    def _remember(self, request: RecordDict) -> Memory:
-        occasion, config = take_occasion(request), request.config_records["config"]
-        after = int(config["after"]) if "after" in config else None  # type: ignore[arg-type]
-        node = self._client.node
-        facts = {
-            "partition": f"{node.partition_id} of {node.num_partitions}",
-            "model": self.model_name,
-        }
-        return Memory(self._state, self._folder(occasion.run), facts, occasion, after)
 
     def _restore(self) -> None:
         """Put the model into the state that this client's last message left."""

@@ -15,7 +15,13 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedfuse.checkpoints import Checkpoint, Checkpoints
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.messages import Occasion, arrays_to_record, record_to_arrays
+from fedfuse.flower.messages import (
+    Occasion,
+    arrays_to_record,
+    record_to_arrays,
+    take_occasion,
+)
+from fedfuse.flower.node import Client
 
 _RUN = "run"
 # The server goes on from its last round or, where that is damaged, from the one before; a client
@@ -118,3 +124,29 @@ class Memory:
         found = self._files.newest()
         if found is None or found.facts.get("run") != self.occasion.id:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def run_folder(client: Client, run: str) -> Path:
+    """Where a client's files of a run are, on its own machine."""
+    return Path(client.config.output) / Path(run).name / "clients" / str(client.node.partition_id)
+
+
+def remember(state: RecordDict, client: Client, model: str, request: RecordDict) -> Memory:
+    """What a client remembers when a request comes.
+
+    Args:
+        state: ``Context.state``.
+        client: whose it is.
+        model: that it has, or asks.
+        request: the whole content.
+
+    Raises:
+        FedfuseError: as ``Memory`` does, and for a request that does not say what it belongs to.
+    """
+    occasion, config = take_occasion(request), request.config_records["config"]
+    after = int(config["after"]) if "after" in config else None  # type: ignore[arg-type]
+    facts = {
+        "partition": f"{client.node.partition_id} of {client.node.num_partitions}",
+        "model": model,
+    }
+    return Memory(state, run_folder(client, occasion.run), facts, occasion, after)

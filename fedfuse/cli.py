@@ -18,6 +18,7 @@ from fedfuse.align_command import align
 from fedfuse.data.load import local_path, looks_like_path
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import RunConfig, Scalar, flatten, model_of_partition, parse
+from fedfuse.flower.prompt_sections import BlackBoxConfig
 from fedfuse.flower.sections import BUILTIN_DATA
 from fedfuse.inspect_command import inspect
 from fedfuse.node_command import keys, node
@@ -143,11 +144,21 @@ def absolute_paths(config: RunConfig) -> RunConfig:
             config.clients,
             model=",".join(_absolute_entry(e) for e in config.clients.model.split(",")),
         ),
+        prompts=replace(
+            config.prompts,
+            task=_absolute(config.prompts.task),
+            masked_lm=_absolute(config.prompts.masked_lm),
+        ),
+        black_box=replace(config.black_box, model=_absolute_model(config.black_box)),
     )
 
 
 def models_of(config: RunConfig, clients: int) -> list[str]:
-    """The base models of the server and of each client."""
+    """The base models of the server and of each client, or those that a prompt is tuned with."""
+    if _tunes_prompts(config.strategy):
+        from fedfuse.flower.prompt_workspace import prompt_models
+
+        return prompt_models(config)
     return [
         config.server.model,
         *(model_of_partition(config.clients.model, number) for number in range(clients)),
@@ -171,13 +182,19 @@ def check_inputs(config: RunConfig, clients: int) -> None:
             f"min-clients = {config.min_clients}: allowed: at most the number of clients, {clients}"
         )
     free_folder(Path(config.output).expanduser(), config.name)
+    if _tunes_prompts(config.strategy):
+        from fedfuse.flower.prompt_workspace import check_prompt_inputs
+
+        for device in (config.server.device, config.clients.device):
+            resolve_device(device)
+        check_prompt_inputs(config, clients)
+        return
     for model in (config.server, config.clients):
         place = resolve_device(model.device)
         if model.quantization != "none":
             quantization_options(model.quantization, place, torch.float16)
     for name in dict.fromkeys(models_of(config, clients)):
         check_model(name)
-    _find_strategy(config.strategy)
     load_splits(config.data, config.seed, clients)
 
 
@@ -197,12 +214,18 @@ def build_models(names: Iterable[str]) -> None:
         ensure(names, show, workers=min(4, os.cpu_count() or 1))
 
 
-def _find_strategy(name: str) -> None:
+def _tunes_prompts(name: str) -> bool:
+    """Whether a strategy tunes prompts, and not models.
+
+    Raises:
+        FedfuseError: when there is none of that name.
+    """
     import importlib
 
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    importlib.import_module("strategies.registry").find_strategy(name)
+    found = importlib.import_module("strategies.registry").find_strategy(name)
+    return bool(found.tunes_prompts)
 
 
 def _in_process(flat: dict[str, Scalar], clients: int) -> None:
@@ -249,6 +272,11 @@ def _absolute(name: str) -> str:
     name = name.strip()
     path = local_path(name) if name != BUILTIN_DATA and looks_like_path(name) else None
     return name if path is None else str(path.resolve())
+
+
+def _absolute_model(box: BlackBoxConfig) -> str:
+    """What a service calls its model is no path, even where it looks like one."""
+    return box.model if box.url else _absolute(box.model)
 
 
 def _absolute_entry(entry: str) -> str:

@@ -8,18 +8,16 @@ from contextlib import suppress
 
 import torch
 from filelock import FileLock, Timeout
-from flwr.app import ArrayRecord, Context
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import parse
-from fedfuse.flower.messages import arrays_to_record
 from fedfuse.logs import now, show
 from fedfuse.report.html import write_report
 from fedfuse.report.plots import save_headline
 from fedfuse.report.reading import read_run
 from strategies.registry import find_strategy
-from strategies.session import open_session
 
 app = ServerApp()
 log = logging.getLogger("strategies")
@@ -34,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     strategy_class = find_strategy(config.strategy)
-    session = open_session(config)
+    session = strategy_class.open(config)
     run = session.run
     now(run=run.folder.name)
     try:
@@ -42,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
         with FileLock(run.folder / "lock", timeout=0):
             try:
                 strategy = strategy_class(session)
-                initial: ArrayRecord = arrays_to_record(session.participant.adapter)
+                initial = strategy.initial()
                 strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.timeout)
             except BaseException:
                 with suppress(FedfuseError):  # The disk may be what failed.

@@ -1,33 +1,33 @@
 """The phases of a round, with Flower's signatures: what every fedfuse strategy shares.
 
-A strategy that exchanges something else, or chooses otherwise, overrides the hooks of the phase
-that it changes; ``FedMKT`` shows all of them, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
+``ModelStrategy`` is what those have in common whose server has a model of its own. A strategy that
+exchanges something else, or chooses otherwise, overrides the hooks of the phase that it changes;
+``FedMKT`` shows all of them, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy import ndarray
 
-from fedfuse.checkpoints import below
+from fedfuse.checkpoints import Checkpoint, below
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import Score
 from fedfuse.flower import messages
-from strategies.baselines import client_baselines, server_baselines
+from fedfuse.flower.config import RunConfig
+from fedfuse.report.writing import RunWriter
 from strategies.exchange import Exchange, require
 from strategies.results import restore_result, result_facts
-from strategies.roll import Roll
-from strategies.session import SERVER, Session
+from strategies.roll import Member, Roll
+from strategies.session import SERVER
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,19 +37,67 @@ ZERO_SHOT = "zero-shot"
 NODE_POLL_SECONDS = 0.2
 
 
+class OpenRun(Protocol):
+    """What a strategy is given, whatever else that may be: config and run folder."""
+
+    config: RunConfig
+    run: RunWriter
+
+    def begin(self, server_round: int) -> None:
+        """Take up what a round is about."""
+        ...
+
+    def checkpoint(
+        self, server_round: int, strategy: Mapping[str, ndarray], result: Mapping[str, Any]
+    ) -> None:
+        """Save what is needed to go on."""
+        ...
+
+    def resume(self) -> Checkpoint | None:
+        """Go back to the last whole round of the run to go on with, if there is one."""
+        ...
+
+
 class PhasedStrategy(Strategy):
     """Register once; then per round train, distill and evaluate.
 
     Args:
-        session: config, the server's model and the run folder.
+        session: config, run folder, and what the strategy needs besides.
+
+    Attributes:
+        tunes_prompts: whether clients search prompts for a black box, or train models.
     """
 
-    def __init__(self, session: Session) -> None:
+    tunes_prompts = False
+
+    def __init__(self, session: OpenRun) -> None:
         self.session = session
         self.config = session.config
-        self.roll = Roll(session)
-        self.tokenizers = self.roll.tokenizers
+        self.roll = Roll(session.run, self.greeting, self.admit)
         self.exchange: Exchange
+
+    @staticmethod
+    @abstractmethod
+    def open(config: RunConfig) -> OpenRun:
+        """The session that the strategy needs."""
+
+    # --- Hooks of the registration ----------------------------------------------------------------
+
+    @abstractmethod
+    def greeting(self) -> RecordDict:
+        """What clients are told when they are asked who they are."""
+
+    @abstractmethod
+    def admit(self, reply: Message) -> Member:
+        """Who a client says that it is.
+
+        Raises:
+            FedfuseError, KeyError, TypeError, ValueError: for a client that cannot take part.
+        """
+
+    def initial(self) -> ArrayRecord:
+        """The server's arrays before the first round, or the next one of a run that goes on."""
+        return ArrayRecord()
 
     # --- Hooks, in the order of a round; a strategy overrides what it changes ---------------------
 
@@ -59,11 +107,11 @@ class PhasedStrategy(Strategy):
         """Ask every client for local training; ``config["reply"]`` says what to send back."""
         return self.requests(messages.LOCAL, ConfigRecord({**config, "reply": "nothing"}))
 
+    @abstractmethod
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Learn from the clients' replies; returns the server's new arrays and metrics."""
-        return None, mean_loss(self.losses(server_round, replies))
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -83,27 +131,18 @@ class PhasedStrategy(Strategy):
         """Ask every client to score its model."""
         return self.requests(messages.EVALUATE, config)
 
+    @abstractmethod
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Write the clients' scores down; returns their mean loss over clients and domains."""
-        stage = FEDERATED if server_round else ZERO_SHOT
+        """Write the clients' scores down; returns what they have in the mean."""
 
-        def note(reply: Message) -> list[float]:
-            scores = messages.take_scores(reply.content)
-            client = self.exchange.name(reply.metadata.src_node_id)
-            self.session.run.scores(stage, server_round, client, scores)
-            return [score.loss for score in scores.values()]
+    @abstractmethod
+    def evaluate_server(self, server_round: int) -> MetricRecord:
+        """Score what the server has and write it down."""
 
-        noted = self.accept(server_round, replies, note)
-        return mean_loss([loss for _, losses in noted for loss in losses])
-
-    def evaluate_server(self, server_round: int) -> dict[str, Score]:
-        """Score the server's model and write it down."""
-        stage = FEDERATED if server_round else ZERO_SHOT
-        scores = self.session.score()
-        self.session.run.scores(stage, server_round, SERVER, scores)
-        return scores
+    def measure_baselines(self, num_rounds: int) -> None:
+        """What the same would be without the federation; where the run config asks for it."""
 
     def state(self) -> dict[str, ndarray]:
         """What the strategy itself has learned, as flat arrays for the checkpoint."""
@@ -145,8 +184,7 @@ class PhasedStrategy(Strategy):
         result = Result(arrays=initial_arrays)
         if kept:
             self.load(below(kept.arrays, "strategy|"))
-            adapter = messages.arrays_to_record(self.session.participant.adapter)
-            result = restore_result(adapter, kept.facts["result"])
+            result = restore_result(self.initial(), kept.facts["result"])
         self._wait_for_nodes(grid, timeout)
         self.roll.call(grid, self.exchange, kept.round if kept else -1)
         require(len(self.exchange.names), self.config.min_clients, messages.REGISTER)
@@ -160,7 +198,7 @@ class PhasedStrategy(Strategy):
             self._evaluate(server_round, result, grid, evaluate_config, evaluate_fn)
             self.session.checkpoint(server_round, self.state(), result_facts(result))
         if self.config.baselines:
-            self._baselines(num_rounds)
+            self.measure_baselines(num_rounds)
         return result
 
     def occasion(self, server_round: int) -> messages.Occasion:
@@ -186,23 +224,13 @@ class PhasedStrategy(Strategy):
             try:
                 messages.check_round(reply.content, server_round)
                 found = read(reply)
-                tokens = messages.take_max_tokens(reply.content)
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
                 metadata = reply.metadata
                 self.exchange.refuse(
                     server_round, metadata.message_type, metadata.src_node_id, error
                 )
                 continue
-            client = self.exchange.name(reply.metadata.src_node_id)
-            if tokens:
-                self.session.note_memory(
-                    server_round, client, reply.metadata.message_type.removeprefix("train."), tokens
-                )
-            yield client, found
-
-    def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
-        """The losses that the clients report, in the order of their names."""
-        return [loss for _, loss in sorted(self.accept(server_round, replies, take_loss))]
+            yield self.exchange.name(reply.metadata.src_node_id), found
 
     def _wait_for_nodes(self, grid: Grid, timeout: float) -> None:
         """The ServerApp may start before the nodes are there."""
@@ -218,11 +246,10 @@ class PhasedStrategy(Strategy):
     def _train(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
         log.info("round %d: clients train on private data", server_round)
         self.session.begin(server_round)
-        replies = self.exchange.stream(
-            server_round,
-            self.configure_train(server_round, result.arrays, config, grid),
-            minimum=self.config.min_clients,
-        )
+        requests = list(self.configure_train(server_round, result.arrays, config, grid))
+        # A strategy may ask fewer clients than there are.
+        minimum = min(self.config.min_clients, len(requests))
+        replies = self.exchange.stream(server_round, requests, minimum=minimum)
         started = time.monotonic()
         arrays, metrics = self.aggregate_train(server_round, replies)
         deque(replies, maxlen=0)  # Whatever a strategy leaves out, every client is heard.
@@ -249,54 +276,12 @@ class PhasedStrategy(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
     ) -> None:
         requests = self.configure_evaluate(server_round, result.arrays, config, grid)
-        scores: dict[str, Score] = {}
+        own: list[MetricRecord] = []
         replies = self.exchange(
-            server_round, requests, lambda: scores.update(self.evaluate_server(server_round))
+            server_round, requests, lambda: own.append(self.evaluate_server(server_round))
         )
         metrics = self.aggregate_evaluate(server_round, replies)
         if metrics is not None:
             result.evaluate_metrics_clientapp[server_round] = metrics
-        own = MetricRecord({**messages.scores_to_metrics(scores)})
         given = evaluate_fn(server_round, result.arrays) if evaluate_fn else None
-        result.evaluate_metrics_serverapp[server_round] = given or own
-        mean = sum(score.loss for score in scores.values()) / len(scores)
-        log.info("round %d: server loss %.4f nats/byte", server_round, mean)
-
-    def _baselines(self, num_rounds: int) -> None:
-        log.info("baselines: standalone, public-only, centralized")
-        config = ConfigRecord({})
-        messages.put_occasion(config, self.occasion(num_rounds))
-        requests = self.requests(messages.BASELINE, config)
-        with one_thread():
-            replies = self.exchange(num_rounds, requests, lambda: server_baselines(self.session))
-
-        def note(reply: Message) -> None:
-            client = self.exchange.name(reply.metadata.src_node_id)
-            client_baselines(self.session, client, reply)
-
-        deque(self.accept(num_rounds, replies, note), maxlen=0)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep the server to one core while simulated clients use the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def take_loss(reply: Message) -> float:
-    """The loss that a reply says its sender ended with.
-
-    Raises:
-        FedfuseError: when it says nothing, or no finite number.
-    """
-    return messages.take_number(reply.content, "loss")
-
-
-def mean_loss(losses: Sequence[float]) -> MetricRecord | None:
-    """The mean of losses; nothing for none."""
-    return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None
+        result.evaluate_metrics_serverapp[server_round] = given or own[0]

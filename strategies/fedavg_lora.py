@@ -20,13 +20,13 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from strategies.base import PhasedStrategy, mean_loss, take_loss
 from strategies.exchange import require
+from strategies.model import ModelStrategy, mean_loss, take_loss
 
 AdapterState = dict[str, ndarray]
 
 
-class FedAvgLoRA(PhasedStrategy):
+class FedAvgLoRA(ModelStrategy):
     """The server's adapter is the weighted mean of the clients'."""
 
     def configure_train(

@@ -29,12 +29,12 @@ from fedfuse.fusion.teach import Candidate, Learner, Lesson
 from fedfuse.knowledge.letter import read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
-from strategies.base import PhasedStrategy, mean_loss, take_loss
 from strategies.held import Held
+from strategies.model import ModelStrategy, mean_loss, take_loss
 from strategies.session import SERVER, Session
 
 
-class FedMKT(PhasedStrategy):
+class FedMKT(ModelStrategy):
     """Clients teach the server, the server teaches the clients.
 
     Attributes:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from strategies.base import PhasedStrategy
 from strategies.fedmkt import FedMKT
+from strategies.model import ModelStrategy
 
 
 class LLM2SLM(FedMKT):
@@ -21,10 +21,10 @@ class LLM2SLM(FedMKT):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Train on private data; nothing is sent back."""
-        return PhasedStrategy.configure_train(self, server_round, arrays, config, grid)
+        return ModelStrategy.configure_train(self, server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The server learns nothing."""
-        return PhasedStrategy.aggregate_train(self, server_round, replies)
+        return ModelStrategy.aggregate_train(self, server_round, replies)

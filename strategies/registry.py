@@ -7,6 +7,7 @@ import importlib
 from fedfuse.errors import FedfuseError
 from strategies.base import PhasedStrategy
 from strategies.fedavg_lora import FedAvgLoRA
+from strategies.feddtpt import FedDTPT
 from strategies.fedfuse import FedFuse
 from strategies.fedmkt import FedMKT
 from strategies.fusion_x import FusionX
@@ -18,6 +19,7 @@ STRATEGIES: dict[str, type[PhasedStrategy]] = {
     "fedmkt": FedMKT,
     "fedavg-lora": FedAvgLoRA,
     "llm2slm": LLM2SLM,
+    "feddtpt": FedDTPT,
 }
 
 

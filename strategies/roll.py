@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -14,48 +13,63 @@ from flwr.serverapp import Grid
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.report.writing import RunWriter
 from strategies.exchange import Exchange
-from strategies.session import SERVER, Session
-
-log = logging.getLogger(__name__)
+from strategies.session import SERVER
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """What a client says of itself.
+class Member:
+    """A client as it registers.
 
     Attributes:
         client: its name: the number of its partition.
-        model: its base model.
+        model: that it has, or asks.
+        name: what reports call it.
         domain: most of its private data is of this one; empty where there is none.
-        remembers: the round that its state is of; -1 for a client that begins anew.
-        damaged: what it could not read of its state.
     """
 
     client: str
     model: str
-    domain: str
+    name: str
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What a client has of the run already.
+
+    Attributes:
+        remembers: the round that its state is of; -1 for a client that begins anew.
+        damaged: what it could not read of its state.
+    """
+
     remembers: int
     damaged: list[str]
 
 
 class Roll:
-    """Registers nodes, and keeps their tokenizers.
+    """Registers nodes.
 
-    Attributes:
-        tokenizers: of the clients, by node.
+    Args:
+        run: the run folder.
+        greeting: what nodes are told.
+        admit: reads who a node says that it is; raises an error for one that cannot take part.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.tokenizers: dict[int, TextTokenizer] = {}
-        self._session = session
-        self._before = {name for name in session.run.models if name != SERVER}
+    def __init__(
+        self,
+        run: RunWriter,
+        greeting: Callable[[], RecordDict],
+        admit: Callable[[Message], Member],
+    ) -> None:
+        self._run, self._greeting, self._admit = run, greeting, admit
+        self._before = {name for name in run.models if name != SERVER}
         self._answered: set[int] = set()
         self._called = False
 
     def call(self, grid: Grid, exchange: Exchange, after: int) -> None:
-        """Tell the nodes that were not heard yet the server's tokenizer, and ask who they are.
+        """Greet the nodes that were not heard yet, and ask who they are.
 
         Args:
             grid: with the nodes.
@@ -68,10 +82,9 @@ class Roll:
             run.describe(nodes=len(there))
         if unheard:
             config = ConfigRecord({"after": after})
-            occasion = messages.Occasion(run.folder.name, run.id, max(after, 0))
+            occasion = messages.Occasion(self._run.folder.name, self._run.id, max(after, 0))
             messages.put_occasion(config, occasion)
-            greeting = RecordDict({"config": config})
-            messages.put_tokenizer(greeting, self._session.participant.tokenizer)
+            greeting = RecordDict({**self._greeting(), "config": config})
             requests = [Message(greeting, node, messages.REGISTER) for node in unheard]
             greet = partial(self._greet, exchange, there, after)
             deque(exchange.stream(occasion.round, requests, greet=greet), maxlen=0)
@@ -82,55 +95,50 @@ class Roll:
         node = reply.metadata.src_node_id
         self._answered.add(node)
         try:
-            tokenizer = messages.take_tokenizer(reply.content)
-            arrival = read_arrival(reply.content)
-            held = [n for n, name in exchange.names.items() if name == arrival.client]
+            member = self._admit(reply)
+            recollection = read_recollection(reply.content)
+            held = [n for n, name in exchange.names.items() if name == member.client]
             if set(held) & there:
-                raise FedfuseError(f"partition {arrival.client} is taken by another client")
+                raise FedfuseError(f"partition {member.client} is taken by another client")
         except (FedfuseError, KeyError, TypeError, ValueError) as error:
             exchange.refuse(max(after, 0), messages.REGISTER, node, error)
             return
         for gone in held:  # The client's machine was started again, as another node.
-            del exchange.names[gone], self.tokenizers[gone]
-        # Clients of one model share one tokenizer.
-        same = (t for t in self.tokenizers.values() if t.fingerprint == tokenizer.fingerprint)
-        self.tokenizers[node] = next(same, tokenizer)
+            del exchange.names[gone]
         # By name: in which order clients are asked is no matter of who was quicker to register.
-        names = {**exchange.names, node: arrival.client}
+        names = {**exchange.names, node: member.client}
         exchange.names = dict(sorted(names.items(), key=itemgetter(1)))
-        self._write_down(arrival, after)
+        self._write_down(member, recollection, after)
 
-    def _write_down(self, arrival: Arrival, after: int) -> None:
-        client, run = arrival.client, self._session.run
-        label = arrival.model.rsplit("/", 1)[-1].removeprefix("builtin:")
+    def _write_down(self, member: Member, recollection: Recollection, after: int) -> None:
+        client, run = member.client, self._run
         run.add(
-            models={client: arrival.model},
-            names={client: f"{arrival.domain or client} / {label}"},
-            own_domain={client: arrival.domain},
+            models={client: member.model},
+            names={client: member.name},
+            own_domain={client: member.domain},
         )
         known, self._before = client in self._before, {*self._before, client}
-        for error in arrival.damaged:
+        for error in recollection.damaged:
             run.event(max(after, 0), "damaged", client, error)
-        if after < 0 or (arrival.remembers == after and not self._called):
+        if after < 0 or (recollection.remembers == after and not self._called):
             return  # The run begins, or goes on as if nothing had happened.
-        if arrival.remembers < 0:
-            run.event(after, "lost" if known else "joined", client, "begins with a new adapter")
+        if recollection.remembers < 0:
+            run.event(after, "lost" if known else "joined", client, "begins anew")
         else:
-            run.event(after, "returned", client, f"with its state of round {arrival.remembers}")
+            run.event(
+                after, "returned", client, f"with its state of round {recollection.remembers}"
+            )
 
 
-def read_arrival(content: RecordDict) -> Arrival:
-    """Read what a client says of itself.
+def read_recollection(content: RecordDict) -> Recollection:
+    """Read what a client says that it has of the run.
 
     Raises:
-        KeyError, TypeError, ValueError: for what it does not say.
+        KeyError, TypeError, ValueError: where it says something else.
     """
     info = content.config_records["info"]
     damaged = info.get("damaged", [])
-    return Arrival(
-        client=str(int(info["partition"])),  # type: ignore[arg-type]
-        model=str(info["model"]),
-        domain=str(info["own-domain"]),
+    return Recollection(
         remembers=int(info.get("remembers", -1)),  # type: ignore[arg-type]
         damaged=[str(error) for error in damaged] if isinstance(damaged, list) else [],
     )

@@ -145,11 +145,6 @@ class Session:
         self.participant.reset()
         self.training.clear()
 
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """Of this run."""
-        return Checkpoints(self.run.folder / SERVER / "checkpoints")
-
     def checkpoint(
         self, server_round: int, strategy: Mapping[str, ndarray], result: Mapping[str, Any]
     ) -> None:
@@ -171,7 +166,7 @@ class Session:
         if self.untouched is not None:
             arrays["untouched"] = self.untouched
         facts = {"sizes": self.run.sizes(), "result": result}
-        self.checkpoints.save(Checkpoint(server_round, arrays, facts))
+        checkpoints(self.run).save(Checkpoint(server_round, arrays, facts))
 
     def resume(self) -> Checkpoint | None:
         """Go back to the last whole round of the run that the config names, if it names one.
@@ -179,21 +174,7 @@ class Session:
         Returns:
             the checkpoint; None where the run begins.
         """
-        if not self.config.resume:
-            return None
-        checkpoints = self.checkpoints
-        found = checkpoints.newest()
-        done = found.round if found else -1
-        self.run.cut(found.facts["sizes"] if found else {})
-        for left in self.run.folder.glob("candidates-*"):
-            shutil.rmtree(left)
-        self.run.describe(status="running")
-        for error in checkpoints.damaged:
-            self.run.event(max(done, 0), "damaged", SERVER, error)
-        what = f"after round {done}" if found else "from the beginning"
-        self.run.event(max(done, 0), "resumed", SERVER, what)
-        log.info("resumed %s", what)
-        checkpoints.forget(done)
+        found = go_back(self.config, self.run)
         if found is None:
             return None
         self.participant.adapter = below(found.arrays, "adapter|")
@@ -224,19 +205,62 @@ def open_session(config: RunConfig) -> Session:
     )
     participant.reset()
     translator = new_translator(participant, config.knowledge)
-    if config.resume:
-        run = RunWriter.reopen(Path(config.resume))
-        check_same(config, run.config)
-        return Session(config, participant, run, participant.public, translator)
-    run = RunWriter(Path(config.output), config.name, flatten(config))
     floor = splits.floor
-    run.describe(
+    run = open_run(
+        config,
         domains=splits.domains,
         models={SERVER: config.server.model},
-        names={SERVER: SERVER},
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
     )
     return Session(config, participant, run, participant.public, translator)
+
+
+def open_run(config: RunConfig, **facts: Any) -> RunWriter:
+    """The folder of the run that the config names to go on with, or else a new one.
+
+    Args:
+        config: the run config.
+        facts: what config.json says of a new run from the beginning.
+
+    Raises:
+        FedfuseError: for a run that cannot go on, or was begun with another config.
+    """
+    if config.resume:
+        run = RunWriter.reopen(Path(config.resume))
+        check_same(config, run.config)
+        return run
+    run = RunWriter(Path(config.output), config.name, flatten(config))
+    run.describe(names={SERVER: SERVER}, **facts)
+    return run
+
+
+def checkpoints(run: RunWriter) -> Checkpoints:
+    """The server's, of a run."""
+    return Checkpoints(run.folder / SERVER / "checkpoints")
+
+
+def go_back(config: RunConfig, run: RunWriter) -> Checkpoint | None:
+    """Bring a run folder back to the last whole round, if the config says to go on with it.
+
+    Returns:
+        the checkpoint; None where the run begins.
+    """
+    if not config.resume:
+        return None
+    kept = checkpoints(run)
+    found = kept.newest()
+    done = found.round if found else -1
+    run.cut(found.facts["sizes"] if found else {})
+    for left in run.folder.glob("candidates-*"):
+        shutil.rmtree(left)
+    run.describe(status="running")
+    for error in kept.damaged:
+        run.event(max(done, 0), "damaged", SERVER, error)
+    what = f"after round {done}" if found else "from the beginning"
+    run.event(max(done, 0), "resumed", SERVER, what)
+    log.info("resumed %s", what)
+    kept.forget(done)
+    return found
 
 
 def check_same(config: RunConfig, before: Mapping[str, Any]) -> None:

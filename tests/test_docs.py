@@ -13,6 +13,7 @@ from benchmarks import deployment
 from experiments.alignment import draw as alignment
 from experiments.faults import tables as faults
 from experiments.scale import draw as scale
+from experiments.selection import tables as selection
 from experiments.wire import tables as wire
 from fedfuse.flower.config import RunConfig, flatten
 
@@ -79,6 +80,13 @@ def test_the_table_of_the_alignment_study_is_its_results() -> None:
 def test_the_table_of_the_scale_study_is_its_results() -> None:
     results = json.loads((ROOT / "experiments" / "scale" / "results.json").read_text())
     assert scale.table(results["cells"]) in (ROOT / "docs" / "scale.md").read_text()
+
+
+def test_the_tables_of_the_selection_study_are_its_results() -> None:
+    results = json.loads((ROOT / "experiments" / "selection" / "results.json").read_text())
+    text = (ROOT / "docs" / "selection.md").read_text()
+    for table in selection.TABLES.values():
+        assert table(results["summary"]) in text
 
 
 def test_the_tables_of_the_wire_are_its_results() -> None:

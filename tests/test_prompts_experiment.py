@@ -1,14 +1,24 @@
-"""The arithmetic of experiments/prompts, with a black box that is a function."""
+"""The arithmetic of experiments/prompts, and one of its runs made tiny."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from experiments.prompts.world import COLUMNS, measure, summarize, table, wordings
+from experiments.prompts import run as comparison
+from experiments.prompts import summary as sums
+from experiments.prompts.draw import draw
+from experiments.prompts.run import ABLATIONS, MAIN, Cell, measure, plan, run_cell
+from experiments.prompts.world import COLUMNS, summarize, table, wordings
+from experiments.prompts.world import measure as measure_world
+from fedfuse.flower.config import Scalar, parse
 from fedfuse.prompts.lexicon import vocabulary
 from fedfuse.prompts.world import WORLD_TASKS, world_task
+from tests.prompt_federations import KEYS
+from tests.prompt_federations import tiny_world as tiny_world
 
 
 class Says:
@@ -32,7 +42,7 @@ def test_wordings_are_in_the_vocabulary() -> None:
 def test_measured_accuracies() -> None:
     """Of four labels one is right, and of four words for the form one is understood."""
     task = world_task("goods-code")
-    found = measure(Says(), task, task.draw(40, Random(0), set()))
+    found = measure_world(Says(), task, task.draw(40, Random(0), set()))
     assert found == {
         "guess": 0.25,
         "vague": 0.0,
@@ -53,3 +63,80 @@ def test_summary_and_table() -> None:
     means = {task: row["good"] for task, row in found["builtin:instructed-x"].items()}
     assert means == pytest.approx({"a": 0.2, "b": 0.7, "all": 0.45})
     assert table(found).splitlines()[2].startswith("| x | a | 20 | 20 |")
+
+
+def cell(variant: str, budget: int, accuracy: float, **more: Any) -> dict[str, Any]:
+    """What a run may say."""
+    return {
+        "variant": variant,
+        "skew": "iid",
+        "budget": budget,
+        "seed": 0,
+        "manual": 0.1,
+        "accuracy": accuracy,
+        "queries": 30 * budget,
+        "standalone": [],
+        "centralized": [],
+        "chosen": ["aggregated", "previous"],
+        "bytes_per_client_round": 700.4,
+        "second": {"manual": 0.2, "accuracy": accuracy / 2},
+        **more,
+    }
+
+
+CELLS = [
+    cell("feddtpt", 64, 0.4, standalone=[0.1, 0.2], centralized=[0.3]),
+    cell("feddtpt", 128, 0.8, standalone=[0.3, 0.5], centralized=[0.85]),
+    cell("best-client", 128, 0.7),
+    cell("random", 128, 0.9),
+]
+
+
+def test_summary_of_the_comparison(tmp_path: Path) -> None:
+    found = sums.summarize(CELLS, 128)
+    assert found["gain_over_vague_points"] == 70
+    assert found["gain_over_local_points"] == 40
+    assert found["gap_to_centralized_points"] == 5
+    assert found["transfer_gain_points"] == 20
+    assert found["bytes_per_client_round"] == 700
+    assert found["aggregated_was_chosen"] == 0.5
+    assert found["gain_over_best_client_points"] == {"iid": {"128": 10}}
+    assert list(found["ablations"]["iid"]) == [
+        *("random", "centralized", "feddtpt", "best-client", "standalone")
+    ]
+    assert sums.table(found).splitlines()[2:] == [
+        "| feddtpt | 40 | 80 |",
+        "| standalone | 15 | 40 |",
+        "| centralized | 30 | 85 |",
+        "| best-client |  | 70 |",
+        "| random |  | 90 |",
+    ]
+    draw(CELLS, tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").stat().st_size > 5000
+
+
+def test_the_plan_has_every_run_once_and_all_of_its_keys_are_allowed() -> None:
+    cells = plan([0, 1], [64, 128], 64)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert len(cells) == 2 * 2 * (2 * len(MAIN) + len(ABLATIONS))
+    for cell in cells:
+        parse(cell.keys)
+
+
+def test_a_run_is_measured_and_not_run_again(
+    tmp_path: Path, tiny_world: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strategies.app.write_report", lambda folder: folder)
+    monkeypatch.setattr("strategies.app.save_headline", lambda run, stem: None)
+    monkeypatch.setattr(comparison, "second", lambda run, prompt: len(prompt) / 100)
+    keys = {key.replace("__", ".").replace("_", "-"): value for key, value in KEYS.items()}
+    shared: dict[str, Scalar] = {**keys, "output": str(tmp_path), "rounds": 1}
+    one = Cell("feddtpt", "dirichlet", 24, 0)
+    found = measure(run_cell(one, shared, 2), one)
+    assert (found["skew"], found["budget"], found["manual"]) == ("dirichlet", 24, 0.45)
+    assert len(found["rounds"]) == len(found["chosen"]) == len(found["centralized"]) == 1
+    assert len(found["own"]) == len(found["standalone"]) == 2
+    assert 0 < found["bytes_per_client_round"] < 1000
+    assert found["second"]["manual"] == len("decide the number") / 100
+    monkeypatch.setattr(comparison, "run_in_process", lambda *_: pytest.fail("run again"))
+    assert measure(run_cell(one, shared, 2), one) == found

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.fields import between, one_of, text
+from fedfuse.flower.prompt_sections import BlackBoxConfig, PromptsConfig
 from fedfuse.flower.sections import (
     ClientDistillConfig,
     DataConfig,
@@ -36,11 +37,12 @@ class RunConfig:
     Attributes:
         name: of the run folder.
         seed: of everything random.
-        strategy: ``fedfuse``, ``fusion-x``, ``fedmkt``, ``llm2slm``, ``fedavg-lora``, or your own
-            as ``module:Class``.
+        strategy: ``fedfuse``, ``fusion-x``, ``fedmkt``, ``llm2slm``, ``fedavg-lora``, ``feddtpt``,
+            or your own as ``module:Class``.
         rounds: of the federation.
         output: folder that run folders are made in.
-        baselines: also measure standalone, public-only and centralized training.
+        baselines: also measure standalone, public-only and centralized training; for ``feddtpt``,
+            standalone and centralized search, which cost as much as the federation each.
         promotion: keep what a phase on the public set taught, on either side, only if no domain of
             the held-out set got worse by it.
         min_clients: replies without which a round is given up.
@@ -72,6 +74,8 @@ class RunConfig:
     client_distill: ClientDistillConfig = field(default_factory=ClientDistillConfig)
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
     selector: SelectorConfig = field(default_factory=SelectorConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    black_box: BlackBoxConfig = field(default_factory=BlackBoxConfig)
 
 
 def flatten(config: object, prefix: str = "") -> dict[str, Scalar]:
@@ -109,7 +113,9 @@ def fill(default: C, given: Mapping[str, Any], name: str) -> C:
         if key not in allowed:
             close = get_close_matches(key, allowed, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            errors.append(f"{key} = {given[key]!r}: no such key{hint}")
+            # Somebody may have put the service's key there.
+            shown = "" if key.startswith("black-box.") else f" = {given[key]!r}"
+            errors.append(f"{key}{shown}: no such key{hint}")
     config: C = _build(type(default), default, "", given, errors)
     if errors:
         raise FedfuseError(f"the {name} is refused:\n  " + "\n  ".join(errors))
@@ -127,6 +133,18 @@ def _contradictions(config: RunConfig) -> list[str]:
         )
     if config.promotion and not config.data.holdout:
         found.append("promotion = True: allowed: False with a data.holdout of 0")
+    prompts, box = config.prompts, config.black_box
+    if prompts.queries < prompts.private + prompts.public:
+        found.append(
+            f"prompts.queries = {prompts.queries}: allowed: at least "
+            f"{prompts.private + prompts.public}, prompts.private and prompts.public together, or "
+            "no prompt can be evaluated"
+        )
+    if box.url:
+        try:
+            box.http_settings()
+        except FedfuseError as error:
+            found.append(f"black-box: {error}")
     try:
         config.selector.settings()
     except FedfuseError as error:
@@ -158,7 +176,8 @@ def _value(key: str, value: Any, kind: type, metadata: Mapping[str, Any], errors
     if type(value) is not kind:
         errors.append(f"{key} = {value!r}: is {type(value).__name__}, allowed: {kind.__name__}")
     elif "check" in metadata and not metadata["check"](value):
-        errors.append(f"{key} = {value!r}: allowed: {metadata['allowed']}")
+        shown = "" if "hidden" in metadata else f" = {value!r}"
+        errors.append(f"{key}{shown}: allowed: {metadata['allowed']}")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from math import isfinite
 from typing import Any
@@ -30,3 +31,12 @@ def text(default: str, *, empty: bool = False) -> Any:
     """Any text, by default not empty."""
     check = lambda value: empty or bool(value.strip())  # noqa: E731
     return field(default=default, metadata={"allowed": "text that is not empty", "check": check})
+
+
+def name_of_variable() -> Any:
+    """The name of an environment variable, or none. An error does not repeat the value: somebody
+    may have put there what the variable should hold.
+    """
+    check = lambda value: re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", value)  # noqa: E731
+    allowed = "the name of an environment variable: letters, digits, _"
+    return field(default="", metadata={"allowed": allowed, "check": check, "hidden": True})

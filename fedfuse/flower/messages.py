@@ -191,13 +191,15 @@ def take_tokenizer(content: RecordDict) -> TextTokenizer:
     return TextTokenizer.from_json(str(record["json"]))
 
 
-def take_number(content: RecordDict, name: str) -> float:
+def take_number(
+    content: RecordDict, name: str, low: float = -math.inf, high: float = math.inf
+) -> float:
     """Read a number out of a reply's metrics.
 
     Raises:
-        FedfuseError: when there is none or it is not finite.
+        FedfuseError: when there is none, or it is not finite or outside [low, high].
     """
-    return _number(_metrics(content), name)
+    return _number(_metrics(content), name, low, high)
 
 
 def take_scores(content: RecordDict) -> dict[str, Score]:

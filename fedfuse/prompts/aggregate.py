@@ -39,43 +39,9 @@ from fedfuse.errors import FedfuseError
 from fedfuse.prompts.attention import attention, gain_weights, unit_vectors
 from fedfuse.prompts.clusters import NOISE, dbscan, kmeans
 from fedfuse.prompts.prompt import Prompt, TunedPrompt
-
-METHODS = ("gain", "paper", "average", "attention", "k-means")
+from fedfuse.prompts.settings import AggregationSettings
 
 Embed = Callable[[Prompt], Float32[ndarray, "tokens width"]]
-
-
-@dataclass(frozen=True, slots=True)
-class AggregationSettings:
-    """How prompts are made one.
-
-    Attributes:
-        method: one of ``METHODS``.
-        max_tokens: most tokens of the result, at least 1; the paper names about 150.
-        min_samples: of DBSCAN, at least 2.
-        fixed_size: clusters of ``k-means`` and tokens of ``attention``, at least 1.
-        noise_discount: weight of noise in ``gain``, as a share of what it would have, in [0, 1].
-        seed: of k-means.
-    """
-
-    method: str = "gain"
-    max_tokens: int = 14
-    min_samples: int = 2
-    fixed_size: int = 10
-    noise_discount: float = 0.9
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        wrong = []
-        if self.method not in METHODS:
-            wrong.append(f"method is {self.method!r}; allowed: {', '.join(METHODS)}")
-        for key, least in (("max_tokens", 1), ("min_samples", 2), ("fixed_size", 1)):
-            if getattr(self, key) < least:
-                wrong.append(f"{key} is {getattr(self, key)}; allowed: at least {least}")
-        if not 0 <= self.noise_discount <= 1:
-            wrong.append(f"noise_discount is {self.noise_discount}; allowed: 0 to 1")
-        if wrong:
-            raise FedfuseError("aggregation: " + "; ".join(wrong))
 
 
 @dataclass(frozen=True, slots=True)

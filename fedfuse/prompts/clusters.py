@@ -88,3 +88,18 @@ def elbow(values: Float64[ndarray, " n"]) -> float:
     chord = np.linspace(values[0], values[-1], len(values))
     elbows = [int(step) for step in found.all_elbows]
     return float(values[max(elbows, key=lambda step: chord[step] - values[step], default=-1)])
+
+
+def plane(embeddings: Float[ndarray, "tokens width"]) -> Float64[ndarray, "tokens 2"]:
+    """``[T, 2]`` to draw embeddings of length 1: their two principal components.
+
+    A component's sign is that which makes its largest coordinate positive.
+    """
+    unit = unit_vectors(embeddings)
+    centred = unit - unit.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    points = np.zeros((len(unit), 2))
+    found = centred @ axes[:2].T
+    points[:, : found.shape[1]] = found
+    largest = np.take_along_axis(points, np.abs(points).argmax(0)[None], axis=0)
+    return np.where(largest < 0, -points, points)

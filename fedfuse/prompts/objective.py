@@ -49,7 +49,7 @@ def draw(
     """
     rng = np.random.default_rng(seed)
     own = [private[i] for i in rng.permutation(len(private))[: sizes[0]]]
-    shared = _balanced([public[i] for i in rng.permutation(len(public))], sizes[1])
+    shared = balanced([public[i] for i in rng.permutation(len(public))], sizes[1])
     if not own and not shared:
         raise FedfuseError(
             f"a batch of {sizes[0]} private and {sizes[1]} public examples of {len(private)} and "
@@ -86,8 +86,8 @@ def accuracy(
     return float(right)
 
 
-def _balanced(examples: Sequence[Example], most: int) -> list[Example]:
-    """A label's first, then each label's second, and so on."""
+def balanced(examples: Sequence[Example], most: int) -> list[Example]:
+    """As many as there are, at most ``most``: a label's first, then each label's second, ..."""
     turns: dict[str, int] = {}
     ranked = []
     for place, example in enumerate(examples):

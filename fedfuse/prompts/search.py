@@ -32,11 +32,9 @@ paid for in the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from fedfuse.errors import FedfuseError
 from fedfuse.prompts.blackbox import BudgetSpent
 from fedfuse.prompts.feedback import NO_TOKEN, Edit, Feedback, How
 from fedfuse.prompts.masked_lm import MaskedLM
@@ -44,44 +42,14 @@ from fedfuse.prompts.meter import Meter
 from fedfuse.prompts.objective import Batch, accuracy
 from fedfuse.prompts.prompt import Prompt, TunedPrompt
 from fedfuse.prompts.search_state import SearchState, Step
+from fedfuse.prompts.settings import SearchSettings
 from fedfuse.prompts.tasks import Task
-
-PROPOSERS = ("feedback", "masked-lm", "random")
 
 _INSERT, _DELETE = 0.5, 0.1
 _KEEP_TIE = 0.2
 _FLATTEN = 0.5
 # Draws in a row that bring nothing new: there is hardly anything left.
 _MOST_MISSES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class SearchSettings:
-    """How long and how a client searches.
-
-    Attributes:
-        proposer: ``feedback``, or one of the ablations ``masked-lm`` and ``random``.
-        evaluations: prompts to evaluate, the first one not counted; at least 0.
-        patience: evaluations in a row without a gain after which to stop, at least 1.
-        max_length: tokens from which on nothing is inserted, at least 1.
-        top: of the masked language model's proposals to draw from, at least 1.
-    """
-
-    proposer: str = "feedback"
-    evaluations: int = 15
-    patience: int = 15
-    max_length: int = 16
-    top: int = 60
-
-    def __post_init__(self) -> None:
-        wrong = []
-        if self.proposer not in PROPOSERS:
-            wrong.append(f"proposer is {self.proposer!r}; allowed: {', '.join(PROPOSERS)}")
-        for name, least in (("evaluations", 0), ("patience", 1), ("max_length", 1), ("top", 1)):
-            if getattr(self, name) < least:
-                wrong.append(f"{name} is {getattr(self, name)}; allowed: at least {least}")
-        if wrong:
-            raise FedfuseError("search " + "; ".join(wrong))
 
 
 class Search:

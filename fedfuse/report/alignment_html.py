@@ -25,7 +25,7 @@ from fedfuse.report.alignment_wording import (
     visible,
 )
 from fedfuse.report.fields import clean
-from fedfuse.report.template import STYLE
+from fedfuse.report.sheet import STYLE
 from fedfuse.tokenization.overview import Example, TableStatistics
 from fedfuse.tokenization.side_by_side import Coverage, TextAlignment, Token
 

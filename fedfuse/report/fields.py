@@ -101,6 +101,13 @@ class Fields:
         inner = self.mapping(key)
         return {name: inner.text(name) for name in inner.values}
 
+    def objects(self, key: str) -> list[Fields]:
+        """A list of nested objects."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.refuse(key, "a list of objects")
+        return [Fields(item, f"{self.where}: {key!r}, {n}") for n, item in enumerate(value, 1)]
+
     def names(self, key: str) -> list[str]:
         """A list of texts."""
         value = self.values.get(key)

@@ -12,12 +12,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fedfuse.report import exchange_plots, harm, plots, postmortem, tables
+from fedfuse.report import exchange_plots, harm, plots, postmortem, prompts, tables
 from fedfuse.report.fields import clean
 from fedfuse.report.reading import Run, read_run
+from fedfuse.report.sheet import STYLE
 from fedfuse.report.style import STAGE_LINES
 from fedfuse.report.summary import summary
-from fedfuse.report.template import STYLE, TEMPLATE
+from fedfuse.report.template import TEMPLATE
 
 PLOTS = {
     "headline": plots.headline_svg,
@@ -27,6 +28,8 @@ PLOTS = {
     "teachers_down": exchange_plots.teachers_down,
     "selectors": harm.selectors,
     "traffic": exchange_plots.traffic,
+    "accuracy_by_queries": prompts.accuracy_by_queries,
+    "token_clusters": prompts.token_clusters,
 }
 
 
@@ -74,6 +77,8 @@ def render(run: Run) -> str:
         taken_back=harm.taken_back_rows(run),
         events=postmortem.event_rows(run),
         absences=postmortem.absence_rows(run),
+        prompts=prompts.prompts_text(run),
+        prompt_rows=prompts.prompt_rows(run),
         failures=tables.failure_rows(run),
         settings=_settings(run),
     )

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from fedfuse.report.prompts import accuracy_figure
 from fedfuse.report.reading import SERVER, Measure, Run
 from fedfuse.report.style import (
     INK,
@@ -59,12 +60,13 @@ def headline_svg(run: Run) -> Figure | None:
 
 
 def headline(run: Run) -> Figure:
-    """Every model a row, its stages as dots on an axis of losses: before and after federation.
+    """Every model a row, its stages as dots on an axis of losses: before and after federation;
+    of a prompt, its accuracy.
 
     A figure of its own on a white ground, for ``savefig`` to PNG or SVG. Empty without metrics.
     """
     with styled():
-        figure = _headline(run) or new_figure(WIDTH, 1.0)
+        figure = _headline(run) or accuracy_figure(run) or new_figure(WIDTH, 1.0)
         figure.patch.set_facecolor("white")
         return figure
 

@@ -17,6 +17,12 @@ from typing import Any
 
 from fedfuse.errors import FedfuseError
 from fedfuse.report.fields import Fields, clean, read_lines, read_object
+from fedfuse.report.prompt_records import (
+    AggregationLine,
+    PromptLine,
+    read_aggregation,
+    read_prompt,
+)
 from fedfuse.report.records import (
     STAGES,
     Event,
@@ -76,6 +82,8 @@ class Run:
     fits: list[Fit]
     verdicts: list[Verdict]
     events: list[Event]
+    prompts: list[PromptLine]
+    aggregations: list[AggregationLine]
 
     @cached_property
     def clients(self) -> list[str]:
@@ -103,7 +111,8 @@ class Run:
     @cached_property
     def rounds(self) -> int:
         """Last federated round that was measured, 0 when there was none."""
-        return max((m.round for m in self.metrics if m.stage == "federated"), default=0)
+        measured: list[Metric | PromptLine] = [*self.metrics, *self.prompts]
+        return max((m.round for m in measured if m.stage == "federated"), default=0)
 
     @property
     def has_floor(self) -> bool:
@@ -260,6 +269,8 @@ def read_run(folder: Path | str) -> Run:
         fits=read_lines(folder / "selectors.jsonl", partial(read_fit, models)),
         verdicts=read_lines(folder / "verdicts.jsonl", partial(read_verdict, models)),
         events=read_lines(folder / "events.jsonl", read_event),
+        prompts=read_lines(folder / "prompts.jsonl", partial(read_prompt, models)),
+        aggregations=read_lines(folder / "aggregations.jsonl", partial(read_aggregation, models)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
+from fedfuse.report.prompts import prompts_text
 from fedfuse.report.reading import SERVER, Measure, Run
 from fedfuse.report.wording import bytes_text, count, loss_text, percent, seconds_text
 
@@ -14,7 +15,11 @@ UNCHANGED = 5e-4
 
 def summary(run: Run) -> list[str]:
     """What the run shows: setting, server, baselines of the server, clients, cost."""
-    sentences = [_setting(run), _server(run), _baselines(run), _clients(run), _cost(run)]
+    sentences = [
+        _setting(run),
+        *([prompts_text(run)] if run.prompts else []),
+        *(_server(run), _baselines(run), _clients(run), _cost(run)),
+    ]
     return [sentence for sentence in sentences if sentence]
 
 

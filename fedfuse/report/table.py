@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedfuse.report.prompts import prompt_rows
 from fedfuse.report.reading import Run
 from fedfuse.report.tables import Cell, cell, gain_note, gain_title, late_models, result_rows
 from fedfuse.report.wording import shorten
@@ -25,6 +26,11 @@ def print_table(run: Run, console: Console | None = None) -> Table:
         console = Console()
         if not console.is_terminal:
             console = Console(width=WIDTH)
+    if run.prompts:
+        table = prompt_table(run)
+        console.print(Text(f"{shorten(run.title, 60)}: accuracy", "bold"))
+        console.print(table)
+        return table
     measured = any(metric.accuracy is not None for metric in run.metrics)
     table = build_table(run, with_accuracy=measured)
     room = console.options.update(max_width=2 * WIDTH)
@@ -59,6 +65,18 @@ def build_table(run: Run, *, with_accuracy: bool) -> Table:
         place = run.stages.index("federated") if "federated" in run.stages else 0
         floor = _text(cell(run.floor), with_accuracy)
         table.add_row(Text("entropy floor"), *[""] * place, floor, style="dim")
+    return table
+
+
+def prompt_table(run: Run) -> Table:
+    """The global prompt round by round, and the baselines' prompts."""
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("round", max_width=18)
+    for name in ("test", "private", "queries"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("prompt", overflow="fold")
+    for row in prompt_rows(run):
+        table.add_row(row.name, row.test, row.private, row.queries, Text(row.text))
     return table
 
 

@@ -1,73 +1,6 @@
-"""The report's page and style sheet: a module, since Flower's bundles carry no HTML files."""
+"""The report's page: a module, since Flower's bundles carry no HTML files."""
 
 from __future__ import annotations
-
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --ground: #ffffff; --ink: #1b1f24; --muted: #5b6470; --line: #d9dee4; --soft: #f5f7f9;
-  --better: #0a7a4b; --worse: #b3261e; --accent: #0f7fc4;
-}
-@media screen and (prefers-color-scheme: dark) {
-  :root {
-    --ground: #14171b; --ink: #e6e9ed; --muted: #9aa4b0; --line: #343b44; --soft: #1c2127;
-    --better: #4cc38a; --worse: #ff8a80; --accent: #56b4e9;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 62rem;
-  background: var(--ground); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
-  overflow-wrap: break-word;
-}
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .2rem; letter-spacing: -.01em; }
-h2 { font-size: 1.25rem; margin: 2.8rem 0 .6rem; padding-top: .9rem;
-  border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-p { margin: .5rem 0; max-width: 46rem; }
-.meta, .note, figcaption { color: var(--muted); font-size: .875rem; }
-.meta { margin-bottom: 1.4rem; }
-.status { font-weight: 600; }
-.status.failed { color: var(--worse); }
-.status.finished { color: var(--better); }
-figure { margin: 1rem 0 1.4rem; }
-figcaption { max-width: 46rem; margin-top: .4rem; }
-svg { display: block; height: auto; max-width: 100%; color: var(--ink); }
-svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue",
-  sans-serif !important; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .38rem .7rem; text-align: right; vertical-align: top;
-  border-bottom: 1px solid var(--line); }
-th { font-weight: 600; }
-thead th { color: var(--muted); border-bottom-width: 2px; vertical-align: bottom;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-tbody th { max-width: 16rem; }
-td small { display: block; color: var(--muted); font-size: .8rem; white-space: nowrap; }
-td.left, th.left { text-align: left; }
-tr.floor td, tr.floor th, tr.all td, tr.all th { border-top: 2px solid var(--line); }
-.better { color: var(--better); font-weight: 600; }
-.worse { color: var(--worse); font-weight: 600; }
-.own { color: var(--muted); font-weight: 400; }
-.side { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
-.side table { font-size: .85rem; }
-.side th:not(:first-child), .side td { padding: .3rem .5rem; }
-details { margin: .8rem 0; }
-summary { cursor: pointer; color: var(--accent); font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; font-size: .875rem;
-  margin: .3rem 0 1rem; }
-dt { color: var(--muted); max-width: 20rem; }
-dd { margin: 0; font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
-  min-width: 0; }
-@media print {
-  body { max-width: none; padding: 0; font-size: 11pt; }
-  figure, table, .side > div { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
-  .scroll { overflow: visible; }
-}
-"""
 
 TEMPLATE = """\
 {% macro measure(cell) %}
@@ -186,6 +119,34 @@ Entropy floor: the best any model can do, known because the source of the data i
 </tbody>
 </table></div>
 </details>
+</section>
+{% endif %}
+{% if prompts %}
+<section id="prompts">
+<h2>The prompt</h2>
+<p>{{ prompts }}</p>
+<div class="scroll"><table>
+<thead><tr><th>round</th><th class="left">prompt</th><th class="left">chosen</th><th>test</th>
+<th>private</th><th>queries</th></tr></thead>
+<tbody>
+{% for row in prompt_rows %}
+<tr><th>{{ row.name }}</th><td class="left">
+{% for word, clients in row.tokens %}
+<span{% if clients %} title="from {{ clients }}"{% endif %}>{{ word }}
+{%- if clients %}<sub>{{ clients }}</sub>{% endif %}</span>
+{% endfor %}
+</td><td class="left">{{ row.chosen }}</td><td>{{ row.test }}</td><td>{{ row.private }}</td>
+<td>{{ row.queries }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+<p class="note">Below a token: the clients whose prompts it was taken from. Private: mean accuracy
+on the clients&rsquo; own examples. Queries: paid since the run began; of a client&rsquo;s own
+prompt, those of its last search.</p>
+{{ figure("accuracy_by_queries", "Accuracy of the global prompt after each round, against all"
+  ~ " queries that it took: the clients' searches and the server's validation.") }}
+{{ figure("token_clusters", "Tokens that clients sent, by their contextual embeddings (two"
+  ~ " principal components). Colours are clusters, crosses noise; what was kept is ringed.") }}
 </section>
 {% endif %}
 {% if plots.curves %}

@@ -13,6 +13,7 @@ import platform
 import secrets
 import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.files import append_line, sync, whole_file
 from fedfuse.report.fields import read_object
+from fedfuse.report.prompt_records import AggregationLine, PromptLine
 
 PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
 # What a round found out: a resumed run finds it out again. (What messages cost was spent.)
-FINDINGS = ("metrics.jsonl", "selection.jsonl", "selectors.jsonl", "verdicts.jsonl")
+FINDINGS = (
+    *("metrics.jsonl", "selection.jsonl", "selectors.jsonl", "verdicts.jsonl"),
+    *("prompts.jsonl", "aggregations.jsonl"),
+)
 HISTORY = ("ledger.jsonl", "events.jsonl")
 
 
@@ -201,6 +206,14 @@ class RunWriter:
         self._check_domains(domain for domain in changes if domain)
         line = {"round": server_round, "model": model, "keep": keep, "changes": dict(changes)}
         self._append("verdicts.jsonl", line)
+
+    def prompt(self, line: PromptLine) -> None:
+        """One line in prompts.jsonl."""
+        self._append("prompts.jsonl", asdict(line))
+
+    def aggregation(self, line: AggregationLine) -> None:
+        """One line in aggregations.jsonl."""
+        self._append("aggregations.jsonl", asdict(line))
 
     def _check_domains(self, domains: Iterable[str]) -> None:
         known = self._about["domains"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -61,6 +62,11 @@ CHANGED: dict[str, Any] = {
     "selector.signal": "distillation",
     "selector.features": "entropy,record",
     "selector.unit": "row",
+    "prompts.proposer": "random",
+    "prompts.aggregation": "best-client",
+    "prompts.choice": "none",
+    "black-box.url": "https://models.example/v1",
+    "log-format": "json",
 }
 
 
@@ -84,6 +90,10 @@ def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
             r"freshness = 0\.1: allowed: 0 with a knowledge\.public",
         ),
         ({"promotion": True, "data.holdout": 0}, r"promotion = True: allowed: False with a data"),
+        (
+            {"prompts.queries": 31},
+            r"prompts\.queries = 31: allowed: at least 32, prompts\.private and",
+        ),
         (
             {"selector.features": "entropy, luck"},
             r"selector\.features = 'entropy, luck': .* allowed: one or more of prompt-loss",
@@ -232,3 +242,22 @@ def test_models_by_partition() -> None:
 def test_models_that_cannot_be_read(models: str, message: str) -> None:
     with pytest.raises(FedfuseError, match=message):
         model_of_partition(models, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("black-box.key-variable", "key-variable: allowed: the name of an environment variable"),
+        ("black-box.key", "black-box.key: no such key"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(key: str, why: str) -> None:
+    with pytest.raises(FedfuseError, match=re.escape(why)) as caught:
+        parse({key: "sk-proj-0123"})
+    assert "sk-proj" not in str(caught.value)
+
+
+def test_a_password_in_a_url_is_not_repeated() -> None:
+    with pytest.raises(FedfuseError, match="black-box: endpoint's url; allowed: http") as caught:
+        parse({"black-box.url": "https://me:secret@models.example/v1"})
+    assert "secret" not in str(caught.value)

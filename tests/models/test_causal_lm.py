@@ -256,7 +256,7 @@ def test_a_failed_save_leaves_the_old_adapter(
         return rename(self, other)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(FedfuseError, match="disk full"):
         save_adapter(model, target)
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
     assert (target / "adapter_model.safetensors").exists()

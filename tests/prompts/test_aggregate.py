@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.prompts.aggregate import (
-    METHODS,
-    Aggregation,
-    AggregationSettings,
-    Source,
-    aggregate,
-)
+from fedfuse.prompts.aggregate import Aggregation, Source, aggregate
 from fedfuse.prompts.choice import choose
 from fedfuse.prompts.clusters import NOISE
 from fedfuse.prompts.prompt import Prompt, TunedPrompt
+from fedfuse.prompts.settings import METHODS, AggregationSettings
 
 WIDTH = 12
 PREVIOUS = Prompt((0, 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfuse.prompts.attention import unit_vectors
-from fedfuse.prompts.clusters import NOISE, dbscan, elbow, kmeans, neighbour_distances
+from fedfuse.prompts.clusters import NOISE, dbscan, elbow, kmeans, neighbour_distances, plane
 from tests.oracles import prompts as oracle
 
 
@@ -69,3 +69,15 @@ def test_kmeans_has_no_more_clusters_than_points() -> None:
     assert len(set(kmeans(directions, 3, seed=0))) == 3
     assert len(set(kmeans(directions, 9, seed=0))) == 5
     assert (kmeans(directions, 3, seed=1) == kmeans(directions, 3, seed=1)).all()
+
+
+def test_a_plane_keeps_what_is_in_it() -> None:
+    rng = np.random.default_rng(3)
+    turned = np.linalg.qr(rng.normal(size=(6, 6)))[0][:2]
+    flat = at(0, 20, 130, 200, 310)
+    points = plane(flat @ turned)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    assert distances == pytest.approx(np.linalg.norm(flat[:, None] - flat[None], axis=2))
+    assert points.sum(0) == pytest.approx([0, 0])
+    assert (np.take_along_axis(points, np.abs(points).argmax(0)[None], 0) > 0).all()
+    assert plane(flat[:1]).tolist() == [[0, 0]]

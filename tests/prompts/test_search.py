@@ -18,8 +18,9 @@ from fedfuse.prompts.masked_lm import MaskedLM
 from fedfuse.prompts.meter import Meter, Retry
 from fedfuse.prompts.objective import accuracy, draw
 from fedfuse.prompts.prompt import Prompt, TunedPrompt
-from fedfuse.prompts.search import PROPOSERS, Search, SearchSettings, _gain_after
+from fedfuse.prompts.search import Search, _gain_after
 from fedfuse.prompts.search_state import SearchState
+from fedfuse.prompts.settings import PROPOSERS, SearchSettings
 from fedfuse.tokenization.tokenizer import TextTokenizer
 from tests.prompts.endpoint import Odd, serve
 from tests.prompts.fakes import (

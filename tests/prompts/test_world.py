@@ -135,6 +135,5 @@ def test_accuracy_is_the_prompts(tmp_path: Path) -> None:
         for prompt in (VAGUE, task.good):
             answers = model.answer([task.task.question(prompt, e.text) for e in examples])
             shares[name, prompt] = task.task.right(answers, examples) / len(examples)
-        assert shares[name, VAGUE] < 0.6, shares  # of two labels
         # How far so few steps lead depends on the machine's number of threads.
-        assert shares[name, task.good] > 0.7, shares
+        assert shares[name, task.good] > shares[name, VAGUE] + 0.3, shares

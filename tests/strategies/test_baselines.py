@@ -132,7 +132,7 @@ def test_unknown_strategies_are_refused(plugin: str, name: str, problem: str) ->
     with pytest.raises(FedfuseError) as refused:
         find_strategy(name)
     assert problem in str(refused.value)
-    names = "fedfuse, fusion-x, fedmkt, fedavg-lora, llm2slm"
+    names = "fedfuse, fusion-x, fedmkt, fedavg-lora, llm2slm, feddtpt"
     assert f"allowed: {names}, or module:Class" in str(refused.value)
 
 

@@ -17,7 +17,7 @@ from fedfuse.fusion.promotion import Change, Verdict
 from fedfuse.fusion.settings import SelectorSettings
 from fedfuse.models import participant
 from fedfuse.report.reading import read_run
-from tests.federations import checkpoint, federate, lines
+from tests.federations import about, checkpoint, federate, lines
 
 SHORT: dict[str, Any] = {
     "clients": 2,
@@ -86,6 +86,7 @@ def test_clients_that_tell_no_prompt_losses_are_refused(
 def test_a_public_set_that_changes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FedfuseError, match=r"knowledge.public-share = 0.5: allowed: 1 with"):
         federate(tmp_path, **SHORT, strategy="fusion-x", knowledge__public_share=0.5)
+    assert about(tmp_path / "quickstart")["status"] == "failed"
 
 
 def test_the_papers_selector_can_be_chosen(tmp_path: Path) -> None:

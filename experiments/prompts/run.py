@@ -1,0 +1,220 @@
+"""FedDTPT against its baselines and ablations: ``python -m experiments.prompts.run``.
+
+One task of the built-in world, ten clients, private labels dealt evenly (``iid``) or by a Dirichlet
+distribution of concentration 0.1. At every budget of queries: the whole method with search alone
+and centralized search beside it, the best single client, and one client a round. At one budget:
+the paper's own aggregation, its ablations and this project's choices. Every final prompt is also
+asked of a second language model that it was not tuned on.
+
+Runs that are finished are not run again; one that was stopped begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+
+from clients.app import app as client_app
+from experiments.frame import put_table
+from experiments.prompts.draw import draw
+from experiments.prompts.summary import summarize, table
+from fedfuse.flower.config import Scalar, flatten, parse
+from fedfuse.flower.grid import run_in_process
+from fedfuse.flower.prompt_workspace import load_task
+from fedfuse.models.builtin import build
+from fedfuse.models.causal_lm import load_causal_lm
+from fedfuse.prompts.local_model import LocalModel
+from fedfuse.report.prompts import at_the_end, bytes_per_client_round, global_lines
+from fedfuse.report.reading import Run, read_run
+from fedfuse.report.writing import commit, versions
+from strategies.app import app as server_app
+
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+SECOND = "builtin:instructed-gpt-neox"
+SKEWS = {"iid": 0.0, "dirichlet": 0.1}
+# At every budget.
+MAIN: dict[str, dict[str, Scalar]] = {
+    "feddtpt": {"baselines": True},
+    "best-client": {"prompts.aggregation": "best-client"},
+    "one-client": {"prompts.clients-per-round": 1},
+}
+# At one.
+ABLATIONS: dict[str, dict[str, Scalar]] = {
+    "aggregated-only": {"prompts.choice": "aggregated"},
+    "no-feedback": {"prompts.proposer": "masked-lm"},
+    "random": {"prompts.proposer": "random"},
+    **{
+        name: {"prompts.aggregation": method, "prompts.choice": "none"}
+        for name, method in (
+            ("paper", "paper"),
+            ("paper-average", "average"),
+            ("paper-attention", "attention"),
+            ("paper-k-means", "k-means"),
+        )
+    },
+    "paper-no-feedback": {
+        "prompts.aggregation": "paper",
+        "prompts.choice": "none",
+        "prompts.proposer": "masked-lm",
+    },
+    "paper-random": {
+        "prompts.aggregation": "paper",
+        "prompts.choice": "none",
+        "prompts.proposer": "random",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        variant: a key of ``MAIN`` or ``ABLATIONS``.
+        skew: a key of ``SKEWS``.
+        budget: queries of a client in a round.
+        seed: of the run.
+    """
+
+    variant: str
+    skew: str
+    budget: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return f"{self.variant}-{self.skew}-{self.budget}-{self.seed}"
+
+    @property
+    def keys(self) -> dict[str, Scalar]:
+        """Its run config, as far as cells differ."""
+        return {
+            "strategy": "feddtpt",
+            "baselines": False,
+            "name": self.name,
+            "seed": self.seed,
+            "prompts.queries": self.budget,
+            "prompts.alpha": SKEWS[self.skew],
+            "black-box.max-tokens": 2,  # an answer is one word
+            **(MAIN | ABLATIONS)[self.variant],
+        }
+
+
+def plan(seeds: Sequence[int], budgets: Sequence[int], ablated: int) -> list[Cell]:
+    """All runs, seed by seed, so that what there is can be summed up when it is stopped."""
+    return [
+        Cell(variant, skew, budget, seed)
+        for seed in seeds
+        for skew in SKEWS
+        for variants, where in ((MAIN, budgets), (ABLATIONS, [ablated]))
+        for budget in where
+        for variant in variants
+    ]
+
+
+def main(
+    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2,3,4",
+    budgets: Annotated[
+        str, typer.Option(help="Queries of a client in a round, joined by commas.")
+    ] = "64,128,256,512",
+    ablated: Annotated[int, typer.Option(help="The budget of the ablations.")] = 256,
+    task: Annotated[str, typer.Option(help="Of the built-in world.")] = "goods-word",
+    clients: Annotated[int, typer.Option(min=2, help="Their number.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each run.")] = 3,
+    output: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    results: Annotated[Path, typer.Option(help="Where results go.")] = HERE / "results.json",
+) -> None:
+    """Run all cells; write results.json, and from the default place table and picture in docs/."""
+    started = time.monotonic()
+    numbers = [int(seed) for seed in seeds.split(",")]
+    sizes = [int(budget) for budget in budgets.split(",")]
+    shared: dict[str, Scalar] = {
+        "rounds": rounds,
+        "output": str(output.resolve() / f"experiment-prompts-{task}-{clients}-{rounds}"),
+        "prompts.task": task,
+    }
+    cells = [
+        measure(run_cell(cell, shared, clients), cell)
+        for cell in track(plan(numbers, sizes, ablated), "runs")
+    ]
+    frame = {
+        "command": f"python -m experiments.prompts.run --seeds {seeds} --budgets {budgets} "
+        f"--ablated {ablated} --task {task} --clients {clients} --rounds {rounds}",
+        "seeds": numbers,
+        "commit": commit(),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 1),
+        "summary": summarize(cells, ablated),
+        "cells": cells,
+    }
+    results.write_text(json.dumps(frame, indent=1) + "\n")
+    if results == HERE / "results.json":
+        put_table(DOCS / "prompts.md", table(frame["summary"]), "federation")
+        draw(cells, DOCS / "prompts.svg")
+    print(json.dumps(frame["summary"], indent=1))
+
+
+def run_cell(cell: Cell, shared: Mapping[str, Scalar], clients: int) -> Run:
+    """The finished run of a cell."""
+    folder = Path(str(shared["output"])) / cell.name
+    if (folder / "config.json").exists():
+        run = read_run(folder)
+        if run.status == "finished":
+            return run
+    shutil.rmtree(folder, ignore_errors=True)
+    config = parse({**shared, **cell.keys})
+    run_in_process(server_app, client_app, flatten(config), clients)
+    return read_run(folder)
+
+
+def measure(run: Run, cell: Cell) -> dict[str, Any]:
+    """What is kept of a run: accuracies in [0, 1] on the test set, queries, bytes, transfer."""
+    manual, *rounds = global_lines(run)
+    ends = {stage: at_the_end(run, stage) for stage in ("federated", "standalone", "centralized")}
+    return {
+        "variant": cell.variant,
+        "skew": cell.skew,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "manual": manual.test,
+        "rounds": [{"queries": line.queries, "accuracy": line.test} for line in rounds],
+        "prompt": rounds[-1].text,
+        "accuracy": rounds[-1].test,
+        "queries": rounds[-1].queries,
+        "own": [line.test for line in ends["federated"]],
+        "standalone": [line.test for line in ends["standalone"]],
+        "centralized": [line.test for line in ends["centralized"]],
+        "chosen": [made.chosen for made in run.aggregations],
+        "bytes_per_client_round": bytes_per_client_round(run),
+        "second": {"manual": second(run, manual.text), "accuracy": second(run, rounds[-1].text)},
+    }
+
+
+def second(run: Run, prompt: str) -> float:
+    """Accuracy of a prompt with the second language model, on the same test set."""
+    config = parse(run.config)
+    task, splits = load_task(config.prompts, config.data.template, config.seed, 1)
+    questions = [task.question(prompt, example.text) for example in splits.test]
+    return task.right(second_model().answer(questions), splits.test) / len(splits.test)
+
+
+@cache
+def second_model() -> LocalModel:
+    """The model that no prompt was tuned on."""
+    lm = load_causal_lm(str(build(SECOND)), device="cpu")
+    return LocalModel(lm, max_tokens=2, batch_size=240)
+
+
+if __name__ == "__main__":
+    typer.run(main)

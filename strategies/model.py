@@ -1,0 +1,155 @@
+"""Strategies whose server has a model of its own, and whose clients train theirs."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedfuse.flower import messages
+from fedfuse.flower.config import RunConfig
+from fedfuse.tokenization.tokenizer import TextTokenizer
+from strategies.base import FEDERATED, ZERO_SHOT, PhasedStrategy
+from strategies.baselines import client_baselines, server_baselines
+from strategies.roll import Member
+from strategies.session import SERVER, Session, open_session
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class ModelStrategy(PhasedStrategy):
+    """Clients tell their tokenizers, train on private data, and score their models.
+
+    Args:
+        session: config, the server's model and the run folder.
+
+    Attributes:
+        tokenizers: of the clients, by node.
+    """
+
+    session: Session
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.tokenizers: dict[int, TextTokenizer] = {}
+
+    @staticmethod
+    def open(config: RunConfig) -> Session:
+        """The server's model and data."""
+        return open_session(config)
+
+    def initial(self) -> ArrayRecord:
+        """The server's adapter."""
+        return messages.arrays_to_record(self.session.participant.adapter)
+
+    def greeting(self) -> RecordDict:
+        """The server's tokenizer."""
+        greeting = RecordDict({})
+        messages.put_tokenizer(greeting, self.session.participant.tokenizer)
+        return greeting
+
+    def admit(self, reply: Message) -> Member:
+        """A client's model, the domain of its data, and its tokenizer, which is kept."""
+        info = reply.content.config_records["info"]
+        tokenizer = messages.take_tokenizer(reply.content)
+        client = str(int(info["partition"]))  # type: ignore[arg-type]
+        model, domain = str(info["model"]), str(info["own-domain"])
+        # Clients of one model share one tokenizer.
+        same = (t for t in self.tokenizers.values() if t.fingerprint == tokenizer.fingerprint)
+        self.tokenizers[reply.metadata.src_node_id] = next(same, tokenizer)
+        label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
+        return Member(client, model, f"{domain or client} / {label}", domain)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Learn from the clients' replies; returns the server's new arrays and metrics."""
+        return None, mean_loss(self.losses(server_round, replies))
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Write the clients' scores down; returns their mean loss over clients and domains."""
+        stage = FEDERATED if server_round else ZERO_SHOT
+
+        def note(reply: Message) -> list[float]:
+            scores = messages.take_scores(reply.content)
+            client = self.exchange.name(reply.metadata.src_node_id)
+            self.session.run.scores(stage, server_round, client, scores)
+            return [score.loss for score in scores.values()]
+
+        noted = self.accept(server_round, replies, note)
+        return mean_loss([loss for _, losses in noted for loss in losses])
+
+    def evaluate_server(self, server_round: int) -> MetricRecord:
+        """Score the server's model and write it down."""
+        stage = FEDERATED if server_round else ZERO_SHOT
+        scores = self.session.score()
+        self.session.run.scores(stage, server_round, SERVER, scores)
+        mean = sum(score.loss for score in scores.values()) / len(scores)
+        log.info("round %d: server loss %.4f nats/byte", server_round, mean)
+        return MetricRecord({**messages.scores_to_metrics(scores)})
+
+    def accept(
+        self, server_round: int, replies: Iterable[Message], read: Callable[[Message], T]
+    ) -> Iterator[tuple[str, T]]:
+        """The same, with a note on who trains in smaller parts since its memory ran out."""
+
+        def read_both(reply: Message) -> tuple[T, str, int]:
+            phase = reply.metadata.message_type.removeprefix("train.")
+            return read(reply), phase, messages.take_max_tokens(reply.content)
+
+        for client, (found, phase, tokens) in super().accept(server_round, replies, read_both):
+            if tokens:
+                self.session.note_memory(server_round, client, phase, tokens)
+            yield client, found
+
+    def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
+        """The losses that the clients report, in the order of their names."""
+        return [loss for _, loss in sorted(self.accept(server_round, replies, take_loss))]
+
+    def measure_baselines(self, num_rounds: int) -> None:
+        """Standalone, public-only and centralized training."""
+        log.info("baselines: standalone, public-only, centralized")
+        config = ConfigRecord({})
+        messages.put_occasion(config, self.occasion(num_rounds))
+        requests = self.requests(messages.BASELINE, config)
+        with one_thread():
+            replies = self.exchange(num_rounds, requests, lambda: server_baselines(self.session))
+
+        def note(reply: Message) -> None:
+            client = self.exchange.name(reply.metadata.src_node_id)
+            client_baselines(self.session, client, reply)
+
+        deque(self.accept(num_rounds, replies, note), maxlen=0)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep the server to one core while simulated clients use the others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def take_loss(reply: Message) -> float:
+    """The loss that a reply says its sender ended with.
+
+    Raises:
+        FedfuseError: when it says nothing, or no finite number.
+    """
+    return messages.take_number(reply.content, "loss")
+
+
+def mean_loss(losses: Sequence[float]) -> MetricRecord | None:
+    """The mean of losses; nothing for none."""
+    return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None

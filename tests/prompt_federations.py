@@ -1,0 +1,67 @@
+"""Whole federations that tune a prompt in seconds: a tiny world, few examples, small budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flwr.clientapp import ClientApp
+
+from clients.app import app as client_app
+from fedfuse.flower import prompt_workspace
+from fedfuse.flower.config import Scalar
+from fedfuse.models import builtin
+from tests.federations import federate
+
+TINY = {
+    "instructed-llama": {"width": 64, "drills": 200, "steps": 200, "exercises": 2000},
+    "masked-bert": {"width": 32, "steps": 60, "exercises": 1000},
+}
+# The task that the tiny model has learned best: 2 labels, by letters.
+KEYS: dict[str, Scalar] = {
+    "strategy": "feddtpt",
+    "baselines": False,
+    "prompts__task": "amount-code",
+    "prompts__private": 4,
+    "prompts__public": 4,
+    "prompts__validation": 12,
+    "prompts__test": 20,
+    "prompts__queries": 200,
+    "prompts__patience": 12,
+    # It names the aspect, and not that a letter is wanted.
+    "prompts__start": "decide the number",
+    "black_box__max_tokens": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_world() -> Iterator[None]:
+    """The built-in world's models after a few seconds of training."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, smaller in TINY.items():
+            recipe = replace(builtin.PROMPT_RECIPES[name], batch_size=32, **smaller)
+            patch.setitem(builtin.PROMPT_RECIPES, name, recipe)
+            builtin.build(f"builtin:{name}")
+        forget()
+        yield
+    forget()
+
+
+def forget() -> None:
+    """What a new process does not know."""
+    for cached in ("load_task", "load_masked_lm", "load_backend"):
+        getattr(prompt_workspace, cached).cache_clear()
+
+
+def tune(
+    output: Path,
+    *,
+    clients: int = 3,
+    app: ClientApp = client_app,
+    report: bool = False,
+    **keys: Scalar,
+) -> Path:
+    """Tune a prompt in this process; as ``federate``."""
+    return federate(output, clients=clients, app=app, report=report, **{**KEYS, **keys})
