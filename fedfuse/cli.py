@@ -130,7 +130,7 @@ def read_cut_off(folder: Path, clients: int) -> tuple[RunConfig, int]:
     folder = folder.expanduser().resolve()
     run = RunWriter.reopen(folder)
     place = {"name": folder.name, "output": str(folder.parent), "resume": str(folder)}
-    return parse({**run.config, **place}), max(len(run.models) - 1, 0) or clients
+    return parse({**run.config, **place}), run.nodes or clients
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import deployment
 from experiments.alignment import draw as alignment
+from experiments.faults import tables as faults
 from experiments.scale import draw as scale
 from experiments.selection import tables as selection
 from experiments.wire import tables as wire
@@ -99,3 +100,10 @@ def test_the_table_of_a_messages_cost_is_its_results() -> None:
     file = ROOT / "benchmarks" / "results" / "deployment.json"
     results = json.loads(file.read_text())["results"]
     assert deployment.table(results) in (ROOT / "docs" / "deploy.md").read_text()
+
+
+def test_the_table_of_failures_is_their_results() -> None:
+    folder = ROOT / "experiments" / "faults"
+    found = [json.loads((folder / f"{name}.json").read_text()) for name in ("kills", "chaos")]
+    text = (ROOT / "docs" / "faults.md").read_text()
+    assert faults.table(*(results["summary"] for results in found)) in text

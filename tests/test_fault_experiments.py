@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.faults import chaos, kills
@@ -57,19 +59,36 @@ def test_a_run_among_failures_loses_nothing(
 
 
 def test_a_killed_server_is_resumed_in_another_process(tmp_path: Path) -> None:
-    whole = tmp_path / "fedmkt"
-    steps = kills.small_run("fedmkt", whole, kills.Steps())
-    assert steps > 1000
-    cell = kills.kill_and_resume("fedmkt", tmp_path / "killed", steps * 2 // 3)
-    assert cell["resumed"].startswith("after round ")
+    """Between the writing of a file and its renaming, which no exception would interrupt."""
+    whole, steps = tmp_path / "fedmkt", kills.Steps()
+    kills.small_run("fedmkt", whole, steps)
+    point = ("return", "fedfuse/files.py:sync"), steps.counts["return", "fedfuse/files.py:sync"] - 9
+    assert point[1] > 0
+    cell = kills.kill_and_resume("fedmkt", tmp_path / "killed", point)
+    assert cell["goes on"].startswith("after round ")
     assert outcome(tmp_path / "killed") == outcome(whole)
     assert read_run(tmp_path / "killed").status == "finished"
+    drawn = [steps.draw(np.random.default_rng(seed)) for seed in range(200)]
+    assert all(1 <= number <= steps.counts[event] for event, number in drawn)
+    assert len({function for (_, function), _ in drawn}) > 50
 
 
-def test_a_process_that_is_killed_is_told_from_one_that_fails() -> None:
-    def dies(pipe: int) -> None:
-        os.write(pipe, b"here")
-        os.kill(os.getpid(), signal.SIGKILL)
+def test_a_process_that_is_killed_is_told_from_one_that_fails(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert kills.in_a_process(lambda: os.kill(os.getpid(), signal.SIGKILL)) == signal.SIGKILL
+    assert kills.in_a_process(lambda: None) == 0
+    with pytest.raises(SystemExit, match="a run failed"):
+        kills.in_a_process(lambda: print(1 / 0))
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
-    assert kills.in_a_process(dies) == (signal.SIGKILL, "here")
-    assert kills.in_a_process(lambda _: None) == (0, "")
+
+@pytest.mark.parametrize("name", ["chaos", "kills"])
+def test_results_are_those_of_the_committed_commands(name: str) -> None:
+    path = Path(chaos.__file__).with_name(f"{name}.json")
+    found = json.loads(path.read_text())
+    assert found["command"].startswith(f"python -m experiments.faults.{name} ")
+    if name == "chaos":
+        assert found["summary"]["schedules"] == found["summary"]["without lapses"] == 50
+    else:
+        assert found["summary"] == {"points": 20, "identical": 20}

@@ -142,7 +142,10 @@ class Fleet(InProcessGrid):
         app = _raise if fault == "raise" else self._client_app
         memory = out_of_memory_once() if fault == "memory" else nullcontext()
         with patch.object(self, "_client_app", app), memory:
-            [reply] = super().pull_messages([message_id])
+            replies = super().pull_messages([message_id])
+        if not replies:
+            return None
+        [reply] = replies
         if fault == "die":
             self._contexts[node] = self._fresh[node]
         if fault in ("late", "die"):

@@ -1,9 +1,9 @@
 """A server that is killed at random points and resumed: ``python -m experiments.faults.kills``.
 
-The server runs in a process of its own, with its clients, and ends by SIGKILL at one of all the
-calls and returns of this project's functions: in the middle of a training step as well as between
-the writing of a file and its renaming. What the resumed run finds out, every adapter and every
-measurement, is compared bit for bit with a run that nobody disturbed.
+The server runs in a process of its own, with its clients, and ends by SIGKILL at a call or a return
+of one of this project's functions: in the middle of a training step as well as between the writing
+of a file and its renaming. What the resumed run finds out, every adapter and every measurement, is
+compared bit for bit with a run that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -28,6 +30,7 @@ from experiments.faults.fleet import Schedule
 from experiments.faults.run import SMALL, outcome, run_among
 from fedfuse.flower.config import flatten, parse
 from fedfuse.models.builtin import ensure
+from fedfuse.report.reading import read_run
 from fedfuse.report.writing import commit, versions
 
 ROOT = str(Path(__file__).resolve().parents[2]) + os.sep
@@ -37,56 +40,69 @@ CLIENTS = 2
 RESULTS = Path(__file__).with_name("kills.json")
 
 
+# A call or return of a function.
+Event = tuple[str, str]
+
+
 class Steps:
     """Counts the calls and returns of this project's functions.
 
-    Attributes:
-        count: so far.
-    """
-
-    def __init__(self, last: int = 0, end: Callable[[str], None] | None = None) -> None:
-        self.count = 0
-        self._last, self._end = last, end
-
-    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
-        """What ``sys.setprofile`` is given."""
-        if event in ("call", "return") and frame.f_code.co_filename.startswith(OURS):
-            self.count += 1
-            if self._end and self.count == self._last:
-                name = f"{frame.f_code.co_filename.removeprefix(ROOT)}:{frame.f_code.co_qualname}"
-                self._end(f"{event} of {name}")
-
-
-def in_a_process(work: Callable[[int], None]) -> tuple[int, str]:
-    """Do something in a process of its own.
-
     Args:
-        work: given a pipe to write to.
+        point: the event to end at, and which time it happens.
+        end: what to do then.
 
-    Returns:
-        the signal that ended it, 0 for none, and what it wrote.
+    Attributes:
+        counts: times of each event.
     """
-    reading, writing = os.pipe()
+
+    def __init__(
+        self, point: tuple[Event, int] | None = None, end: Callable[[], None] | None = None
+    ) -> None:
+        self.counts: Counter[Event] = Counter()
+        self._point, self._end = point, end
+
+    def __call__(self, frame: FrameType, kind: str, argument: object) -> None:
+        """What ``sys.setprofile`` is given."""
+        code = frame.f_code
+        if kind in ("call", "return") and code.co_filename.startswith(OURS):
+            event = kind, f"{code.co_filename.removeprefix(ROOT)}:{code.co_qualname}"
+            self.counts[event] += 1
+            if self._end and self._point == (event, self.counts[event]):
+                self._end()
+
+    def draw(self, rng: np.random.Generator) -> tuple[Event, int]:
+        """One of the times of one of the events.
+
+        Every event is as likely: by time alone nearly all would be inside of a few short functions.
+        """
+        events = sorted(self.counts)
+        event = events[int(rng.integers(len(events)))]
+        return event, int(rng.integers(1, self.counts[event] + 1))
+
+
+def in_a_process(work: Callable[[], None]) -> int:
+    """Do something in a process of its own; returns the signal that ended it, 0 for none."""
     child = os.fork()
     if not child:
         status = 1
         try:
-            work(writing)
+            work()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code > 0:
         raise SystemExit("a run failed")
-    return -code, said
+    return -code
 
 
-def small_run(strategy: str, folder: Path, steps: Steps | None = None, resume: bool = False) -> int:
-    """A run of some rounds; returns the number of steps that were counted."""
+def small_run(
+    strategy: str, folder: Path, steps: Steps | None = None, *, resume: bool = False
+) -> None:
+    """A run of some rounds, or the rest of one."""
     given = {"strategy": strategy, "name": folder.name, "output": str(folder.parent)}
     if resume:
         given["resume"] = str(folder)
@@ -96,29 +112,34 @@ def small_run(strategy: str, folder: Path, steps: Steps | None = None, resume: b
         run_among(Schedule({}, {}), config, CLIENTS)
     finally:
         sys.setprofile(None)
-    return steps.count if steps else 0
 
 
-def kill_and_resume(strategy: str, folder: Path, step: int) -> dict[str, Any]:
-    """Where the server was, where it went on, and what it found out."""
+def kill_and_resume(strategy: str, folder: Path, point: tuple[Event, int]) -> dict[str, Any]:
+    """Where the server was, and where it went on."""
 
-    def killed(pipe: int) -> None:
-        def end(where: str) -> None:
-            os.write(pipe, where.encode())
-            os.kill(os.getpid(), signal.SIGKILL)
+    def killed() -> None:
+        small_run(strategy, folder, Steps(point, lambda: os.kill(os.getpid(), signal.SIGKILL)))
 
-        small_run(strategy, folder, Steps(step, end))
-
-    ended_by, where = in_a_process(killed)
-    if ended_by != signal.SIGKILL:
-        raise SystemExit(f"step {step} of {strategy}: the run was not killed")
+    (kind, function), time_of = point
+    if in_a_process(killed) != signal.SIGKILL:
+        raise SystemExit(f"{strategy} was not killed at {kind} {time_of} of {function}")
     begun = (folder / "config.json").exists()
     if not begun:
         shutil.rmtree(folder, ignore_errors=True)
-    in_a_process(lambda pipe: small_run(strategy, folder, resume=begun) and None)
-    history = folder / "events.jsonl"
-    resumed = json.loads(history.read_text().splitlines()[-1])["detail"] if begun else "not begun"
-    return {"strategy": strategy, "step": step, "killed at": where, "resumed": resumed}
+        resumed = "not begun"
+    elif read_run(folder).status == "finished":
+        resumed = "finished"  # It was about to be reported.
+    else:
+        resumed = "later"
+    if resumed != "finished":
+        in_a_process(lambda: small_run(strategy, folder, resume=begun))
+    if resumed == "later":
+        resumed = read_run(folder).events[-1].detail
+    return {
+        "strategy": strategy,
+        "killed at": f"{kind} {time_of} of {function}",
+        "goes on": resumed,
+    }
 
 
 def main(
@@ -134,14 +155,14 @@ def main(
     cells: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for strategy in STRATEGIES:
-            # In this process, so that its children find models and data loaded.
-            whole = Path(temporary) / strategy
-            steps = small_run(strategy, whole, Steps())
+            # Here and twice: the second run and the children find models and data loaded.
+            small_run(strategy, Path(temporary) / f"{strategy}-first")
+            whole, steps = Path(temporary) / strategy, Steps()
+            small_run(strategy, whole, steps)
             for _ in range(points // len(STRATEGIES)):
-                step = int(rng.integers(1, steps + 1))
                 folder = Path(temporary) / f"{strategy}-{len(cells)}"
-                cell = kill_and_resume(strategy, folder, step)
-                cell |= {"of steps": steps, "identical": outcome(folder) == outcome(whole)}
+                cell = kill_and_resume(strategy, folder, steps.draw(rng))
+                cell["identical"] = outcome(folder) == outcome(whole)
                 cells.append(cell)
                 print(json.dumps(cell), flush=True)
     summary = {"points": len(cells), "identical": sum(cell["identical"] for cell in cells)}

@@ -67,7 +67,9 @@ class RunWriter:
         """
         found = read_object(folder / "config.json")
         if found.values.get("status") == "finished":
-            raise FedfuseError(f"{folder}: the run has finished; allowed: one that was cut off")
+            raise FedfuseError(
+                f"{folder}: the run has finished; allowed: one that was cut off (or fedfuse report)"
+            )
         found.text("id")
         writer = cls.__new__(cls)
         writer.folder, writer._about = folder, found.values
@@ -84,12 +86,17 @@ class RunWriter:
         return dict(self._about["models"])
 
     @property
+    def nodes(self) -> int:
+        """How many nodes there were at most."""
+        return int(self._about.get("nodes", 0))
+
+    @property
     def config(self) -> dict[str, Any]:
         """The run config that the run began with, flat."""
         return dict(self._about["config"])
 
     def describe(self, **facts: Any) -> None:
-        """Set facts in config.json: models, domains, names, own_domain, floor, status, partitions.
+        """Set facts in config.json: models, domains, names, own_domain, floor, status, nodes.
 
         Raises:
             FedfuseError: when it cannot be written.
