@@ -256,6 +256,15 @@ def test_one_client_a_round(tmp_path: Path) -> None:
     )
     asked = [line.client for line in run.ledger if line.phase == "train.local"]
     assert asked == ["0", "1", "2", "0"]
+    # Who is asked about the new prompt searches next, and has its answers already.
+    heard = [line.client for line in run.ledger if line.phase == "evaluate"]
+    assert heard == ["0", "1", "2", "0", "1"]
+    paid = sum(
+        sum(accounts(path).values()) for path in run.folder.glob("clients/*/*/ledger.sqlite")
+    )
+    validated = accounts(run.folder / "server" / "ledger.sqlite")["validation"]
+    searched = global_lines(run)[-1].queries - validated
+    assert 0 <= paid - searched <= 4  # the last one's private examples
     assert [set(made.scores) for made in run.aggregations] == [
         {"previous", client} for client in asked
     ]
