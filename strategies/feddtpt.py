@@ -45,7 +45,7 @@ class FedDTPT(PhasedStrategy):
 
     Attributes:
         prompt: the global one.
-        tuned: what each client sent last.
+        tuned: what the clients of the round sent, by name.
         paid: queries of the clients' searches so far.
     """
 
@@ -83,6 +83,13 @@ class FedDTPT(PhasedStrategy):
             score,
         )
 
+    def turn(self, server_round: int) -> list[int]:
+        """The nodes that search in a round."""
+        nodes = list(self.exchange.names)
+        size = self.config.prompts.clients_per_round or len(nodes)
+        first = (server_round - 1) * size
+        return list(dict.fromkeys(nodes[(first + n) % len(nodes)] for n in range(size)))
+
     def summary(self) -> None:
         """Log what will run, and what it may cost."""
         super().summary()
@@ -110,12 +117,8 @@ class FedDTPT(PhasedStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the round's clients to search from the global prompt."""
-        nodes = list(self.exchange.names)
-        size = self.config.prompts.clients_per_round or len(nodes)
-        first = (server_round - 1) * size
-        turn = dict.fromkeys(nodes[(first + n) % len(nodes)] for n in range(size))
         content = self._content(config)
-        return [Message(content, node, messages.LOCAL) for node in turn]
+        return [Message(content, node, messages.LOCAL) for node in self.turn(server_round)]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -131,7 +134,7 @@ class FedDTPT(PhasedStrategy):
         require(len(found), min(self.config.min_clients, asked), messages.LOCAL)
         # By name: who is the first of equals is not a matter of who was quicker.
         found = dict(sorted(found.items()))
-        self.tuned |= found
+        self.tuned = found
         self.paid += sum(tuned.queries for tuned in found.values())
         succession = self.select(found)
         self.prompt = succession.choice.prompt
@@ -146,8 +149,11 @@ class FedDTPT(PhasedStrategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask every client how the global prompt and its own do on its private examples."""
-        return self.requests(messages.EVALUATE, config, self._content(config))
+        """Ask how the global prompt, and their own, do on private examples: those who search next,
+        which begins with the same questions.
+        """
+        content = self._content(config)
+        return [Message(content, node, messages.EVALUATE) for node in self.turn(server_round + 1)]
 
     def evaluate_server(self, server_round: int) -> MetricRecord:
         """The global prompt on the test set."""
@@ -205,7 +211,7 @@ class FedDTPT(PhasedStrategy):
         centralized(self.session, len(self.exchange.names), self.paid)
 
     def state(self) -> dict[str, ndarray]:
-        """The global prompt, what each client sent last, and what all searches cost."""
+        """The global prompt, what the round's clients sent, and what all searches cost."""
         tuned = {client: json.dumps(asdict(sent)) for client, sent in self.tuned.items()}
         return {**self._prompt(), "tuned": as_array(tuned), "paid": np.array(self.paid)}
 

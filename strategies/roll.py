@@ -77,9 +77,9 @@ class Roll:
             after: the last round that is over, -1 for none: a client's state goes back to it.
         """
         there = set(grid.get_node_ids())
-        unheard, run = sorted(there - self._answered), self._session.run
-        if len(there) > run.nodes:
-            run.describe(nodes=len(there))
+        unheard = sorted(there - self._answered)
+        if len(there) > self._run.nodes:
+            self._run.describe(nodes=len(there))
         if unheard:
             config = ConfigRecord({"after": after})
             occasion = messages.Occasion(self._run.folder.name, self._run.id, max(after, 0))
