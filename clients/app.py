@@ -1,10 +1,13 @@
 """The ClientApp: which message is answered by what.
 
-A strategy that tunes prompts sends one with every message, any other none: so the strategy that the
+A strategy that tunes prompts sends one with every request, any other none: so the strategy that the
 run config names, which a client cannot import, decides which kind of client answers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,56 +15,56 @@ from flwr.clientapp import ClientApp
 from clients.baselines import train_baselines
 from clients.distillation import DistillationClient
 from clients.prompts import PromptClient
-from fedfuse.flower.messages import put_round
+from fedfuse.errors import FedfuseError
+from fedfuse.flower.joint import JOINT, join, split
+from fedfuse.flower.messages import (
+    BASELINE,
+    DISTILL,
+    EVALUATE,
+    LOCAL,
+    REGISTER,
+    put_round,
+    take_occasion,
+)
 from fedfuse.flower.prompt_messages import PROMPT
 
 app = ClientApp()
 FederatedClient = PromptClient | DistillationClient
 
 
-@app.query("register")
-def register(message: Message, context: Context) -> Message:
-    """Answer who this client is."""
-    client = _client(message, context)
-    return _reply(message, client, client.register(message.content))
-
-
-@app.train("local")
-def local(message: Message, context: Context) -> Message:
-    """Train, or search, on private data."""
-    client = _client(message, context)
-    return _reply(message, client, client.local(message.content))
-
-
-@app.train("distill")
-def distill(message: Message, context: Context) -> Message:
-    """Learn from the server's knowledge."""
-    client = DistillationClient(context, message.content)
-    return _reply(message, client, client.distill(message.content))
-
-
-@app.train("baseline")
-def baseline(message: Message, context: Context) -> Message:
-    """Measure what this client would be without the federation."""
-    client = _client(message, context)
+def measure_baselines(client: FederatedClient, request: RecordDict) -> RecordDict:
+    """What this client would be without the federation."""
     if isinstance(client, PromptClient):
-        return _reply(message, client, client.standalone(message.content))
-    return _reply(message, client, train_baselines(client))
+        return client.standalone(request)
+    return train_baselines(client)
 
 
+PHASES: Mapping[str, Callable[[Any, RecordDict], RecordDict]] = {
+    REGISTER: lambda client, request: client.register(request),
+    LOCAL: lambda client, request: client.local(request),
+    DISTILL: lambda client, request: client.distill(request),
+    EVALUATE: lambda client, request: client.evaluate(request),
+    BASELINE: measure_baselines,
+}
+
+
+@app.query("register")
+@app.train("local")
+@app.train("distill")
+@app.train("baseline")
+@app.train("joint")
 @app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Score the model or the prompt."""
-    client = _client(message, context)
-    return _reply(message, client, client.evaluate(message.content))
-
-
-def _client(message: Message, context: Context) -> FederatedClient:
-    kind = PromptClient if PROMPT in message.content else DistillationClient
-    return kind(context, message.content)
-
-
-def _reply(message: Message, client: FederatedClient, content: RecordDict) -> Message:
+def answer(message: Message, context: Context) -> Message:
+    """Do what a message asks for, one phase or several, one after the other."""
+    kind, content = message.metadata.message_type, message.content
+    requests = split(content) if kind == JOINT else {kind: content}
+    if not set(requests) <= set(PHASES):
+        raise FedfuseError(f"the message asks for {list(requests)}; allowed: {', '.join(PHASES)}")
+    tunes = any(PROMPT in request for request in requests.values())
+    client = (PromptClient if tunes else DistillationClient)(context, content)
+    answers = {}
+    for phase, request in requests.items():
+        answers[phase] = PHASES[phase](client, request)
+        put_round(answers[phase], take_occasion(request).round)
     client.memory.keep()
-    put_round(content, client.memory.occasion.round)
-    return Message(content, reply_to=message)
+    return Message(join(answers) if kind == JOINT else answers[kind], reply_to=message)

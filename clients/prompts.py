@@ -11,7 +11,7 @@ import torch
 from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
 
 from clients.memory import remember, run_folder
-from fedfuse.flower.messages import Metrics
+from fedfuse.flower.messages import Metrics, take_occasion
 from fedfuse.flower.node import parse_client
 from fedfuse.flower.prompt_messages import put_prompt, put_tuned, take_prompt
 from fedfuse.flower.prompt_workspace import (
@@ -22,6 +22,7 @@ from fedfuse.flower.prompt_workspace import (
     search_seed,
 )
 from fedfuse.prompts.objective import draw
+from fedfuse.prompts.prompt import Prompt
 from fedfuse.prompts.searcher import Searcher
 
 
@@ -34,16 +35,16 @@ class PromptClient:
 
     def __init__(self, context: Context, request: RecordDict) -> None:
         self._client = parse_client(context.node_config, context.run_config)
-        self._config = self._client.config
+        self._config, self._state = self._client.config, context.state
         self._name = self._client.node.partition_id
         if self._client.node.threads:
             torch.set_num_threads(self._client.node.threads)
         model = self._config.black_box.model
         self.memory = remember(context.state, self._client, model, request)
-        put_prompt(context.state, take_prompt(request))
 
     def register(self, request: RecordDict) -> RecordDict:
         """Who this client is: its partition, its black box, and the vocabulary of prompts."""
+        self._told(request)
         device = self._config.clients.device
         lm = load_masked_lm(self._config.prompts.masked_lm, device)
         load_backend(self._config.black_box, device)
@@ -63,13 +64,13 @@ class PromptClient:
     def local(self, request: RecordDict) -> RecordDict:
         """Search from the global prompt; reply with the best one found."""
         reply = RecordDict({})
-        now = self.memory.occasion.round
-        put_tuned(reply, self._searcher().search(take_prompt(request), now))
+        now = take_occasion(request).round
+        put_tuned(reply, self._searcher().search(self._told(request), now))
         return reply
 
     def standalone(self, request: RecordDict) -> RecordDict:
         """The same searches without the federation: each goes on from this client's own prompt."""
-        searcher, prompt = self._searcher("standalone"), take_prompt(request)
+        searcher, prompt = self._searcher("standalone"), self._told(request)
         queries = 0
         for turn in range(1, self._config.rounds + 1):
             tuned = searcher.search(prompt, turn)
@@ -81,12 +82,18 @@ class PromptClient:
 
     def evaluate(self, request: RecordDict) -> RecordDict:
         """How the global prompt, and this client's last one, do on its private examples."""
-        searcher, now = self._searcher(), self.memory.occasion.round
+        searcher, now = self._searcher(), take_occasion(request).round
         private = private_examples(self._client)
-        metrics: Metrics = {"global": searcher.accuracy(take_prompt(request), private, now + 1)}
+        metrics: Metrics = {"global": searcher.accuracy(self._told(request), private, now + 1)}
         if last := searcher.last(now):
             metrics["own"] = searcher.accuracy(last.prompt, private, now + 1)
         return RecordDict({"metrics": MetricRecord(metrics)})
+
+    def _told(self, request: RecordDict) -> Prompt:
+        """The prompt that a request is about, which is kept."""
+        prompt = take_prompt(request)
+        put_prompt(self._state, prompt)
+        return prompt
 
     def _searcher(self, what: str = "federated") -> Searcher:
         config, device = self._config, self._config.clients.device

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -27,7 +26,8 @@ from fedfuse.report.writing import RunWriter
 from strategies.exchange import Exchange, require
 from strategies.results import restore_result, result_facts
 from strategies.roll import Member, Roll
-from strategies.session import SERVER
+from strategies.rounds import Rounds
+from strategies.steps import carry_out
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -141,8 +141,12 @@ class PhasedStrategy(Strategy):
     def evaluate_server(self, server_round: int) -> MetricRecord:
         """Score what the server has and write it down."""
 
-    def measure_baselines(self, num_rounds: int) -> None:
-        """What the same would be without the federation; where the run config asks for it."""
+    def measure_baselines(self, turn: int) -> None:
+        """What the same would be without the federation; where the run config asks for it.
+
+        Args:
+            turn: the number of the last message before (``strategies.rounds``), which clients know.
+        """
 
     def state(self) -> dict[str, ndarray]:
         """What the strategy itself has learned, as flat arrays for the checkpoint."""
@@ -176,10 +180,6 @@ class PhasedStrategy(Strategy):
         """
         self.summary()
         self.exchange = Exchange(grid, self.session.run, timeout)
-        train_config, evaluate_config = (
-            train_config or ConfigRecord(),
-            evaluate_config or ConfigRecord(),
-        )
         kept = self.session.resume()
         result = Result(arrays=initial_arrays)
         if kept:
@@ -188,17 +188,24 @@ class PhasedStrategy(Strategy):
         self._wait_for_nodes(grid, timeout)
         self.roll.call(grid, self.exchange, kept.round if kept else -1)
         require(len(self.exchange.names), self.config.min_clients, messages.REGISTER)
-        for server_round in range(kept.round + 1 if kept else 0, num_rounds + 1):
-            for config in (train_config, evaluate_config):
-                messages.put_occasion(config, self.occasion(server_round))
-            if server_round:
-                self.roll.call(grid, self.exchange, server_round - 1)
-                self._train(server_round, result, grid, train_config)
-                self._distill(server_round, result, grid, train_config)
-            self._evaluate(server_round, result, grid, evaluate_config, evaluate_fn)
-            self.session.checkpoint(server_round, self.state(), result_facts(result))
+        rounds = Rounds(
+            self,
+            grid,
+            result,
+            train_config or ConfigRecord(),
+            evaluate_config or ConfigRecord(),
+            evaluate_fn,
+        )
+        first, last = rounds.first(), rounds.last(num_rounds)
+        for number in range(kept.round + 1 if kept else first, last + 1):
+            if number:
+                self.roll.call(grid, self.exchange, number - 1)
+            joint = self.occasion(number) if self.config.piggyback else None
+            for steps in rounds.turn(number, num_rounds):
+                carry_out(steps, self.exchange, joint)
+            self.session.checkpoint(number, self.state(), result_facts(result))
         if self.config.baselines:
-            self.measure_baselines(num_rounds)
+            self.measure_baselines(last)
         return result
 
     def occasion(self, server_round: int) -> messages.Occasion:
@@ -242,46 +249,3 @@ class PhasedStrategy(Strategy):
                     f"allowed: at least {self.config.min_clients} (min-clients)"
                 )
             time.sleep(NODE_POLL_SECONDS)
-
-    def _train(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
-        log.info("round %d: clients train on private data", server_round)
-        self.session.begin(server_round)
-        requests = list(self.configure_train(server_round, result.arrays, config, grid))
-        # A strategy may ask fewer clients than there are.
-        minimum = min(self.config.min_clients, len(requests))
-        replies = self.exchange.stream(server_round, requests, minimum=minimum)
-        started = time.monotonic()
-        arrays, metrics = self.aggregate_train(server_round, replies)
-        deque(replies, maxlen=0)  # Whatever a strategy leaves out, every client is heard.
-        seconds = time.monotonic() - started - replies.waited
-        self.session.run.exchange(server_round, "server.aggregate", SERVER, seconds=seconds)
-        if arrays is not None:
-            result.arrays = arrays
-        if metrics is not None:
-            result.train_metrics_clientapp[server_round] = metrics
-
-    def _distill(self, server_round: int, result: Result, grid: Grid, config: ConfigRecord) -> None:
-        requests = list(self.configure_distill(server_round, result.arrays, config, grid))
-        if requests:
-            log.info("round %d: clients learn from the server", server_round)
-            replies = self.exchange(server_round, requests, minimum=self.config.min_clients)
-            self.aggregate_distill(server_round, replies)
-
-    def _evaluate(
-        self,
-        server_round: int,
-        result: Result,
-        grid: Grid,
-        config: ConfigRecord,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
-    ) -> None:
-        requests = self.configure_evaluate(server_round, result.arrays, config, grid)
-        own: list[MetricRecord] = []
-        replies = self.exchange(
-            server_round, requests, lambda: own.append(self.evaluate_server(server_round))
-        )
-        metrics = self.aggregate_evaluate(server_round, replies)
-        if metrics is not None:
-            result.evaluate_metrics_clientapp[server_round] = metrics
-        given = evaluate_fn(server_round, result.arrays) if evaluate_fn else None
-        result.evaluate_metrics_serverapp[server_round] = given or own[0]

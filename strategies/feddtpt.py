@@ -194,20 +194,20 @@ class FedDTPT(PhasedStrategy):
             )
         return None if together is None else MetricRecord({"accuracy": together})
 
-    def measure_baselines(self, num_rounds: int) -> None:
+    def measure_baselines(self, turn: int) -> None:
         """Local search only, and one searcher with everybody's data."""
         log.info("baselines: standalone, centralized")
         config = ConfigRecord({})
-        messages.put_occasion(config, self.occasion(num_rounds))
+        messages.put_occasion(config, self.occasion(turn))
         content = self._content(config, self.session.start)
         requests = [Message(content, node, messages.BASELINE) for node in self.exchange.names]
-        replies = self.exchange(num_rounds, requests)
-        most = num_rounds * self.config.prompts.queries
+        replies = self.exchange(self.config.rounds, requests)
+        most = self.config.rounds * self.config.prompts.queries
 
         def read(reply: Message) -> TunedPrompt:
             return self.session.take(reply, self.session.start, most)
 
-        standalone(self.session, dict(self.accept(num_rounds, replies, read)))
+        standalone(self.session, dict(self.accept(turn, replies, read)))
         centralized(self.session, len(self.exchange.names), self.paid)
 
     def state(self) -> dict[str, ndarray]:

@@ -114,20 +114,22 @@ class ModelStrategy(PhasedStrategy):
         """The losses that the clients report, in the order of their names."""
         return [loss for _, loss in sorted(self.accept(server_round, replies, take_loss))]
 
-    def measure_baselines(self, num_rounds: int) -> None:
+    def measure_baselines(self, turn: int) -> None:
         """Standalone, public-only and centralized training."""
         log.info("baselines: standalone, public-only, centralized")
         config = ConfigRecord({})
-        messages.put_occasion(config, self.occasion(num_rounds))
+        messages.put_occasion(config, self.occasion(turn))
         requests = self.requests(messages.BASELINE, config)
         with one_thread():
-            replies = self.exchange(num_rounds, requests, lambda: server_baselines(self.session))
+            replies = self.exchange(
+                self.config.rounds, requests, lambda: server_baselines(self.session)
+            )
 
         def note(reply: Message) -> None:
             client = self.exchange.name(reply.metadata.src_node_id)
             client_baselines(self.session, client, reply)
 
-        deque(self.accept(num_rounds, replies, note), maxlen=0)
+        deque(self.accept(turn, replies, note), maxlen=0)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from fedfuse.distillation.training import Training
 from fedfuse.flower import messages
 from fedfuse.flower.config import Scalar
 from fedfuse.flower.grid import InProcessGrid
+from fedfuse.flower.joint import JOINT
 
 PHASES = (messages.LOCAL, messages.DISTILL, messages.EVALUATE)
 # What a client does with one message. ``raise`` and ``hang`` do nothing else. ``late`` and ``die``
@@ -114,7 +115,7 @@ class Fleet(InProcessGrid):
         for number, phase, _ in places:
             if (number, phase) in self._schedule.kills:
                 raise Killed(number, phase)
-            if phase == messages.EVALUATE:
+            if phase in (messages.EVALUATE, JOINT):
                 self._round = number + 1
         self.asked.update(places)
         return super().push_messages(sent)

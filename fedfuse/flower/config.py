@@ -45,8 +45,10 @@ class RunConfig:
             standalone and centralized search, which cost as much as the federation each.
         promotion: keep what a phase on the public set taught, on either side, only if no domain of
             the held-out set got worse by it.
+        piggyback: a round costs one message a client instead of three: what the server knows after
+            it goes along with the request to train in the next.
         min_clients: replies without which a round is given up.
-        timeout: seconds to wait for the replies of one phase.
+        timeout: seconds to wait for the replies to one message.
         resume: run folder of a run that was cut off, to go on with; the other keys as they were.
         log_format: of the server's log: lines of ``text``, or ``json`` objects.
     """
@@ -58,6 +60,7 @@ class RunConfig:
     output: str = text("runs")
     baselines: bool = True
     promotion: bool = False
+    piggyback: bool = False
     min_clients: int = between(2, 1)
     timeout: float = between(1800.0, 0, above=True)
     resume: str = text("", empty=True)

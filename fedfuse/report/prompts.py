@@ -149,7 +149,7 @@ def bytes_per_client_round(run: Run) -> float | None:
     sizes = [
         line.sent_bytes + line.received_bytes
         for line in run.ledger
-        if line.phase == "train.local" and line.error is None
+        if line.phase in ("train.local", "train.joint") and line.error is None
     ]
     return fmean(sizes) if sizes and run.prompts else None
 

@@ -67,6 +67,7 @@ CHANGED: dict[str, Any] = {
     "prompts.choice": "none",
     "black-box.url": "https://models.example/v1",
     "log-format": "json",
+    "piggyback": True,
 }
 
 

@@ -22,27 +22,27 @@ def sabotage(deeds: Mapping[int, Deed], partition_of: Mapping[int, int] | None =
     """
     app = ClientApp()
     handlers = {
-        "query.register": (app.query("register"), honest.register),
-        "train.local": (app.train("local"), honest.local),
-        "train.distill": (app.train("distill"), honest.distill),
-        "train.baseline": (app.train("baseline"), honest.baseline),
-        "evaluate": (app.evaluate(), honest.evaluate),
+        "query.register": app.query("register"),
+        "train.local": app.train("local"),
+        "train.distill": app.train("distill"),
+        "train.joint": app.train("joint"),
+        "train.baseline": app.train("baseline"),
+        "evaluate": app.evaluate(),
     }
-    for kind, (register, handler) in handlers.items():
-        register(_wrap(kind, handler, deeds, partition_of or {}))
+    for kind, register in handlers.items():
+        register(_wrap(kind, deeds, partition_of or {}))
     return app
 
 
 def _wrap(
     kind: str,
-    handler: Callable[[Message, Context], Message],
     deeds: Mapping[int, Deed],
     partition_of: Mapping[int, int],
 ) -> Callable[[Message, Context], Message]:
     def handle(message: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
         context.node_config["partition-id"] = partition_of.get(partition, partition)
-        reply = handler(message, context)
+        reply = honest.answer(message, context)
         if partition in deeds:
             deeds[partition](kind, reply)
         return reply
