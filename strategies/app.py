@@ -13,7 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.config import parse
-from fedfuse.logs import now, show
+from fedfuse.logs import show
+from fedfuse.monitoring import monitored
 from fedfuse.report.html import write_report
 from fedfuse.report.plots import save_headline
 from fedfuse.report.reading import read_run
@@ -32,22 +33,24 @@ def main(grid: Grid, context: Context) -> None:
     # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     strategy_class = find_strategy(config.strategy)
-    session = strategy_class.open(config)
-    run = session.run
-    now(run=run.folder.name)
-    try:
-        # Let go by the system when the process ends, however it ends.
-        with FileLock(run.folder / "lock", timeout=0):
-            try:
-                strategy = strategy_class(session)
-                initial = strategy.initial()
-                strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.timeout)
-            except BaseException:
-                with suppress(FedfuseError):  # The disk may be what failed.
-                    run.describe(status="failed")
-                raise
-            run.describe(status="finished")
-    except Timeout:
-        raise FedfuseError(f"{run.folder}: another server is at this run") from None
-    save_headline(read_run(run.folder), run.folder / "headline")
-    log.info("report: %s", write_report(run.folder))
+    with monitored(config.metrics_port) as monitor:
+        session = strategy_class.open(config)
+        run = session.run
+        run.listen(monitor)
+        run.progress(run=run.folder.name)
+        try:
+            # Let go by the system when the process ends, however it ends.
+            with FileLock(run.folder / "lock", timeout=0):
+                try:
+                    strategy = strategy_class(session)
+                    initial = strategy.initial()
+                    strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.timeout)
+                except BaseException:
+                    with suppress(FedfuseError):  # The disk may be what failed.
+                        run.describe(status="failed")
+                    raise
+                run.describe(status="finished")
+        except Timeout:
+            raise FedfuseError(f"{run.folder}: another server is at this run") from None
+        save_headline(read_run(run.folder), run.folder / "headline")
+        log.info("report: %s", write_report(run.folder))

@@ -204,6 +204,7 @@ class PhasedStrategy(Strategy):
             for steps in rounds.turn(number, num_rounds):
                 carry_out(steps, self.exchange, joint)
             self.session.checkpoint(number, self.state(), result_facts(result))
+            self.session.run.progress(checkpoint=number)
         if self.config.baselines:
             self.measure_baselines(last)
         return result

@@ -13,7 +13,6 @@ from flwr.serverapp import Grid
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.grid import message_bytes
-from fedfuse.logs import now
 from fedfuse.report.writing import RunWriter
 
 log = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ class Exchange:
             {message.metadata.dst_node_id: message_bytes(message) for message in sent},
             time.monotonic(),
         )
-        now(round=server_round, phase=phase.name)
+        self._run.progress(round=server_round, phase=phase.name, clients=len(sent))
         for node in {message.metadata.dst_node_id for message in asked} - there:
             self._fail(phase, node, "not connected")
         for message in sent:

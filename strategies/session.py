@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
 # What a resumed run may do otherwise than the one that it goes on with.
-FREE = ("name", "output", "resume", "timeout", "min-clients", "log-format")
+FREE = ("name", "output", "resume", "timeout", "min-clients", "log-format", "metrics-port")
 
 
 @dataclass(slots=True)

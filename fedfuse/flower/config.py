@@ -51,6 +51,7 @@ class RunConfig:
         timeout: seconds to wait for the replies to one message.
         resume: run folder of a run that was cut off, to go on with; the other keys as they were.
         log_format: of the server's log: lines of ``text``, or ``json`` objects.
+        metrics_port: where the server shows metrics to a Prometheus on its machine; 0 for nowhere.
     """
 
     name: str = text("quickstart")
@@ -65,6 +66,7 @@ class RunConfig:
     timeout: float = between(1800.0, 0, above=True)
     resume: str = text("", empty=True)
     log_format: str = one_of("text", "text", "json")
+    metrics_port: int = between(0, 0, 65535)
     data: DataConfig = field(default_factory=DataConfig)
     server: ModelConfig = field(default_factory=ModelConfig)
     clients: ModelConfig = field(

@@ -12,7 +12,7 @@ import os
 import platform
 import secrets
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.files import append_line, sync, whole_file
+from fedfuse.logs import now
 from fedfuse.report.fields import read_object
 from fedfuse.report.prompt_records import AggregationLine, PromptLine
 
@@ -31,6 +32,7 @@ FINDINGS = (
     *("prompts.jsonl", "aggregations.jsonl"),
 )
 HISTORY = ("ledger.jsonl", "events.jsonl")
+Listener = Callable[[str, Mapping[str, Any]], None]
 
 
 class RunWriter:
@@ -43,6 +45,7 @@ class RunWriter:
             FedfuseError: when the folder cannot be made.
         """
         self.folder = _new_folder(output, name)
+        self._listeners: list[Listener] = []
         self._about: dict[str, Any] = {
             "id": secrets.token_hex(8),
             "config": dict(config),
@@ -72,7 +75,7 @@ class RunWriter:
             )
         found.text("id")
         writer = cls.__new__(cls)
-        writer.folder, writer._about = folder, found.values
+        writer.folder, writer._about, writer._listeners = folder, found.values, []
         return writer
 
     @property
@@ -108,6 +111,17 @@ class RunWriter:
     def add(self, **facts: Mapping[str, str]) -> None:
         """Add to mappings in config.json: models, names, own_domain."""
         self.describe(**{name: {**self._about[name], **new} for name, new in facts.items()})
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` with each line from now on: its file, or ``progress``, and values."""
+        self._listeners.append(listener)
+
+    def progress(self, **what: str | int) -> None:
+        """Say what the run is at, to the log and to who listens: round, phase, clients that are
+        there, the last checkpoint.
+        """
+        now(**what)
+        self._tell("progress", what)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file of findings, all of them on the disk."""
@@ -223,6 +237,11 @@ class RunWriter:
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         append_line(self.folder / name, json.dumps(line))
+        self._tell(name, line)
+
+    def _tell(self, kind: str, line: Mapping[str, Any]) -> None:
+        for listener in self._listeners:
+            listener(kind, line)
 
 
 def free_folder(output: Path, name: str) -> Path:

@@ -68,6 +68,7 @@ CHANGED: dict[str, Any] = {
     "black-box.url": "https://models.example/v1",
     "log-format": "json",
     "piggyback": True,
+    "metrics-port": 9095,
 }
 
 
