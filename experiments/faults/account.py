@@ -1,0 +1,109 @@
+"""What a run on real processes should have done and did not, by what was done to its clients."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfuse.flower import messages
+from fedfuse.flower.joint import JOINT
+from fedfuse.report.reading import SERVER, Run, read_run
+from fedfuse.report.records import Exchange
+
+
+@dataclass(slots=True)
+class Absence:
+    """A client that was not well.
+
+    Attributes:
+        client: its name.
+        begin: lines of the ledger before.
+        end: lines of the ledger when it was started again, or went on; None while it has not.
+    """
+
+    client: str
+    begin: int
+    end: int | None = None
+
+
+def lapses(folder: Path, clients: int, absences: list[Absence]) -> list[str]:
+    """Nothing, if all is well: the run is finished, every adapter saved, the ledger complete, and
+    every reply of a client that was well was heard and used.
+    """
+    run, names = read_run(folder), [str(number) for number in range(clients)]
+    found = [] if run.status == "finished" else [f"the run is {run.status}"]
+    adapters = {path.parent.parent.name for path in folder.rglob("adapter_model.safetensors")}
+    found += [f"no adapter of {name}" for name in (SERVER, *names) if name not in adapters]
+    found += _missing(run, names)
+    for name in names:
+        mine = [(n, line) for n, line in enumerate(run.ledger) if line.client == name]
+        found += _unheard(mine, [absence for absence in absences if absence.client == name])
+        found += _unused(run, name, [line for _, line in mine])
+    return found
+
+
+def _missing(run: Run, names: list[str]) -> list[str]:
+    """Phases without a line for a client that is registered."""
+    joint = run.config.get("piggyback")
+    phases = [JOINT] if joint else [messages.LOCAL, messages.DISTILL, messages.EVALUATE]
+    known = {
+        name: min(
+            (
+                number
+                for number, line in enumerate(run.ledger)
+                if line.client == name and line.phase == messages.REGISTER and not line.error
+            ),
+            default=len(run.ledger),
+        )
+        for name in names
+    }
+    found = []
+    for server_round in range(1, int(run.config["rounds"]) + 1):
+        for phase in phases:
+            lines = [
+                (number, line.client)
+                for number, line in enumerate(run.ledger)
+                if (line.round, line.phase) == (server_round, phase)
+            ]
+            asked = {name for name in names if lines and known[name] < lines[0][0]}
+            if not lines or (left := asked - {client for _, client in lines}):
+                who = ", ".join(sorted(left)) if lines else "anybody"
+                found.append(f"round {server_round}, {phase}: no line of {who}")
+    return found
+
+
+def _unheard(mine: list[tuple[int, Exchange]], absences: list[Absence]) -> list[str]:
+    """Messages that failed although the client was well, and a client that never came back.
+
+    It may be back in the middle of a message that it does not get, so it is well again with the
+    first reply that is heard from it after.
+    """
+    excused: set[int] = set()
+    found = []
+    for absence in absences:
+        after = [(n, line) for n, line in mine if absence.end is not None and n >= absence.end]
+        heard = [n for n, line in after if not line.error]
+        until = heard[0] if heard else len(mine) and mine[-1][0]
+        excused |= {n for n, _ in mine if absence.begin <= n <= until}
+        if not heard and len(after) > 1:
+            found.append(f"client {absence.client} was back and not heard again")
+    return found + [
+        f"round {line.round}, {line.phase}: client {line.client} was well: {line.error}"
+        for n, line in mine
+        if line.error and n not in excused
+    ]
+
+
+def _unused(run: Run, name: str, mine: list[Exchange]) -> list[str]:
+    """Rounds whose every message the client answered, and in which it taught nobody."""
+    heard: dict[int, list[Exchange]] = defaultdict(list)
+    for line in mine:
+        if line.phase in (messages.LOCAL, JOINT):
+            heard[line.round].append(line)
+    taught = {x.round for x in run.lessons if (x.direction, x.teacher) == ("up", name)}
+    return [
+        f"round {number}: what client {name} knew was not used"
+        for number, lines in heard.items()
+        if all(not line.error for line in lines) and number not in taught
+    ]

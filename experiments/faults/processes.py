@@ -1,0 +1,264 @@
+"""Failures done to real processes, by schedule: ``python -m experiments.faults.processes``.
+
+A SuperLink with TLS, three registered SuperNodes with workers, and the app itself. While a run goes
+on, processes are killed, stopped for longer than the deadline, taken away for a round, started
+late; the server's own is killed and the run resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from experiments.faults.account import Absence, lapses
+from experiments.faults.machines import Machines, wait
+from experiments.faults.run import SMALL, events
+from fedfuse.flower.simulate import Workspace
+from fedfuse.models.builtin import ensure
+from fedfuse.report.fields import read_lines
+from fedfuse.report.reading import read_run
+from fedfuse.report.records import Exchange, read_exchange
+from fedfuse.report.writing import commit, versions
+
+CLIENTS = 3
+ROUNDS = 3
+# Five times what a phase takes here.
+DEADLINE = 25.0
+START_SECONDS = 120.0
+RUN_SECONDS = 900.0
+# Done to one client: SIGKILL of its SuperNode or its worker while it works on a message, SIGSTOP of
+# both for longer than the deadline, SIGTERM of both for a round; ``late`` is started in round 1.
+KINDS = ("node killed", "worker killed", "frozen", "away", "late")
+RESULTS = Path(__file__).with_name("processes.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong with one client.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        client: whose machine.
+        message: the number of the message, from 1, that it works on.
+        delay: seconds after it has taken it.
+        seconds: before it is started again, or goes on after the deadline.
+    """
+
+    kind: str
+    client: int
+    message: int
+    delay: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A schedule.
+
+    Attributes:
+        faults: of clients; one client has none.
+        kill: the round after whose first reply the server is killed, and seconds; 0 for none.
+        piggyback: whether a round is one message or three.
+    """
+
+    faults: tuple[Fault, ...]
+    kill: tuple[int, float]
+    piggyback: bool
+
+
+def draw(seed: int) -> Plan:
+    """A schedule at random; each kind comes first in one of so many."""
+    rng = np.random.default_rng(seed)
+    first, second, _ = (int(client) for client in rng.permutation(CLIENTS))
+    kinds = [KINDS[seed % len(KINDS)], str(rng.choice(KINDS))]
+    piggyback = bool(rng.random() < 0.5)
+    # The first is the registration; the last ones leave no time to come back.
+    last = ROUNDS if piggyback else 3 * ROUNDS - 2
+    faults = tuple(
+        Fault(
+            kind,
+            client,
+            message=int(rng.integers(2, last + 1)),
+            delay=round(float(rng.uniform(0, 1.5)), 2),
+            seconds=round(float(rng.uniform(1, 5)), 2),
+        )
+        for kind, client in zip(kinds, (first, second), strict=True)
+    )
+    kill = (int(rng.integers(1, ROUNDS)), round(float(rng.uniform(0, 5)), 2))
+    return Plan(faults, kill if rng.random() < 0.5 else (0, 0.0), piggyback)
+
+
+class Play:
+    """A run among failures.
+
+    Args:
+        machines: that it is on.
+        plan: what goes wrong.
+
+    Attributes:
+        absences: of clients, in lines of the ledger.
+    """
+
+    def __init__(self, machines: Machines, plan: Plan) -> None:
+        self._machines, self._plan = machines, plan
+        self.absences: list[Absence] = []
+
+    def __call__(self) -> None:
+        """Start everything, do what the plan says, and wait for the end.
+
+        Raises:
+            SystemExit: when there is none.
+        """
+        late = {fault.client for fault in self._plan.faults if fault.kind == "late"}
+        early = [client for client in self._machines.clients if client.number not in late]
+        for client in early:
+            client.start()
+        wait(lambda: all(c.connected() for c in early), START_SECONDS, "all are connected")
+        self._machines.submit()
+        acts = [self._suffer(fault) for fault in self._plan.faults]
+        if self._plan.kill[0]:
+            acts.append(self._kill_server(*self._plan.kill))
+        deadline = time.monotonic() + RUN_SECONDS
+        while self.status() not in ("finished", "failed"):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"no end within {RUN_SECONDS:g} s:\n{self._machines.tail()}")
+            for act in acts:
+                next(act, None)
+            time.sleep(0.1)
+
+    def status(self) -> str:
+        """Of the run; empty before it has begun."""
+        file = self._machines.folder / "config.json"
+        return str(json.loads(file.read_text())["status"]) if file.exists() else ""
+
+    def ledger(self) -> list[Exchange]:
+        """What is written so far."""
+        file = self._machines.folder / "ledger.jsonl"
+        return read_lines(file, read_exchange) if file.exists() else []
+
+    def _round(self) -> int:
+        return max((line.round for line in self.ledger()), default=-1)
+
+    def _suffer(self, fault: Fault) -> Iterator[None]:
+        """Do it; yields until its time has come."""
+        machine = self._machines.clients[fault.client]
+        name = str(fault.client)
+        absence = Absence(name, len(self.ledger()))
+        if fault.kind == "late":
+            self.absences.append(absence)
+            yield from self._until_round(1)
+        else:
+            while machine.received() < fault.message:
+                yield
+            yield from _pause(fault.delay)
+            absence.begin = len(self.ledger())
+            self.absences.append(absence)
+            if fault.kind == "frozen":
+                machine.send(signal.SIGSTOP)
+                yield from _pause(DEADLINE + fault.seconds)
+                machine.send(signal.SIGCONT)
+            elif fault.kind == "away":
+                machine.send(signal.SIGTERM)
+                yield from self._until_round(self._round() + 1)
+            else:
+                node = fault.kind == "node killed"
+                machine.send(signal.SIGKILL, node=node, worker=not node)
+                yield from _pause(fault.seconds)
+        machine.start()
+        absence.end = len(self.ledger())
+
+    def _until_round(self, number: int) -> Iterator[None]:
+        while self._round() < number:
+            yield
+
+    def _kill_server(self, number: int, delay: float) -> Iterator[None]:
+        yield from self._until_round(number)
+        yield from _pause(delay)
+        if server := self._machines.server():
+            server.kill()
+            server.wait()
+            if self.status() == "running":
+                self._machines.submit(resume=str(self._machines.folder))
+
+
+def _pause(seconds: float) -> Iterator[None]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield
+
+
+def one(seed: int) -> dict[str, object]:
+    """What one schedule was, and what came of it."""
+    plan, name = draw(seed), f"processes-{seed}"
+    config = {
+        **SMALL,
+        "seed": seed,
+        "name": name,
+        "rounds": ROUNDS,
+        "timeout": DEADLINE,
+        "min-clients": 1,
+        "piggyback": plan.piggyback,
+    }
+    with Workspace([]) as workspace:
+        machines = Machines(workspace, config, CLIENTS)
+        play = Play(machines, plan)
+        play()
+        run = read_run(machines.folder)
+        return {
+            "seed": seed,
+            "piggyback": plan.piggyback,
+            "faults": [asdict(fault) for fault in plan.faults],
+            "server killed": list(plan.kill) if plan.kill[0] else None,
+            "messages": sum(line.sent_bytes > 0 for line in run.ledger),
+            "failed": [
+                [line.round, line.phase, line.client, line.error]
+                for line in run.ledger
+                if line.error
+            ],
+            "events": dict(sorted(events(machines.folder).items())) if run.events else {},
+            "lapses": lapses(machines.folder, CLIENTS, play.absences),
+        }
+
+
+def main(
+    schedules: Annotated[int, typer.Option(help="Their number.")] = 10,
+    first: Annotated[int, typer.Option(help="The seed of the first.")] = 0,
+    results: Annotated[Path, typer.Option(help="File to write.")] = RESULTS,
+) -> None:
+    """Run the schedules and write what came of them."""
+    ensure(["builtin:server", "builtin:gpt2", "builtin:llama", "builtin:opt"])
+    started, cells = time.monotonic(), []
+    for seed in range(first, first + schedules):
+        cells.append(one(seed))
+        print(json.dumps(cells[-1]), flush=True)
+    faults = Counter(fault.kind for cell in cells for fault in draw(int(str(cell["seed"]))).faults)
+    faults["server killed"] = sum(cell["server killed"] is not None for cell in cells)
+    summary = {
+        "schedules": schedules,
+        "without lapses": sum(not cell["lapses"] for cell in cells),
+        "faults": dict(sorted(faults.items())),
+    }
+    frame = {
+        "command": f"python -m experiments.faults.processes --schedules {schedules}"
+        + (f" --first {first}" if first else ""),
+        "commit": commit(),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 1),
+        "summary": summary,
+        "cells": cells,
+    }
+    results.write_text(json.dumps(frame, indent=1) + "\n")
+    print(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
