@@ -60,7 +60,7 @@ class Memory:
             state.clear()
             self._own_the_folder()
             self._files.forget(after)
-        if _RUN not in state:
+        if _RUN not in state or self._is_behind():
             self._recall()
         now = int(state.config_records[_RUN]["round"])  # type: ignore[arg-type]
         if occasion.round < now:
@@ -85,7 +85,8 @@ class Memory:
         before = self._before
         if all(self.state.get(key) is before.get(key) for key in {*self.state, *before}):
             return
-        self.state[_RUN] = ConfigRecord({"round": self.occasion.round})
+        kept = self._kept() + 1
+        self.state[_RUN] = ConfigRecord({"round": self.occasion.round, "kept": kept})
         arrays = {
             f"{name}|{key}": value
             for name, record in self.state.array_records.items()
@@ -95,13 +96,24 @@ class Memory:
             name: dict(record) for name, record in self.state.config_records.items() if name != _RUN
         }
         empty = [name for name, record in self.state.array_records.items() if not record]
-        facts = {**self._facts, "texts": texts, "empty": empty}
+        facts = {**self._facts, "texts": texts, "empty": empty, "kept": kept}
         self._files.save(Checkpoint(self.occasion.round, arrays, facts))
+
+    def _kept(self) -> int:
+        """How often the state was kept so far."""
+        return int(self.state.config_records[_RUN]["kept"])  # type: ignore[arg-type]
+
+    def _is_behind(self) -> bool:
+        """Whether the copy on the disk is newer: the process that answered the last message was
+        killed before Flower had put ``Context.state`` away.
+        """
+        facts = self._files.glance(self.occasion.round)
+        return facts.get("run") == self.occasion.id and facts["kept"] > self._kept()
 
     def _recall(self) -> None:
         """The newest state on the disk that is no later than the message; nothing where none is."""
         found = self._files.newest(self.occasion.round)
-        self.state[_RUN] = ConfigRecord({"round": -1})
+        self.state[_RUN] = ConfigRecord({"round": -1, "kept": 0})
         if found is None or found.facts["run"] != self.occasion.id:
             return
         for name, mine in self._facts.items():
@@ -117,7 +129,7 @@ class Memory:
             self.state[name] = arrays_to_record(record)  # type: ignore[arg-type]
         for name, values in found.facts["texts"].items():
             self.state[name] = ConfigRecord(values)
-        self.state[_RUN] = ConfigRecord({"round": found.round})
+        self.state[_RUN] = ConfigRecord({"round": found.round, "kept": found.facts["kept"]})
 
     def _own_the_folder(self) -> None:
         """Remove what an earlier run of the same name left on this machine."""

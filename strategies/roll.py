@@ -99,6 +99,9 @@ class Roll:
             recollection = read_recollection(reply.content)
             held = [n for n, name in exchange.names.items() if name == member.client]
             if set(held) & there:
+                # To Flower a machine that was killed is there for a minute: its next node is asked
+                # again.
+                self._answered.remove(node)
                 raise FedfuseError(f"partition {member.client} is taken by another client")
         except (FedfuseError, KeyError, TypeError, ValueError) as error:
             exchange.refuse(max(after, 0), messages.REGISTER, node, error)

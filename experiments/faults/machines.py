@@ -83,9 +83,17 @@ class Machine:
         """Messages that it has taken so far."""
         return self._said("Received successfully")
 
-    def connected(self) -> bool:
-        """Whether the SuperLink knows it."""
-        return self._said("SuperNode ID: ") > 0
+    def connections(self) -> int:
+        """How often the SuperLink has let it in."""
+        return self._said("SuperNode ID: ")
+
+    def tend(self) -> None:
+        """Start again what has ended by itself, as deploy/fedfuse-supernode.service does: to a
+        SuperLink a SuperNode that was killed is there for a minute, and is not let in twice.
+        """
+        if self.node and self.node.poll() is not None:
+            self.node = None
+            self.start()
 
     def _said(self, what: str) -> int:
         return self._log.read_text(errors="replace").count(what)
@@ -110,15 +118,14 @@ class Machines:
         self.folder = workspace.folder / "runs" / str(config["name"])
         address = self._start_superlink()
         self.clients = [Machine(workspace, address, n, clients) for n in range(clients)]
-        for client in self.clients:
-            self._flwr("supernode", "register", str(client.public))
+        self._flwr(*(("supernode", "register", str(client.public)) for client in self.clients))
 
     def submit(self, **more: Scalar) -> None:
         """Hand the run, or the rest of it, to the SuperLink."""
         given = {**self._config, **more}
         file = self._workspace.folder / "run.toml"
         file.write_text("".join(f"{json.dumps(k)} = {json.dumps(v)}\n" for k, v in given.items()))
-        self._flwr("run", str(app_dir()), "--run-config", str(file))
+        self._flwr(("run", str(app_dir()), "--run-config", str(file)))
 
     def server(self) -> psutil.Process | None:
         """The server's process of the run."""
@@ -151,11 +158,14 @@ class Machines:
         )
         return f"localhost:{port}"
 
-    def _flwr(self, *arguments: str) -> None:
-        done = self._workspace.start("flwr", *arguments, stdout=subprocess.PIPE)
-        printed, _ = done.communicate()
-        if done.returncode:
-            raise SystemExit(f"flwr {arguments[0]} failed:\n{printed.decode(errors='replace')}")
+    def _flwr(self, *commands: tuple[str, ...]) -> None:
+        """Run commands at once."""
+        begun = [self._workspace.start("flwr", *c, stdout=subprocess.PIPE) for c in commands]
+        for command, process in zip(commands, begun, strict=True):
+            printed, _ = process.communicate()
+            if process.returncode:
+                text = printed.decode(errors="replace")
+                raise SystemExit(f"flwr {' '.join(command)} failed:\n{text}")
 
 
 def wait(until: Callable[[], bool], seconds: float, what: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Message
 
 from experiments.faults.fleet import Fleet, Schedule, out_of_memory_once
 from experiments.faults.run import outcome
@@ -17,6 +18,7 @@ from fedfuse.report.postmortem import absence_rows, event_rows
 from fedfuse.report.reading import read_run
 from strategies.session import Session
 from tests.federations import about, federate, lines
+from tests.strategies.saboteur import sabotage
 from tests.strategies.test_faults import SHORT, errors
 from tests.test_checkpoints import full_disk
 
@@ -97,6 +99,45 @@ def test_a_node_that_was_started_again_remembers(
     assert error == (EVALUATE, "1", "no reply within 0.2 s")
     for name in ("metrics.jsonl", "selection.jsonl"):
         assert (died / name).read_text() == (late / name).read_text()
+
+
+class Forgetful(grid.InProcessGrid):
+    """Flower puts away what clients remember of their registration, and of no other message: their
+    processes are killed when they have answered.
+    """
+
+    def _call(self, message: Message, node_id: int) -> Message | None:
+        before = self._contexts[node_id]
+        reply = super()._call(message, node_id)
+        if message.metadata.message_type != REGISTER:
+            self._contexts[node_id] = before
+        return reply
+
+
+@pytest.mark.parametrize("piggyback", [False, True])
+def test_a_client_that_is_killed_when_it_has_answered_remembers(
+    piggyback: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the copy on its disk, which is newer than what Flower has of it."""
+    keys = {**TWO, "knowledge__freshness": 0.01, "piggyback": piggyback}
+    wanted = outcome(federate(tmp_path / "plain", **keys))
+    monkeypatch.setattr(grid, "InProcessGrid", Forgetful)
+    folder = federate(tmp_path / "forgetful", **keys)
+    assert outcome(folder) == wanted
+    assert errors(folder) == []
+
+
+def test_who_comes_back_as_another_node_is_asked_until_the_first_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 2 is the machine of node 1, started again, while Flower still believes in node 1."""
+    among(monkeypatch, {}, {2: frozenset({0}), 1: frozenset({2, 3})})
+    app = sabotage({}, {2: 1})
+    folder = federate(tmp_path, **THREE, app=app)
+    refused = [error for phase, _, error in errors(folder) if phase == REGISTER]
+    assert refused == ["refused: partition 1 is taken by another client"]
+    assert events(folder) == [(1, "returned", "1")]
+    assert [heard(folder, r) - {"none"} for r in (1, 2, 3)] == [{"0", "1"}] * 3
 
 
 def test_a_second_reply_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
