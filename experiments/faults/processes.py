@@ -231,7 +231,7 @@ def one(seed: int) -> dict[str, object]:
                 for line in run.ledger
                 if line.error
             ],
-            "events": dict(sorted(events(machines.folder).items())) if run.events else {},
+            "events": dict(sorted(Counter(event.event for event in run.events).items())),
             "lapses": lapses(machines.folder, CLIENTS, play.absences),
         }
 
