@@ -60,7 +60,10 @@ class Memory:
             state.clear()
             self._own_the_folder()
             self._files.forget(after)
-        if _RUN not in state or self._is_behind():
+        new = _RUN not in state
+        if new:
+            state[_RUN] = ConfigRecord({"round": -1, "kept": 0})
+        if new or self._is_behind():
             self._recall()
         now = int(state.config_records[_RUN]["round"])  # type: ignore[arg-type]
         if occasion.round < now:
@@ -111,16 +114,18 @@ class Memory:
         return facts.get("run") == self.occasion.id and facts["kept"] > self._kept()
 
     def _recall(self) -> None:
-        """The newest state on the disk that is no later than the message; nothing where none is."""
+        """The newest state on the disk that is no later than the message, if it is newer."""
         found = self._files.newest(self.occasion.round)
-        self.state[_RUN] = ConfigRecord({"round": -1, "kept": 0})
         if found is None or found.facts["run"] != self.occasion.id:
+            return
+        if found.facts["kept"] <= self._kept():  # What is newer is damaged.
             return
         for name, mine in self._facts.items():
             if found.facts[name] != mine:
                 raise FedfuseError(
                     f"{self._folder}: {name} is {found.facts[name]!r}; allowed: {mine!r}, to go on"
                 )
+        self.state.clear()
         arrays: dict[str, dict[str, object]] = {name: {} for name in found.facts["empty"]}
         for key, value in found.arrays.items():
             name, _, inner = key.partition("|")

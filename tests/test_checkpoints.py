@@ -52,6 +52,16 @@ def test_what_is_read_is_what_was_saved(tmp_path: Path) -> None:
     assert as_texts(as_array({"b": "ü", "a": ""})) == {"a": "", "b": "ü"}
 
 
+def test_the_facts_can_be_had_alone(tmp_path: Path) -> None:
+    files = Checkpoints(tmp_path / "state")
+    assert files.glance(3) == {}
+    for number in (1, 2):
+        files.save(Checkpoint(number, ARRAYS, {"kept": number}))
+    assert [files.glance(last) for last in (0, 1, 7)] == [{}, {"kept": 1}, {"kept": 2}]
+    (tmp_path / "state" / "round-2.safetensors").write_bytes(b"no header")
+    assert files.glance(2) == {}
+
+
 def test_the_last_ones_stay(tmp_path: Path) -> None:
     files = Checkpoints(tmp_path)
     for number in (8, 9, 10):
