@@ -21,8 +21,10 @@ POLL_SECONDS = 0.1
 # Replies asked for at once: those that are there and wait for their turn are held in memory.
 BATCH = 8
 # A request that its client did not get within the deadline and this is not delivered at all: who
-# returns after a long time does not work off what nobody waits for.
-GRACE_SECONDS = 60.0
+# returns after a long time does not work off what nobody waits for. Replies live no longer. Where a
+# client ends while it uploads its reply, Flower waits for the rest, up to 180 s, and does not ask
+# for the others' meanwhile: they must outlive that.
+GRACE_SECONDS = 240.0
 _FLOWERS_WORDS = "Exception ClientAppException occurred. Message: "
 
 
