@@ -19,7 +19,7 @@ class Absence:
     Attributes:
         client: its name.
         begin: lines of the ledger before.
-        end: lines of the ledger when it was started again, or went on; None while it has not.
+        end: lines of the ledger when it had handed over a reply again; None while it has not.
     """
 
     client: str
@@ -76,8 +76,8 @@ def _missing(run: Run, names: list[str]) -> list[str]:
 def _unheard(mine: list[tuple[int, Exchange]], absences: list[Absence]) -> list[str]:
     """Messages that failed although the client was well, and a client that never came back.
 
-    It may be back in the middle of a message that it does not get, so it is well again with the
-    first reply that is heard from it after.
+    What it hands over first may be late, so it is well again with the first reply that is heard
+    from it after.
     """
     excused: set[int] = set()
     found = []

@@ -83,6 +83,10 @@ class Machine:
         """Messages that it has taken so far."""
         return self._said("Received successfully")
 
+    def sent(self) -> int:
+        """Replies that it has handed over so far."""
+        return self._said("Sent successfully")
+
     def connections(self) -> int:
         """How often the SuperLink has let it in."""
         return self._said("SuperNode ID: ")

@@ -38,6 +38,9 @@ AT_ONCE = 2
 # Eight times what a message takes where nobody else is at work.
 DEADLINE = 40.0
 RESTART_SECONDS = 10.0
+# Within which a client that was started again has answered something: it is let in after a minute
+# at most, and imports take their time.
+BACK_SECONDS = 240.0
 START_SECONDS = 120.0
 RUN_SECONDS = 900.0
 # Done to one client: SIGKILL of its SuperNode or its worker while it works on a message, SIGSTOP of
@@ -178,13 +181,12 @@ class Play:
                 node = fault.kind == "node killed"
                 machine.send(signal.SIGKILL, node=node, worker=not node)
                 yield from _pause(fault.seconds)
-        if fault.kind not in ("frozen", "worker killed"):
-            before = machine.connections()
-            machine.start()
-            while machine.connections() == before:
-                yield from _pause(RESTART_SECONDS)
-                machine.tend()
+        sent = machine.sent()
         machine.start()
+        deadline = time.monotonic() + BACK_SECONDS
+        while machine.sent() == sent and time.monotonic() < deadline:
+            yield from _pause(RESTART_SECONDS)
+            machine.tend()
         absence.end = len(self.ledger())
 
     def _until_round(self, number: int) -> Iterator[None]:

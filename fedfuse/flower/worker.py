@@ -17,6 +17,7 @@ import importlib
 import os
 import sys
 import time
+from contextlib import suppress
 from logging import ERROR, INFO
 from typing import NoReturn
 
@@ -90,9 +91,11 @@ class Worker:
         except Exception as error:
             # The SuperNode is gone, or it gave the message up: nobody waits for this reply.
             log(ERROR, "a message was lost", exc_info=error)
-            push_task_output(client, None, SubStatus.FAILED, _reason(error))
+            with suppress(Exception):
+                push_task_output(client, None, SubStatus.FAILED, _reason(error))
         finally:
-            heartbeat.stop()
+            with suppress(RuntimeError):  # It has ended by itself if the SuperNode is gone.
+                heartbeat.stop()
             client.close()
 
     def _reply(self, message: Message, context: Context, run: Run, fab: Fab) -> tuple[Message, str]:

@@ -118,17 +118,31 @@ def test_another_version_of_the_app_restarts_the_process(monkeypatch: pytest.Mon
 
 
 def test_a_supernode_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    supernode = SuperNode(monkeypatch, ClientApp())
+    """Not even where it is gone when the worker hands in what it has, or stops its heartbeat."""
+    app = ClientApp()
 
-    def gone(client: Any) -> Any:
+    @app.train("local")
+    def local(message: Message, context: Context) -> Message:
+        return Message(RecordDict(), reply_to=message)
+
+    supernode = SuperNode(monkeypatch, app)
+    told: list[str] = []
+
+    def gone(*what: Any) -> Any:
+        told.append(what[2] if len(what) > 2 and isinstance(what[2], str) else "")
         raise ConnectionError("gone")
 
-    monkeypatch.setattr(worker, "pull_task_input", gone)
-    Worker("address").answer("token")
+    def ended() -> None:
+        raise RuntimeError("Heartbeat sender is not running.")
+
+    heartbeat = SimpleNamespace(start=lambda: None, stop=ended)
+    monkeypatch.setattr(worker, "HeartbeatSender", lambda function: heartbeat)
+    monkeypatch.setattr(worker, "push_task_output", gone)
+    for place in ("push_message", "pull_task_input"):
+        monkeypatch.setattr(worker, place, gone)
+        Worker("address").answer("token")
     assert supernode.replies == []
-    assert [(context, status) for context, status, _ in supernode.outputs] == [
-        (None, SubStatus.FAILED)
-    ]
+    assert told == ["", SubStatus.FAILED, "", SubStatus.FAILED]
 
 
 def test_an_app_is_loaded_with_its_own_code(

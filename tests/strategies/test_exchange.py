@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.grid import InProcessGrid
 from fedfuse.report.writing import RunWriter
-from strategies.exchange import Exchange
+from strategies.exchange import GRACE_SECONDS, Exchange
 from tests.federations import federate, lines
 from tests.strategies.test_faults import SHORT
 
@@ -150,3 +151,8 @@ def test_results_do_not_depend_on_who_was_quicker(
         if (first / path).exists():
             assert (first / path).read_text() == (last / path).read_text()
     assert not list(first.glob("candidates-*"))
+
+
+def test_replies_outlive_one_that_is_half_there() -> None:
+    """While Flower waits for the rest of it, it does not ask for the others."""
+    assert GRACE_SECONDS > OBJECT_PUSH_SESSION_TTL_SECONDS
