@@ -15,7 +15,8 @@ from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.state import TrainingState
-from fedfuse.distillation.training import Teacher, train
+from fedfuse.distillation.teaching import Teacher
+from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Evaluator, SampleNats, Score, sample_nats
 from fedfuse.fusion.promotion import Verdict, judge
@@ -144,6 +145,7 @@ class Participant:
     def view_prompts(self, public: EncodedSet | None = None) -> PromptView:
         """What the model makes of the public prompts alone; see ``knowledge.prompts``."""
         data = public or self.public
+        # The base does not change, so its states are good for all rounds.
         if self._states is None or self._states[0] != data.fingerprint:
-            self._states = data.fingerprint, prompt_states(self.model, data)  # of the base: for good
+            self._states = data.fingerprint, prompt_states(self.model, data)
         return PromptView(prompt_losses(self.model, data), self._states[1])
