@@ -22,7 +22,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
-from fedfuse.distillation.encoded import Batch, EncodedSet
+from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.loss import SparseTargets
 from fedfuse.distillation.order import parts_by_length
 from fedfuse.distillation.settings import TrainingSettings
@@ -127,11 +127,10 @@ def consolidate(
             some = samples[start : start + settings.batch_size]
             for part in parts_by_length(data.lengths[some], max_tokens):
                 batch = data.batch(some[part], device)
-                label = draw_labels(teacher.rows(batch.index, device), batch.label, generator)
-                batch = with_labels(batch, label)
-                if len(batch.row):
-                    mean, _ = batch_losses(model, batch, vocab_size, None, 1.0, autocast=autocast)
-                    yield mean * len(batch.row)
+                targets = teacher.rows(batch.index, device)
+                batch = replace(batch, label=draw_labels(targets, batch.label, generator))
+                mean, _ = batch_losses(model, batch, vocab_size, None, 1.0, autocast=autocast)
+                yield mean * len(batch.row)
 
     strength = settings.consolidation * float(teacher.own.mean())
     return Consolidation.of(named, fisher_information(named, losses()), strength)
@@ -160,28 +159,16 @@ def fisher_information(named: Named, losses: Iterable[Tensor]) -> dict[str, Tens
 def draw_labels(
     targets: SparseTargets, label: Int64[Tensor, " rows"], generator: torch.Generator
 ) -> Int64[Tensor, " rows"]:
-    """``[R]`` a token from each teacher's distribution; -1 where it is one of its tail.
+    """``[R]`` a token from each teacher's distribution.
 
     Args:
         targets: of R rows.
-        label: ``[R]`` taken where nobody teaches.
+        label: ``[R]`` taken where nobody teaches, and for a token of the tail, of which is known
+            only that it is another one.
         generator: draws; of the CPU.
     """
     mass = torch.cat([targets.probs, targets.tail[:, None]], dim=1).cpu()
-    taught = (targets.weight > 0).cpu()
-    mass[~taught] = 1.0
+    mass[(targets.weight <= 0).cpu()] = 1.0
     place = torch.multinomial(mass, 1, generator=generator).to(label.device)
-    tokens = torch.cat([targets.indices, torch.full_like(label, -1)[:, None]], dim=1)
-    return torch.where(taught.to(label.device), tokens.gather(1, place)[:, 0], label)
-
-
-def with_labels(batch: Batch, label: Int64[Tensor, " rows"]) -> Batch:
-    """The batch with other labels, without the rows that have -1."""
-    rows = label >= 0
-    return replace(
-        batch,
-        sample=batch.sample[rows],
-        row=batch.row[rows],
-        label=label[rows],
-        index=batch.index[rows.cpu().numpy()],
-    )
+    drawn = torch.cat([targets.indices, label[:, None]], dim=1).gather(1, place)[:, 0]
+    return torch.where(targets.weight > 0, drawn, label)
