@@ -1,20 +1,21 @@
 """FedAvg of continuous prompts: what clients could do if the language model were no black box.
 
 A baseline for ``FedDTPT``. The prompt is a matrix of embeddings (Lester et al., "The Power of Scale
-for Parameter-Efficient Prompt Tuning", arXiv 2104.08691; PEFT's prompt tuning), which clients train
-by gradients through the model and the server averages (McMahan et al., arXiv 1602.05629).
+for Parameter-Efficient Prompt Tuning", arXiv 2104.08691), which clients train by gradients through
+the model and the server averages (McMahan et al., arXiv 1602.05629). The loss is that of PEFT's
+prompt tuning, whose generation drops the positions of padded batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
-from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 from torch import Tensor, nn
 
 from fedfuse.errors import FedfuseError
@@ -52,10 +53,10 @@ class ContinuousSettings:
 class ContinuousPrompt:
     """A trainable prompt before every question that a language model is asked.
 
-    The model's own weights are frozen. The words of a manual prompt are where it begins.
+    The model's own weights get no gradient. The words of a manual prompt are where it begins.
 
     Args:
-        lm: the model; becomes part of this.
+        lm: the model.
         task: makes questions, here without a prompt in words.
         start: the manual prompt.
         max_tokens: of an answer.
@@ -68,21 +69,9 @@ class ContinuousPrompt:
         (encoded,) = lm.tokenizer.encode([start])
         if not len(encoded.ids):
             raise FedfuseError(f"manual prompt {start!r} has no tokens; allowed: at least one")
-        self._task, self._tokenizer = task, lm.tokenizer
-        embedding = lm.model.get_input_embeddings()
-        assert isinstance(embedding, nn.Embedding)
-        tokens = torch.from_numpy(encoded.ids.copy()).to(embedding.weight.device)
-        beginning = embedding(tokens).detach().clone()
-        config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(tokens))
-        model = get_peft_model(lm.model, config)
-        assert isinstance(model, PeftModel)
-        self._model = model
-        self._trained = model.prompt_encoder["default"].embedding.weight
-        with torch.no_grad():
-            self._trained.copy_(beginning)
-        room = lm.max_length - len(tokens)
-        prompted = replace(lm, model=model, max_length=room)  # type: ignore[arg-type]
-        self._answers = LocalModel(prompted, max_tokens)
+        self._lm, self._task, self._max_tokens = lm, task, max_tokens
+        tokens = torch.from_numpy(encoded.ids.copy()).to(lm.model.device)
+        self._trained = nn.Parameter(self._embed(tokens).float().clone())
 
     @property
     def embeddings(self) -> Embeddings:
@@ -98,41 +87,51 @@ class ContinuousPrompt:
         """One client's round: AdamW on the likelihood of the labels' words."""
         rng = np.random.default_rng(seed)
         optimizer = torch.optim.AdamW([self._trained], settings.learning_rate, weight_decay=0.0)
-        self._model.train()
         for start in range(0, settings.examples, settings.batch_size):
             size = min(settings.batch_size, settings.examples - start)
             chosen = rng.choice(len(examples), size=size, replace=size > len(examples))
-            optimizer.zero_grad(set_to_none=True)
-            self._loss([examples[place] for place in chosen]).backward()  # type: ignore[no-untyped-call]
+            loss = self.loss([examples[place] for place in chosen])
+            [self._trained.grad] = torch.autograd.grad(loss, [self._trained])
             optimizer.step()
-        self._model.eval()
 
-    def _loss(self, examples: Sequence[Example]) -> Tensor:
-        """Mean cross-entropy of the answers' tokens, nats per token."""
-        task, bos = self._task, self._tokenizer.bos_id
-        words = [task.verbalizer[example.label][0] for example in examples]
-        questions = self._tokenizer.encode([task.question("", e.text).strip() for e in examples])
-        answers = self._tokenizer.encode([f" {word}" for word in words])
-        device = self._trained.device
-        lines = [[bos, *q.ids.tolist(), *a.ids.tolist()] for q, a in zip(questions, answers)]
-        longest = max(map(len, lines))
-        ids = torch.zeros(len(lines), longest, dtype=torch.int64)
-        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for row, (line, answer) in enumerate(zip(lines, answers, strict=True)):
+    def loss(self, examples: Sequence[Example]) -> Float[Tensor, ""]:
+        """Mean cross-entropy of the labels' words, nats per token."""
+        tokenizer, prefix = self._lm.tokenizer, len(self._trained)
+        words = [f" {self._task.verbalizer[example.label][0]}" for example in examples]
+        questions = tokenizer.encode([self._question(example) for example in examples])
+        answers = tokenizer.encode(words)
+        longest = max(len(q.ids) + len(a.ids) for q, a in zip(questions, answers, strict=True)) + 1
+        ids = torch.zeros(len(examples), longest, dtype=torch.int64)
+        labels = torch.full((len(examples), prefix + longest), -100)
+        for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            line = [tokenizer.bos_id, *question.ids.tolist(), *answer.ids.tolist()]
             ids[row, : len(line)] = torch.tensor(line)
-            mask[row, : len(line)] = 1
-            labels[row, len(line) - len(answer.ids) : len(line)] = torch.from_numpy(
-                answer.ids.copy()
-            )
-        inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        loss: Tensor = self._model(**{name: value.to(device) for name, value in inputs.items()}).loss
-        return loss
+            end = prefix + len(line)
+            labels[row, end - len(answer.ids) : end] = torch.from_numpy(answer.ids.copy())
+        # No attention mask: padding is on the right, and what predicts it is not looked at.
+        texts = self._embed(ids.to(self._trained.device))
+        prompts = self._trained.to(texts.dtype).expand(len(examples), -1, -1)
+        model: Any = self._lm.model
+        logits = model(inputs_embeds=torch.cat([prompts, texts], dim=1)).logits
+        scored = (labels[:, 1:] >= 0).to(logits.device)
+        target = labels[:, 1:].to(logits.device)[scored]
+        return nn.functional.cross_entropy(logits[:, :-1][scored].float(), target)
 
     def accuracy(self, examples: Sequence[Example]) -> float:
         """The share of examples that the model labels rightly, in [0, 1]."""
-        task = self._task
-        questions = [task.question("", example.text).strip() for example in examples]
-        return task.right(self._answers.answer(questions), examples) / len(examples)
+        prefix = self._trained.detach().to(self._lm.model.dtype)
+        answers = LocalModel(self._lm, self._max_tokens, prefix=prefix)
+        questions = [self._question(example) for example in examples]
+        return self._task.right(answers.answer(questions), examples) / len(examples)
+
+    def _question(self, example: Example) -> str:
+        return self._task.question("", example.text).strip()
+
+    @torch.no_grad()
+    def _embed(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
+        embed: Any = self._lm.model.get_input_embeddings()
+        found: Tensor = embed(ids)
+        return found
 
 
 def fed_avg_prompts(
