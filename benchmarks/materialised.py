@@ -21,7 +21,8 @@ from fedfuse.data.sample import Sample
 from fedfuse.distillation.loss import SparseTargets
 from fedfuse.distillation.order import shuffled
 from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.training import Teacher, schedule
+from fedfuse.distillation.teaching import Teacher
+from fedfuse.distillation.training import schedule
 from fedfuse.models.participant import Participant
 from fedfuse.tokenization.rows import label_rows
 

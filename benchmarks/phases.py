@@ -23,7 +23,7 @@ import typer
 
 from benchmarks import materialised
 from benchmarks.frame import Timings, machine, write_json
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.teaching import Teacher
 from fedfuse.flower.config import RunConfig, model_of_partition, parse
 from fedfuse.flower.sections import PhaseConfig
 from fedfuse.flower.workspace import load_participant, load_splits, new_translator

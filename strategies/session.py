@@ -17,7 +17,8 @@ from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.state import TrainingState
-from fedfuse.distillation.training import MAX_TOKENS, Teacher
+from fedfuse.distillation.teaching import Teacher
+from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import SampleNats, Score
 from fedfuse.flower.config import RunConfig, flatten

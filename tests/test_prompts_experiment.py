@@ -120,7 +120,7 @@ def test_the_plan_has_every_run_once_and_all_of_its_keys_are_allowed() -> None:
     assert len({cell.name for cell in cells}) == len(cells)
     assert len(cells) == 2 * 2 * (2 * len(MAIN) + len(ABLATIONS))
     for cell in cells:
-        parse(cell.keys)
+        parse(cell.keys(10))
 
 
 def test_a_run_is_measured_and_not_run_again(

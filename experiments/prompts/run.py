@@ -82,7 +82,7 @@ class Cell:
     Attributes:
         variant: a key of ``MAIN`` or ``ABLATIONS``.
         skew: a key of ``SKEWS``.
-        budget: queries of a client in a round.
+        budget: queries of a client in a round, where all take part.
         seed: of the run.
     """
 
@@ -96,15 +96,16 @@ class Cell:
         """Of its run folder."""
         return f"{self.variant}-{self.skew}-{self.budget}-{self.seed}"
 
-    @property
-    def keys(self) -> dict[str, Scalar]:
+    def keys(self, clients: int) -> dict[str, Scalar]:
         """Its run config, as far as cells differ."""
+        alone = self.variant == "one-client"
         return {
             "strategy": "feddtpt",
             "baselines": False,
             "name": self.name,
             "seed": self.seed,
-            "prompts.queries": self.budget,
+            # One client in place of all may ask as often as they together.
+            "prompts.queries": self.budget * (clients if alone else 1),
             "prompts.alpha": SKEWS[self.skew],
             "black-box.max-tokens": 2,  # an answer is one word
             **(MAIN | ABLATIONS)[self.variant],
@@ -173,7 +174,7 @@ def run_cell(cell: Cell, shared: Mapping[str, Scalar], clients: int) -> Run:
         if run.status == "finished":
             return run
     shutil.rmtree(folder, ignore_errors=True)
-    config = parse({**shared, **cell.keys})
+    config = parse({**shared, **cell.keys(clients)})
     run_in_process(server_app, client_app, flatten(config), clients)
     return read_run(folder)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from experiments.selection.material import Material, losses, participant
 from experiments.selection.variants import Variant
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.teaching import Teacher
 from fedfuse.evaluation.scoring import sample_nats
 from fedfuse.flower.workspace import derive_seed
 from fedfuse.fusion.evidence import Evidence
@@ -108,6 +108,9 @@ class Trial:
         server.adapter = self.material.start
         selector = variant.selector(self) if variant.selector else None
         phase, state = config.server_distill, None
+        settings = phase.settings()
+        if not variant.consolidate:
+            settings = replace(settings, consolidation=0.0)
         choices: list[Choice] = []
         rolled_back = 0
         select_seconds = learn_seconds = 0.0
@@ -122,7 +125,7 @@ class Trial:
             kept = server.adapter, state
             _, state = server.learn(
                 self.data,
-                phase.settings(),
+                settings,
                 seed=derive_seed(config, "server", "distill") + variant.order,
                 teacher=teacher,
                 label_share=phase.label_share if teacher else 1.0,

@@ -26,11 +26,13 @@ class Variant:
         selector: makes it; None learns from labels alone.
         order: which order of batches; another one tells how much of a result is the order's.
         promote: keep a round only if it made no domain worse (``fedfuse.fusion.promotion``).
+        consolidate: hold weights that matter where the server is trusted itself.
     """
 
     selector: Maker | None
     order: int = 0
     promote: bool = False
+    consolidate: bool = True
 
 
 BASE = SelectorSettings()
@@ -40,13 +42,15 @@ PAPER = SelectorSettings(
 )
 
 
-def learned(settings: SelectorSettings, *, promote: bool = False) -> Variant:
+def learned(
+    settings: SelectorSettings, *, promote: bool = False, consolidate: bool = True
+) -> Variant:
     """A learned selector."""
 
     def make(trial: Trial) -> Selector:
         return LearnedSelector(settings, trial.material.config.seed)
 
-    return Variant(make, promote=promote)
+    return Variant(make, promote=promote, consolidate=consolidate)
 
 
 def rule(select: Selector) -> Variant:
@@ -63,9 +67,7 @@ def all_knowing(trial: Trial) -> Selector:
     return select
 
 
-# On every scenario; those that take long on fewer seeds.
-SLOW = ("thirty-two", "trec")
-SLOW_SEEDS = 2
+# On every scenario.
 MAIN: dict[str, Variant] = {
     "min-ce": rule(by_loss(min_ce)),
     "uniform": rule(by_loss(uniform)),
@@ -77,6 +79,7 @@ MAIN: dict[str, Variant] = {
 MORE: dict[str, Variant] = {
     "dual-min-ce": rule(by_loss(dual_min_ce)),
     "promoted": learned(BASE, promote=True),
+    "not-held": learned(BASE, consolidate=False),
     "oracle-again": Variant(all_knowing, order=1),
 }
 MORE_ON = ("default", "label-noise", "expert-server")

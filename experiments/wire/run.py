@@ -21,7 +21,7 @@ from rich.progress import track
 
 from experiments.frame import put_table
 from experiments.wire.tables import one_round
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.teaching import Teacher
 from fedfuse.flower.config import RunConfig, model_of_partition
 from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
 from fedfuse.fusion.selection import dual_min_ce

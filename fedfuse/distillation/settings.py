@@ -62,6 +62,8 @@ class TrainingSettings:
             the whole batch. A step's samples are sorted by length and cut into parts of no more,
             whose gradients add up to the batch's: the result is the same (but for dropout and
             rounding), in less memory. A single longer sample is a part.
+        consolidation: how firmly weights are held that matter where selection trusts the learning
+            model itself, 0 or more; see ``fedfuse.distillation.consolidation``.
     """
 
     steps: int
@@ -73,3 +75,4 @@ class TrainingSettings:
     max_grad_norm: float = 1.0
     comparison: Comparison = PLAIN
     max_tokens: int = 0
+    consolidation: float = 0.0

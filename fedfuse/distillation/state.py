@@ -10,6 +10,7 @@ from numpy import ndarray
 from torch import nn
 
 TrainingState = dict[str, ndarray]
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def optimizer_moments(
@@ -29,7 +30,7 @@ def restore_optimizer(
     """Put moments back that ``optimizer_moments`` returned; other entries are left alone."""
     for key, value in state.items():
         kind, slash, name = key.partition("/")
-        if slash:
+        if slash and kind in _MOMENTS:
             optimizer.state[named[name]][kind] = torch.tensor(value, device=named[name].device)
 
 

@@ -11,20 +11,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Int64
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import nn
 
-from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
-from fedfuse.distillation.fused import fused_distillation_loss
-from fedfuse.distillation.loss import SparseTargets, distillation_loss
+from fedfuse.distillation.consolidation import Consolidation, consolidate
+from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.memory import is_out_of_memory, smaller_parts
 from fedfuse.distillation.order import parts_by_length, shuffled, step_seed
-from fedfuse.distillation.settings import PLAIN, Comparison, TrainingSettings
+from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.state import (
     TrainingState,
     optimizer_moments,
@@ -32,40 +30,10 @@ from fedfuse.distillation.state import (
     restore_scaler,
     scaler_state,
 )
-from fedfuse.models.forward import label_row_logits, label_row_states
+from fedfuse.distillation.teaching import Teacher, batch_losses
 
 log = logging.getLogger(__name__)
 MAX_TOKENS = "max-tokens"
-
-
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """What a student should learn, on the label rows of its own encoded public set.
-
-    Attributes:
-        indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats an
-            earlier one of its row.
-        logprobs: ``[T, k]`` log-probabilities, -inf in unused slots.
-        residual: ``[T]`` log of the mass outside the kept entries; -inf for a teacher without a
-            tail.
-        weight: ``[T]`` in [0, 1], 0 where nobody teaches.
-    """
-
-    indices: Int64[ndarray, "rows k"]
-    logprobs: Float32[ndarray, "rows k"]
-    residual: Float32[ndarray, " rows"]
-    weight: Float32[ndarray, " rows"]
-
-    def rows(self, which: Int64[ndarray, " some"], device: torch.device | str) -> SparseTargets:
-        """Some rows as tensors, as probabilities that sum to one."""
-        mass = np.exp(np.column_stack([self.logprobs[which], self.residual[which]]))
-        mass /= np.maximum(mass.sum(1, keepdims=True), 1e-30)
-        return SparseTargets(
-            to_tensor(self.indices[which], device),
-            to_tensor(mass[:, :-1], device),
-            to_tensor(mass[:, -1], device),
-            to_tensor(self.weight[which], device),
-        )
 
 
 def train(
@@ -181,6 +149,7 @@ class Training:
         state = state or {}
         restore_optimizer(self._optimizer, self._named, state)
         restore_scaler(self._scaler, state)
+        self._held = Consolidation.from_state(state, self._named)
         self.step, self.position = int(state.get("step", 0)), int(state.get("position", 0))
         self.max_tokens = int(state.get(MAX_TOKENS, 0)) or settings.max_tokens
         if settings.max_tokens:
@@ -199,6 +168,8 @@ class Training:
             **optimizer_moments(self._optimizer, self._named),
             **scaler_state(self._scaler),
             **self._backed_off(),
+            # The next phase holds what it begins with.
+            **(self._held.state() if self._held and self.step < self.settings.steps else {}),
         }
 
     def _backed_off(self) -> TrainingState:
@@ -221,6 +192,8 @@ class Training:
         nn.utils.clip_grad_norm_(self._named.values(), settings.max_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self._held:
+            self._held.apply(self._named, self._optimizer.param_groups[0]["lr"])
         self.step += 1
         self.position += settings.batch_size
         return loss
@@ -228,13 +201,34 @@ class Training:
     def _attempt(self) -> float | None:
         """A step's gradient and loss; None when memory ran out, with all that was taken let go."""
         self._optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(step_seed(self.seed, self.position))
         try:
+            if self.step == 0 and self._held is None:
+                self._held = self._consolidate()
+            torch.manual_seed(step_seed(self.seed, self.position))
             return self._backward()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return None
+
+    def _consolidate(self) -> Consolidation | None:
+        """Hold what the model is trusted with itself, where the settings say so."""
+        if self.teacher is None or not self.settings.consolidation:
+            return None
+        self.model.eval()
+        held = consolidate(
+            self.model,
+            self._named,
+            self.data,
+            self.teacher,
+            self.settings,
+            vocab_size=self.vocab_size,
+            seed=step_seed(self.seed, self.position),
+            max_tokens=self.max_tokens,
+            autocast=self.autocast,
+        )
+        self.model.train()
+        return held
 
     def _lengths(self) -> Int64[ndarray, " samples"]:
         """Tokens of each sample of the step, those that are replayed last."""
@@ -273,51 +267,6 @@ class Training:
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return float(total)
-
-
-def batch_losses(
-    model: nn.Module,
-    batch: Batch,
-    vocab_size: int,
-    teacher: Teacher | None,
-    label_share: float,
-    comparison: Comparison = PLAIN,
-    *,
-    taught: int | None = None,
-    autocast: str = "none",
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The losses of one forward pass, without forming its logits where the model allows.
-
-    Args:
-        model: a causal LM.
-        batch: of R label rows.
-        vocab_size: size of the tokenizer's vocabulary.
-        teacher: of the first ``taught`` rows.
-        label_share: lambda of their joint loss.
-        comparison: of student and teacher.
-        taught: rows with the joint loss; all by default. The others are replayed: labels alone.
-        autocast: what products of the forward pass are computed in.
-
-    Returns:
-        The mean joint loss of the taught rows and the mean label loss of the others, float32 or
-        wider; 0 where there are none.
-    """
-    states = label_row_states(model, batch, vocab_size, autocast)
-    logits = None if states else label_row_logits(model, batch, vocab_size, autocast)
-
-    def loss(rows: slice, teacher: Teacher | None, label_share: float) -> Tensor:
-        label = batch.label[rows]
-        targets = teacher.rows(batch.index[rows], label.device) if teacher else None
-        if logits is not None:
-            return distillation_loss(logits[rows], label, targets, label_share, comparison)
-        assert states is not None
-        return fused_distillation_loss(
-            states.hidden[rows], states.head, label, targets, label_share, comparison
-        )
-
-    if taught is None or taught == len(batch.row):
-        return loss(slice(None), teacher, label_share), torch.zeros((), device=batch.label.device)
-    return loss(slice(taught), teacher, label_share), loss(slice(taught, None), None, 1.0)
 
 
 def schedule(step: int, settings: TrainingSettings) -> float:

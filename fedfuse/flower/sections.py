@@ -114,6 +114,8 @@ class ServerDistillConfig(PhaseConfig):
         label_share: lambda of the joint loss; 1 trains on labels alone.
         divergence: how the model is compared with its teacher; the paper has cross-entropy.
         temperature: of that comparison; above 1 flattens both distributions (not in the paper).
+        consolidation: how firmly weights are held that matter where the model is trusted itself; 0
+            for not at all (not in the paper).
     """
 
     steps: int = between(200, 0)
@@ -121,11 +123,15 @@ class ServerDistillConfig(PhaseConfig):
     label_share: float = between(0.05, 0, 1)
     divergence: str = one_of(PLAIN.divergence, *DIVERGENCES)
     temperature: float = between(PLAIN.temperature, 0, above=True)
+    consolidation: float = between(10.0, 0)
 
     def settings(self) -> TrainingSettings:
         """What the training loop is told."""
-        comparison = Comparison(self.divergence, self.temperature)
-        return replace(PhaseConfig.settings(self), comparison=comparison)
+        return replace(
+            PhaseConfig.settings(self),
+            comparison=Comparison(self.divergence, self.temperature),
+            consolidation=self.consolidation,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +147,15 @@ class ClientDistillConfig(ServerDistillConfig):
         label_share: lambda of the joint loss; 1 trains on labels alone.
         divergence: how the model is compared with its teacher; the paper has cross-entropy.
         temperature: of that comparison; above 1 flattens both distributions (not in the paper).
+        consolidation: how firmly weights are held that matter where the model is trusted itself; 0
+            for not at all (not in the paper).
         replay: add the label loss of a private batch at every step, so that learning from others
             does not cost what the client knew (not in the paper).
     """
 
     learning_rate: float = between(8e-3, 0, above=True)
     label_share: float = between(0.03, 0, 1)
+    consolidation: float = between(0.0, 0)  # replay does it
     replay: bool = True
 
 

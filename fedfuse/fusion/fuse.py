@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.teaching import Teacher
 from fedfuse.tokenization.projection import Projected
 
 # Rows, and entries of all candidates, at a time: what is needed to merge them stays small, however

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.teaching import Teacher
 from fedfuse.fusion.evidence import CandidateEvidence, examine, gather
 from fedfuse.fusion.fuse import Distributions, fuse
 from fedfuse.fusion.selection import Weights
@@ -113,7 +113,10 @@ class Learner:
         teacher = fuse([c.distributions for c in candidates], weights, k)
         if not tail:
             teacher = replace(teacher, residual=np.full_like(teacher.residual, -np.inf))
-        return Lesson(teacher, on_samples(weights, evidence))
+        trust = on_samples(weights, evidence)
+        # Where nobody else is trusted, the model goes on as it is.
+        own = (1 - trust[:, 1:].sum(1)).clip(0, 1)
+        return Lesson(replace(teacher, own=own), trust)
 
     def _examine(
         self,

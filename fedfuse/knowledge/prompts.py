@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
+from peft import PeftModel
 from torch import Tensor, nn
 
 from fedfuse.distillation.encoded import Batch, EncodedSet, to_tensor
@@ -20,42 +23,45 @@ class PromptView:
     """N prompts as one model sees them.
 
     Attributes:
-        loss: ``[N]`` mean loss of the prompt, nats per byte of the text before the first label
-            token; NaN where there is none.
-        state: ``[N, d]`` mean last hidden state over the prompt's positions, the begin token
-            included; None for models whose hidden states cannot be told apart (``find_head``).
+        loss: ``[N]`` see ``prompt_losses``.
+        state: ``[N, d]`` see ``prompt_states``; None for models that have none.
     """
 
     loss: Float32[ndarray, " samples"]
     state: Float32[ndarray, "samples width"] | None
 
 
-@torch.no_grad()
 def view_prompts(model: nn.Module, data: EncodedSet, batch_size: int = 128) -> PromptView:
-    """Loss and pooled hidden state of every prompt, in one forward pass.
+    """Loss of every prompt by the model, and its pooled state by the model's base.
 
     Nothing at or behind the first label token is looked at, so neither depends on the answer.
 
     Args:
-        model: a causal LM.
+        model: a causal LM, with an adapter or without.
         data: N samples, encoded with the model's tokenizer.
         batch_size: samples at a time.
     """
-    model.eval()
-    device = next(model.parameters()).device
+    losses = prompt_losses(model, data, batch_size)
+    return PromptView(losses, prompt_states(model, data, batch_size))
+
+
+@torch.no_grad()
+def prompt_losses(
+    model: nn.Module, data: EncodedSet, batch_size: int = 128
+) -> Float32[ndarray, " samples"]:
+    """``[N]`` mean loss of the prompt, nats per byte of the text before the first label token.
+
+    NaN where there is none. For the arguments see ``view_prompts``.
+    """
     vocab_size = data.tokenizer.vocab_size
     nats = np.zeros(len(data))
-    pooled: list[ndarray] = []
-    for start in range(0, len(data), batch_size):
-        which = np.arange(start, min(start + batch_size, len(data)))
-        batch = _prompt_rows(data, which, device)
+    for which, batch in _prompts(model, data, batch_size):
         scored = batch.label >= 0  # a prompt's last position predicts the answer
         states = label_row_states(model, batch, vocab_size)
         if states is None:
             loss = _losses(label_row_logits(model, batch, vocab_size), batch.label)
         else:
             loss = _losses_in_chunks(states, batch.label)
-            pooled.append(_mean_by_sample(states.hidden, batch.sample, len(which)).cpu().numpy())
         nats[which] = np.bincount(
             batch.sample[scored].cpu().numpy(),
             weights=loss[scored].cpu().numpy(),
@@ -68,7 +74,41 @@ def view_prompts(model: nn.Module, data: EncodedSet, batch_size: int = 128) -> P
     known = (size > 0) & (first > 0)
     mean = np.full(len(data), np.nan, dtype=np.float32)
     mean[known] = nats[known] / size[known]
-    return PromptView(mean, np.concatenate(pooled) if pooled else None)
+    return mean
+
+
+@torch.no_grad()
+def prompt_states(
+    model: nn.Module, data: EncodedSet, batch_size: int = 128
+) -> Float32[ndarray, "samples width"] | None:
+    """``[N, d]`` mean last hidden state over the prompt's positions, the begin token included.
+
+    Of the base model, whatever its adapter has learned: to answer, an adapter needs to tell
+    prompts apart by what they ask for, and no more by what they are about, in domains that are new
+    to it as well. So the same in all rounds.
+
+    None for models whose hidden states cannot be told apart (``find_head``). For the arguments see
+    ``view_prompts``.
+    """
+    pooled: list[ndarray] = []
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+        for which, batch in _prompts(model, data, batch_size):
+            states = label_row_states(model, batch, data.tokenizer.vocab_size)
+            if states is None:
+                return None
+            pooled.append(_mean_by_sample(states.hidden, batch.sample, len(which)).cpu().numpy())
+    return np.concatenate(pooled) if pooled else None
+
+
+def _prompts(
+    model: nn.Module, data: EncodedSet, batch_size: int
+) -> Iterator[tuple[Int64[ndarray, " batch"], Batch]]:
+    """The prompts' rows, and which samples they are of, some samples at a time."""
+    model.eval()
+    device = next(model.parameters()).device
+    for start in range(0, len(data), batch_size):
+        which = np.arange(start, min(start + batch_size, len(data)))
+        yield which, _prompt_rows(data, which, device)
 
 
 def _first_rows(data: EncodedSet) -> tuple[Int64[ndarray, " samples"], ndarray]:

@@ -15,12 +15,13 @@ from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.state import TrainingState
-from fedfuse.distillation.training import Teacher, train
+from fedfuse.distillation.teaching import Teacher
+from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Evaluator, SampleNats, Score, sample_nats
 from fedfuse.fusion.promotion import Verdict, judge
 from fedfuse.knowledge.extract import extract
-from fedfuse.knowledge.prompts import PromptView, view_prompts
+from fedfuse.knowledge.prompts import PromptView, prompt_losses, prompt_states
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import adapter_state, load_adapter_state
 from fedfuse.tokenization.tokenizer import TextTokenizer
@@ -56,6 +57,7 @@ class Participant:
         self.holdout: EncodedSet | None = self.encode(holdout) if holdout else None
         self._evaluator = Evaluator(tokenizer, test, questions, max_length)
         self._fresh = adapter_state(model)
+        self._states: tuple[str, ndarray | None] | None = None
 
     @property
     def adapter(self) -> AdapterState:
@@ -141,5 +143,9 @@ class Participant:
         return np.asarray(nats / np.maximum(data.label_bytes, 1))
 
     def view_prompts(self, public: EncodedSet | None = None) -> PromptView:
-        """What the model makes of the public prompts alone."""
-        return view_prompts(self.model, public or self.public)
+        """What the model makes of the public prompts alone; see ``knowledge.prompts``."""
+        data = public or self.public
+        # The base does not change, so its states are good for all rounds.
+        if self._states is None or self._states[0] != data.fingerprint:
+            self._states = data.fingerprint, prompt_states(self.model, data)
+        return PromptView(prompt_losses(self.model, data), self._states[1])

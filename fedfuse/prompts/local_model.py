@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import GenerationConfig
 
 from fedfuse.errors import FedfuseError
@@ -24,6 +26,7 @@ class LocalModel:
             not applied.
         max_tokens: of an answer, at least 1.
         batch_size: texts at a time, at least 1.
+        prefix: ``[P, d]`` embeddings before every text, a continuous prompt.
 
     Raises:
         FedfuseError: for numbers that are not allowed.
@@ -31,7 +34,13 @@ class LocalModel:
 
     concurrency = 1
 
-    def __init__(self, lm: CausalLM, max_tokens: int = 8, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        lm: CausalLM,
+        max_tokens: int = 8,
+        batch_size: int = 32,
+        prefix: Float[Tensor, "tokens width"] | None = None,
+    ) -> None:
         if max_tokens < 1 or batch_size < 1 or max_tokens >= lm.max_length:
             raise FedfuseError(
                 f"local model {lm.name!r} with max_tokens {max_tokens} and batch_size {batch_size};"
@@ -41,6 +50,7 @@ class LocalModel:
         # Weights, not only a folder's name: what was trained anew must not find the old answers.
         self.name = f"local {_fingerprint(lm)} greedy max_tokens={max_tokens}"
         self._lm = lm
+        self._prefix = prefix
         self._max_tokens = max_tokens
         self._ends = _end_ids(lm)
         model: Any = lm.model  # partly untyped
@@ -75,7 +85,8 @@ class LocalModel:
         """
         if not texts:
             return []
-        questions = [self._ids(text) for text in texts]
+        prefix = 0 if self._prefix is None else len(self._prefix)
+        questions = [[0] * prefix + self._ids(text) for text in texts]
         longest = max(map(len, questions))
         device = self._lm.model.device
         # Padded on the left: all answers begin in the same column.
@@ -85,10 +96,18 @@ class LocalModel:
             ids[row, longest - len(question) :] = torch.tensor(question)
             mask[row, longest - len(question) :] = 1
         model: Any = self._lm.model
-        out = model.generate(ids, attention_mask=mask, generation_config=self._generation)
+        options = {"attention_mask": mask, "generation_config": self._generation}
+        if self._prefix is None:
+            out = model.generate(ids, **options)[:, longest:]
+        else:
+            inputs = model.get_input_embeddings()(ids)
+            for row, question in enumerate(questions):
+                start = longest - len(question)
+                inputs[row, start : start + prefix] = self._prefix
+            out = model.generate(inputs_embeds=inputs, **options)
         return [
-            self._reply(question, answer[longest:].tolist())
-            for question, answer in zip(questions, out, strict=True)
+            self._reply(question, answer)
+            for question, answer in zip(questions, out.tolist(), strict=True)
         ]
 
     def _reply(self, question: list[int], answer: list[int]) -> Reply:
@@ -98,7 +117,8 @@ class LocalModel:
 
     def _ids(self, text: str) -> list[int]:
         (encoded,) = self._lm.tokenizer.encode([text])
-        room = self._lm.max_length - self._max_tokens
+        prefix = 0 if self._prefix is None else len(self._prefix)
+        room = self._lm.max_length - self._max_tokens - prefix
         if 1 + len(encoded.ids) > room:
             raise FedfuseError(
                 f"text of {len(encoded.ids)} tokens for {self._lm.name!r}, which begins "

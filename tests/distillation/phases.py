@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.training import Teacher, train
+from fedfuse.distillation.teaching import Teacher
+from fedfuse.distillation.training import train
 from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
 from tests.conftest import MAX_LENGTH, Tiny
 

@@ -10,7 +10,7 @@ import torch
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.settings import AUTOCAST
-from fedfuse.distillation.training import batch_losses
+from fedfuse.distillation.teaching import batch_losses
 from fedfuse.models.architectures import ARCHITECTURES
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
 

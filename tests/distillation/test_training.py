@@ -15,7 +15,8 @@ from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.distillation.settings import AUTOCAST, Comparison, TrainingSettings
 from fedfuse.distillation.state import TrainingState, optimizer_moments, restore_optimizer
-from fedfuse.distillation.training import Teacher, Training, batch_losses, schedule
+from fedfuse.distillation.teaching import Teacher, batch_losses
+from fedfuse.distillation.training import Training, schedule
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nats
 from fedfuse.models.architectures import ARCHITECTURES

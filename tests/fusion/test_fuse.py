@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.distillation.loss import distillation_loss
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.teaching import Teacher
 from fedfuse.fusion.fuse import fuse, merge_duplicates
 from fedfuse.tokenization.projection import Projected
 from tests.oracles import fusion as oracle

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.teaching import Teacher
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.evidence import examine
 from fedfuse.fusion.fuse import Distributions, fuse

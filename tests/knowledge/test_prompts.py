@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from fedfuse.data.sample import Sample
 from fedfuse.knowledge.prompts import view_prompts
@@ -62,3 +63,19 @@ def test_models_without_a_known_head(
     found = view_prompts(who.model, data)
     assert found.state is None
     np.testing.assert_allclose(found.loss, right.loss, rtol=1e-5)
+
+
+def test_states_are_those_of_the_base(tiny: Callable[[str], Tiny], public: list[Sample]) -> None:
+    plain, who = tiny("llama"), tiny("llama")
+    model = get_peft_model(who.model, LoraConfig(r=2, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.3)
+    data = who.encode(public)
+    base, found = view_prompts(plain.model, data), view_prompts(model, data)
+    assert base.state is not None
+    assert found.state is not None
+    np.testing.assert_array_equal(found.state, base.state)
+    assert np.abs(found.loss - base.loss).max() > 1e-3
+    assert all(p.requires_grad == ("lora" in name) for name, p in model.named_parameters())

@@ -10,7 +10,7 @@ import torch
 
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.training import Teacher
+from fedfuse.distillation.teaching import Teacher
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
