@@ -32,6 +32,8 @@ from experiments.selection.variants import (
     MAIN,
     MORE,
     MORE_ON,
+    SLOW,
+    SLOW_SEEDS,
     VARIANTS,
 )
 from fedfuse.evaluation.interference import paired_noise
@@ -100,6 +102,8 @@ def plan(seeds: list[int]) -> list[Unit]:
     units: list[Unit] = []
     for place, seed in enumerate(seeds):
         for scenario in SCENARIOS:
+            if scenario in SLOW and place >= SLOW_SEEDS:
+                continue
             tried = [*MAIN]
             if scenario in MORE_ON:
                 tried += MORE

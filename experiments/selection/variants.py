@@ -67,7 +67,9 @@ def all_knowing(trial: Trial) -> Selector:
     return select
 
 
-# On every scenario.
+# On every scenario; those that take long on fewer seeds.
+SLOW = ("thirty-two", "trec")
+SLOW_SEEDS = 2
 MAIN: dict[str, Variant] = {
     "min-ce": rule(by_loss(min_ce)),
     "uniform": rule(by_loss(uniform)),
