@@ -105,12 +105,16 @@ def test_summary_of_the_comparison(tmp_path: Path) -> None:
         *("random", "centralized", "feddtpt", "best-client", "standalone")
     ]
     assert sums.table(found).splitlines()[2:] == [
-        "| feddtpt | 40 | 80 |",
-        "| standalone | 15 | 40 |",
-        "| centralized | 30 | 85 |",
-        "| best-client |  | 70 |",
-        "| random |  | 90 |",
+        "| feddtpt | 40 ± 0 | 80 ± 0 |",
+        "| standalone | 15 ± 0 | 40 ± 0 |",
+        "| centralized | 30 ± 0 | 85 ± 0 |",
+        "| best-client |  | 70 ± 0 |",
+        "| random |  | 90 ± 0 |",
     ]
+    twice = sums.summarize([*CELLS, CELLS[1] | {"seed": 1, "accuracy": 0.6}], 128)
+    assert twice["gain_over_vague_points"] == 60
+    assert twice["gain_over_vague_points_std"] == pytest.approx(14.14)
+    assert sums.table(twice).splitlines()[2] == "| feddtpt | 40 ± 0 | 70 ± 14 |"
     draw(CELLS, tmp_path / "picture.svg")
     assert (tmp_path / "picture.svg").stat().st_size > 5000
 

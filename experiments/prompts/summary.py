@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 Cells = Sequence[Mapping[str, Any]]
@@ -16,18 +16,19 @@ def summarize(cells: Cells, ablated: int) -> dict[str, Any]:
     ``gap_to_centralized_points``: by how much one search with everybody's data is better at as many
     queries. ``gain_over_local_points``: against search alone, mean of the clients.
     ``gain_over_best_client_points``: at each budget, against the best single client's prompt.
+    Those of the headline with ``_std``, between runs.
     """
     largest = max(cell["budget"] for cell in cells)
     whole = [c for c in cells if c["variant"] == METHOD and c["budget"] == largest]
+    headline = {
+        "gain_over_vague_points": [c["accuracy"] - c["manual"] for c in whole],
+        "gain_over_local_points": [c["accuracy"] - mean(c["standalone"]) for c in whole],
+        "gap_to_centralized_points": [mean(c["centralized"]) - c["accuracy"] for c in whole],
+        "transfer_gain_points": [c["second"]["accuracy"] - c["second"]["manual"] for c in whole],
+    }
     return {
-        "gain_over_vague_points": points([c["accuracy"] - c["manual"] for c in whole]),
-        "gain_over_local_points": points([c["accuracy"] - mean(c["standalone"]) for c in whole]),
-        "gap_to_centralized_points": points(
-            [mean(c["centralized"]) - c["accuracy"] for c in whole]
-        ),
-        "transfer_gain_points": points(
-            [c["second"]["accuracy"] - c["second"]["manual"] for c in whole]
-        ),
+        **{name: points(shares) for name, shares in headline.items()},
+        **{f"{name}_std": spread(shares) for name, shares in headline.items()},
         "bytes_per_client_round": round(mean(c["bytes_per_client_round"] for c in whole)),
         "aggregated_was_chosen": round(
             mean(name == "aggregated" for c in whole for name in c["chosen"]), 3
@@ -41,6 +42,11 @@ def summarize(cells: Cells, ablated: int) -> dict[str, Any]:
 def points(shares: Sequence[float]) -> float:
     """Mean in hundredths."""
     return round(100 * mean(shares), 2)
+
+
+def spread(shares: Sequence[float]) -> float:
+    """Standard deviation in hundredths; 0 for one run."""
+    return round(100 * stdev(shares), 2) if len(shares) > 1 else 0.0
 
 
 def against_best_client(cells: Cells) -> dict[str, dict[str, float]]:
@@ -64,13 +70,17 @@ def by_setting(cells: Cells, key: str) -> dict[str, dict[str, dict[str, dict[str
             mine = [cell for cell in rows if cell["variant"] == variant]
             here[variant] = {
                 "accuracy": round(mean(c["accuracy"] for c in mine), 4),
+                "accuracy_std": round(spread([c["accuracy"] for c in mine]) / 100, 4),
                 "second": round(mean(c["second"]["accuracy"] for c in mine), 4),
                 "queries": round(mean(c["queries"] for c in mine)),
             }
         for stage in ("standalone", "centralized"):
             known = [mean(cell[stage]) for cell in rows if cell[stage]]
             if known:
-                here[stage] = {"accuracy": round(mean(known), 4)}
+                here[stage] = {
+                    "accuracy": round(mean(known), 4),
+                    "accuracy_std": round(spread(known) / 100, 4),
+                }
     return found
 
 
@@ -85,7 +95,7 @@ def ablations(cells: Cells, budget: int) -> dict[str, dict[str, float]]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Markdown: variants by skew and budget, in percent."""
+    """Markdown: variants by skew and budget, in percent, ± the deviation between seeds."""
     rows: dict[str, list[str]] = {}
     settings = [
         (skew, budget) for skew, budgets in summary["by_budget"].items() for budget in budgets
@@ -96,7 +106,11 @@ def table(summary: Mapping[str, Any]) -> str:
     for variant, row in rows.items():
         for skew, budget in settings:
             found = summary["by_budget"][skew][budget].get(variant)
-            row.append(f"{100 * found['accuracy']:.0f}" if found else "")
+            row.append(
+                f"{100 * found['accuracy']:.0f} ± {100 * found['accuracy_std']:.0f}"
+                if found
+                else ""
+            )
     heads = " | ".join(f"{skew}, {budget}" for skew, budget in settings)
     lines = [f"| | {heads} |", "|---|" + "---:|" * len(settings)]
     return "\n".join([*lines, *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items())])
