@@ -34,6 +34,7 @@ app.add_typer(node, name="node")
 
 CONFIG_HELP = "TOML file with run config keys, such as experiments/quickstart/homogeneous.toml."
 RESUME_HELP = "Run folder of a run that was cut off: go on after its last whole round."
+RAY_HELP = "HOST:PORT of a Ray cluster that runs already; by default one for the run."
 SET_HELP = "One run config key, such as local.steps=100. May be repeated."
 
 
@@ -51,7 +52,10 @@ def simulate(
         bool, typer.Option("--in-process", help="One process, without Ray: to debug, to test.")
     ] = False,
     cpus_per_client: Annotated[int, typer.Option(min=1, help="Ray CPUs per client.")] = 1,
-    gpus_per_client: Annotated[float, typer.Option(min=0.0, help="Ray GPUs per client.")] = 0.0,
+    gpus_per_client: Annotated[
+        float, typer.Option(min=0.0, help="Ray GPUs per client; 0.5 for two on one.")
+    ] = 0.0,
+    ray_address: Annotated[str, typer.Option(help=RAY_HELP)] = "",
     resume: Annotated[Path | None, typer.Option(help=RESUME_HELP)] = None,
 ) -> None:
     """Run a federation on this machine; the last lines are the result table and the report's
@@ -82,6 +86,7 @@ def simulate(
             cpus_per_client=cpus_per_client,
             gpus_per_client=gpus_per_client,
             python_path=[Path.cwd()],
+            ray_address=ray_address,
         )
     _show(folder)
 
