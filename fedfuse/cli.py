@@ -76,6 +76,7 @@ def simulate(
     if in_process:
         _in_process(flat, clients)
     else:
+        _plan_memory(resolved, clients, cpus_per_client, gpus_per_client, ray_address)
         from fedfuse.flower.apphome import app_dir
         from fedfuse.flower.simulate import simulate as run_flower
 
@@ -231,6 +232,25 @@ def _tunes_prompts(name: str) -> bool:
         sys.path.insert(0, os.getcwd())
     found = importlib.import_module("strategies.registry").find_strategy(name)
     return bool(found.tunes_prompts)
+
+
+def _plan_memory(
+    config: RunConfig, clients: int, cpus: int, gpus: float, ray_address: str
+) -> None:
+    """Show what a simulation will take of this machine's memory, and refuse what does not fit."""
+    from fedfuse.flower import memory
+    from fedfuse.flower.cluster import find_nodes
+
+    if _tunes_prompts(config.strategy):  # small models and one service: nothing to plan
+        return
+    if ray_address:
+        at_once = sum(n.clients(cpus, gpus) for n in find_nodes(ray_address) if n.here)
+        at_once = min(clients, at_once)
+    else:
+        at_once = memory.clients_at_once(clients, cpus, gpus, os.cpu_count() or 1)
+    plan = memory.plan_simulation(config, clients, at_once, gpus)
+    console.print(memory.table(plan))
+    memory.check_machine(config, clients, plan, gpus)
 
 
 def _in_process(flat: dict[str, Scalar], clients: int) -> None:
