@@ -21,11 +21,12 @@ def memory_of(pid: int, file: str = "") -> Counter[str]:
     """Bytes of a process: ``Pss``, ``Rss``, ``Private_Dirty``; with ``file``, of a file it maps."""
     found: Counter[str] = Counter()
     of_file = not file
-    for line in Path(f"/proc/{pid}/{'smaps' if file else 'smaps_rollup'}").open():
+    lines = Path(f"/proc/{pid}/{'smaps' if file else 'smaps_rollup'}").read_text().splitlines()
+    for line in lines:
         if field := _FIELD.match(line):
             found[field[1]] += 1024 * int(field[2]) * of_file
         elif file and "-" in line.partition(" ")[0]:
-            of_file = line.rstrip().endswith(file)
+            of_file = line.endswith(file)
     return found
 
 

@@ -12,8 +12,10 @@ as they are loaded, and with a copy of them in each process.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -79,12 +81,12 @@ class Setting:
 FITTED = {
     "tiny, 1 at once": Setting(2, 1, 2000, 64, 2, 4, 2),
     "tiny, 4 at once": Setting(4, 4, 2000, 64, 2, 4, 40),
-    "6 layers, 2 at once": Setting(6, 2, 8000, 768, 6, 8, 3),
+    "6 layers, 2 at once": Setting(4, 2, 8000, 768, 6, 8, 3),
 }
 SETTINGS = {
     "8 clients, all at once": Setting(8, 8, 56_000, 768, 2, 8),
     "4 clients, all at once": Setting(4, 4, 12_000, 768, 8, 8, 8),
-    "6 clients, 2 at once": Setting(6, 2, 8000, 512, 12, 24, 3),
+    "4 clients, 2 at once": Setting(4, 2, 40_000, 512, 8, 24, 2),
 }
 
 
@@ -128,7 +130,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         with Watch(_MARK, Path(scratch), weights) as watch:
             simulate(app_dir(), flatten(config), setting.clients, ray_cpus=setting.at_once)
         size = (base / FILE).stat().st_size
-    return {
+    found = {
         "setting": asdict(setting),
         "weights": size,
         "plan": dict(plan.parts),
@@ -140,6 +142,8 @@ def measure(setting: Setting) -> dict[str, Any]:
         "written_bytes_of_the_weights": watch.file["Private_Dirty"],
         "predicted_over_measured": plan.total / watch.peak["all"],
     }
+    print(json.dumps(found), file=sys.stderr, flush=True)
+    return found
 
 
 def plain_processes(setting: Setting, *, copied: bool) -> float:
@@ -172,7 +176,6 @@ def plain_processes(setting: Setting, *, copied: bool) -> float:
 
 def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any) -> None:
     torch.set_num_threads(1)
-    # A tiny model first: what the first step of a process takes for good is no copy of weights.
     splits = load_splits(config.data, 0, SHARERS)
     loaded.wait()
     loaded.wait()

@@ -234,12 +234,11 @@ def _tunes_prompts(name: str) -> bool:
     return bool(found.tunes_prompts)
 
 
-def _plan_memory(
-    config: RunConfig, clients: int, cpus: int, gpus: float, ray_address: str
-) -> None:
+def _plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_address: str) -> None:
     """Show what a simulation will take of this machine's memory, and refuse what does not fit."""
     from fedfuse.flower import memory
     from fedfuse.flower.cluster import find_nodes
+    from fedfuse.models.dry_run import NeedsUnknown
 
     if _tunes_prompts(config.strategy):  # small models and one service: nothing to plan
         return
@@ -248,7 +247,11 @@ def _plan_memory(
         at_once = min(clients, at_once)
     else:
         at_once = memory.clients_at_once(clients, cpus, gpus, os.cpu_count() or 1)
-    plan = memory.plan_simulation(config, clients, at_once, gpus)
+    try:
+        plan = memory.plan_simulation(config, clients, at_once, gpus)
+    except NeedsUnknown as error:
+        console.print(f"no memory plan: {error}", markup=False, highlight=False, soft_wrap=True)
+        return
     console.print(memory.table(plan))
     memory.check_machine(config, clients, plan, gpus)
 

@@ -62,7 +62,9 @@ def find_nodes(address: str) -> list[Node]:
     try:
         socket.create_connection((host, int(port)), _SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise FedfuseError(f"Ray address {address!r} does not answer ({error}); {allowed}") from error
+        raise FedfuseError(
+            f"Ray address {address!r} does not answer ({error}); {allowed}"
+        ) from error
     # In a process of its own: where it cannot connect, Ray may end the process or wait for minutes.
     command = [sys.executable, "-m", __name__, address]
     try:
@@ -112,7 +114,7 @@ def _ask(address: str) -> list[Node]:
                 gpus=node["Resources"].get("GPU", 0.0),
                 here=node["NodeID"] == here,
             )
-            for node in ray.nodes()
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
             if node["Alive"]
         ]
     finally:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.evaluation.scoring import MAX_TOKENS
 from fedfuse.flower.config import RunConfig, model_of_partition
 from fedfuse.flower.sections import ModelConfig, PhaseConfig
 from fedfuse.flower.workspace import load_splits
@@ -44,7 +45,7 @@ def plan_simulation(
         gpus_per_client: share of a GPU for each; with 0 they see none.
 
     Raises:
-        FedfuseError: for a model whose config cannot be read.
+        NeedsUnknown: for a model whose needs cannot be told before it runs.
     """
     needs = {name: client_needs(config, clients, name) for name in _models(config, clients)}
     if gpus_per_client:
@@ -124,6 +125,8 @@ def _needs(
     """What a model needs in the largest of its phases, and label rows of the last one's samples."""
     base = str(model_folder(name)) if is_builtin(name) else name
     tokenizer = load_tokenizer(base)
+    splits = load_splits(config.data, config.seed, 1)  # public and test sets are the same for all
+    scored = max(len(splits.public), len(splits.test))
     passes, rows = [], 0
     for samples, phase, times in phases:
         longest = sorted(samples, key=lambda sample: len(sample.text))[-_LONGEST:]
@@ -142,9 +145,9 @@ def _needs(
         lora=lora,
         samples=together,
         length=length,
+        scored=max(1, min(scored, MAX_TOKENS["cpu"] // length)),
         vocab_size=tokenizer.vocab_size,
         gradient_checkpointing=model.gradient_checkpointing,
         quantization="" if model.quantization == "none" else model.quantization,
     )
     return needs, rows
-

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -30,6 +30,10 @@ from fedfuse.models.loading import loading_errors, local_folder
 BYTES_PER_WEIGHT = {"4bit": 0.5, "8bit": 1.0}
 
 
+class NeedsUnknown(FedfuseError):
+    """A model whose own code asks for numbers while it runs; it may run all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelNeeds:
     """Bytes of a model that is trained.
@@ -39,7 +43,8 @@ class ModelNeeds:
         mapped: whether they are the model's files, mapped into memory, which all processes of a
             machine share; a model in another dtype than its files' is a copy in each.
         adapter: of the adapter's weights; as much for their gradient, twice for AdamW's moments.
-        step: of the activations of a forward and backward pass at their peak, with the gradient.
+        step: of the activations of a training step at their peak, with the gradient; or of a pass
+            of scoring, where that takes more.
     """
 
     base: int
@@ -55,6 +60,7 @@ def dry_run(
     lora: LoraSettings,
     samples: int,
     length: int,
+    scored: int,
     vocab_size: int,
     gradient_checkpointing: bool = False,
     quantization: str = "",
@@ -67,12 +73,14 @@ def dry_run(
         lora: the adapter.
         samples: in one pass.
         length: of the longest, in tokens.
+        scored: samples of one pass without gradients.
         vocab_size: the tokenizer's.
         gradient_checkpointing: whether activations are recomputed.
         quantization: ``""``, ``4bit`` or ``8bit``.
 
     Raises:
-        FedfuseError: for a model whose config cannot be read, or that does not run so.
+        NeedsUnknown: for a model that does not run without numbers.
+        FedfuseError: for one whose config cannot be read.
     """
     folder = local_folder(name)
     source = name if folder is None else str(folder)
@@ -81,18 +89,22 @@ def dry_run(
             source, trust_remote_code=False, local_files_only=folder is not None
         )
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+            factory: Any = AutoModelForCausalLM  # untyped
+            model = factory.from_config(config, dtype=DTYPES[dtype])
     base = sum(weight.numel() for weight in model.parameters())
     size = BYTES_PER_WEIGHT.get(quantization, DTYPES[dtype].itemsize)
     model.requires_grad_(False)
     lm: Any = CausalLM(model, None, name, vocab_size, length)  # type: ignore[arg-type]
     with torch.device("meta"):
-        adapted = add_lora(lm, lora, gradient_checkpointing=gradient_checkpointing)
+        adapted: Any = add_lora(lm, lora, gradient_checkpointing=gradient_checkpointing)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     try:
-        step = _step(adapted, samples, length)
+        with FakeTensorMode():
+            adapted._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))
+            training = _peak(adapted, samples, length, train=True)
+            step = max(training, _peak(adapted, scored, length, train=False))
     except Exception as error:  # whatever a model's own code raises
-        raise FedfuseError(
+        raise NeedsUnknown(
             f"model {name!r}: its memory cannot be told from its config ({error})"
         ) from error
     chunk = min(samples * length * vocab_size * 4, CHUNK_BYTES["cpu"])
@@ -104,19 +116,21 @@ def dry_run(
     )
 
 
-def _step(model: nn.Module, samples: int, length: int) -> int:
-    """Peak bytes of a forward and a backward pass, on a model without memory."""
-    with FakeTensorMode():
-        model._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))
-        model.train()
-        with _Counting([*model.parameters(), *model.buffers()]) as counting:
-            hidden = hidden_states(model, torch.zeros(samples, length, dtype=torch.long))
-            gradient = torch.ones_like(hidden)
-            hidden.backward(gradient)  # type: ignore[no-untyped-call]
-        return counting.peak
+def _peak(model: Any, samples: int, length: int, *, train: bool) -> int:
+    """Peak bytes of a forward pass and, to train, a backward pass."""
+    model.train(train)
+    known = [*model.parameters(), *model.buffers()]
+    with torch.set_grad_enabled(train), _Counting(known) as counting:
+        hidden = hidden_states(model, torch.zeros(samples, length, dtype=torch.long))
+        if train:
+            hidden.backward(torch.ones_like(hidden))  # type: ignore[no-untyped-call]
+    # The adapter's gradients are part of the peak, and of nothing that comes after.
+    model.zero_grad(set_to_none=True)
+    peak: int = counting.peak
+    return peak
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages made while it is active.
 
     Attributes:
@@ -125,7 +139,7 @@ class _Counting(TorchDispatchMode):
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         """Begin; what ``known`` tensors hold does not count."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._now = 0
         self._known = WeakIdKeyDictionary({tensor.untyped_storage(): True for tensor in known})
 

@@ -1,10 +1,10 @@
 """How much memory a simulation will take at most, before it starts.
 
-    total = ENGINE + SERVER + K * CLIENT                         processes without a model
-          + base weights                                         once, or a copy in each process
-          + N * STATE * adapter                                  clients' states, in the server's process
-          + (adapters + training + HEAP * step) per process      of the server and of K clients
-          + knowledge                                            of the public set
+    total = ENGINE + SERVER + K * CLIENT                     processes without a model
+          + base weights                                     once, or a copy in each process
+          + N * STATE * adapter                              clients' states, with the server
+          + (adapters + training + HEAP * step) per process  of the server and of K clients
+          + knowledge                                        of the public set
 
 K of N clients run at once, each in a process that may play any client, so it holds an adapter of
 each distinct client model and trains the largest. That all are at their peak at the same time is
@@ -15,6 +15,7 @@ The constants are fitted to measurements: ``benchmarks/simulation_memory.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,18 +24,19 @@ from fedfuse.models.dry_run import ModelNeeds
 
 MB = 1_000_000
 # SuperLink, Flower's and Ray's processes without the following two.
-ENGINE = 660 * MB
+ENGINE = 700 * MB
 # The process of ServerApp and engine, and that of a client, with all libraries and no model.
-SERVER = 560 * MB
-CLIENT = 455 * MB
+SERVER = 590 * MB
+CLIENT = 405 * MB
 # Bytes of a client's state per byte of its adapter: the adapter and two moments for each of two
 # phases are 5, which Flower and Ray hold up to three times while messages come and go.
-STATE = 15
+STATE = 14
 # Bytes that a process holds of its allocator per byte in use at the peak of a step: what was freed
 # between blocks that are in use does not go back to the system.
-HEAP = 1.5
-# Weights as loaded and as first drawn; gradient and two moments; state as received and as sent.
-FRESH, TRAINING = 2, 3 + 4
+HEAP = 2.4
+# Weights as loaded and as first drawn; gradient and two moments. A client's state passes through its
+# process: as received, unpacked, as sent, packed.
+FRESH, TRAINING, PASSING = 2, 3, 4 * 5
 # A row's knowledge: its own, as a message, translated, as a teacher.
 KNOWLEDGE = 4
 # What CUDA and its libraries take of a GPU per process, without any tensor.
@@ -105,7 +107,7 @@ def plan_memory(
     else:
         copies += server.base
     own = max(needs.adapter for needs in clients.values())
-    held = FRESH * sum(needs.adapter for needs in clients.values()) + TRAINING * own
+    held = FRESH * sum(needs.adapter for needs in clients.values()) + (TRAINING + PASSING) * own
     step = max(needs.step for needs in clients.values())
     return Plan(
         {
@@ -133,11 +135,12 @@ def check_gpu(name: str, needs: ModelNeeds, share: float, total: int) -> None:
     Raises:
         FedfuseError: naming the figures and what helps.
     """
-    wanted = CUDA_CONTEXT + needs.base + (FRESH + 3) * needs.adapter + needs.step
+    wanted = CUDA_CONTEXT + needs.base + (FRESH + TRAINING) * needs.adapter + needs.step
     if wanted > share * total:
+        enough = math.ceil(100 * wanted / total) / 100
         raise FedfuseError(
             f"a client with {name!r} needs {wanted / 1e9:.1f} GB of a GPU; with --gpus-per-client "
             f"{share:g} it has {share * total / 1e9:.1f} of {total / 1e9:.1f} GB; allowed: "
-            f"--gpus-per-client {wanted / total:.2f} or more, smaller max-tokens, "
+            f"--gpus-per-client {enough:g} or more, smaller max-tokens, "
             "gradient-checkpointing, or a smaller model"
         )

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from tests.processes import Traces
 
 
 @pytest.fixture
-def cluster(traces: Traces) -> Iterator[str]:
+def cluster(traces: Traces) -> str:
     """A cluster of one machine in the test's temporary folder; its address."""
     port = free_port()
     command = [str(Path(sysconfig.get_path("scripts")) / "ray"), "start", "--head", "--num-cpus=2"]
@@ -31,7 +30,7 @@ def cluster(traces: Traces) -> Iterator[str]:
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120, env=environment)
     # `ray stop` would stop every cluster of this machine; ``traces`` stops this one's processes.
-    yield f"127.0.0.1:{port}"
+    return f"127.0.0.1:{port}"
 
 
 @pytest.mark.slow
@@ -87,9 +86,9 @@ def test_clients_that_a_machine_has_room_for() -> None:
     node = Node("10.0.0.1", cpus=7.0, gpus=2.0, here=False)
     assert [node.clients(1, 0.0), node.clients(2, 0.0), node.clients(1, 0.5)] == [7, 3, 4]
     check_room([Node("10.0.0.2", 0.0, 0.0, True), node], 2, 2.0)
-    with pytest.raises(FedfuseError, match="8 CPUs and 0 GPUs; .*10.0.0.1: 7 CPUs, 2 GPUs"):
+    with pytest.raises(FedfuseError, match=r"8 CPUs and 0 GPUs; .*10.0.0.1: 7 CPUs, 2 GPUs"):
         check_room([node], 8, 0.0)
-    with pytest.raises(FedfuseError, match="1 CPUs and 2.5 GPUs"):
+    with pytest.raises(FedfuseError, match=r"1 CPUs and 2.5 GPUs"):
         check_room([node], 1, 2.5)
 
 
