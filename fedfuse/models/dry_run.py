@@ -88,6 +88,7 @@ def dry_run(
         config: Any = AutoConfig.from_pretrained(
             source, trust_remote_code=False, local_files_only=folder is not None
         )
+        stored = config.dtype  # of the files; making a model overwrites it
         with torch.device("meta"):
             factory: Any = AutoModelForCausalLM  # untyped
             model = factory.from_config(config, dtype=DTYPES[dtype])
@@ -110,7 +111,7 @@ def dry_run(
     chunk = min(samples * length * vocab_size * 4, CHUNK_BYTES["cpu"])
     return ModelNeeds(
         base=int(base * size),
-        mapped=not quantization and config.dtype == DTYPES[dtype],
+        mapped=not quantization and stored == DTYPES[dtype],
         adapter=4 * trained,
         step=step + 2 * chunk,
     )

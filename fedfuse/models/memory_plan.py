@@ -34,8 +34,8 @@ STATE = 14
 # Bytes that a process holds of its allocator per byte in use at the peak of a step: what was freed
 # between blocks that are in use does not go back to the system.
 HEAP = 2.4
-# Weights as loaded and as first drawn; gradient and two moments. A client's state passes through its
-# process: as received, unpacked, as sent, packed.
+# Weights as loaded and as first drawn; gradient and two moments. A client's state passes through
+# its process: as received, unpacked, as sent, packed.
 FRESH, TRAINING, PASSING = 2, 3, 4 * 5
 # A row's knowledge: its own, as a message, translated, as a teacher.
 KNOWLEDGE = 4
