@@ -4,7 +4,7 @@ Real simulations with Ray, of base models made on the spot with random weights: 
 they will take (``fedfuse.models.memory_plan``), then the memory of all their processes is sampled,
 where a page that several share counts once. More clients run at once than there are cores, which
 costs time and no memory. ``FITTED`` settings are those that the plan's constants come from; the
-others are predictions.
+others are predictions. A file that has some of the settings already is completed.
 
 How often the base weights are in memory is also measured in plain processes that load and train:
 as they are loaded, and with a copy of them in each process.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -35,7 +34,9 @@ from fedfuse.flower.config import RunConfig, flatten, parse
 from fedfuse.flower.memory import plan_simulation
 from fedfuse.flower.simulate import simulate
 from fedfuse.flower.workspace import load_participant, load_splits
+from fedfuse.models.memory_plan import Plan
 from fedfuse.models.tokenizers import train_tokenizer
+from fedfuse.report.writing import commit
 
 FILE = "model.safetensors"
 SHARERS = 8
@@ -83,14 +84,15 @@ FITTED = {
     "tiny, 4 at once": Setting(4, 4, 2000, 64, 2, 4, 40),
     "6 layers, 2 at once": Setting(4, 2, 8000, 768, 6, 8, 3),
 }
+LARGEST = "8 clients, all at once"
 SETTINGS = {
-    "8 clients, all at once": Setting(8, 8, 56_000, 768, 2, 8),
+    LARGEST: Setting(8, 8, 56_000, 768, 2, 8),
     "4 clients, all at once": Setting(4, 4, 12_000, 768, 8, 8, 8),
     "4 clients, 2 at once": Setting(4, 2, 40_000, 512, 8, 24, 2),
 }
 
 
-def make_base(folder: Path, setting: Setting) -> None:
+def make_base(folder: Path, setting: Setting, *, weights: bool = True) -> None:
     """Save a model with random weights and a small tokenizer as a Hugging Face folder."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -101,8 +103,11 @@ def make_base(folder: Path, setting: Setting) -> None:
         num_attention_heads=setting.width // 64,
         max_position_embeddings=128,
         tie_word_embeddings=False,
+        dtype="float32",
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    config.save_pretrained(folder)
+    if weights:
+        LlamaForCausalLM(config).save_pretrained(folder)
     texts = [sample.text for sample in pretraining_text(50, seed=0)]
     train_tokenizer("byte-level-bpe", 1900, texts).save_pretrained(folder)
 
@@ -118,32 +123,34 @@ def configure(setting: Setting, base: Path, output: Path) -> RunConfig:
     return parse({**FEW, **sizes, **models, **here})
 
 
+def predict(setting: Setting) -> Plan:
+    """What the plan says of a setting."""
+    with tempfile.TemporaryDirectory() as scratch:
+        make_base(Path(scratch) / "base", setting, weights=False)
+        config = configure(setting, Path(scratch) / "base", Path(scratch))
+        return plan_simulation(config, setting.clients, setting.at_once)
+
+
 def measure(setting: Setting) -> dict[str, Any]:
-    """Predict a simulation's peak memory, run it, and measure; bytes."""
+    """Run a simulation and measure its peak memory; bytes."""
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
         base = Path(scratch) / "base"
         make_base(base, setting)
         config = configure(setting, base, Path(scratch))
-        plan = plan_simulation(config, setting.clients, setting.at_once)
         os.environ[_MARK] = scratch
-        weights = str(base / FILE)
-        with Watch(_MARK, Path(scratch), weights) as watch:
+        with Watch(_MARK, Path(scratch), str(base / FILE)) as watch:
             simulate(app_dir(), flatten(config), setting.clients, ray_cpus=setting.at_once)
         size = (base / FILE).stat().st_size
-    found = {
+    return {
         "setting": asdict(setting),
+        "commit": commit(),
         "weights": size,
-        "plan": dict(plan.parts),
-        "predicted": plan.total,
-        "measured": dict(watch.peak),
+        "peak": dict(watch.peak),
         "client_processes_at_the_peak": watch.actors,
         "copies": watch.file["Pss"] / size,
         "copies_unless_shared": watch.file["Rss"] / size,
         "written_bytes_of_the_weights": watch.file["Private_Dirty"],
-        "predicted_over_measured": plan.total / watch.peak["all"],
     }
-    print(json.dumps(found), file=sys.stderr, flush=True)
-    return found
 
 
 def plain_processes(setting: Setting, *, copied: bool) -> float:
@@ -188,43 +195,73 @@ def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any)
     measured.wait()
 
 
-def table(settings: Mapping[str, Mapping[str, Any]]) -> str:
+def table(raw: Mapping[str, Any]) -> str:
     """The results as docs/scale.md has them."""
     rows = ["| simulation | base weights, MB | copies of them | predicted over measured peak |"]
     rows.append("|---|---:|---:|---:|")
-    for name, found in settings.items():
-        rows.append(
-            f"| {name}, {found['setting']['layers']} layers, batch {found['setting']['batch_size']}"
-            f" | {found['weights'] / 1e6:.0f} | {found['copies']:.2f}"
-            f" | {found['predicted_over_measured']:.2f} |"
-        )
+    for name, setting in SETTINGS.items():
+        if name in raw["measured"]:
+            found = raw["measured"][name]
+            rows.append(
+                f"| {name}, {setting.layers} layers, batch {setting.batch_size}"
+                f" | {found['weights'] / 1e6:.0f} | {found['copies']:.2f}"
+                f" | {ratio(raw, name):.2f} |"
+            )
     return "\n".join(rows)
+
+
+def ratio(raw: Mapping[str, Any], name: str) -> float:
+    """Predicted over measured peak of a setting."""
+    predicted: int = sum(raw["predicted"][name].values())
+    return predicted / int(raw["measured"][name]["peak"]["all"])
+
+
+def summarize(raw: Mapping[str, Any]) -> dict[str, float]:
+    """The headline numbers of what has been measured."""
+    kept = [name for name in SETTINGS if name in raw["measured"]]
+    ratios = [ratio(raw, name) for name in kept]
+    found = {f"plain_processes_{name}": value for name, value in raw["plain"].items()}
+    if kept:
+        found["copies_of_the_base_weights"] = max(raw["measured"][n]["copies"] for n in kept)
+        found["least_predicted_over_measured"] = min(ratios)
+        found["largest_predicted_over_measured"] = max(ratios)
+    return found
 
 
 def main(
     json_file: Annotated[Path, typer.Option("--json", help="File for the results.")],
 ) -> None:
-    """Measure all settings and write the ratios."""
+    """Measure the settings that the file does not have yet, and write it after each."""
     started, about = time.monotonic(), machine()
-    fitted = {name: measure(setting) for name, setting in FITTED.items()}
-    settings = {name: measure(setting) for name, setting in SETTINGS.items()}
-    largest = SETTINGS["8 clients, all at once"]
-    ratios = [found["predicted_over_measured"] for found in settings.values()]
-    write_json(
-        json_file,
-        command=f"python -m benchmarks.simulation_memory --json {json_file.name}",
-        seed=0,
-        started=started,
-        about=about,
-        results={
-            "copies_of_the_base_weights": max(found["copies"] for found in settings.values()),
-            "plain_processes_copies": plain_processes(largest, copied=False),
-            "plain_processes_copies_unless_shared": plain_processes(largest, copied=True),
-            "least_predicted_over_measured": min(ratios),
-            "largest_predicted_over_measured": max(ratios),
-        },
-        raw={"settings": settings, "fitted": fitted},
-    )
+    raw: dict[str, Any] = {"measured": {}, "predicted": {}, "plain": {}}
+    if json_file.exists():
+        raw = json.loads(json_file.read_text())["raw"]
+    settings = {**FITTED, **SETTINGS}
+    # What was measured stays as long as the setting is the same; predictions are always new.
+    known = raw["measured"]
+    raw["measured"] = {n: known[n] for n in known if known[n]["setting"] == asdict(settings[n])}
+    raw["predicted"] = {name: dict(predict(s).parts) for name, s in settings.items()}
+
+    def write() -> None:
+        write_json(
+            json_file,
+            command=f"python -m benchmarks.simulation_memory --json {json_file.name}",
+            seed=0,
+            started=started,
+            about=about,
+            results=summarize(raw),
+            raw=raw,
+        )
+
+    write()
+    for name, setting in settings.items():
+        if name not in raw["measured"]:
+            raw["measured"][name] = measure(setting)
+            write()
+    for name, copied in {"copies": False, "copies_unless_shared": True}.items():
+        if name not in raw["plain"]:
+            raw["plain"][name] = plain_processes(SETTINGS[LARGEST], copied=copied)
+            write()
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from fedfuse.models.tokenizers import train_tokenizer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is mapped")
 
+# For three processes to import their libraries, however busy the machine is.
+SECONDS = 600.0
 TEXTS = ["a nurse gave the patient aspirin", "the court granted bail", "copper rose on monday"] * 4
 
 
@@ -66,9 +68,10 @@ def places(folder: Path) -> list[range]:
 
 
 def mapped(lm: CausalLM, folder: Path) -> set[bool]:
-    """Whether the weights lie in the folder's files."""
+    """Whether the base's weights lie in the folder's files."""
     where = places(folder)
-    return {any(p.data_ptr() in place for place in where) for p in lm.model.parameters()}
+    weights = [p for name, p in lm.model.named_parameters() if "lora_" not in name]
+    return {any(weight.data_ptr() in place for place in where) for weight in weights}
 
 
 def learn(lm: CausalLM) -> tuple[float, dict[str, Any]]:
@@ -151,8 +154,8 @@ def family(large: Path) -> Iterator[list[int]]:
     for member in members:
         member.start()
     try:
-        started.wait(120)
-        started.wait(120)
+        started.wait(SECONDS)
+        started.wait(SECONDS)
         yield [member.pid or 0 for member in members]
         measured.set()
     finally:
