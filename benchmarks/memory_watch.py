@@ -14,11 +14,16 @@ import psutil
 from fedfuse.flower.processes import started_in
 
 KINDS = {"ClientAppActor": "clients", "flwr-simulation": "server"}
-_FIELD = re.compile(r"(Pss|Rss|Private_Dirty):\s+(\d+) kB")
+_FIELD = re.compile(r"(Pss|Rss|Anonymous):\s+(\d+) kB")
 
 
 def memory_of(pid: int, file: str = "") -> Counter[str]:
-    """Bytes of a process: ``Pss``, ``Rss``, ``Private_Dirty``; with ``file``, of a file it maps."""
+    """Bytes of a process: ``Pss``, ``Rss``, ``Anonymous`` (in a mapped file: pages written to).
+
+    Args:
+        pid: the process.
+        file: path of a file; only the pages that map it are counted.
+    """
     found: Counter[str] = Counter()
     of_file = not file
     lines = Path(f"/proc/{pid}/{'smaps' if file else 'smaps_rollup'}").read_text().splitlines()

@@ -149,7 +149,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         "client_processes_at_the_peak": watch.actors,
         "copies": watch.file["Pss"] / size,
         "copies_unless_shared": watch.file["Rss"] / size,
-        "written_bytes_of_the_weights": watch.file["Private_Dirty"],
+        "written_bytes_of_the_weights": watch.file["Anonymous"],
     }
 
 
@@ -197,15 +197,15 @@ def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any)
 
 def table(raw: Mapping[str, Any]) -> str:
     """The results as docs/scale.md has them."""
-    rows = ["| simulation | base weights, MB | copies of them | predicted over measured peak |"]
-    rows.append("|---|---:|---:|---:|")
-    for name, setting in SETTINGS.items():
+    head = "| simulation | base weights, MB | copies of them | predicted over measured peak |"
+    rows = [head, "|---|---:|---:|---:|"]
+    for name, setting in {**SETTINGS, **FITTED}.items():
         if name in raw["measured"]:
-            found = raw["measured"][name]
+            found, fitted = raw["measured"][name], " (fitted)" * (name in FITTED)
             rows.append(
                 f"| {name}, {setting.layers} layers, batch {setting.batch_size}"
                 f" | {found['weights'] / 1e6:.0f} | {found['copies']:.2f}"
-                f" | {ratio(raw, name):.2f} |"
+                f" | {ratio(raw, name):.2f}{fitted} |"
             )
     return "\n".join(rows)
 
@@ -218,7 +218,7 @@ def ratio(raw: Mapping[str, Any], name: str) -> float:
 
 def summarize(raw: Mapping[str, Any]) -> dict[str, float]:
     """The headline numbers of what has been measured."""
-    kept = [name for name in SETTINGS if name in raw["measured"]]
+    kept = list(raw["measured"])
     ratios = [ratio(raw, name) for name in kept]
     found = {f"plain_processes_{name}": value for name, value in raw["plain"].items()}
     if kept:

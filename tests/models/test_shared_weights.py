@@ -122,7 +122,7 @@ def test_training_is_that_of_a_copy_and_writes_nothing(large: Path) -> None:
     lm = load_causal_lm(str(large), device="cpu")
     loss, adapter = learn(lm)
     assert mapped(lm, large) == {True}
-    assert memory_of(os.getpid(), str(large / "model.safetensors"))["Private_Dirty"] == 0
+    assert memory_of(os.getpid(), str(large / "model.safetensors"))["Anonymous"] == 0
     copied = load_causal_lm(str(large), device="cpu")
     for weight in copied.model.parameters():
         weight.data = weight.data.clone()
@@ -169,5 +169,7 @@ def test_processes_hold_one_copy_together(large: Path, family: list[int]) -> Non
     found = [memory_of(pid, str(file)) for pid in family]
     size = file.stat().st_size
     assert size > 100e6
-    assert all(each["Rss"] > 0.95 * size for each in found)
-    assert 0.95 < sum(each["Pss"] for each in found) / size < 1.05
+    # The kernel may take pages back that nobody has read for a while.
+    assert sum(each["Rss"] for each in found) / size > 2.4
+    assert 0.8 < sum(each["Pss"] for each in found) / size < 1.01
+    assert sum(each["Anonymous"] for each in found) == 0
