@@ -34,6 +34,7 @@ app.add_typer(node, name="node")
 
 CONFIG_HELP = "TOML file with run config keys, such as experiments/quickstart/homogeneous.toml."
 RESUME_HELP = "Run folder of a run that was cut off: go on after its last whole round."
+RAY_HELP = "HOST:PORT of a Ray cluster that runs already; by default one for the run."
 SET_HELP = "One run config key, such as local.steps=100. May be repeated."
 
 
@@ -51,7 +52,10 @@ def simulate(
         bool, typer.Option("--in-process", help="One process, without Ray: to debug, to test.")
     ] = False,
     cpus_per_client: Annotated[int, typer.Option(min=1, help="Ray CPUs per client.")] = 1,
-    gpus_per_client: Annotated[float, typer.Option(min=0.0, help="Ray GPUs per client.")] = 0.0,
+    gpus_per_client: Annotated[
+        float, typer.Option(min=0.0, help="Ray GPUs per client; 0.5 for two on one.")
+    ] = 0.0,
+    ray_address: Annotated[str, typer.Option(help=RAY_HELP)] = "",
     resume: Annotated[Path | None, typer.Option(help=RESUME_HELP)] = None,
 ) -> None:
     """Run a federation on this machine; the last lines are the result table and the report's
@@ -72,6 +76,7 @@ def simulate(
     if in_process:
         _in_process(flat, clients)
     else:
+        _plan_memory(resolved, clients, cpus_per_client, gpus_per_client, ray_address)
         from fedfuse.flower.apphome import app_dir
         from fedfuse.flower.simulate import simulate as run_flower
 
@@ -82,6 +87,7 @@ def simulate(
             cpus_per_client=cpus_per_client,
             gpus_per_client=gpus_per_client,
             python_path=[Path.cwd()],
+            ray_address=ray_address,
         )
     _show(folder)
 
@@ -226,6 +232,28 @@ def _tunes_prompts(name: str) -> bool:
         sys.path.insert(0, os.getcwd())
     found = importlib.import_module("strategies.registry").find_strategy(name)
     return bool(found.tunes_prompts)
+
+
+def _plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_address: str) -> None:
+    """Show what a simulation will take of this machine's memory, and refuse what does not fit."""
+    from fedfuse.flower import memory
+    from fedfuse.flower.cluster import find_nodes
+    from fedfuse.models.dry_run import NeedsUnknown
+
+    if _tunes_prompts(config.strategy):  # small models and one service: nothing to plan
+        return
+    if ray_address:
+        at_once = sum(n.clients(cpus, gpus) for n in find_nodes(ray_address) if n.here)
+        at_once = min(clients, at_once)
+    else:
+        at_once = memory.clients_at_once(clients, cpus, gpus, os.cpu_count() or 1)
+    try:
+        plan = memory.plan_simulation(config, clients, at_once, gpus)
+    except NeedsUnknown as error:
+        console.print(f"no memory plan: {error}", markup=False, highlight=False, soft_wrap=True)
+        return
+    console.print(memory.table(plan))
+    memory.check_machine(config, clients, plan, gpus)
 
 
 def _in_process(flat: dict[str, Scalar], clients: int) -> None:

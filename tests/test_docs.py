@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import deployment
+from benchmarks import deployment, simulation_memory
 from experiments.alignment import draw as alignment
 from experiments.faults import tables as faults
 from experiments.scale import draw as scale
@@ -100,6 +100,16 @@ def test_the_table_of_a_messages_cost_is_its_results() -> None:
     file = ROOT / "benchmarks" / "results" / "deployment.json"
     results = json.loads(file.read_text())["results"]
     assert deployment.table(results) in (ROOT / "docs" / "deploy.md").read_text()
+
+
+def test_the_table_of_a_simulations_memory_is_its_results() -> None:
+    file = ROOT / "benchmarks" / "results" / "simulation_memory.json"
+    found = json.loads(file.read_text())
+    raw = found["raw"]
+    assert simulation_memory.table(raw) in (ROOT / "docs" / "scale.md").read_text()
+    # What the plan promises: one copy of the weights, and a peak within 15 %.
+    assert found["results"]["copies_of_the_base_weights"] < 1.05
+    assert all(0.85 < simulation_memory.ratio(raw, name) < 1.15 for name in raw["measured"])
 
 
 def test_the_table_of_failures_is_their_results() -> None:

@@ -31,6 +31,7 @@ from flwr.app import UserConfigValue
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.apphome import check_scalars, default_run_config
+from fedfuse.flower.cluster import check_room, cluster_environment, find_nodes
 from fedfuse.flower.processes import listens, stop_all
 
 _HOME = "FLWR_HOME"
@@ -66,6 +67,8 @@ def simulate(
     cpus_per_client: int = 1,
     gpus_per_client: float = 0.0,
     python_path: Sequence[Path] = (),
+    ray_address: str = "",
+    ray_cpus: int | None = None,
 ) -> None:
     """Run a Flower app with simulated clients and return when it has finished.
 
@@ -78,8 +81,12 @@ def simulate(
         num_clients: number of simulated SuperNodes, at least 1.
         cpus_per_client: CPU cores of a client, at least 1; also the number of torch threads. As
             many clients run at once as the machine has cores for.
-        gpus_per_client: share of a GPU for a client; with 0 clients see no GPU.
+        gpus_per_client: share of a GPU for a client, such as 0.5 for two at once; with 0 clients
+            see no GPU.
         python_path: folders to import from, after the app's own: custom strategies.
+        ray_address: ``HOST:PORT`` of a Ray cluster to run the clients on, which is left as it was;
+            by default one is started for the run, and stopped.
+        ray_cpus: cores that a cluster started for the run gives away; by default the machine's.
 
     Raises:
         FedfuseError: for arguments outside of these, and keys that the app's run config lacks.
@@ -87,12 +94,18 @@ def simulate(
     """
     app_dir = app_dir.resolve()
     _check(app_dir, run_config, num_clients, cpus_per_client, gpus_per_client)
+    if ray_address:
+        check_room(find_nodes(ray_address), cpus_per_client, gpus_per_client)
     resources = (
         f"num-supernodes={num_clients} client-resources-num-cpus={cpus_per_client} "
         f"client-resources-num-gpus={float(gpus_per_client)}"
     )
+    if ray_cpus is not None:
+        resources += f" init-args-num-cpus={ray_cpus}"
     unwinding = _on_signals(_leave, signal.SIGTERM, signal.SIGHUP)
     with unwinding, Workspace(python_path) as workspace:
+        if ray_address:
+            workspace.environment |= cluster_environment(ray_address)
         _start_superlink(workspace)
         config_file = workspace.folder / "run-config.toml"
         config_file.write_text(_toml(run_config), encoding="utf-8")

@@ -22,7 +22,7 @@ from fedfuse.flower.sections import BUILTIN_DATA, DataConfig, KnowledgeConfig, M
 from fedfuse.knowledge.translate import Translator
 from fedfuse.models.builtin import build, cache_root, is_builtin, recipe_of
 from fedfuse.models.causal_lm import LoraSettings, add_lora, load_causal_lm
-from fedfuse.models.loading import check_available
+from fedfuse.models.loading import load_tokenizer
 from fedfuse.models.participant import Participant
 
 
@@ -107,7 +107,7 @@ def check_model(name: str) -> None:
     if is_builtin(name):
         recipe_of(name)
     else:
-        check_available(name)
+        load_tokenizer(name)
 
 
 def public_of_round(config: RunConfig, participant: Participant, server_round: int) -> EncodedSet:

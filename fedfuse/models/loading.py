@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from fedfuse.data.load import looks_like_path
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenization.load import from_transformers
+from fedfuse.tokenization.tokenizer import TextTokenizer
 
 QUANTIZATIONS = ("", "4bit", "8bit")
 
@@ -80,17 +81,17 @@ def quantization_options(
     return {"quantization_config": config(**settings), "device_map": {"": place}}
 
 
-def check_available(name: str) -> None:
-    """Refuse a model whose tokenizer cannot be loaded or has no fast form; reads no weights.
+def load_tokenizer(name: str) -> TextTokenizer:
+    """A model's tokenizer alone, without its weights.
 
     Raises:
-        FedfuseError: naming the model.
+        FedfuseError: naming the model, when it cannot be loaded or has no fast form.
     """
     folder = local_folder(name)
     source = name if folder is None else str(folder)
     options = {"trust_remote_code": False, "local_files_only": folder is not None}
     with loading_errors(name):
-        from_transformers(source, options)
+        return from_transformers(source, options)
 
 
 def check_causal(name: str, model: PreTrainedModel) -> None:

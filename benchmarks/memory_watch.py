@@ -1,0 +1,89 @@
+"""The memory of a family of processes while a block runs, and of files that they map (Linux)."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from fedfuse.flower.processes import started_in
+
+KINDS = {"ClientAppActor": "clients", "flwr-simulation": "server"}
+_FIELD = re.compile(r"(Pss|Rss|Anonymous):\s+(\d+) kB")
+
+
+def memory_of(pid: int, file: str = "") -> Counter[str]:
+    """Bytes of a process: ``Pss``, ``Rss``, ``Anonymous`` (in a mapped file: pages written to).
+
+    Args:
+        pid: the process.
+        file: path of a file; only the pages that map it are counted.
+    """
+    found: Counter[str] = Counter()
+    of_file = not file
+    lines = Path(f"/proc/{pid}/{'smaps' if file else 'smaps_rollup'}").read_text().splitlines()
+    for line in lines:
+        if field := _FIELD.match(line):
+            found[field[1]] += 1024 * int(field[2]) * of_file
+        elif file and "-" in line.partition(" ")[0]:
+            of_file = line.endswith(file)
+    return found
+
+
+class Watch:
+    """Samples processes that inherit an environment variable, in a thread.
+
+    A page that several processes share counts once (PSS).
+
+    Attributes:
+        peak: bytes when all together had most: ``all``, and of ``clients``, ``server``, ``engine``.
+        actors: client processes at that time.
+        file: bytes of the file's pages when most of it was there, as ``memory_of`` names them.
+    """
+
+    def __init__(self, variable: str, folder: Path, file: str, seconds: float = 0.25) -> None:
+        self.peak: Counter[str] = Counter()
+        self.actors = 0
+        self.file: Counter[str] = Counter()
+        self._where, self._name, self._seconds = (folder, variable), file, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            now: Counter[str] = Counter()
+            file: Counter[str] = Counter()
+            actors = 0
+            for process in started_in(*self._where):
+                try:
+                    command = " ".join(process.cmdline())
+                    size = memory_of(process.pid)["Pss"]
+                    file += memory_of(process.pid, self._name)
+                except (psutil.Error, OSError):  # it has just ended
+                    continue
+                kind = next((KINDS[part] for part in KINDS if part in command), "engine")
+                now[kind] += size
+                now["all"] += size
+                actors += kind == "clients"
+            if now["all"] > self.peak["all"]:
+                self.peak, self.actors = now, actors
+            if file["Rss"] > self.file["Rss"]:
+                self.file = file

@@ -1,0 +1,268 @@
+"""Predicted and measured memory of simulations: ``python -m benchmarks.simulation_memory``.
+
+Real simulations with Ray, of base models made on the spot with random weights: the plan says what
+they will take (``fedfuse.models.memory_plan``), then the memory of all their processes is sampled,
+where a page that several share counts once. More clients run at once than there are cores, which
+costs time and no memory. ``FITTED`` settings are those that the plan's constants come from; the
+others are predictions. A file that has some of the settings already is completed.
+
+How often the base weights are in memory is also measured in plain processes that load and train:
+as they are loaded, and with a copy of them in each process.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.frame import machine, write_json
+from benchmarks.memory_watch import Watch, memory_of
+from fedfuse.data.world import pretraining_text
+from fedfuse.flower.apphome import app_dir
+from fedfuse.flower.config import RunConfig, flatten, parse
+from fedfuse.flower.memory import plan_simulation
+from fedfuse.flower.simulate import simulate
+from fedfuse.flower.workspace import load_participant, load_splits
+from fedfuse.models.memory_plan import Plan
+from fedfuse.models.tokenizers import train_tokenizer
+from fedfuse.report.writing import commit
+
+FILE = "model.safetensors"
+SHARERS = 8
+_MARK = "FEDFUSE_MEMORY_BENCHMARK"
+FEW = {
+    "name": "memory",
+    "rounds": 2,
+    "baselines": False,
+    "data.private": 240,
+    "data.public": 16,
+    "data.test": 1,
+    "data.questions": 4,
+    "data.holdout": 0,
+    "server-distill.steps": 3,
+    "client-distill.steps": 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A simulation.
+
+    Attributes:
+        clients: their number.
+        at_once: of them.
+        rows: of the model's embedding and head, more than the tokenizer has: weights that cost no
+            time.
+        width: hidden size.
+        layers: number of layers.
+        batch_size: of all phases.
+        steps: of the local phase, long enough that all clients at once are at work together.
+    """
+
+    clients: int
+    at_once: int
+    rows: int
+    width: int
+    layers: int
+    batch_size: int
+    steps: int = 20
+
+
+FITTED = {
+    "tiny, 1 at once": Setting(2, 1, 2000, 64, 2, 4, 2),
+    "tiny, 4 at once": Setting(4, 4, 2000, 64, 2, 4, 40),
+    "6 layers, 2 at once": Setting(4, 2, 8000, 768, 6, 8, 3),
+}
+LARGEST = "8 clients, all at once"
+SETTINGS = {
+    LARGEST: Setting(8, 8, 56_000, 768, 2, 8),
+    "4 clients, all at once": Setting(4, 4, 12_000, 768, 8, 8, 8),
+    "4 clients, 2 at once": Setting(4, 2, 40_000, 512, 8, 24, 2),
+}
+
+
+def make_base(folder: Path, setting: Setting, *, weights: bool = True) -> None:
+    """Save a model with random weights and a small tokenizer as a Hugging Face folder."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=setting.rows,
+        hidden_size=setting.width,
+        intermediate_size=8 * setting.width // 3,
+        num_hidden_layers=setting.layers,
+        num_attention_heads=setting.width // 64,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        dtype="float32",
+    )
+    config.save_pretrained(folder)
+    if weights:
+        LlamaForCausalLM(config).save_pretrained(folder)
+    texts = [sample.text for sample in pretraining_text(50, seed=0)]
+    train_tokenizer("byte-level-bpe", 1900, texts).save_pretrained(folder)
+
+
+def configure(setting: Setting, base: Path, output: Path) -> RunConfig:
+    """The run config of a setting."""
+    sizes = {
+        f"{phase}.batch-size": setting.batch_size
+        for phase in ("local", "client-distill", "server-distill")
+    }
+    models = {"clients.model": str(base), "server.model": str(base)}
+    here = {"output": str(output), "local.steps": setting.steps, "min-clients": setting.clients}
+    return parse({**FEW, **sizes, **models, **here})
+
+
+def predict(setting: Setting) -> Plan:
+    """What the plan says of a setting."""
+    with tempfile.TemporaryDirectory() as scratch:
+        make_base(Path(scratch) / "base", setting, weights=False)
+        config = configure(setting, Path(scratch) / "base", Path(scratch))
+        return plan_simulation(config, setting.clients, setting.at_once)
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Run a simulation and measure its peak memory; bytes."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+        base = Path(scratch) / "base"
+        make_base(base, setting)
+        config = configure(setting, base, Path(scratch))
+        os.environ[_MARK] = scratch
+        with Watch(_MARK, Path(scratch), str(base / FILE)) as watch:
+            simulate(app_dir(), flatten(config), setting.clients, ray_cpus=setting.at_once)
+        size = (base / FILE).stat().st_size
+    return {
+        "setting": asdict(setting),
+        "commit": commit(),
+        "weights": size,
+        "peak": dict(watch.peak),
+        "client_processes_at_the_peak": watch.actors,
+        "copies": watch.file["Pss"] / size,
+        "copies_unless_shared": watch.file["Rss"] / size,
+        "written_bytes_of_the_weights": watch.file["Anonymous"],
+    }
+
+
+def plain_processes(setting: Setting, *, copied: bool) -> float:
+    """Copies of the base weights in ``SHARERS`` processes that load and train, by their PSS.
+
+    Args:
+        setting: whose model it is.
+        copied: whether each makes a copy of its own, as it would without sharing.
+    """
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+        base = Path(scratch) / "base"
+        make_base(base, setting)
+        size = (base / FILE).stat().st_size
+        loaded, measured = context.Barrier(SHARERS + 1), context.Event()
+        arguments = (configure(setting, base, Path(scratch)), copied, loaded, measured)
+        family = [context.Process(target=_load_and_train, args=arguments) for _ in range(SHARERS)]
+        for process in family:
+            process.start()
+        loaded.wait()
+        without = sum(memory_of(process.pid or 0)["Pss"] for process in family)
+        loaded.wait()  # all are measured before any loads
+        loaded.wait()
+        total = sum(memory_of(process.pid or 0)["Pss"] for process in family)
+        measured.set()
+        for process in family:
+            process.join()
+    return (total - without) / size
+
+
+def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any) -> None:
+    torch.set_num_threads(1)
+    splits = load_splits(config.data, 0, SHARERS)
+    loaded.wait()
+    loaded.wait()
+    participant = load_participant("client", config.clients.model, config.clients, config.data, 0)
+    if copied:
+        for weight in participant.model.parameters():
+            weight.data = weight.data.clone()
+    participant.learn(participant.encode(splits.private[0][:4]), config.local.settings(), seed=0)
+    loaded.wait()
+    measured.wait()
+
+
+def table(raw: Mapping[str, Any]) -> str:
+    """The results as docs/scale.md has them."""
+    head = "| simulation | base weights, MB | copies of them | predicted over measured peak |"
+    rows = [head, "|---|---:|---:|---:|"]
+    for name, setting in {**SETTINGS, **FITTED}.items():
+        if name in raw["measured"]:
+            found, fitted = raw["measured"][name], " (fitted)" * (name in FITTED)
+            rows.append(
+                f"| {name}, {setting.layers} layers, batch {setting.batch_size}"
+                f" | {found['weights'] / 1e6:.0f} | {found['copies']:.2f}"
+                f" | {ratio(raw, name):.2f}{fitted} |"
+            )
+    return "\n".join(rows)
+
+
+def ratio(raw: Mapping[str, Any], name: str) -> float:
+    """Predicted over measured peak of a setting."""
+    predicted: int = sum(raw["predicted"][name].values())
+    return predicted / int(raw["measured"][name]["peak"]["all"])
+
+
+def summarize(raw: Mapping[str, Any]) -> dict[str, float]:
+    """The headline numbers of what has been measured."""
+    kept = list(raw["measured"])
+    ratios = [ratio(raw, name) for name in kept]
+    found = {f"plain_processes_{name}": value for name, value in raw["plain"].items()}
+    if kept:
+        found["copies_of_the_base_weights"] = max(raw["measured"][n]["copies"] for n in kept)
+        found["least_predicted_over_measured"] = min(ratios)
+        found["largest_predicted_over_measured"] = max(ratios)
+    return found
+
+
+def main(
+    json_file: Annotated[Path, typer.Option("--json", help="File for the results.")],
+) -> None:
+    """Measure the settings that the file does not have yet, and write it after each."""
+    started, about = time.monotonic(), machine()
+    raw: dict[str, Any] = {"measured": {}, "predicted": {}, "plain": {}}
+    if json_file.exists():
+        raw = json.loads(json_file.read_text())["raw"]
+    settings = {**FITTED, **SETTINGS}
+    # What was measured stays as long as the setting is the same; predictions are always new.
+    known = raw["measured"]
+    raw["measured"] = {n: known[n] for n in known if known[n]["setting"] == asdict(settings[n])}
+    raw["predicted"] = {name: dict(predict(s).parts) for name, s in settings.items()}
+
+    def write() -> None:
+        write_json(
+            json_file,
+            command=f"python -m benchmarks.simulation_memory --json {json_file.name}",
+            seed=0,
+            started=started,
+            about=about,
+            results=summarize(raw),
+            raw=raw,
+        )
+
+    write()
+    for name, setting in settings.items():
+        if name not in raw["measured"]:
+            raw["measured"][name] = measure(setting)
+            write()
+    for name, copied in {"copies": False, "copies_unless_shared": True}.items():
+        if name not in raw["plain"]:
+            raw["plain"][name] = plain_processes(SETTINGS[LARGEST], copied=copied)
+            write()
+
+
+if __name__ == "__main__":
+    typer.run(main)
