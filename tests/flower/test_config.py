@@ -213,7 +213,7 @@ def test_every_key_is_documented() -> None:
 def test_phases_become_settings() -> None:
     config = parse({"local.steps": 7, "local.learning-rate": 0.2, "client-distill.temperature": 2})
     assert config.local.settings() == TrainingSettings(7, 32, 0.2)
-    assert config.server_distill.settings() == TrainingSettings(200, 32, 4e-3)
+    assert config.server_distill.settings() == TrainingSettings(200, 32, 4e-3, consolidation=10.0)
     warm = Comparison("cross-entropy", 2.0)
     assert config.client_distill.settings() == TrainingSettings(200, 32, 8e-3, comparison=warm)
 
