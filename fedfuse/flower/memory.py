@@ -107,7 +107,9 @@ def _models(config: RunConfig, clients: int) -> list[str]:
 
 def _beside_gpu(needs: ModelNeeds, device: str) -> ModelNeeds:
     """What is left for the machine's own memory of a model on a device."""
-    return needs if resolve_device(device).type == "cpu" else replace(needs, base=0, step=0)
+    return (
+        needs if resolve_device(device).type == "cpu" else replace(needs, base=0, step=0, scoring=0)
+    )
 
 
 def _server_needs(config: RunConfig, clients: int) -> tuple[ModelNeeds, int]:

@@ -43,14 +43,15 @@ class ModelNeeds:
         mapped: whether they are the model's files, mapped into memory, which all processes of a
             machine share; a model in another dtype than its files' is a copy in each.
         adapter: of the adapter's weights; as much for their gradient, twice for AdamW's moments.
-        step: of the activations of a training step at their peak, with the gradient; or of a pass
-            of scoring, where that takes more.
+        step: of the activations of a training step at their peak, with the gradient.
+        scoring: of those of a pass without gradients.
     """
 
     base: int
     mapped: bool
     adapter: int
     step: int
+    scoring: int
 
 
 def dry_run(
@@ -102,18 +103,22 @@ def dry_run(
     try:
         with FakeTensorMode():
             adapted._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))
-            training = _peak(adapted, samples, length, train=True)
-            step = max(training, _peak(adapted, scored, length, train=False))
+            step = _peak(adapted, samples, length, train=True)
+            scoring = _peak(adapted, scored, length, train=False)
     except Exception as error:  # whatever a model's own code raises
         raise NeedsUnknown(
             f"model {name!r}: its memory cannot be told from its config ({error})"
         ) from error
-    chunk = min(samples * length * vocab_size * 4, CHUNK_BYTES["cpu"])
+    step, scoring = (
+        peak + 2 * min(together * length * vocab_size * 4, CHUNK_BYTES["cpu"])
+        for peak, together in ((step, samples), (scoring, scored))
+    )
     return ModelNeeds(
         base=int(base * size),
         mapped=not quantization and stored == DTYPES[dtype],
         adapter=4 * trained,
-        step=step + 2 * chunk,
+        step=step,
+        scoring=scoring,
     )
 
 

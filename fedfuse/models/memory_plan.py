@@ -3,12 +3,13 @@
     total = ENGINE + SERVER + K * CLIENT                     processes without a model
           + base weights                                     once, or a copy in each process
           + N * STATE * adapter                              clients' states, with the server
-          + (adapters + training + HEAP * step) per process  of the server and of K clients
+          + (adapters + training + steps) per process        of the server and of K clients
           + knowledge                                        of the public set
 
-K of N clients run at once, each in a process that may play any client, so it holds an adapter of
-each distinct client model and trains the largest. That all are at their peak at the same time is
-the worst case, and what happens where clients do the same work.
+Steps take HEAP times a training step, or a pass of scoring where that takes more: its few large
+blocks are used again. K of N clients run at once, each in a process that may play any client, so it
+holds an adapter of each distinct client model and trains the largest. That all are at their peak at
+the same time is the worst case, and what happens where clients do the same work.
 
 The constants are fitted to measurements: ``benchmarks/simulation_memory.py``.
 """
@@ -108,7 +109,7 @@ def plan_memory(
         copies += server.base
     own = max(needs.adapter for needs in clients.values())
     held = FRESH * sum(needs.adapter for needs in clients.values()) + (TRAINING + PASSING) * own
-    step = max(needs.step for needs in clients.values())
+    steps = at_once * max(map(_steps, clients.values())) + _steps(server)
     return Plan(
         {
             "processes without a model": ENGINE + SERVER + at_once * CLIENT,
@@ -116,11 +117,15 @@ def plan_memory(
             "base weights, a copy in each process": copies,
             "adapters and optimizers": at_once * held + (FRESH + TRAINING) * server.adapter,
             "states of all clients": number * STATE * own,
-            "training steps": int(HEAP * (at_once * step + server.step)),
+            "training steps and scoring": steps,
             "knowledge of the public set": (at_once + 1) * KNOWLEDGE * knowledge,
         },
         at_once,
     )
+
+
+def _steps(needs: ModelNeeds) -> int:
+    return max(int(HEAP * needs.step), needs.scoring)
 
 
 def check_gpu(name: str, needs: ModelNeeds, share: float, total: int) -> None:
@@ -135,7 +140,8 @@ def check_gpu(name: str, needs: ModelNeeds, share: float, total: int) -> None:
     Raises:
         FedfuseError: naming the figures and what helps.
     """
-    wanted = CUDA_CONTEXT + needs.base + (FRESH + TRAINING) * needs.adapter + needs.step
+    wanted = CUDA_CONTEXT + needs.base + (FRESH + TRAINING) * needs.adapter
+    wanted += max(needs.step, needs.scoring)
     if wanted > share * total:
         enough = math.ceil(100 * wanted / total) / 100
         raise FedfuseError(

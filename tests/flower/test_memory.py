@@ -68,7 +68,7 @@ def test_steps_are_as_large_as_the_longest_samples(
 
     def note(name: str, **options: Any) -> ModelNeeds:
         seen.append(options)
-        return ModelNeeds(1, True, 1, 1)
+        return ModelNeeds(1, True, 1, 1, 1)
 
     monkeypatch.setattr(memory, "dry_run", note)
     given = config(clients__model="builtin:gpt2", clients__lora_rank=3)
@@ -95,7 +95,7 @@ def test_what_is_on_a_gpu_is_not_in_memory(
     unseen = memory.plan_simulation(given, 2, 1)
     seen = memory.plan_simulation(given, 2, 1, gpus_per_client=0.5)
     assert seen.parts["base weights, shared"] < unseen.parts["base weights, shared"]
-    assert seen.parts["training steps"] < unseen.parts["training steps"]
+    assert seen.parts["training steps and scoring"] < unseen.parts["training steps and scoring"]
     total = SimpleNamespace(total_memory=10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
     memory.check_machine(given, 2, seen, 0.9)

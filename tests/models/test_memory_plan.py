@@ -12,8 +12,8 @@ from fedfuse.models.dry_run import ModelNeeds
 from fedfuse.models.memory_plan import Plan, check_gpu, plan_memory
 
 GB = 10**9
-SMALL = ModelNeeds(base=1 * GB, mapped=True, adapter=10, step=1000)
-LARGE = ModelNeeds(base=4 * GB, mapped=True, adapter=40, step=3000)
+SMALL = ModelNeeds(base=1 * GB, mapped=True, adapter=10, step=1000, scoring=7000)
+LARGE = ModelNeeds(base=4 * GB, mapped=True, adapter=40, step=3000, scoring=5000)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,8 @@ def test_the_sum_of_the_parts() -> None:
         # Each process has both adapters twice and trains one; the server has one.
         "adapters and optimizers": 4 * (2 * 50 + 23 * 40) + 5 * 40,
         "states of all clients": 10 * 10 * 40,
-        "training steps": 2 * (4 * 3000 + 3000),
+        # A small model scores at one go what it trains on in parts.
+        "training steps and scoring": 4 * 7000 + 2 * 3000,
         "knowledge of the public set": 5 * 4 * 7,
     }
     assert found.total == sum(found.parts.values())
