@@ -12,6 +12,7 @@ import pytest
 from benchmarks import deployment, simulation_memory
 from experiments.alignment import draw as alignment
 from experiments.faults import tables as faults
+from experiments.prompts import summary as prompts
 from experiments.scale import draw as scale
 from experiments.selection import tables as selection
 from experiments.wire import tables as wire
@@ -110,6 +111,12 @@ def test_the_table_of_a_simulations_memory_is_its_results() -> None:
     # What the plan promises: one copy of the weights, and a peak within 15 %.
     assert found["results"]["copies_of_the_base_weights"] < 1.05
     assert all(0.85 < simulation_memory.ratio(raw, name) < 1.15 for name in raw["measured"])
+
+
+def test_the_table_of_prompts_is_its_results() -> None:
+    found = json.loads((ROOT / "experiments" / "prompts" / "results.json").read_text())
+    assert found["summary"] == prompts.summarize(found["cells"], 256)
+    assert prompts.table(found["summary"]) in (ROOT / "docs" / "prompts.md").read_text()
 
 
 def test_the_table_of_failures_is_their_results() -> None:
