@@ -158,9 +158,8 @@ def test_who_cannot_register_does_not_take_part(deed: Deed, times: int, tmp_path
 
 def test_a_partition_is_taken_once(tmp_path: Path) -> None:
     folder = federate(tmp_path, app=sabotage({}, partition_of={2: 0}), **SHORT)
-    [(phase, _, error)] = errors(folder)
-    assert phase == "query.register"
-    assert error == "refused: partition 0 is taken by another client"
+    refused = {(phase, error) for phase, _, error in errors(folder)}  # it asks again every round
+    assert refused == {("query.register", "refused: partition 0 is taken by another client")}
     assert set(about(folder)["models"]) == {"server", "0", "1"}
 
 
