@@ -97,7 +97,8 @@ def test_the_plan() -> None:
     units = plan([0, 1, 2, 3])
     assert len(units) == len(set(units))
     assert {(seed, "default", "trained") for seed in range(4)} <= set(units)
-    assert {seed for seed, scenario, _ in units if scenario == "trec"} == {0, 1}
+    assert {seed for seed, scenario, _ in units if scenario == "trec"} == {0}
+    assert {seed for seed, scenario, _ in units if scenario == "thirty-two"} == {0, 1}
     assert (0, "trec", "promoted") not in units
     assert (3, "default", "promoted") in units
     assert (1, "label-noise", "per-row") in units

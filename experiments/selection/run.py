@@ -33,7 +33,6 @@ from experiments.selection.variants import (
     MORE,
     MORE_ON,
     SLOW,
-    SLOW_SEEDS,
     VARIANTS,
 )
 from fedfuse.evaluation.interference import paired_noise
@@ -102,7 +101,7 @@ def plan(seeds: list[int]) -> list[Unit]:
     units: list[Unit] = []
     for place, seed in enumerate(seeds):
         for scenario in SCENARIOS:
-            if scenario in SLOW and place >= SLOW_SEEDS:
+            if place >= SLOW.get(scenario, len(seeds)):
                 continue
             tried = [*MAIN]
             if scenario in MORE_ON:
