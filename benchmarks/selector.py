@@ -68,7 +68,7 @@ class Work:
         jobs: dict[str, Callable[[], Any]] = {
             "extract": lambda: self.who.knowledge(k),
             "translate": lambda: [self.translator(known, t) for known, t, _ in self.heard],
-            "view prompts": self.who.view_prompts,
+            "view prompts": self.who.prompt_losses,
             "examine": self.evidence,
             "select": lambda: next(selectors)(evidence),
             "fuse": lambda: fuse(self.projected, weights, k),
@@ -153,16 +153,18 @@ def measure(config: RunConfig, timings: Timings, repeats: int) -> dict[str, floa
 def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: Timings) -> float:
     """The selector's part of all that server and clients compute in a round.
 
-    Either side extracts twice: to tell the other, and to compare itself with it. With ``fusion-x``
-    the clients view their prompts to tell the server's selector, and have none of their own; with
-    ``fedfuse`` they do, and both sides view twice.
+    Either side extracts twice: to tell the other, and to compare itself with it. The clients view
+    their prompts once and keep what they found: with ``fusion-x`` they tell the server's selector
+    and have none of their own; with ``fedfuse`` they have, and the server views prompts a second
+    time, when it has learned, to tell theirs. Pooled states of prompts are found once a run.
     """
     mutual = strategy == "fedfuse"
     total = ours = 0.0
     for side, jobs in sides.items():
         server = side == "server"
         for what in jobs:
-            times = 2 if what == "extract" or (what == "view prompts" and mutual) else 1
+            twice = what == "extract" or (what == "view prompts" and server and mutual)
+            times = 2 if twice else 1
             if what in ("examine", "select") and not (server or mutual):
                 times = 0
             seconds = times * timings.median(f"{side} {what}")

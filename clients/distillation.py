@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
+from jaxtyping import Float32
+from numpy import ndarray
 
 from clients.memory import remember, run_folder
 from fedfuse.distillation.encoded import EncodedSet
@@ -57,6 +59,8 @@ ADAPTER = "adapter"
 TOLD, HEARD = "told", "heard"
 # State of the selector, and the untouched model's loss of each test sample.
 SELECTOR, UNTOUCHED = "selector", "untouched"
+# Losses of public prompts with the adapter that is kept.
+PROMPTS = "prompts"
 
 
 class DistillationClient:
@@ -129,7 +133,7 @@ class DistillationClient:
             public = public_of_round(self.config, self.participant, _round(request))
             put_knowledge(reply, self._letter(public, str(config.get("held", ""))))
             if config.get("prompts"):
-                put_prompt_loss(reply, self.participant.view_prompts(public).loss)
+                put_prompt_loss(reply, self._prompt_losses(public))
             heard = self._known(HEARD)
             reply["info"] = ConfigRecord({"heard": digest(heard) if heard else ""})
         elif wanted == "adapter":
@@ -201,12 +205,21 @@ class DistillationClient:
         selector, prompts, prompt_loss = None, None, None
         if request.config_records["config"].get("selector"):
             selector = self._selector()
-            prompts = self.participant.view_prompts(public)
+            prompts = self.participant.view_prompts(public, self._prompt_losses(public))
             prompt_loss = take_prompt_loss(request, len(public))
         learner = Learner(translator, own, prompts)
         server = learner.hear(knowledge, tokenizer, prompt_loss)
         lesson = learner.teach([server], selector or by_loss(dual_min_ce), rules.k, tail=rules.tail)
         return lesson, selector
+
+    def _prompt_losses(self, public: EncodedSet) -> Float32[ndarray, " samples"]:
+        """``[N]`` as this client told them already, if its model has not learned since."""
+        kept = self._state.get(PROMPTS)
+        known = record_to_arrays(kept) if isinstance(kept, ArrayRecord) else {}
+        if public.fingerprint not in known:
+            known = {public.fingerprint: self.participant.prompt_losses(public)}
+            self._state[PROMPTS] = arrays_to_record(known)
+        return known[public.fingerprint]
 
     def _selector(self) -> LearnedSelector:
         """The selector as the last message left it."""
@@ -268,6 +281,7 @@ class DistillationClient:
 
     def _keep(self) -> None:
         self._state[ADAPTER] = arrays_to_record(self.participant.adapter)
+        self._state.pop(PROMPTS, None)
 
     def _backed_off(self, phase: str) -> Metrics:
         """Tokens at once of a phase whose memory ran out."""

@@ -57,8 +57,10 @@ class EquivariantNetwork(nn.Module):
         hidden = nn.functional.gelu(self.embed(features))  # [U, C, width]
         here = usable[:, :, None].to(hidden.dtype)
         mean = (hidden * here).sum(1, keepdim=True) / here.sum(1, keepdim=True).clamp_min(1)
-        both = torch.cat([hidden, mean.expand_as(hidden)], dim=2)
-        score = self.score(nn.functional.gelu(self.mix(both)))[:, :, 0]
+        # B [h_c, mean] by its halves: that of the mean is the same for all candidates.
+        of_one, of_all = self.mix.weight.chunk(2, dim=1)
+        mixed = hidden @ of_one.T + nn.functional.linear(mean, of_all, self.mix.bias)
+        score = self.score(nn.functional.gelu(mixed))[:, :, 0]
         return masked_log_softmax(score, usable)
 
 

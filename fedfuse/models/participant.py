@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from numpy import ndarray
 from peft import PeftModel
 
@@ -142,10 +142,23 @@ class Participant:
         nats = sample_nats(self.model, data, self.tokenizer.vocab_size, self.autocast)
         return np.asarray(nats / np.maximum(data.label_bytes, 1))
 
-    def view_prompts(self, public: EncodedSet | None = None) -> PromptView:
-        """What the model makes of the public prompts alone; see ``knowledge.prompts``."""
+    def prompt_losses(self, public: EncodedSet | None = None) -> Float32[ndarray, " samples"]:
+        """Loss of the public prompts; see ``knowledge.prompts``."""
+        return prompt_losses(self.model, public or self.public)
+
+    def view_prompts(
+        self,
+        public: EncodedSet | None = None,
+        loss: Float32[ndarray, " samples"] | None = None,
+    ) -> PromptView:
+        """What the model makes of the public prompts alone; see ``knowledge.prompts``.
+
+        Args:
+            public: the public set, or some of it.
+            loss: ``[N]`` what ``prompt_losses`` found with the adapter of now, where it is known.
+        """
         data = public or self.public
         # The base does not change, so its states are good for all rounds.
         if self._states is None or self._states[0] != data.fingerprint:
             self._states = data.fingerprint, prompt_states(self.model, data)
-        return PromptView(prompt_losses(self.model, data), self._states[1])
+        return PromptView(self.prompt_losses(data) if loss is None else loss, self._states[1])

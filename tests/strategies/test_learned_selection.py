@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from clients.distillation import DistillationClient
 from fedfuse.checkpoints import below
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion import learning
 from fedfuse.fusion.learning import LearnedSelector
 from fedfuse.fusion.promotion import Change, Verdict
 from fedfuse.fusion.settings import SelectorSettings
+from fedfuse.knowledge.prompts import prompt_losses
 from fedfuse.models import participant
 from fedfuse.report.reading import read_run
 from tests.federations import about, checkpoint, federate, lines
@@ -62,6 +64,30 @@ def test_one_seed_gives_one_selection(fedfuse: Path, tmp_path: Path) -> None:
     again = federate(tmp_path, **SHORT, strategy="fedfuse")
     assert lines(again, "selectors") == lines(fedfuse, "selectors")
     assert lines(again, "selection") == lines(fedfuse, "selection")
+
+
+def test_a_client_views_its_prompts_once_a_round(
+    fedfuse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views: list[np.ndarray] = []
+
+    def view(model: Any, data: Any, batch_size: int = 128) -> np.ndarray:
+        views.append(prompt_losses(model, data, batch_size))
+        return views[-1]
+
+    monkeypatch.setattr(participant, "prompt_losses", view)
+    again = federate(tmp_path, **SHORT, strategy="fedfuse")
+    # In each of two rounds: two clients once, the server before and after it learns.
+    assert len(views) == 2 * (2 + 2)
+    # What a client kept is what its model of now would say: the selectors learned the same.
+    monkeypatch.setattr(DistillationClient, "_prompt_losses", lambda self, public: view_now(self))
+    fresh = federate(tmp_path / "fresh", **SHORT, strategy="fedfuse")
+    assert len(views) == 2 * (2 + 2) + 2 * (4 + 2)
+    assert lines(fresh, "selectors") == lines(again, "selectors") == lines(fedfuse, "selectors")
+
+
+def view_now(client: DistillationClient) -> np.ndarray:
+    return client.participant.prompt_losses()
 
 
 def test_fusion_x_learns_on_the_server_alone(tmp_path: Path) -> None:
