@@ -43,11 +43,13 @@ class Watch:
     Attributes:
         peak: bytes when all together had most: ``all``, and of ``clients``, ``server``, ``engine``.
         actors: client processes at that time.
+        largest: bytes that one process of a kind had at most, at any time.
         file: bytes of the file's pages when most of it was there, as ``memory_of`` names them.
     """
 
-    def __init__(self, variable: str, folder: Path, file: str, seconds: float = 0.25) -> None:
+    def __init__(self, variable: str, folder: Path, file: str = "", seconds: float = 0.25) -> None:
         self.peak: Counter[str] = Counter()
+        self.largest: Counter[str] = Counter()
         self.actors = 0
         self.file: Counter[str] = Counter()
         self._where, self._name, self._seconds = (folder, variable), file, seconds
@@ -76,12 +78,14 @@ class Watch:
                 try:
                     command = " ".join(process.cmdline())
                     size = memory_of(process.pid)["Pss"]
-                    file += memory_of(process.pid, self._name)
+                    if self._name:
+                        file += memory_of(process.pid, self._name)
                 except (psutil.Error, OSError):  # it has just ended
                     continue
                 kind = next((KINDS[part] for part in KINDS if part in command), "engine")
                 now[kind] += size
                 now["all"] += size
+                self.largest |= Counter({kind: size})
                 actors += kind == "clients"
             if now["all"] > self.peak["all"]:
                 self.peak, self.actors = now, actors

@@ -62,28 +62,44 @@ def write_results(
     path: Path,
     *,
     command: str,
-    seeds: Sequence[int],
+    started: float,
     summary: Mapping[str, Any],
     cells: Sequence[Mapping[str, Any]],
-    runs: Mapping[tuple[str, int], Run],
-    started: float,
+    seeds: Sequence[int] = (),
+    runs: Mapping[tuple[str, int], Run] | None = None,
 ) -> None:
-    """Write results.json: summary first, then the raw cells."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    """Write a result file, summary first, then the raw cells; and print the summary.
+
+    Args:
+        path: of the file.
+        command: what repeats it.
+        started: ``time.monotonic()`` at the start.
+        summary: the headline numbers.
+        cells: everything measured.
+        seeds: where the command takes them.
+        runs: by ``run_jobs``; their memory and traffic are noted.
+    """
     frame = {
         "command": command,
-        "seeds": list(seeds),
+        **({"seeds": list(seeds)} if seeds else {}),
         "commit": commit(),
         "versions": versions(),
         "seconds": round(time.monotonic() - started, 1),
-        "peak_memory_mb": round(children / 1024),
-        "wire_bytes": {f"{v}-{s}": traffic(run) for (v, s), run in runs.items()},
+        **({} if runs is None else _effort(runs)),
         "summary": dict(summary),
         "cells": list(cells),
     }
     path.write_text(json.dumps(frame, indent=1) + "\n")
     print(json.dumps(frame["summary"], indent=1))
     print(f"results: {path}")
+
+
+def _effort(runs: Mapping[tuple[str, int], Run]) -> dict[str, Any]:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "peak_memory_mb": round(children / 1024),
+        "wire_bytes": {f"{v}-{s}": traffic(run) for (v, s), run in runs.items()},
+    }
 
 
 def put_table(path: Path, table: str, name: str = "table") -> None:

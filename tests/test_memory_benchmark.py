@@ -97,7 +97,7 @@ def test_settings_are_what_the_plan_is_asked_about(
 @pytest.mark.slow
 def test_copies_in_plain_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulation_memory, "SHARERS", 2)
-    setting = Setting(2, 2, rows=60_000, width=64, layers=1, batch_size=1, steps=1)
+    setting = Setting(2, 2, rows=250_000, width=64, layers=1, batch_size=1, steps=1)
     shared = simulation_memory.plain_processes(setting, copied=False)
     copied = simulation_memory.plain_processes(setting, copied=True)
     # What a process takes for good when it first trains is on top of both.

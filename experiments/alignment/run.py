@@ -7,7 +7,7 @@ for real tokenizers, and for stories260K's 512 tokens, which cut every word to p
 
 from __future__ import annotations
 
-import json
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,7 +21,7 @@ from rich.progress import track
 
 from experiments.alignment.draw import draw, table
 from experiments.alignment.measures import CHOICES, Choice, Quality, compare
-from experiments.frame import put_table
+from experiments.frame import put_table, write_results
 from fedfuse.data.lexicon import LEXICONS
 from fedfuse.data.load import load_records
 from fedfuse.data.sample import Sample
@@ -30,7 +30,6 @@ from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.builtin import build, cache_root
 from fedfuse.models.causal_lm import CausalLM, load_causal_lm
-from fedfuse.report.writing import commit, versions
 from fedfuse.tokenization.load import load_tokenizer
 from fedfuse.tokenization.rows import label_rows
 from fedfuse.tokenization.tokenizer import TextTokenizer
@@ -48,6 +47,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="Seeds of the texts, joined by commas.")] = "0,1,2",
 ) -> None:
     """Measure every choice; write results.json beside this file, and docs/alignment.*."""
+    started = time.monotonic()
     numbers = [int(seed) for seed in seeds.split(",")]
     cells: list[dict[str, Any]] = []
     for seed in numbers:
@@ -56,18 +56,17 @@ def main(
             for choice, quality in measure(teacher, tokenizer, texts).items():
                 about = {"seed": seed, "group": group, "teacher": Path(teacher.name).name}
                 cells.append(about | {"student": name} | asdict(choice) | rounded(quality))
-    results = {
-        "command": f"python -m experiments.alignment.run --material MATERIAL --seeds {seeds}",
-        "seeds": numbers,
-        "commit": commit(),
-        "versions": versions(),
-        "summary": summarize(cells),
-        "cells": cells,
-    }
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    put_table(DOCS / "alignment.md", table(results["summary"]))
-    draw(results["summary"], DOCS / "alignment.svg")
-    print(f"results: {HERE / 'results.json'}, table and plot: {DOCS / 'alignment.md'}")
+    summary = summarize(cells)
+    write_results(
+        HERE / "results.json",
+        command=f"python -m experiments.alignment.run --material MATERIAL --seeds {seeds}",
+        started=started,
+        summary=summary,
+        cells=cells,
+        seeds=numbers,
+    )
+    put_table(DOCS / "alignment.md", table(summary))
+    draw(summary, DOCS / "alignment.svg")
 
 
 def pairs(

@@ -15,10 +15,10 @@ import typer
 
 from experiments.faults.fleet import Schedule, draw
 from experiments.faults.run import DEADLINE, SMALL, events, lapses, run_among
+from experiments.frame import write_results
 from fedfuse.flower.config import flatten, parse
 from fedfuse.models.builtin import ensure
 from fedfuse.report.reading import read_run
-from fedfuse.report.writing import commit, versions
 
 STRATEGIES = ("fedmkt", "fedfuse")
 CLIENTS = 4
@@ -81,16 +81,13 @@ def main(
         "without lapses": sum(not cell["lapses"] for cell in cells),
         "faults": dict(sorted(total.items())),
     }
-    frame = {
-        "command": f"python -m experiments.faults.chaos --schedules {schedules}",
-        "commit": commit(),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-        "summary": summary,
-        "cells": cells,
-    }
-    results.write_text(json.dumps(frame, indent=1) + "\n")
-    print(json.dumps(summary, indent=1))
+    write_results(
+        results,
+        command=f"python -m experiments.faults.chaos --schedules {schedules}",
+        started=started,
+        summary=summary,
+        cells=cells,
+    )
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ import typer
 
 from experiments.faults.fleet import Schedule
 from experiments.faults.run import SMALL, outcome, run_among
+from experiments.frame import write_results
 from fedfuse.flower.config import flatten, parse
 from fedfuse.models.builtin import ensure
 from fedfuse.report.reading import read_run
-from fedfuse.report.writing import commit, versions
 
 ROOT = str(Path(__file__).resolve().parents[2]) + os.sep
 OURS = tuple(ROOT + name + os.sep for name in ("fedfuse", "strategies", "clients"))
@@ -166,16 +166,13 @@ def main(
                 cells.append(cell)
                 print(json.dumps(cell), flush=True)
     summary = {"points": len(cells), "identical": sum(cell["identical"] for cell in cells)}
-    frame = {
-        "command": f"python -m experiments.faults.kills --points {points} --seed {seed}",
-        "commit": commit(),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-        "summary": summary,
-        "cells": cells,
-    }
-    results.write_text(json.dumps(frame, indent=1) + "\n")
-    print(json.dumps(summary))
+    write_results(
+        results,
+        command=f"python -m experiments.faults.kills --points {points} --seed {seed}",
+        started=started,
+        summary=summary,
+        cells=cells,
+    )
 
 
 if __name__ == "__main__":

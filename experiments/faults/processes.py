@@ -24,12 +24,12 @@ import typer
 from experiments.faults.account import Absence, lapses
 from experiments.faults.machines import Machines, wait
 from experiments.faults.run import SMALL
+from experiments.frame import write_results
 from fedfuse.flower.simulate import Workspace
 from fedfuse.models.builtin import ensure
 from fedfuse.report.fields import read_lines
 from fedfuse.report.reading import read_run
 from fedfuse.report.records import Exchange, read_exchange
-from fedfuse.report.writing import commit, versions
 
 CLIENTS = 3
 ROUNDS = 3
@@ -259,16 +259,13 @@ def main(
         "without lapses": sum(not cell["lapses"] for cell in cells),
         "faults": dict(sorted(scheduled(schedules).items())),
     }
-    frame = {
-        "command": f"python -m experiments.faults.processes --schedules {schedules}",
-        "commit": commit(),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-        "summary": summary,
-        "cells": cells,
-    }
-    results.write_text(json.dumps(frame, indent=1) + "\n")
-    print(json.dumps(summary, indent=1))
+    write_results(
+        results,
+        command=f"python -m experiments.faults.processes --schedules {schedules}",
+        started=started,
+        summary=summary,
+        cells=cells,
+    )
 
 
 def scheduled(schedules: int) -> Counter[str]:

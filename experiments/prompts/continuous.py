@@ -6,7 +6,6 @@ What it is worth that a model is no black box: the task, clients, skews and seed
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,13 +14,12 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from experiments.frame import put_table
+from experiments.frame import put_table, write_results
 from experiments.prompts.run import DOCS, HERE, SKEWS
 from fedfuse.models.builtin import build
 from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.prompts.continuous import ContinuousPrompt, ContinuousSettings, fed_avg_prompts
 from fedfuse.prompts.world import VAGUE, WorldSize, world_task
-from fedfuse.report.writing import commit, versions
 
 MODEL = "builtin:instructed-llama"
 
@@ -43,20 +41,18 @@ def main(
         for seed in track(numbers, "seeds")
         for skew in SKEWS
     ]
-    frame = {
-        "command": f"python -m experiments.prompts.continuous --seeds {seeds} "
+    summary = summarize(cells)
+    write_results(
+        results,
+        command=f"python -m experiments.prompts.continuous --seeds {seeds} "
         f"--examples {examples} --task {task} --clients {clients} --rounds {rounds}",
-        "seeds": numbers,
-        "commit": commit(),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-        "summary": summarize(cells),
-        "cells": cells,
-    }
-    results.write_text(json.dumps(frame, indent=1) + "\n")
+        started=started,
+        summary=summary,
+        cells=cells,
+        seeds=numbers,
+    )
     if results == HERE / "continuous.json":
-        put_table(DOCS / "prompts.md", table(frame["summary"]), "continuous")
-    print(json.dumps(frame["summary"], indent=1))
+        put_table(DOCS / "prompts.md", table(summary), "continuous")
 
 
 def measure(

@@ -11,7 +11,6 @@ Runs that are finished are not run again; one that was stopped begins anew.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ import typer
 from rich.progress import track
 
 from clients.app import app as client_app
-from experiments.frame import put_table
+from experiments.frame import put_table, write_results
 from experiments.prompts.draw import draw
 from experiments.prompts.summary import summarize, table
 from fedfuse.flower.config import Scalar, flatten, parse
@@ -35,7 +34,6 @@ from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.prompts.local_model import LocalModel
 from fedfuse.report.prompts import at_the_end, bytes_per_client_round, global_lines
 from fedfuse.report.reading import Run, read_run
-from fedfuse.report.writing import commit, versions
 from strategies.app import app as server_app
 
 HERE = Path(__file__).parent
@@ -149,21 +147,19 @@ def main(
         measure(run_cell(cell, shared, clients), cell)
         for cell in track(plan(numbers, sizes, ablated), "runs")
     ]
-    frame = {
-        "command": f"python -m experiments.prompts.run --seeds {seeds} --budgets {budgets} "
+    summary = summarize(cells, ablated)
+    write_results(
+        results,
+        command=f"python -m experiments.prompts.run --seeds {seeds} --budgets {budgets} "
         f"--ablated {ablated} --task {task} --clients {clients} --rounds {rounds}",
-        "seeds": numbers,
-        "commit": commit(),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-        "summary": summarize(cells, ablated),
-        "cells": cells,
-    }
-    results.write_text(json.dumps(frame, indent=1) + "\n")
+        started=started,
+        summary=summary,
+        cells=cells,
+        seeds=numbers,
+    )
     if results == HERE / "results.json":
-        put_table(DOCS / "prompts.md", table(frame["summary"]), "federation")
+        put_table(DOCS / "prompts.md", table(summary), "federation")
         draw(cells, DOCS / "prompts.svg")
-    print(json.dumps(frame["summary"], indent=1))
 
 
 def run_cell(cell: Cell, shared: Mapping[str, Scalar], clients: int) -> Run:

@@ -5,7 +5,7 @@ Every task with both built-in models, by prompts from vague to clear.
 
 from __future__ import annotations
 
-import json
+import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from experiments.frame import put_table
+from experiments.frame import put_table, write_results
 from fedfuse.models.builtin import build
 from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.prompts.blackbox import BlackBox
@@ -22,7 +22,6 @@ from fedfuse.prompts.lexicon import FORMS
 from fedfuse.prompts.local_model import LocalModel
 from fedfuse.prompts.tasks import Example
 from fedfuse.prompts.world import VAGUE, WORLD_TASKS, WorldSize, WorldTask, world_task
-from fedfuse.report.writing import commit, versions
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -34,6 +33,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="Seeds of the test sets, joined by commas.")] = "0",
 ) -> None:
     """Measure; write world.json beside this file and the table of docs/prompts.md."""
+    started = time.monotonic()
     numbers = [int(seed) for seed in seeds.split(",")]
     cells = []
     for name in MODELS:
@@ -44,17 +44,16 @@ def main(
                 test = world_task(task).splits(WorldSize(), 1, "iid", 1.0, seed).test
                 found = measure(model, world_task(task), test)
                 cells.append({"model": name, "task": task, "seed": seed, **found})
-    results = {
-        "command": f"python -m experiments.prompts.world --seeds {seeds}",
-        "seeds": numbers,
-        "commit": commit(),
-        "versions": versions(),
-        "summary": summarize(cells),
-        "cells": cells,
-    }
-    (HERE / "world.json").write_text(json.dumps(results, indent=1) + "\n")
-    put_table(DOCS / "prompts.md", table(results["summary"]), "world")
-    print(f"results: {HERE / 'world.json'}, table: {DOCS / 'prompts.md'}")
+    summary = summarize(cells)
+    write_results(
+        HERE / "world.json",
+        command=f"python -m experiments.prompts.world --seeds {seeds}",
+        started=started,
+        summary=summary,
+        cells=cells,
+        seeds=numbers,
+    )
+    put_table(DOCS / "prompts.md", table(summary), "world")
 
 
 def wordings(task: WorldTask) -> dict[str, list[str]]:

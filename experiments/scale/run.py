@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.memory_watch import Watch
 from experiments.frame import put_table, write_results
 from experiments.scale.draw import draw, table
-from experiments.scale.memory import MB, Watch
+from experiments.scale.memory import MB
 from experiments.scale.recorded import ROUNDS
 from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL
 from fedfuse.models.builtin import build
@@ -99,7 +100,9 @@ def simulate(output: Path, clients: int) -> tuple[Run, dict[str, Any]]:
         "seconds_per_round": rounds,
         "seconds_per_client_and_round": round(rounds[-1] / clients, 3),
         "client_state_mb": client_state(run.folder),
-        **{f"{name}_mb": round(peak) for name, peak in sorted(watch.peaks.items())},
+        "actor_mb": round(watch.largest["clients"] / MB),
+        "server_mb": round(watch.largest["server"] / MB),
+        "simulation_mb": round(watch.peak["all"] / MB),
     }
 
 

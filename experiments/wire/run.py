@@ -8,7 +8,6 @@ outside the k entries either as a class of its own or left out.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from experiments.frame import put_table
+from experiments.frame import put_table, write_results
 from experiments.wire.tables import one_round
 from fedfuse.distillation.teaching import Teacher
 from fedfuse.flower.config import RunConfig, model_of_partition
@@ -31,7 +30,6 @@ from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.trim import trim
 from fedfuse.models.participant import Participant
-from fedfuse.report.writing import commit, versions
 from fedfuse.tokenization.tokenizer import TextTokenizer
 
 HERE = Path(__file__).parent
@@ -103,18 +101,16 @@ def main(
                     "bytes_per_row": size,
                 }
                 cells.append(cell | distil(config, server, teacher, order))
-    results = {
-        "command": f"python -m experiments.wire.run --seeds {seeds} --orders {orders}",
-        "seeds": numbers,
-        "commit": commit(),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-        "summary": summarize(cells),
-        "cells": cells,
-    }
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    put_table(DOCUMENT, one_round(results["summary"]), "one round")
-    print(json.dumps(results["summary"], indent=1))
+    summary = summarize(cells)
+    write_results(
+        HERE / "results.json",
+        command=f"python -m experiments.wire.run --seeds {seeds} --orders {orders}",
+        started=started,
+        summary=summary,
+        cells=cells,
+        seeds=numbers,
+    )
+    put_table(DOCUMENT, one_round(summary), "one round")
 
 
 def participant(config: RunConfig, role: str, name: str) -> Participant:

@@ -14,19 +14,21 @@ would alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
-from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch import Tensor
 
 from fedfuse.distillation.encoded import to_tensor
 from fedfuse.fusion.evidence import Evidence
 from fedfuse.fusion.features import build_features, track_records
-from fedfuse.fusion.network import EquivariantNetwork, Perceptron, feedback_loss
+from fedfuse.fusion.network import EquivariantNetworks, Perceptrons, feedback_loss
 from fedfuse.fusion.settings import SelectorSettings
+
+Gates: TypeAlias = Perceptrons | EquivariantNetworks
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,8 @@ def prepare(
     )
 
 
-class Gates(nn.Module):
-    """K networks of one shape with their parameters stacked, ``[K, ...]`` each.
+def new_gates(settings: SelectorSettings, candidates: int, features: int, seed: int) -> Gates:
+    """K untrained networks.
 
     Args:
         settings: of the networks; K is the number of folds.
@@ -93,50 +95,10 @@ class Gates(nn.Module):
         features: F.
         seed: of the first network's weights; the next one has the next seed.
     """
-
-    def __init__(
-        self, settings: SelectorSettings, candidates: int, features: int, seed: int
-    ) -> None:
-        super().__init__()
-        networks = [
-            new_network(settings, candidates, features, seed + k) for k in range(settings.folds)
-        ]
-        stacked, _ = stack_module_state(networks)
-        self.candidates = candidates
-        self._names = list(stacked)
-        self._network = [networks[0].to("meta")]  # in a list: its weights are none of ours
-        self.stacked = nn.ParameterList(nn.Parameter(value.detach()) for value in stacked.values())
-
-    @property
-    def named(self) -> dict[str, nn.Parameter]:
-        """The stacked parameters by their names in a network."""
-        return dict(zip(self._names, self.stacked, strict=True))
-
-    def forward(
-        self,
-        features: Float[Tensor, "gates units candidates features"],
-        usable: Bool[Tensor, "units candidates"],
-    ) -> Float[Tensor, "gates units candidates"]:
-        """``[K, U, C]`` log of the gating probabilities."""
-
-        def one(parameters: dict[str, Tensor], of_gate: Tensor) -> Tensor:
-            found: Tensor = functional_call(self._network[0], parameters, (of_gate, usable))
-            return found
-
-        parameters: dict[str, Tensor] = {**self.named}
-        log_gate: Tensor = vmap(one)(parameters, features)
-        return log_gate
-
-
-def new_network(
-    settings: SelectorSettings, candidates: int, features: int, seed: int
-) -> EquivariantNetwork | Perceptron:
-    """An untrained network; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if settings.network == "perceptron":
-            return Perceptron(candidates)
-        return EquivariantNetwork(features, settings.width)
+    seeds = range(seed, seed + settings.folds)
+    if settings.network == "perceptron":
+        return Perceptrons(candidates, seeds)
+    return EquivariantNetworks(features, settings.width, seeds)
 
 
 def train_gates(

@@ -26,8 +26,8 @@ from numpy import ndarray
 from fedfuse.distillation.state import optimizer_moments, restore_optimizer
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.gate import GateInputs, Gates, prepare, signal, train_gates
-from fedfuse.fusion.network import dynamic_selection
+from fedfuse.fusion.gate import GateInputs, Gates, new_gates, prepare, signal, train_gates
+from fedfuse.fusion.network import Perceptrons, dynamic_selection
 from fedfuse.fusion.selectors import RowWeights, on_rows, unless_alone
 from fedfuse.fusion.settings import SelectorSettings
 
@@ -124,7 +124,7 @@ class LearnedSelector:
         return float(held.mean()) if len(held) else 0.0
 
     def _build(self, candidates: int, features: int) -> Gates:
-        gates = Gates(self.settings, candidates, features, self._seed)
+        gates = new_gates(self.settings, candidates, features, self._seed)
         self._optimizer = torch.optim.AdamW(
             gates.parameters(),
             lr=self.settings.learning_rate,
@@ -133,7 +133,7 @@ class LearnedSelector:
         return gates
 
     def _check_candidates(self, gates: Gates, candidates: int) -> None:
-        if self.settings.network == "perceptron" and gates.candidates != candidates:
+        if isinstance(gates, Perceptrons) and gates.candidates != candidates:
             raise FedfuseError(
                 f"the selector's perceptron was made for {gates.candidates} candidates and is "
                 f"given {candidates}; allowed: the same number in every round, or network "
@@ -144,7 +144,7 @@ class LearnedSelector:
         """All that was learned, as flat arrays: weights, optimizer moments, folds, rounds."""
         state: SelectorState = {"round": np.array(self._round), "fold": self._fold.copy()}
         if self._gates is not None:
-            named = self._gates.named
+            named = dict(self._gates.named_parameters())
             state |= {f"gate/{n}": value.detach().numpy().copy() for n, value in named.items()}
             moments = optimizer_moments(self._optimizer, named)
             state |= {f"moment/{name}": value.copy() for name, value in moments.items()}
@@ -165,12 +165,13 @@ class LearnedSelector:
         try:
             inputs = state[first].shape[2]
             gates = self._build(inputs, inputs)
-            for name, parameter in gates.named.items():
+            named = dict(gates.named_parameters())
+            for name, parameter in named.items():
                 value = torch.from_numpy(state[f"gate/{name}"].copy())
                 if value.shape != parameter.shape:
                     raise RuntimeError(f"{name} is {tuple(value.shape)}")
                 parameter.data.copy_(value)
-            restore_optimizer(self._optimizer, gates.named, _below(state, "moment/"))
+            restore_optimizer(self._optimizer, named, _below(state, "moment/"))
             self._gates = gates
         except (KeyError, IndexError, RuntimeError) as error:
             raise FedfuseError(

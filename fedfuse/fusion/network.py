@@ -3,70 +3,128 @@
 Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
 2505.23844 (Fusion-X): the perceptron, the dynamic threshold, and the feedback-driven loss (Eq. 13).
 
-Differs from the paper: ``EquivariantNetwork`` is not in it. One scorer serves every candidate and
+Differs from the paper: ``EquivariantNetworks`` are not in it. One scorer serves every candidate and
 sees beside the candidate's own evidence the mean over all of them (Zaheer et al., "Deep Sets",
 arXiv 1703.06114), so candidates may come and go, and their order means nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
-class Perceptron(nn.Module):
-    """The paper's network for exactly n candidates: n -> 2n -> n -> n, GELU between, softmax."""
+class Linears(nn.Module):
+    """K linear layers of one shape, side by side.
 
-    def __init__(self, candidates: int) -> None:
+    Attributes:
+        weight: ``[K, outputs, inputs]``.
+        bias: ``[K, outputs]``, or None.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias: nn.Parameter | None = None
+        if all(layer.bias is not None for layer in layers):
+            self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, x: Float[Tensor, "gates *units inputs"]) -> Float[Tensor, "gates *units out"]:
+        """See ``linears``."""
+        return linears(x, self.weight, self.bias)
+
+
+def linears(
+    x: Float[Tensor, "gates *units inputs"],
+    weight: Float[Tensor, "gates out inputs"],
+    bias: Float[Tensor, "gates out"] | None = None,
+) -> Float[Tensor, "gates *units out"]:
+    """Each of K layers on its own part of ``x``."""
+    flat = x.flatten(1, -2)
+    if bias is None:
+        found = torch.bmm(flat, weight.mT)
+    else:
+        found = torch.baddbmm(bias[:, None], flat, weight.mT)
+    return found.view(*x.shape[:-1], weight.shape[1])
+
+
+class Perceptrons(nn.Module):
+    """K of the paper's networks for exactly n candidates: n -> 2n -> n -> n, GELU between, softmax.
+
+    Args:
+        candidates: n.
+        seeds: K, of the weights.
+    """
+
+    def __init__(self, candidates: int, seeds: Sequence[int]) -> None:
         super().__init__()
         n = candidates
         self.candidates = n
-        self.layers = nn.Sequential(
-            nn.Linear(n, 2 * n), nn.GELU(), nn.Linear(2 * n, n), nn.GELU(), nn.Linear(n, n)
-        )
+        first, second, third = drawn(seeds, (n, 2 * n), (2 * n, n), (n, n))
+        self.layers = nn.Sequential(first, nn.GELU(), second, nn.GELU(), third)
 
     def forward(
         self,
-        features: Float[Tensor, "units candidates features"],
+        features: Float[Tensor, "gates units candidates features"],
         usable: Bool[Tensor, "units candidates"],
-    ) -> Float[Tensor, "units candidates"]:
-        """``[U, n]`` log of the gating probabilities; one feature per candidate, its score."""
-        return masked_log_softmax(self.layers(features[:, :, 0]), usable)
+    ) -> Float[Tensor, "gates units candidates"]:
+        """``[K, U, n]`` log of the gating probabilities; one feature per candidate, its score."""
+        return masked_log_softmax(self.layers(features[..., 0]), usable)
 
 
-class EquivariantNetwork(nn.Module):
-    """A shared scorer for any number of candidates, which also sees their mean.
+class EquivariantNetworks(nn.Module):
+    """K shared scorers for any number of candidates, which also see their mean.
 
     ``h_c = GELU(A x_c)``, ``s_c = v . GELU(B [h_c, mean_c' h_c'])``, ``g = softmax(s)``, means and
     softmax over the candidates that are usable.
+
+    Args:
+        features: of a candidate.
+        width: of h.
+        seeds: K, of the weights.
     """
 
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, features: int, width: int, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.embed = nn.Linear(features, width)
-        self.mix = nn.Linear(2 * width, width)
-        self.score = nn.Linear(width, 1, bias=False)  # softmax would take a bias away
+        self.embed, self.mix, self.score = drawn(
+            seeds, (features, width), (2 * width, width), (width, 1)
+        )
+        self.score.bias = None  # softmax would take it away
 
     def forward(
         self,
-        features: Float[Tensor, "units candidates features"],
+        features: Float[Tensor, "gates units candidates features"],
         usable: Bool[Tensor, "units candidates"],
-    ) -> Float[Tensor, "units candidates"]:
-        """``[U, C]`` log of the gating probabilities."""
-        hidden = nn.functional.gelu(self.embed(features))  # [U, C, width]
+    ) -> Float[Tensor, "gates units candidates"]:
+        """``[K, U, C]`` log of the gating probabilities."""
+        hidden = nn.functional.gelu(self.embed(features))  # [K, U, C, width]
         here = usable[:, :, None].to(hidden.dtype)
-        mean = (hidden * here).sum(1, keepdim=True) / here.sum(1, keepdim=True).clamp_min(1)
+        mean = (hidden * here).sum(2) / here.sum(1).clamp_min(1)  # [K, U, width]
         # B [h_c, mean] by its halves: that of the mean is the same for all candidates.
-        of_one, of_all = self.mix.weight.chunk(2, dim=1)
-        mixed = hidden @ of_one.T + nn.functional.linear(mean, of_all, self.mix.bias)
-        score = self.score(nn.functional.gelu(mixed))[:, :, 0]
-        return masked_log_softmax(score, usable)
+        of_one, of_all = self.mix.weight.chunk(2, dim=2)
+        mixed = linears(hidden, of_one) + linears(mean, of_all, self.mix.bias)[:, :, None]
+        return masked_log_softmax(self.score(nn.functional.gelu(mixed))[..., 0], usable)
+
+
+def drawn(seeds: Sequence[int], *shapes: tuple[int, int]) -> list[Linears]:
+    """Layers of K networks, ``(inputs, outputs)`` each; torch's global generator is left as it was.
+
+    A network's weights follow from its own seed, whatever the others are.
+    """
+    networks = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            networks.append([nn.Linear(*shape) for shape in shapes])
+    return [Linears(layers) for layers in zip(*networks, strict=True)]
 
 
 def masked_log_softmax(
-    scores: Float[Tensor, "units candidates"], usable: Bool[Tensor, "units candidates"]
-) -> Float[Tensor, "units candidates"]:
+    scores: Float[Tensor, "gates units candidates"], usable: Bool[Tensor, "units candidates"]
+) -> Float[Tensor, "gates units candidates"]:
     """Log-softmax over the usable candidates; a very small number for the others.
 
     The first candidate, the learning model itself, counts as usable always, so that no row is
@@ -74,7 +132,7 @@ def masked_log_softmax(
     """
     own = torch.zeros_like(usable)
     own[:, 0] = True
-    return torch.log_softmax(scores.masked_fill(~(usable | own), -1e9), dim=1)
+    return torch.log_softmax(scores.masked_fill(~(usable | own), -1e9), dim=2)
 
 
 def dynamic_selection(

@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.network import Perceptron, dynamic_selection
+from fedfuse.fusion.network import Perceptrons, dynamic_selection
 from fedfuse.fusion.selection import Losses, Weights
 
 RowWeights = Float32[ndarray, "rows candidates"]
@@ -50,12 +50,10 @@ def untrained_gate(seed: int, threshold: float) -> Selector:
     rng = np.random.default_rng(seed)
 
     def select(evidence: Evidence) -> RowWeights:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**31)))
-            gate = Perceptron(evidence.candidates)
+        gate = Perceptrons(evidence.candidates, [int(rng.integers(2**31))])
         with torch.no_grad():
-            scores = torch.from_numpy(evidence.reward)[:, :, None]
-            log_gate = gate(scores, torch.from_numpy(evidence.available))
+            scores = torch.from_numpy(evidence.reward)[None, :, :, None]
+            log_gate = gate(scores, torch.from_numpy(evidence.available))[0]
             weights = dynamic_selection(log_gate.exp(), threshold).numpy()
         return on_rows(unless_alone(weights), evidence)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.gate import Gates, new_network, prepare, signal, train_gates
+from fedfuse.fusion.gate import new_gates, prepare, signal, train_gates
 from fedfuse.fusion.learning import LearnedSelector, deal
 from fedfuse.fusion.network import feedback_loss
 from fedfuse.fusion.selection import dual_min_ce, min_ce
@@ -197,16 +197,16 @@ def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -
     folds = deal(24, chosen.folds, seed=3)
     known = folds != np.arange(chosen.folds)[:, None]
     inputs = prepare(evidence, chosen, known)
-    gates = Gates(chosen, 4, inputs.features.shape[3], seed=3)
+    gates = new_gates(chosen, 4, inputs.features.shape[3], seed=3)
     optimizer = torch.optim.AdamW(gates.parameters(), lr=0.01, weight_decay=0.1)
     train_gates(gates, optimizer, inputs, chosen, np.random.default_rng(0))
     for k in range(chosen.folds):
-        alone = new_network(chosen, 4, inputs.features.shape[3], seed=3 + k)
+        alone = new_gates(replace(chosen, folds=1), 4, inputs.features.shape[3], seed=3 + k)
         mine = torch.optim.AdamW(alone.parameters(), lr=0.01, weight_decay=0.1)
         rows = torch.from_numpy(np.flatnonzero(known[k][evidence.sample_of_row]))
         units = torch.unique(inputs.unit_of_row[rows])
         for _ in range(chosen.steps):
-            log_gate = alone(inputs.features[k], inputs.usable)
+            log_gate = alone(inputs.features[k : k + 1], inputs.usable)[0]
             seen = signal(log_gate[None, inputs.unit_of_row[rows]], inputs, rows, "labels")
             loss = seen.mean() + 0.3 * feedback_loss(log_gate[units].exp())
             mine.zero_grad()
@@ -214,7 +214,7 @@ def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -
             mine.step()
         torch.testing.assert_close(
             gates(inputs.features, inputs.usable)[k],
-            alone(inputs.features[k], inputs.usable),
+            alone(inputs.features[k : k + 1], inputs.usable)[0],
             atol=1e-4,
             rtol=1e-4,
         )
@@ -237,7 +237,7 @@ def test_the_papers_signal_follows_what_the_learning_model_finds_easy() -> None:
 def test_an_untrained_gate_is_seeded_and_leaves_the_generator_alone() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    first, second = (new_network(PLAIN, 4, 6, seed=5) for _ in range(2))
+    first, second = (new_gates(PLAIN, 4, 6, seed=5) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)

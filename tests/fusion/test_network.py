@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fedfuse.fusion.network import (
-    EquivariantNetwork,
-    Perceptron,
+    EquivariantNetworks,
+    Perceptrons,
     dynamic_selection,
     feedback_loss,
 )
@@ -18,11 +21,45 @@ from tests.oracles import selection as oracle
 
 
 def test_the_papers_perceptron_has_its_layers() -> None:
-    gate = Perceptron(5)
-    shapes = [tuple(p.shape) for name, p in gate.named_parameters() if name.endswith("weight")]
-    assert shapes == [(10, 5), (5, 10), (5, 5)]
-    found = gate(torch.rand(7, 5, 1), torch.ones(7, 5, dtype=torch.bool)).exp()
-    torch.testing.assert_close(found.sum(1), torch.ones(7))
+    gates = Perceptrons(5, [0, 1])
+    shapes = [tuple(p.shape) for name, p in gates.named_parameters() if name.endswith("weight")]
+    assert shapes == [(2, 10, 5), (2, 5, 10), (2, 5, 5)]
+    found = gates(torch.rand(2, 7, 5, 1), torch.ones(7, 5, dtype=torch.bool)).exp()
+    torch.testing.assert_close(found.sum(2), torch.ones(2, 7))
+
+
+@pytest.mark.parametrize("network", ["perceptron", "equivariant"])
+def test_networks_side_by_side_are_those_of_their_seeds(network: str) -> None:
+    """Against layers of torch, one network at a time."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 7, 4, 1 if network == "perceptron" else 5, generator=generator)
+    usable = torch.rand(7, 4, generator=generator) < 0.7
+    usable[:, 0] = True
+    seeds = [4, 9, 2]
+    gates = Perceptrons(4, seeds) if network == "perceptron" else EquivariantNetworks(5, 6, seeds)
+    for found, seed, mine in zip(gates(features, usable), seeds, features, strict=True):
+        torch.manual_seed(seed)
+        scores = (perceptron if network == "perceptron" else equivariant)(mine, usable)
+        right = torch.log_softmax(scores.masked_fill(~usable, -1e9), dim=1)
+        torch.testing.assert_close(found, right)
+
+
+def perceptron(features: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+    n = features.shape[1]
+    sizes = (n, 2 * n, n, n)
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+    first, second, third = layers
+    return third(nn.functional.gelu(second(nn.functional.gelu(first(features[:, :, 0])))))
+
+
+def equivariant(features: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+    embed, mix, score = nn.Linear(5, 6), nn.Linear(12, 6), nn.Linear(6, 1, bias=False)
+    found = torch.empty(features.shape[:2])
+    for unit, here in enumerate(usable):
+        hidden = nn.functional.gelu(embed(features[unit]))
+        both = torch.cat([hidden, hidden[here].mean(0).expand_as(hidden)], dim=1)
+        found[unit] = score(nn.functional.gelu(mix(both)))[:, 0]
+    return found
 
 
 @settings(max_examples=40, deadline=None)
@@ -30,30 +67,30 @@ def test_the_papers_perceptron_has_its_layers() -> None:
 def test_permuted_candidates_have_permuted_weights(seed: int, order: list[int]) -> None:
     """The learning model stays first; it always counts as usable."""
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    gate = EquivariantNetwork(3, 8)
-    features = torch.randn(9, 6, 3, generator=generator)
+    gate = EquivariantNetworks(3, 8, [seed])
+    features = torch.randn(1, 9, 6, 3, generator=generator)
     usable = torch.rand(9, 6, generator=generator) < 0.7
     columns = [0, *order]
     with torch.no_grad():
-        plain = dynamic_selection(gate(features, usable).exp(), 0.15)
-        permuted = dynamic_selection(gate(features[:, columns], usable[:, columns]).exp(), 0.15)
+        plain = dynamic_selection(gate(features, usable)[0].exp(), 0.15)
+        permuted = gate(features[:, :, columns], usable[:, columns])[0]
+        permuted = dynamic_selection(permuted.exp(), 0.15)
     torch.testing.assert_close(permuted, plain[:, columns])
     assert (plain[:, 1:][~usable[:, 1:]] == 0).all()
 
 
 def test_it_takes_any_number_of_candidates() -> None:
-    gate = EquivariantNetwork(2, 4)
+    gate = EquivariantNetworks(2, 4, [0])
     for candidates in (1, 2, 33):
         usable = torch.ones(3, candidates, dtype=torch.bool)
-        found = gate(torch.randn(3, candidates, 2), usable).exp()
-        torch.testing.assert_close(found.sum(1), torch.ones(3))
+        found = gate(torch.randn(1, 3, candidates, 2), usable).exp()
+        torch.testing.assert_close(found.sum(2), torch.ones(1, 3))
 
 
 def test_nobody_usable_leaves_the_learning_model() -> None:
-    for gate in (Perceptron(3), EquivariantNetwork(1, 4)):
-        found = gate(torch.randn(2, 3, 1), torch.zeros(2, 3, dtype=torch.bool)).exp()
-        torch.testing.assert_close(found, torch.tensor([[1.0, 0, 0]] * 2))
+    for gate in (Perceptrons(3, [0]), EquivariantNetworks(1, 4, [0])):
+        found = gate(torch.randn(1, 2, 3, 1), torch.zeros(2, 3, dtype=torch.bool)).exp()
+        torch.testing.assert_close(found, torch.tensor([[[1.0, 0, 0]] * 2]))
 
 
 def test_threshold_by_hand() -> None:
