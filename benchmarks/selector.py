@@ -81,6 +81,7 @@ class Work:
                 replay=private,
             ),
         }
+        jobs["evaluate"] = self.who.score
         if not server:
             jobs["local"] = lambda: self.who.learn(private, self.config.local.settings(), seed=0)
         return jobs
