@@ -6,12 +6,14 @@ import ast
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from benchmarks import deployment, simulation_memory
 from experiments.alignment import draw as alignment
 from experiments.faults import tables as faults
+from experiments.prompts import continuous, world
 from experiments.prompts import summary as prompts
 from experiments.scale import draw as scale
 from experiments.selection import tables as selection
@@ -117,6 +119,14 @@ def test_the_table_of_prompts_is_its_results() -> None:
     found = json.loads((ROOT / "experiments" / "prompts" / "results.json").read_text())
     assert found["summary"] == prompts.summarize(found["cells"], 256)
     assert prompts.table(found["summary"]) in (ROOT / "docs" / "prompts.md").read_text()
+
+
+@pytest.mark.parametrize("experiment", [continuous, world])
+def test_the_other_tables_of_prompts_are_their_results(experiment: ModuleType) -> None:
+    name = experiment.__name__.rpartition(".")[2]
+    found = json.loads((ROOT / "experiments" / "prompts" / f"{name}.json").read_text())
+    assert found["summary"] == experiment.summarize(found["cells"])
+    assert experiment.table(found["summary"]) in (ROOT / "docs" / "prompts.md").read_text()
 
 
 def test_the_table_of_failures_is_their_results() -> None:

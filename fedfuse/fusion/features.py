@@ -105,14 +105,14 @@ def _mean_of_nearest(
     neighbours: int | None,
 ) -> Float64[ndarray, "asking candidates two"]:
     """Means over the known samples of largest cosine, or all of them but oneself (-inf)."""
-    others = np.isfinite(cosine)
     if neighbours is not None and neighbours < cosine.shape[1]:
         nearest = np.argpartition(-cosine, neighbours - 1, axis=1)[:, :neighbours]
-        chosen = np.zeros_like(others)
-        np.put_along_axis(chosen, nearest, True, axis=1)
-        others &= chosen
+        others = np.isfinite(np.take_along_axis(cosine, nearest, axis=1))
+        total = np.einsum("an,anck->ack", others.astype(np.float64), values[nearest])
+    else:
+        others = np.isfinite(cosine)
+        total = np.einsum("an,nck->ack", others.astype(np.float64), values)
     count = others.sum(1)[:, None, None]
-    total = np.tensordot(others.astype(np.float64), values, axes=1)
     nothing = np.array([LEAST_LOGPROB, np.exp(np.float64(LEAST_LOGPROB))])
     means: Float64[ndarray, "asking candidates two"]
     means = np.where(count > 0, total / np.maximum(count, 1), nothing)
