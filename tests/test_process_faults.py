@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from experiments.faults import processes
@@ -19,6 +24,15 @@ from tests.report.folders import write_lines
 from tests.strategies.test_faults import SHORT
 
 __all__ = ["tiny_builtin"]
+
+LINE = {
+    "phase": LOCAL,
+    "client": "0",
+    "sent_bytes": 1,
+    "received_bytes": 1,
+    "seconds": 1.0,
+    "error": None,
+}
 
 
 def test_ten_schedules_have_everything_and_one_client_that_is_well() -> None:
@@ -32,6 +46,33 @@ def test_ten_schedules_have_everything_and_one_client_that_is_well() -> None:
     counts = processes.scheduled(10)
     assert counts["server killed"] == sum(plan.kill[0] > 0 for plan in plans)
     assert sum(counts[kind] for kind in KINDS) == 20
+
+
+def test_a_killed_server_is_dead_though_nobody_reaps_it(tmp_path: Path) -> None:
+    """Its parent, which is Flower's, may leave it a zombie."""
+    child = "import os, time; child = os.fork()\nif child: print(child, flush=True)\ntime.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+    submitted: list[str] = []
+    try:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        machines = SimpleNamespace(
+            folder=tmp_path,
+            clients=[],
+            server=lambda: server,
+            submit=lambda resume: submitted.append(resume),
+        )
+        (tmp_path / "config.json").write_text('{"status": "running"}')
+        write_lines(tmp_path / "ledger.jsonl", [{**LINE, "round": 1}])
+        play = processes.Play(machines, processes.Plan((), (1, 0.0), piggyback=False))  # type: ignore[arg-type]
+        deadline = time.monotonic() + 20
+        for _ in play._kill_server(1, 0.0):
+            assert time.monotonic() < deadline
+        assert server.status() == psutil.STATUS_ZOMBIE
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert submitted == [str(tmp_path)]
 
 
 @pytest.fixture(scope="module", params=[False, True])

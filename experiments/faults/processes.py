@@ -13,12 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import typer
 
 from experiments.faults.account import Absence, lapses
@@ -198,7 +200,10 @@ class Play:
         yield from _pause(delay)
         if server := self._machines.server():
             server.kill()
-            server.wait()
+            # It is no child of ours, and its parent may leave it a zombie.
+            with suppress(psutil.NoSuchProcess):
+                while server.status() != psutil.STATUS_ZOMBIE:
+                    yield
             if self.status() == "running":
                 self._machines.submit(resume=str(self._machines.folder))
 
