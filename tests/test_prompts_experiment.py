@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from experiments.prompts import many
 from experiments.prompts import run as comparison
 from experiments.prompts import summary as sums
 from experiments.prompts.draw import draw
-from experiments.prompts.run import ABLATIONS, MAIN, Cell, measure, plan, run_cell
+from experiments.prompts.run import ABLATIONS, MAIN, Cell, measure, plan, run_once
 from experiments.prompts.world import COLUMNS, summarize, table, wordings
 from experiments.prompts.world import measure as measure_world
 from fedfuse.flower.config import Scalar, parse
@@ -136,11 +137,43 @@ def test_a_run_is_measured_and_not_run_again(
     keys = {key.replace("__", ".").replace("_", "-"): value for key, value in KEYS.items()}
     shared: dict[str, Scalar] = {**keys, "output": str(tmp_path), "rounds": 1}
     one = Cell("feddtpt", "dirichlet", 24, 0)
-    found = measure(run_cell(one, shared, 2), one)
+    found = measure(run_once({**shared, **one.keys(2)}, 2), one)
     assert (found["skew"], found["budget"], found["manual"]) == ("dirichlet", 24, 0.45)
     assert len(found["rounds"]) == len(found["chosen"]) == len(found["centralized"]) == 1
     assert len(found["own"]) == len(found["standalone"]) == 2
     assert 0 < found["bytes_per_client_round"] < 1000
     assert found["second"]["manual"] == len("decide the number") / 100
     monkeypatch.setattr(comparison, "run_in_process", lambda *_: pytest.fail("run again"))
-    assert measure(run_cell(one, shared, 2), one) == found
+    assert measure(run_once({**shared, **one.keys(2)}, 2), one) == found
+
+
+def test_gains_are_within_a_seed() -> None:
+    def cell(variant: str, skew: str, seed: int, *accuracy: float) -> dict[str, Any]:
+        return {"variant": variant, "skew": skew, "seed": seed, "accuracy": list(accuracy)}
+
+    cells = [
+        cell("feddtpt", "iid", 0, 0.5, 0.9),
+        cell("best-client", "iid", 0, 0.5, 0.7),
+        cell("best-client", "iid", 1, 0.2, 0.4),
+        cell("feddtpt", "iid", 1, 0.1, 0.4),
+        cell("feddtpt", "dirichlet", 0, 0.3, 0.6),
+        cell("best-client", "dirichlet", 0, 0.3, 0.5),
+    ]
+    found = many.summarize(cells)
+    rows = {(row["skew"], row["round"]): row for row in found["by_round"]}
+    assert rows["iid", 1]["gain_points"] == -5
+    assert rows["iid", 1]["gain_standard_error"] == 5  # of 0 and -10
+    assert rows["iid", 2] == {
+        "skew": "iid",
+        "round": 2,
+        "feddtpt": 0.65,
+        "best-client": 0.55,
+        "gain_points": 10,
+        "gain_standard_error": 10,
+        "better": 1,
+        "worse": 0,
+        "pairs": 2,
+    }
+    assert found["gain_points"] == rows["both", 2]["gain_points"] == 10
+    assert "| iid | 1 | 30 | 35 | -5 ± 5 | 0 | 1 | 2 |" in many.table(found)
+    assert len(many.table(found).splitlines()) == 2 + len(rows)

@@ -144,7 +144,7 @@ def main(
         "prompts.task": task,
     }
     cells = [
-        measure(run_cell(cell, shared, clients), cell)
+        measure(run_once({**shared, **cell.keys(clients)}, clients), cell)
         for cell in track(plan(numbers, sizes, ablated), "runs")
     ]
     summary = summarize(cells, ablated)
@@ -162,16 +162,15 @@ def main(
         draw(cells, DOCS / "prompts.svg")
 
 
-def run_cell(cell: Cell, shared: Mapping[str, Scalar], clients: int) -> Run:
-    """The finished run of a cell."""
-    folder = Path(str(shared["output"])) / cell.name
+def run_once(keys: Mapping[str, Scalar], clients: int) -> Run:
+    """The finished run of a config that has ``output`` and ``name``."""
+    folder = Path(str(keys["output"])) / str(keys["name"])
     if (folder / "config.json").exists():
         run = read_run(folder)
         if run.status == "finished":
             return run
     shutil.rmtree(folder, ignore_errors=True)
-    config = parse({**shared, **cell.keys(clients)})
-    run_in_process(server_app, client_app, flatten(config), clients)
+    run_in_process(server_app, client_app, flatten(parse(keys)), clients)
     return read_run(folder)
 
 
