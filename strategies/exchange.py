@@ -66,13 +66,19 @@ class Arrivals(Iterator[Message]):
 
 class Exchange:
     """Sends phases and keeps the ledger. Failed, late and repeated replies are counted, not
-    trusted."""
+    trusted.
+
+    Attributes:
+        names: of registered clients by node.
+        absent: clients of a run that was interrupted which have not registered again.
+    """
 
     def __init__(self, grid: Grid, run: RunWriter, timeout: float) -> None:
         self._grid = grid
         self._run = run
         self._timeout = timeout
         self.names: dict[int, str] = {}
+        self.absent: set[str] = set()
 
     def name(self, node_id: int) -> str:
         """The name of a node's client; the node id until it has registered."""
@@ -128,8 +134,12 @@ class Exchange:
             time.monotonic(),
         )
         self._run.progress(round=server_round, phase=phase.name, clients=len(sent))
-        for node in {message.metadata.dst_node_id for message in asked} - there:
-            self._fail(phase, node, "not connected")
+        nodes = {message.metadata.dst_node_id for message in asked}
+        missing = {self.name(node) for node in nodes - there}
+        if nodes == set(self.names):  # all are asked
+            missing |= self.absent
+        for client in sorted(missing):
+            self._fail(phase, client, "not connected")
         for message in sent:
             message.metadata.ttl = self._timeout + GRACE_SECONDS
         waiting = list(self._grid.push_messages(sent))
@@ -192,7 +202,7 @@ class Exchange:
             if reply.has_error():
                 error = _last_line(reply.error.reason)
         if error:
-            self._fail(phase, node, error, phase.sizes[node], received, seconds)
+            self._fail(phase, self.name(node), error, phase.sizes[node], received, seconds)
             return False
         self._run.exchange(
             phase.round,
@@ -207,14 +217,13 @@ class Exchange:
     def _fail(
         self,
         phase: Phase,
-        node: int,
+        client: str,
         error: str,
         sent_bytes: int = 0,
         received_bytes: int = 0,
         seconds: float = 0.0,
     ) -> None:
         """Write the ledger's line of a request without a good reply."""
-        client = self.name(node)
         log.warning(
             "%s of client %s failed: %s", phase.name, client, error, extra={"client": client}
         )

@@ -88,6 +88,7 @@ class Roll:
             requests = [Message(greeting, node, messages.REGISTER) for node in unheard]
             greet = partial(self._greet, exchange, there, after)
             deque(exchange.stream(occasion.round, requests, greet=greet), maxlen=0)
+        exchange.absent = self._before - set(exchange.names.values())
         self._called = True
 
     def _greet(self, exchange: Exchange, there: Set[int], after: int, reply: Message) -> None:

@@ -20,6 +20,7 @@ from strategies.session import Session
 from tests.federations import about, federate, lines
 from tests.strategies.saboteur import sabotage
 from tests.strategies.test_faults import SHORT, errors
+from tests.strategies.test_resume import cut_off
 from tests.test_checkpoints import full_disk
 
 TWO: dict[str, Any] = {**SHORT, "rounds": 2, "timeout": 0.2, "min_clients": 1}
@@ -85,6 +86,27 @@ def test_who_comes_late_takes_part_from_then_on(
     assert heard(folder, 1) == {"0", "1", "none"}
     assert heard(folder, 2) == {"0", "1", "2", "none"}
     assert (folder / "clients" / "2" / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("piggyback", [False, True])
+def test_who_is_away_when_a_run_goes_on_is_in_its_ledger(
+    piggyback: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server knows of it from before, by its name alone."""
+    keys: dict[str, Any] = {**TWO, "clients": 2, "piggyback": piggyback}
+    folder = cut_off(9 if piggyback else 15, tmp_path, monkeypatch, **keys)
+    before = len(lines(folder, "ledger"))
+    # It is not there from the resumed server's first look at its nodes to the end of its round.
+    among(monkeypatch, {}, {1: frozenset({0, 1})})
+    federate(tmp_path, **keys, resume=str(folder))
+    ledger = lines(folder, "ledger")[before:]
+    begun = next(n for n, x in enumerate(ledger) if x["client"] == "1" and not x["error"])
+    assert ledger[begun]["phase"] == REGISTER
+    asked = [(x["round"], x["phase"]) for x in ledger[:begun] if x["client"] == "0"]
+    away = [(x["round"], x["phase"]) for x in ledger[:begun] if x["client"] == "1"]
+    assert away == [phase for phase in asked if phase[1] != REGISTER]
+    assert {x["error"] for x in ledger[:begun] if x["client"] == "1"} == {"not connected"}
+    assert [x for x in ledger[begun:] if x["error"]] == []
 
 
 def test_a_node_that_was_started_again_remembers(
