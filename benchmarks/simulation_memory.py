@@ -43,6 +43,7 @@ SHARERS = 8
 _MARK = "FEDFUSE_MEMORY_BENCHMARK"
 FEW = {
     "name": "memory",
+    "strategy": "fedmkt",
     "rounds": 2,
     "baselines": False,
     "data.private": 240,

@@ -23,6 +23,7 @@ from strategies.app import app as server_app
 
 # Enough of everything for each phase to do something; a run takes seconds.
 SMALL: Mapping[str, Scalar] = {
+    "strategy": "fedmkt",
     "rounds": 3,
     "baselines": False,
     "data.domains": 2,

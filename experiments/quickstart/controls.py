@@ -10,14 +10,14 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from fedfuse.knowledge.record import Knowledge
-from strategies.fedmkt import FedMKT
+from strategies.fedfuse import FedFuse
 
 # Stands for the log-probability of a label that a shuffled row does not hold at all.
 LOWEST = -20.0
 
 
-class ShuffledKnowledge(FedMKT):
-    """FedMKT in which every sample is taught by what its teacher knows of another sample."""
+class ShuffledKnowledge(FedFuse):
+    """FedFuse in which every sample is taught by what its teacher knows of another sample."""
 
     def receive(self, reply: Message) -> Knowledge:
         """Verified, then shuffled."""

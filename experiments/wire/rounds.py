@@ -1,6 +1,6 @@
 """What it costs to say less: ``python -m experiments.wire.rounds``.
 
-The quickstart, whole and over several seeds, with rounds about half or a quarter of the public
+The quickstart under FedMKT, whole and over several seeds, with rounds about half or a quarter of the public
 samples, and with rows that are not sent again when they moved less than a threshold.
 """
 
@@ -20,6 +20,8 @@ from fedfuse.report.reading import Run
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "wire.md"
+# A learned selector needs all of the public set in every round.
+FEDMKT = ("--set", "strategy=fedmkt")
 VARIANTS = {
     "everything": (),
     "half of the samples": ("--set", "knowledge.public-share=0.5"),
@@ -38,7 +40,7 @@ def main(
     started = time.monotonic()
     numbers = [int(seed) for seed in seeds.split(",")]
     jobs = [
-        Job(name.replace(" ", "-"), seed, (*NO_BASELINES, *arguments))
+        Job(name.replace(" ", "-"), seed, (*NO_BASELINES, *FEDMKT, *arguments))
         for seed in numbers
         for name, arguments in VARIANTS.items()
     ]

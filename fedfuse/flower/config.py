@@ -56,7 +56,7 @@ class RunConfig:
 
     name: str = text("quickstart")
     seed: int = between(0, 0)
-    strategy: str = text("fedmkt")
+    strategy: str = text("fedfuse")
     rounds: int = between(3, 1)
     output: str = text("runs")
     baselines: bool = True
