@@ -1,7 +1,7 @@
 """What it costs to say less: ``python -m experiments.wire.rounds``.
 
-The quickstart under FedMKT, whole and over several seeds, with rounds about half or a quarter of the public
-samples, and with rows that are not sent again when they moved less than a threshold.
+The quickstart under FedMKT, whole and over several seeds, with rounds about half or a quarter of
+the public samples, and with rows that are not sent again when they moved less than a threshold.
 """
 
 from __future__ import annotations
