@@ -1,4 +1,4 @@
-"""The training loop: its schedule, its order, its state, and that it learns what it should."""
+"""The training loop: its schedule, its order, and that it learns what it should."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import nn
 
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import AUTOCAST, Comparison, TrainingSettings
-from fedfuse.distillation.state import TrainingState, optimizer_moments, restore_optimizer
+from fedfuse.distillation.settings import Comparison, TrainingSettings
+from fedfuse.distillation.state import TrainingState
 from fedfuse.distillation.teaching import Teacher, batch_losses
 from fedfuse.distillation.training import Training, schedule
 from fedfuse.errors import FedfuseError
@@ -22,16 +22,6 @@ from fedfuse.evaluation.scoring import sample_nats
 from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
-
-
-@pytest.fixture
-def gpt2(tiny: Make) -> Tiny:
-    return tiny("gpt2")
-
-
-@pytest.fixture
-def data(gpt2: Tiny, public: list[Sample]) -> EncodedSet:
-    return gpt2.encode(public)
 
 
 def test_schedule_by_hand() -> None:
@@ -136,117 +126,6 @@ def test_only_trainable_parameters_move(gpt2: Tiny, data: EncodedSet) -> None:
     kinds = ("step", "exp_avg", "exp_avg_sq")
     names = {f"{kind}/{name}" for kind in kinds for name in moving}
     assert set(moments) == names | {"step", "position"}
-
-
-@pytest.mark.parametrize("autocast", AUTOCAST)
-@pytest.mark.parametrize("stop", [1, 4])
-def test_a_stopped_phase_goes_on_bit_for_bit(
-    tiny: Make, public: list[Sample], autocast: str, stop: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped in an epoch and in a phase, with dropout, replay, parts and a loss scale."""
-    # So small that the loss scale grows between stop and end.
-    monkeypatch.setattr(torch.amp.GradScaler, "__init__", quickly_growing)
-    settings = replace(SETTINGS, steps=6, batch_size=5, max_tokens=60)
-
-    def begin(model: Tiny, state: TrainingState | None = None) -> Training:
-        data = model.encode(public[:8])
-        return Training(
-            model.model,
-            data,
-            settings,
-            vocab_size=model.tokenizer.vocab_size,
-            seed=3,
-            teacher=one_hot(data, 5),
-            label_share=0.3,
-            replay=model.encode(public[8:]),
-            autocast=autocast,
-            state=state,
-        )
-
-    straight = adapted(tiny)
-    training = begin(straight)
-    losses = [training.advance() for _ in range(6)]
-
-    first = adapted(tiny)
-    early = begin(first)
-    found = [early.advance() for _ in range(stop)]
-    kept = {name: value.copy() for name, value in early.state().items()}
-    torch.manual_seed(99)  # what comes between must not matter
-    second = adapted(tiny)
-    second.model.load_state_dict(first.model.state_dict())
-    late = begin(second, kept)
-    assert late.step == stop
-    found += [late.advance() for _ in range(6 - stop)]
-    assert found == losses
-    right = weights(straight.model)
-    assert all(torch.equal(right[n], p) for n, p in weights(second.model).items())
-    state, again = training.state(), late.state()
-    assert state.keys() == again.keys()
-    assert all(np.array_equal(state[name], again[name]) for name in state)
-    assert ("scale" in state) == (autocast == "float16")
-    if "scale" in state:
-        assert float(state["scale"]) == 2.0**13
-        assert float(state["growth"]) == 0
-    # What is forgotten matters: dropout and order follow the position.
-    third = adapted(tiny)
-    third.model.load_state_dict(first.model.state_dict())
-    wrong = begin(third, kept | {"position": kept["position"] * 0})
-    assert wrong.advance() != losses[stop]
-
-
-def quickly_growing(scaler: torch.amp.GradScaler, device: str, enabled: bool) -> None:
-    """A loss scale that doubles every second step."""
-    options = {"init_scale": 2.0**10, "growth_interval": 2}
-    ORIGINAL_SCALER(scaler, device, enabled=enabled, **options)  # type: ignore[arg-type]
-
-
-ORIGINAL_SCALER = torch.amp.GradScaler.__init__
-
-
-def test_a_phase_is_a_phase_however_it_is_run(tiny: Make, public: list[Sample]) -> None:
-    """``train`` is ``Training`` to its end; what it returns begins the next phase, not this one."""
-    one, other = tiny("opt"), tiny("opt")
-    data = one.encode(public)
-    _, state = run(one, data, SETTINGS)
-    training = Training(other.model, data, SETTINGS, vocab_size=one.tokenizer.vocab_size, seed=3)
-    while training.step < SETTINGS.steps:
-        training.advance()
-    assert all(torch.equal(p, weights(other.model)[n]) for n, p in weights(one.model).items())
-    told: list[int] = []
-    _, after = run(one, data, SETTINGS, state=state, on_step=lambda step, _: told.append(step))
-    assert told == [1, 2, 3, 4, 5, 6]
-    assert int(after["position"]) == 2 * int(state["position"]) == 48
-
-
-def test_without_the_moments_training_is_another(tiny: Make, public: list[Sample]) -> None:
-    ends = []
-    for names in (("exp_avg", "exp_avg_sq", "step"), ()):
-        model = tiny("llama")
-        data = model.encode(public)
-        _, state = run(model, data, replace(SETTINGS, steps=3))
-        kept = {n: v for n, v in state.items() if "/" not in n or n.split("/")[0] in names}
-        run(model, data, replace(SETTINGS, steps=3), state=kept)
-        ends.append(weights(model.model))
-    assert max(float((ends[0][n] - ends[1][n]).abs().max()) for n in ends[0]) > 1e-3
-
-
-def test_moments_round_trip(gpt2: Tiny, data: EncodedSet) -> None:
-    _, moments = run(gpt2, data, SETTINGS)
-    moments = {name: value for name, value in moments.items() if "/" in name}
-    assert all(v.dtype == np.float32 for v in moments.values())
-    named = dict(gpt2.model.named_parameters())
-    optimizer = torch.optim.AdamW(named.values())
-    restore_optimizer(optimizer, named, moments)
-    again = optimizer_moments(optimizer, named)
-    assert again.keys() == moments.keys()
-    assert all(np.array_equal(again[name], moments[name]) for name in moments)
-    assert {float(v) for name, v in again.items() if name.startswith("step/")} == {6.0}
-    # What was restored is a copy: the next step must not change what was kept.
-    for parameter in named.values():
-        parameter.grad = torch.ones_like(parameter)
-    before = {name: value.copy() for name, value in moments.items()}
-    optimizer.step()
-    assert all(np.array_equal(before[name], moments[name]) for name in moments)
 
 
 def test_gradients_are_clipped(tiny: Make, public: list[Sample]) -> None:
