@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 from fedfuse.errors import FedfuseError
@@ -95,7 +96,9 @@ class Searcher:
         """The search of a turn, or of the last one before it that this client took part in."""
         for number in range(turn, 0, -1):
             if (path := self._path(number)).exists():
-                return _read(path)[1]
+                kept = _read(path)
+                if kept.searcher == self._self:  # not of an earlier run of this name
+                    return kept.state
         return None
 
     def _meter(self, ledger: Ledger, start: Prompt, turn: int) -> Meter:
@@ -110,23 +113,37 @@ class Searcher:
         path = self._path(turn)
         if not path.exists():
             return None
-        found, state = _read(path)
-        return state if found == key else None
+        kept = _read(path)
+        return kept.state if (kept.searcher, kept.search) == (self._self, key) else None
 
     def _keep(self, turn: int, key: str, state: SearchState) -> None:
         path = self._path(turn)
         scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps({"search": key, "state": state.to_json()}))
+        kept = {"searcher": self._self, "search": key, "state": state.to_json()}
+        scratch.write_text(json.dumps(kept))
         scratch.replace(path)
 
     def _key(self, start: Prompt, turn: int) -> str:
         """SHA-256 (hex) of all that a search depends on, but for feedback of earlier turns."""
+        return _sha256(self._self, self.lm.canonical(start), turn)
+
+    @cached_property
+    def _self(self) -> str:
+        """SHA-256 (hex) of all that every turn depends on."""
         task = (self.task.name, sorted(self.task.verbalizer.items()), self.task.template)
-        whole = (
-            *(self.lm.canonical(start), turn, task, self.batch, self.lm.tokenizer.fingerprint),
+        return _sha256(
+            *(task, self.batch, self.lm.tokenizer.fingerprint),
             *(self.backend.name, self.settings, self.queries, self.seed),
         )
-        return hashlib.sha256(repr(whole).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A search as its file has it, with the keys of whose it is and which."""
+
+    searcher: str
+    search: str
+    state: SearchState
 
 
 def _seed(seed: int, turn: int) -> int:
@@ -134,9 +151,14 @@ def _seed(seed: int, turn: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{turn}".encode()).digest()[:4], "little")
 
 
-def _read(path: Path) -> tuple[str, SearchState]:
+def _sha256(*whole: object) -> str:
+    return hashlib.sha256(repr(whole).encode()).hexdigest()
+
+
+def _read(path: Path) -> _Kept:
     try:
         whole = json.loads(path.read_text())
-        return str(whole["search"]), SearchState.from_json(whole["state"])
+        state = SearchState.from_json(whole["state"])
+        return _Kept(str(whole["searcher"]), str(whole["search"]), state)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise FedfuseError(f"{path}: {error}; allowed: a search of this client") from error

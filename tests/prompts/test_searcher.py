@@ -81,6 +81,11 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_one(tmp_path: Path) -> N
     assert second != first
     # Answers of the same black box are still good, and the budget is whole.
     assert 0 < other.asked.total() == second.queries
+    # Nor is its feedback, by a client that was away in the first turn.
+    assert searcher(tmp_path, other, seed=3).last(1) is None
+    last = searcher(tmp_path, other, seed=4).last(2)
+    assert last is not None
+    assert last.prompt == second.prompt
 
 
 def test_accuracy_is_paid_by_the_next_turn(tmp_path: Path) -> None:
