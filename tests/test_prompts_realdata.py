@@ -55,7 +55,7 @@ def arguments(material: Path, output: Path) -> dict[str, Any]:
         "material": material,
         "seeds": "0",
         "tasks": "sst2",
-        "queries": 300,
+        "queries": 240,
         "clients": 2,
         "rounds": 1,
         "output": output,
@@ -74,18 +74,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         for split, part in (("train", found[TEST:]), ("test", found[:TEST])):
             lines = "".join(json.dumps(record) + "\n" for record in part)
             (folder / f"{split}.jsonl").write_text(lines)
-    tiny = {"vocab_size": 600, "width": 64, "batch_size": 32}
+    tiny = {"vocab_size": 500, "width": 64, "batch_size": 32}
     recipes = {
-        "ANSWERS": replace(realmodels.ANSWERS, drills=120, steps=120, **tiny),
-        "SECOND": replace(realmodels.SECOND, drills=5, steps=5, **tiny),
-        "PROPOSES": replace(realmodels.PROPOSES, steps=60, **tiny),
+        "ANSWERS": replace(realmodels.ANSWERS, drills=110, steps=110, **tiny),
+        "SECOND": replace(realmodels.SECOND, drills=2, steps=2, **tiny),
+        "PROPOSES": replace(realmodels.PROPOSES, steps=30, **tiny),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, recipe in recipes.items():
             patch.setattr(realmodels, name, recipe)
         patch.setattr(realtasks, "HELD", HELD)
-        patch.setattr(realdata, "DRILLS", 2000)
-        patch.setattr(realdata, "EXERCISES", 4000)
+        # So few steps teach no distrust of a vague prompt; this one asks for something else.
+        patch.setattr(realdata, "VAGUE", "read the text and tell the length")
+        patch.setattr(realdata, "SKEWS", {"dirichlet": 0.1})
+        patch.setattr(realdata, "DRILLS", 1000)
+        patch.setattr(realdata, "EXERCISES", 3000)
         patch.setattr("strategies.app.write_report", lambda folder: folder)
         patch.setattr("strategies.app.save_headline", lambda run, stem: None)
         forget()
@@ -95,23 +98,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
 
 
 def test_the_federation_gains_on_data_in_folders(made: Made) -> None:
-    cells = {cell["skew"]: cell for cell in made.results["cells"]}
-    assert list(cells) == ["iid", "dirichlet"]
-    for cell in cells.values():
-        # A word tells the label, so there is all to be had, and an instruction gets it.
-        assert cell["classifier"] == 1
-        assert cell["by_hand"] > 0.85
-        assert cell["manual"] < 0.6
-        assert cell["accuracy"] > cell["manual"] + 0.2
-        assert 0.4 < cell["frequent"] < 0.6
-        assert 0 < cell["bytes_per_client_round"] < 2000
+    (cell,) = made.results["cells"]
+    assert (cell["task"], cell["skew"], cell["seed"]) == ("sst2", "dirichlet", 0)
+    # A word tells the label, so there is all to be had, and an instruction gets it.
+    assert cell["classifier"] == 1
+    assert cell["by_hand"] > 0.85
+    assert cell["manual"] < 0.6
+    assert cell["accuracy"] > cell["manual"] + 0.2
+    assert 0.4 < cell["frequent"] < 0.6
+    assert 0 < cell["bytes_per_client_round"] < 2000
     assert made.results["summary"] == realdata.summarize(made.results["cells"])
     assert made.results["seeds"] == [0]
 
 
 def test_models_are_ordinary_folders(made: Made) -> None:
     (folder,) = (made.output / "experiment-prompts-realdata").glob("llama-*")
-    config = parse(json.loads((folder / "sst2-iid-0" / "config.json").read_text())["config"])
+    config = parse(json.loads((folder / "sst2-dirichlet-0" / "config.json").read_text())["config"])
     answers, proposes = config.black_box.model, config.prompts.masked_lm
     assert AutoModelForCausalLM.from_pretrained(answers).config.model_type == "llama"
     assert AutoModelForMaskedLM.from_pretrained(proposes).config.model_type == "bert"
