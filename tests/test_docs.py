@@ -12,6 +12,7 @@ import pytest
 from benchmarks import deployment, simulation_memory
 from experiments.alignment import draw as alignment
 from experiments.faults import tables as faults
+from experiments.prompts import realdata
 from experiments.prompts import summary as prompts
 from experiments.scale import draw as scale
 from experiments.selection import tables as selection
@@ -117,6 +118,12 @@ def test_the_table_of_prompts_is_its_results() -> None:
     found = json.loads((ROOT / "experiments" / "prompts" / "results.json").read_text())
     assert found["summary"] == prompts.summarize(found["cells"], 256)
     assert prompts.table(found["summary"]) in (ROOT / "docs" / "prompts.md").read_text()
+
+
+def test_the_table_of_prompts_on_real_data_is_its_results() -> None:
+    found = json.loads((ROOT / "experiments" / "prompts" / "realdata.json").read_text())
+    assert found["summary"] == realdata.summarize(found["cells"])
+    assert realdata.table(found["summary"]) in (ROOT / "docs" / "prompts.md").read_text()
 
 
 def test_the_table_of_failures_is_their_results() -> None:

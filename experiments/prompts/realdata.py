@@ -215,12 +215,13 @@ def summarize(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
 
 
 def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Markdown, in percent; the federation's ± the deviation between seeds."""
+    """Markdown, in percent; the federation's ± the deviation between several seeds."""
     lines = [f"| task, skew | {' | '.join(HEADS)} |", "|---|" + "---:|" * len(HEADS)]
     for task, skews in summary.items():
         for skew, row in skews.items():
             values = [f"{100 * row[name]:.0f}" for name in COLUMNS]
-            values[COLUMNS.index("accuracy")] += f" ± {100 * row['accuracy_std']:.0f}"
+            if row["accuracy_std"]:
+                values[COLUMNS.index("accuracy")] += f" ± {100 * row['accuracy_std']:.0f}"
             lines.append(f"| {task}, {skew} | {' | '.join(values)} |")
     return "\n".join(lines)
 
