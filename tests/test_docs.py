@@ -13,7 +13,7 @@ import pytest
 from benchmarks import deployment, simulation_memory
 from experiments.alignment import draw as alignment
 from experiments.faults import tables as faults
-from experiments.prompts import continuous, many, world
+from experiments.prompts import continuous, many, realdata, world
 from experiments.prompts import summary as prompts
 from experiments.scale import draw as scale
 from experiments.selection import tables as selection
@@ -121,7 +121,7 @@ def test_the_table_of_prompts_is_its_results() -> None:
     assert prompts.table(found["summary"]) in (ROOT / "docs" / "prompts.md").read_text()
 
 
-@pytest.mark.parametrize("experiment", [continuous, many, world])
+@pytest.mark.parametrize("experiment", [continuous, many, realdata, world])
 def test_the_other_tables_of_prompts_are_their_results(experiment: ModuleType) -> None:
     name = experiment.__name__.rpartition(".")[2]
     found = json.loads((ROOT / "experiments" / "prompts" / f"{name}.json").read_text())

@@ -31,6 +31,7 @@ from fedfuse.flower.grid import run_in_process
 from fedfuse.flower.prompt_workspace import load_task
 from fedfuse.models.builtin import build
 from fedfuse.models.causal_lm import load_causal_lm
+from fedfuse.prompts.blackbox import BlackBox
 from fedfuse.prompts.local_model import LocalModel
 from fedfuse.report.prompts import at_the_end, bytes_per_client_round, global_lines
 from fedfuse.report.reading import Run, read_run
@@ -163,7 +164,7 @@ def main(
 
 
 def run_once(keys: Mapping[str, Scalar], clients: int) -> Run:
-    """The finished run of a config that has ``output`` and ``name``."""
+    """The finished run of a config, run unless its folder has it."""
     folder = Path(str(keys["output"])) / str(keys["name"])
     if (folder / "config.json").exists():
         run = read_run(folder)
@@ -198,11 +199,16 @@ def measure(run: Run, cell: Cell) -> dict[str, Any]:
 
 
 def second(run: Run, prompt: str) -> float:
-    """Accuracy of a prompt with the second language model, on the same test set."""
+    """Accuracy of a prompt with the second language model."""
+    return accuracy_of(run, prompt, second_model())
+
+
+def accuracy_of(run: Run, prompt: str, model: BlackBox) -> float:
+    """Accuracy of a prompt with any language model, on the test set of a run."""
     config = parse(run.config)
     task, splits = load_task(config.prompts, config.data.template, config.seed, 1)
     questions = [task.question(prompt, example.text) for example in splits.test]
-    return task.right(second_model().answer(questions), splits.test) / len(splits.test)
+    return task.right(model.answer(questions), splits.test) / len(splits.test)
 
 
 @cache

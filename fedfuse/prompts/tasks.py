@@ -1,7 +1,8 @@
 """Label tasks for a language model that answers in words.
 
 An answer counts only if it names exactly one label: what names none, or several, is wrong and is
-not guessed.
+not guessed. A label behind a "not" is not named: "not good" is no "good", and a "bad" only where
+that is listed among its words.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from fedfuse.data.tasks import parse_template
 from fedfuse.errors import FedfuseError
 
 TEMPLATE = "{prompt}\n\n{input}\nAnswer:"
+# Between the words of a phrase, as labels are spelled and as tokenizers give them back.
+_BETWEEN = r"[\s_]+"
+_DENIED = rf"(?i:not|\w+n['\u2019]t){_BETWEEN}(?i:(?:an?|the){_BETWEEN})?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Task:
     Attributes:
         name: of the task.
         verbalizer: label to the words or phrases that name it. They are found as whole words in any
-            case; a single letter is found only as it is written, since "a" is also a word.
+            case, with spaces or underscores between the words of a phrase; a single letter is found
+            only as it is written, since "a" is also a word.
         template: has ``{prompt}`` and ``{input}`` once each.
 
     Raises:
@@ -57,7 +62,7 @@ class Task:
             raise FedfuseError(f"task {self.name!r} has the labels {given}; allowed: two or more")
         owner: dict[str, str] = {}
         for label, words in self.verbalizer.items():
-            if not words or not all(word.strip() for word in words):
+            if not words or not all(map(_folded, words)):
                 raise FedfuseError(
                     f"task {self.name!r}: label {label!r} has the words {list(words)}; "
                     "allowed: at least one, none empty"
@@ -88,8 +93,9 @@ class Task:
 
     def read(self, answer: str) -> str | None:
         """The one label that an answer names, None if there is none or more than one."""
-        found = (self._labels_by_word[_folded(word)] for word in self._words.findall(answer))
-        named = set(found)
+        # Of what is denied the group is empty.
+        found = (_folded(word) for word in self._words.findall(answer) if word)
+        named = {self._labels_by_word[word] for word in found}
         return named.pop() if len(named) == 1 else None
 
     def right(self, answers: Sequence[str], examples: Sequence[Example]) -> int:
@@ -106,10 +112,12 @@ class Task:
         # The longest first: "not entailment" is not "entailment".
         words = sorted(self._labels_by_word, key=len, reverse=True)
         parts = (
-            re.escape(w) if len(w) == 1 else "(?i:" + r"\s+".join(map(re.escape, w.split())) + ")"
+            re.escape(w) if len(w) == 1 else f"(?i:{_BETWEEN.join(map(re.escape, w.split()))})"
             for w in words
         )
-        return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)")
+        any_word = "|".join(parts)
+        # What is listed goes before what is denied: "not entailment" may be a label.
+        return re.compile(rf"(?<!\w)(?:({any_word})|{_DENIED}(?:{any_word}))(?!\w)")
 
 
 def label_task(
@@ -166,6 +174,8 @@ def _choices(sample: Sample) -> str:
 
 
 def _folded(word: str) -> str:
-    """A word as it is compared: a single letter as it is, anything else in lower case."""
-    plain = " ".join(word.split())
+    """A word as it is compared: a single letter as it is, anything else in lower case, with one
+    space between the words of a phrase.
+    """
+    plain = re.sub(rf"(?<=[^\W_]){_BETWEEN}(?=[^\W_])", " ", " ".join(word.split()))
     return plain if len(plain) == 1 else plain.lower()

@@ -14,6 +14,7 @@ from fedfuse.prompts.tasks import Example, Task, label_task
 
 MATERIAL = Path(__file__).parents[3] / "shared" / "material" / "datasets"
 NLI = Task("nli", {"yes": ["yes", "entailment"], "no": ["no", "not entailment", "not_entailment"]})
+SNAKE = Task("snake", {"very_good": ["very_good"], "__label__2": ["__label__2"]})
 LETTERS = Task("letters", {"A": ["A"], "B": ["B"]})
 
 
@@ -27,6 +28,13 @@ LETTERS = Task("letters", {"A": ["A"], "B": ["B"]})
         (NLI, "Not  Entailment!", "no"),
         (NLI, "not_entailment", "no"),
         (NLI, "no, not_entailment", "no"),
+        (NLI, "not _ entailment", "no"),
+        (NLI, "not yes", None),
+        (NLI, "It is not a Yes.", None),
+        (NLI, "not no, but yes", "yes"),
+        (NLI, "cannot say; yes", "yes"),
+        (NLI, "it isn't yes", None),
+        (NLI, "it isn\u2019t yes", None),
         (NLI, "", None),
         (NLI, "maybe", None),
         (NLI, "yes or no", None),
@@ -39,6 +47,10 @@ LETTERS = Task("letters", {"A": ["A"], "B": ["B"]})
         (LETTERS, "a dog", None),
         (LETTERS, "b", None),
         (LETTERS, "A B", None),
+        (LETTERS, "not A", None),
+        (SNAKE, "__label__2", "__label__2"),
+        (SNAKE, "very good", "very_good"),
+        (SNAKE, "Very _ Good", "very_good"),
     ],
 )
 def test_an_answer_names_one_label_or_none(task: Task, answer: str, label: str | None) -> None:

@@ -1,0 +1,221 @@
+"""Language models of ``realdata``: trained on the spot, kept as ordinary Hugging Face folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollatorForLanguageModeling,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
+
+from experiments.prompts.realtasks import Exercise
+from fedfuse.data.sample import Sample
+from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.distillation.training import train
+from fedfuse.models.architectures import HEADS, tiny_masked_lm
+from fedfuse.models.builtin import cache_root
+from fedfuse.models.tokenizers import SPECIALS, train_tokenizer
+from fedfuse.tokenization.tokenizer import TextTokenizer
+
+# Of what code below and in realtasks makes; raised when it changes.
+VERSION = 1
+MAX_LENGTH = 512
+# Ends an answer: what a model generates up to.
+END = "\n"
+# Tokens in a pass: texts of a batch differ in length.
+PART = 2048
+# A masked model reads the beginning of a question.
+MOST_MASKED = 40
+MASKED_SHARE, INSTRUCTION_SHARE = 0.2, 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that a language model is made from, but for the texts.
+
+    Attributes:
+        architecture: ``llama``, ``gpt_neox``, or ``bert`` for the masked one.
+        vocab_size: upper bound of the tokenizer's vocabulary.
+        width: hidden size.
+        layers: their number.
+        drills: training steps on drills.
+        steps: training steps on exercises.
+        learning_rate: peak of the schedule.
+        batch_size: exercises per step.
+        seed: of initialisation and batches.
+    """
+
+    architecture: str
+    vocab_size: int
+    width: int
+    layers: int
+    drills: int
+    steps: int
+    learning_rate: float
+    batch_size: int = 64
+    seed: int = 0
+
+
+ANSWERS = Recipe("llama", 4000, 128, 2, 300, 1700, 1.5e-3)
+SECOND = Recipe("gpt_neox", 4000, 128, 2, 300, 1200, 1.5e-3, seed=1)
+PROPOSES = Recipe("bert", 3000, 64, 2, 0, 1000, 3e-3, seed=2)
+
+
+def built(recipe: Recipe, drills: Sequence[Exercise], whole: Sequence[Exercise]) -> Path:
+    """The folder of a model, trained unless it is in the cache.
+
+    Args:
+        recipe: what to build.
+        drills: exercises with clear instructions, with which a causal one begins.
+        whole: exercises of all kinds.
+    """
+    made_from = {"version": VERSION, **asdict(recipe)}
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode())
+    for exercise in (*drills, *whole):
+        digest.update(repr(exercise).encode())
+    name = f"{recipe.architecture}-{digest.hexdigest()[:16]}"
+    folder = cache_root() / "prompts-realdata" / name
+    if (folder / "config.json").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            if recipe.architecture == "bert":
+                _masked_lm(recipe, whole, scratch)
+            else:
+                _causal_lm(recipe, drills, whole, scratch)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _causal_lm(
+    recipe: Recipe, drills: Sequence[Exercise], whole: Sequence[Exercise], folder: Path
+) -> None:
+    """Tokenizer and model that answers questions; only answers are learnt."""
+    samples = {
+        name: [Sample(e.question, f" {e.answer}{END}") for e in kind]
+        for name, kind in (("drills", drills), ("whole", whole))
+    }
+    texts = [sample.text for sample in samples["whole"]]
+    tokenizer = train_tokenizer("byte-level-bpe", recipe.vocab_size, texts)
+    known = TextTokenizer.from_pretrained(tokenizer)
+    factory: Any = AutoModelForCausalLM
+    model = factory.from_config(_config(recipe, known))
+    # The first stage teaches what strong words mean, the second to weigh words.
+    stages = (("drills", recipe.drills, 0.05, 1.0), ("whole", recipe.steps, 0.0, 0.02))
+    for name, steps, warmup, final in stages:
+        settings = TrainingSettings(
+            *(steps, recipe.batch_size, recipe.learning_rate, warmup, final), max_tokens=PART
+        )
+        data = EncodedSet(known, samples[name], MAX_LENGTH)
+        report = _reporter(f"{recipe.architecture}, {name}", steps)
+        train(
+            model,
+            data,
+            settings,
+            vocab_size=known.vocab_size,
+            seed=recipe.seed,
+            on_step=report,
+        )
+    (end,) = known.encode([END])
+    model.generation_config.eos_token_id = int(end.ids[-1])
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def _config(recipe: Recipe, tokenizer: TextTokenizer) -> LlamaConfig | GPTNeoXConfig:
+    """Sizes; longer texts than the built-in models'."""
+    kind: Any = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig}[recipe.architecture]
+    ids = tokenizer.special_ids
+    config: LlamaConfig | GPTNeoXConfig = kind(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=recipe.width,
+        intermediate_size=3 * recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=HEADS,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=False,
+        bos_token_id=ids["bos"],
+        eos_token_id=ids["eos"],
+        pad_token_id=ids["pad"],
+    )
+    return config
+
+
+def _masked_lm(recipe: Recipe, whole: Sequence[Exercise], folder: Path) -> None:
+    """Tokenizer and model that proposes words, of instructions above all."""
+    rng = np.random.default_rng(recipe.seed)
+    alone = rng.random(len(whole)) < INSTRUCTION_SHARE
+    texts = [
+        exercise.instruction if only else exercise.question
+        for exercise, only in zip(whole, alone, strict=True)
+    ]
+    tokenizer = _with_mask(train_tokenizer("wordpiece", recipe.vocab_size, texts))
+    call: Any = tokenizer
+    shown = [text for text in texts if text]
+    lines = call(shown, truncation=True, max_length=MOST_MASKED)["input_ids"]
+    model: Any = tiny_masked_lm(
+        "bert", vocab_size=len(tokenizer), width=recipe.width, layers=recipe.layers
+    )
+    mask: Any = DataCollatorForLanguageModeling(
+        tokenizer, mlm_probability=MASKED_SHARE, seed=recipe.seed
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
+    )
+    report = _reporter("bert", recipe.steps)
+    model.train()
+    for step in range(recipe.steps):
+        drawn = rng.integers(len(lines), size=recipe.batch_size)
+        loss = model(**mask([{"input_ids": lines[index]} for index in drawn])).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        report(step + 1, loss.item())
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def _with_mask(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer with a mask, and bos and eos around a text in BERT's roles."""
+    bos, eos = SPECIALS[:2]
+    whole: Any = tokenizer
+    whole.add_special_tokens({"mask_token": "<mask>", "cls_token": bos, "sep_token": eos})
+    ids = [(bos, whole.bos_token_id), (eos, whole.eos_token_id)]
+    whole.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A {eos}", special_tokens=ids
+    )
+    return tokenizer
+
+
+def _reporter(what: str, steps: int) -> Callable[[int, float], None]:
+    """Prints a line now and then."""
+
+    def report(step: int, loss: float) -> None:
+        if step % 200 == 0 or step == steps:
+            print(f"{what}: step {step} of {steps}, {loss:.3f} nats", flush=True)
+
+    return report
