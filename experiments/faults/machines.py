@@ -92,12 +92,12 @@ class Machine:
         return self._said("SuperNode ID: ")
 
     def tend(self) -> None:
-        """Start again what has ended by itself, as deploy/fedfuse-supernode.service does: to a
-        SuperLink a SuperNode that was killed is there for a minute, and is not let in twice.
+        """Start again what has ended by itself, as the units in deploy/ do: to a SuperLink a
+        SuperNode that was killed is there for a minute, and is not let in twice.
         """
-        if self.node and self.node.poll() is not None:
-            self.node = None
-            self.start()
+        self.node = _running(self.node)
+        self.worker = _running(self.worker)
+        self.start()
 
     def _said(self, what: str) -> int:
         return self._log.read_text(errors="replace").count(what)
@@ -105,6 +105,10 @@ class Machine:
     def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
             return self._workspace.start(program, *arguments, stdout=log.fileno())
+
+
+def _running(process: subprocess.Popen[bytes] | None) -> subprocess.Popen[bytes] | None:
+    return process if process and process.poll() is None else None
 
 
 class Machines:
