@@ -131,6 +131,7 @@ def test_the_other_tables_of_prompts_are_their_results(experiment: ModuleType) -
 
 def test_the_table_of_failures_is_their_results() -> None:
     folder = ROOT / "experiments" / "faults"
-    found = [json.loads((folder / f"{name}.json").read_text()) for name in ("kills", "chaos")]
+    names = ("kills", "chaos", "processes")
+    found = [json.loads((folder / f"{name}.json").read_text()) for name in names]
     text = (ROOT / "docs" / "faults.md").read_text()
     assert faults.table(*(results["summary"] for results in found)) in text

@@ -83,12 +83,13 @@ def test_a_process_that_is_killed_is_told_from_one_that_fails(
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["chaos", "kills"])
+@pytest.mark.parametrize("name", ["chaos", "kills", "processes"])
 def test_results_are_those_of_the_committed_commands(name: str) -> None:
     path = Path(chaos.__file__).with_name(f"{name}.json")
     found = json.loads(path.read_text())
     assert found["command"].startswith(f"python -m experiments.faults.{name} ")
-    if name == "chaos":
-        assert found["summary"]["schedules"] == found["summary"]["without lapses"] == 50
+    if name != "kills":
+        number = {"chaos": 50, "processes": 10}[name]
+        assert found["summary"]["schedules"] == found["summary"]["without lapses"] == number
     else:
         assert found["summary"] == {"points": 20, "identical": 20}

@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.faults import chaos, kills
+from experiments.faults import chaos, kills, processes
 from experiments.frame import put_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
 
 
-def table(killed: dict[str, Any], failing: dict[str, Any]) -> str:
-    """Both summaries as a table, and what the schedules had in them."""
-    faults = ", ".join(f"{name} {times}" for name, times in failing["faults"].items())
+def table(killed: dict[str, Any], failing: dict[str, Any], real: dict[str, Any]) -> str:
+    """The summaries as a table, and what the schedules had in them."""
     return "\n".join(
         [
             "| | runs | as they should be |",
@@ -23,15 +22,25 @@ def table(killed: dict[str, Any], failing: dict[str, Any]) -> str:
             f"{killed['identical']} bit-identical |",
             f"| schedules of failures | {failing['schedules']} | "
             f"{failing['without lapses']} without a lapse |",
+            f"| schedules of failures of real processes | {real['schedules']} | "
+            f"{real['without lapses']} without a lapse |",
             "",
-            f"The schedules had: {faults} (of messages; rounds for `away`, servers for `killed`).",
+            f"The schedules had: {_times(failing)} (of messages; rounds for `away`, servers for "
+            "`killed`).",
+            "",
+            f"Those of real processes had: {_times(real)}.",
         ]
     )
 
 
+def _times(summary: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {times}" for name, times in summary["faults"].items())
+
+
 def main() -> None:
     """Write the document."""
-    found = [json.loads(part.RESULTS.read_text())["summary"] for part in (kills, chaos)]
+    parts = (kills, chaos, processes)
+    found = [json.loads(part.RESULTS.read_text())["summary"] for part in parts]
     put_table(DOCUMENT, table(*found), "faults")
 
 
