@@ -68,7 +68,6 @@ class Work:
         jobs: dict[str, Callable[[], Any]] = {
             "extract": lambda: self.who.knowledge(k),
             "translate": lambda: [self.translator(known, t) for known, t, _ in self.heard],
-            "view prompts": self.who.prompt_losses,
             "examine": self.evidence,
             "select": lambda: next(selectors)(evidence),
             "fuse": lambda: fuse(self.projected, weights, k),
@@ -82,7 +81,10 @@ class Work:
             ),
         }
         jobs["evaluate"] = self.who.score
-        if not server:
+        if server:
+            jobs["view prompts"] = self.who.prompt_losses
+        else:
+            jobs["extract and view"] = lambda: self.who.knowledge_with_prompts(k)
             jobs["local"] = lambda: self.who.learn(private, self.config.local.settings(), seed=0)
         return jobs
 
@@ -155,21 +157,25 @@ def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: Timings) -
     """The selector's part of all that server and clients compute in a round.
 
     Either side extracts twice: to tell the other, and to compare itself with it. The clients view
-    their prompts once and keep what they found: with ``fusion-x`` they tell the server's selector
-    and have none of their own; with ``fedfuse`` they have, and the server views prompts a second
-    time, when it has learned, to tell theirs. Pooled states of prompts are found once a run.
+    their prompts once, in the pass of the first extraction, and keep what they found: with
+    ``fusion-x`` they tell the server's selector and have none of their own; with ``fedfuse`` they
+    have, and the server views prompts a second time, when it has learned, to tell theirs. Pooled
+    states of prompts are found once a run.
     """
     mutual = strategy == "fedfuse"
     total = ours = 0.0
     for side, jobs in sides.items():
         server = side == "server"
-        for what in jobs:
+        medians = {what: timings.median(f"{side} {what}") for what in jobs}
+        if not server:
+            both = medians.pop("extract and view")
+            medians["view prompts"] = max(both - medians["extract"], 0)
+        for what, median in medians.items():
             twice = what == "extract" or (what == "view prompts" and server and mutual)
             times = 2 if twice else 1
             if what in ("examine", "select") and not (server or mutual):
                 times = 0
-            seconds = times * timings.median(f"{side} {what}")
-            seconds *= 1 if server else CLIENTS // KINDS
+            seconds = times * median * (1 if server else CLIENTS // KINDS)
             total += seconds
             ours += seconds if what in SELECTOR else 0
     return ours / total

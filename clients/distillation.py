@@ -131,9 +131,14 @@ class DistillationClient:
         reply = RecordDict({})
         if wanted == "knowledge":
             public = public_of_round(self.config, self.participant, _round(request))
-            put_knowledge(reply, self._letter(public, str(config.get("held", ""))))
+            k = self.config.knowledge.k
             if config.get("prompts"):
-                put_prompt_loss(reply, self._prompt_losses(public))
+                now, losses = self.participant.knowledge_with_prompts(k, public)
+                self._state[PROMPTS] = arrays_to_record({public.fingerprint: losses})
+                put_prompt_loss(reply, losses)
+            else:
+                now = self.participant.knowledge(k, public)
+            put_knowledge(reply, self._letter(now, str(config.get("held", ""))))
             heard = self._known(HEARD)
             reply["info"] = ConfigRecord({"heard": digest(heard) if heard else ""})
         elif wanted == "adapter":
@@ -216,10 +221,9 @@ class DistillationClient:
         """``[N]`` as this client told them already, if its model has not learned since."""
         kept = self._state.get(PROMPTS)
         known = record_to_arrays(kept) if isinstance(kept, ArrayRecord) else {}
-        if public.fingerprint not in known:
-            known = {public.fingerprint: self.participant.prompt_losses(public)}
-            self._state[PROMPTS] = arrays_to_record(known)
-        return known[public.fingerprint]
+        if public.fingerprint in known:
+            return known[public.fingerprint]
+        return self.participant.prompt_losses(public)
 
     def _selector(self) -> LearnedSelector:
         """The selector as the last message left it."""
@@ -244,10 +248,9 @@ class DistillationClient:
             self._state[UNTOUCHED] = arrays_to_record({"nats": nats})
         return RecordDict({"metrics": MetricRecord(scores_to_metrics(scores))})
 
-    def _letter(self, public: EncodedSet, held: str) -> Letter:
+    def _letter(self, now: Knowledge, held: str) -> Letter:
         """What this client knows, or what changed since the server was told what it holds."""
-        rules = self.config.knowledge
-        now, told = self.participant.knowledge(rules.k, public), self._known(TOLD)
+        rules, told = self.config.knowledge, self._known(TOLD)
         if rules.freshness and told and digest(told) == held:
             letter = write_changes(now, told, rules.freshness, rules.wire, rules.mass)
         else:

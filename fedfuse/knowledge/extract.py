@@ -5,14 +5,24 @@ FedMKT (arXiv 2406.02224), Algorithm 1, steps 2 and 7.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float32, Float64
+from numpy import ndarray
+from torch import Tensor, nn
 
-from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.distillation.encoded import Batch, EncodedSet
 from fedfuse.distillation.fused import exclude_
-from fedfuse.evaluation.scoring import label_logits
+from fedfuse.distillation.order import parts_by_length
+from fedfuse.evaluation.scoring import MAX_TOKENS, label_logits
+from fedfuse.knowledge.prompts import per_byte, with_prompts
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.forward import logits_in_chunks
+
+# The rows of a chunk, and ``[rows, vocab]``.
+Logits = tuple[Batch, Tensor]
 
 
 def extract(model: nn.Module, data: EncodedSet, k: int, autocast: str = "none") -> Knowledge:
@@ -24,14 +34,55 @@ def extract(model: nn.Module, data: EncodedSet, k: int, autocast: str = "none") 
         k: entries to keep; at most the size of the vocabulary is kept.
         autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
     """
-    vocab_size = data.tokenizer.vocab_size
-    k = min(k, vocab_size)
+    return _collect(label_logits(model, data, data.tokenizer.vocab_size, autocast), data, k)
+
+
+@torch.no_grad()
+def extract_with_prompts(
+    model: nn.Module, data: EncodedSet, k: int, autocast: str = "none"
+) -> tuple[Knowledge, Float32[ndarray, " samples"]]:
+    """``extract``, and ``prompts.prompt_losses``, in one pass over the texts.
+
+    For the arguments see ``extract``.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    nats = np.zeros(len(data))
+    knowledge = _collect(_label_rows(_all_logits(model, data, device, autocast), nats), data, k)
+    return knowledge, per_byte(data, nats)
+
+
+def _all_logits(
+    model: nn.Module, data: EncodedSet, device: torch.device, autocast: str
+) -> Iterator[Logits]:
+    """On label rows and prompts."""
+    for which in parts_by_length(data.lengths, MAX_TOKENS.get(device.type, MAX_TOKENS["cpu"])):
+        batch = with_prompts(data, which, device)
+        yield from logits_in_chunks(model, batch, data.tokenizer.vocab_size, autocast)
+
+
+def _label_rows(chunks: Iterable[Logits], nats: Float64[ndarray, " samples"]) -> Iterator[Logits]:
+    """What is on label rows; the nats of the others are added to those of their samples."""
+    for batch, logits in chunks:
+        labels = int((batch.index >= 0).sum())  # they are the first
+        rest = logits[labels:]
+        if len(rest):
+            loss = nn.functional.cross_entropy(rest, batch.label[labels:], reduction="none")
+            samples = -1 - batch.index[labels:]
+            nats += np.bincount(samples, weights=loss.cpu().numpy(), minlength=len(nats))
+        if labels:
+            yield batch.part(slice(labels)), logits[:labels]
+
+
+def _collect(chunks: Iterable[Logits], data: EncodedSet, k: int) -> Knowledge:
+    """Knowledge from the logits on all label rows, which are overwritten."""
+    k = min(k, data.tokenizer.vocab_size)
     rows = len(data.rows.token)
     indices = np.empty((rows, k), dtype=np.int64)
     logprobs = np.empty((rows, k), dtype=np.float32)
     residual = np.empty(rows, dtype=np.float32)
     label_logprob = np.empty(rows, dtype=np.float32)
-    for batch, logits in label_logits(model, data, vocab_size, autocast):
+    for batch, logits in chunks:
         top, chosen = logits.topk(k, dim=-1)
         label = logits.gather(1, batch.label[:, None])
         # What is left is summed over the others, not 1 - mass, which loses a small rest to

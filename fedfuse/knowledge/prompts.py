@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
 from peft import PeftModel
 from torch import Tensor, nn
@@ -67,14 +67,35 @@ def prompt_losses(
             weights=loss[scored].cpu().numpy(),
             minlength=len(which),
         )
-    first, _ = _first_rows(data)
-    has_rows = np.diff(data.rows.offsets) > 0
+    return per_byte(data, nats)
+
+
+def per_byte(data: EncodedSet, nats: Float64[ndarray, " samples"]) -> Float32[ndarray, " samples"]:
+    """``[N]`` the nats of prompts over their bytes; NaN for a sample without a prompt."""
+    first, has_rows = _first_rows(data)
     size = np.zeros(len(data))
     size[has_rows] = data.rows.prefix[data.rows.offsets[:-1][has_rows]]
     known = (size > 0) & (first > 0)
     mean = np.full(len(data), np.nan, dtype=np.float32)
     mean[known] = nats[known] / size[known]
     return mean
+
+
+def with_prompts(data: EncodedSet, which: Int64[ndarray, " batch"], device: torch.device) -> Batch:
+    """A batch of label rows, and behind them the rows of the prompts that predict a prompt's token.
+
+    Of the latter ``index`` is ``-1 - n`` for the n-th sample of ``data``.
+    """
+    labels, prompts = data.batch(which, device), _prompt_rows(data, which, device)
+    scored = prompts.label >= 0
+    samples = which[prompts.index[scored.cpu().numpy()]]
+    return replace(
+        labels,
+        sample=torch.cat([labels.sample, prompts.sample[scored]]),
+        row=torch.cat([labels.row, prompts.row[scored]]),
+        label=torch.cat([labels.label, prompts.label[scored]]),
+        index=np.concatenate([labels.index, -1 - samples]),
+    )
 
 
 @torch.no_grad()

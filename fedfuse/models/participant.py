@@ -20,7 +20,7 @@ from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Evaluator, SampleNats, Score, sample_nats
 from fedfuse.fusion.promotion import Verdict, judge
-from fedfuse.knowledge.extract import extract
+from fedfuse.knowledge.extract import extract, extract_with_prompts
 from fedfuse.knowledge.prompts import PromptView, prompt_losses, prompt_states
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import adapter_state, load_adapter_state
@@ -106,6 +106,12 @@ class Participant:
     def knowledge(self, k: int, public: EncodedSet | None = None) -> Knowledge:
         """What the model knows about the public set, or about some of it."""
         return extract(self.model, public or self.public, k, self.autocast)
+
+    def knowledge_with_prompts(
+        self, k: int, public: EncodedSet | None = None
+    ) -> tuple[Knowledge, Float32[ndarray, " samples"]]:
+        """The same and the losses of the prompts, in hardly more time than the one."""
+        return extract_with_prompts(self.model, public or self.public, k, self.autocast)
 
     def score(self) -> dict[str, Score]:
         """Test loss and accuracy per domain."""

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.evaluation.scoring import MAX_TOKENS, sample_nats
-from fedfuse.knowledge.extract import extract
+from fedfuse.knowledge.extract import extract, extract_with_prompts
+from fedfuse.knowledge.prompts import prompt_losses
 from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import MAX_LENGTH, Tiny
 
@@ -166,3 +167,32 @@ class Wide(TorchDispatchMode):
             for out in outputs
         )
         return result
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("with_head", [True, False])
+def test_prompts_in_the_same_pass(
+    tiny: Make,
+    public: list[Sample],
+    architecture: str,
+    with_head: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against two passes; with chunks that end among label rows and among prompts."""
+    who = tiny(architecture)
+    samples = [*public, Sample("", "no prompt at all")]
+    data = who.encode(samples)
+    if not with_head:
+        monkeypatch.setattr("fedfuse.models.forward.label_row_states", lambda *_: None)
+    monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda vocab, device: 7)
+    monkeypatch.setitem(MAX_TOKENS, "cpu", 60)
+    knowledge, losses = extract_with_prompts(who.model, data, 5)
+    right = extract(who.model, data, 5)
+    for name in ("indices", "logprobs", "residual", "label_logprob"):
+        np.testing.assert_allclose(
+            getattr(knowledge, name), getattr(right, name), rtol=1e-4, atol=1e-5
+        )
+    assert (knowledge.tokenizer, knowledge.public) == (right.tokenizer, right.public)
+    np.testing.assert_allclose(losses, prompt_losses(who.model, data), rtol=1e-4)
+    assert np.isnan(losses).tolist() == [False] * len(public) + [True]
+    assert losses.dtype == np.float32

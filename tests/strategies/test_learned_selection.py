@@ -16,7 +16,6 @@ from fedfuse.fusion import learning
 from fedfuse.fusion.learning import LearnedSelector
 from fedfuse.fusion.promotion import Change, Verdict
 from fedfuse.fusion.settings import SelectorSettings
-from fedfuse.knowledge.prompts import prompt_losses
 from fedfuse.models import participant
 from fedfuse.report.reading import read_run
 from tests.federations import about, checkpoint, federate, lines
@@ -66,28 +65,25 @@ def test_one_seed_gives_one_selection(fedfuse: Path, tmp_path: Path) -> None:
     assert lines(again, "selection") == lines(fedfuse, "selection")
 
 
-def test_a_client_views_its_prompts_once_a_round(
-    fedfuse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_client_keeps_what_it_told_of_its_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    views: list[np.ndarray] = []
+    """Its selector sees what its model of now would say, and no prompt is looked at again."""
+    told: list[np.ndarray] = []
+    original = DistillationClient._prompt_losses
 
-    def view(model: Any, data: Any, batch_size: int = 128) -> np.ndarray:
-        views.append(prompt_losses(model, data, batch_size))
-        return views[-1]
+    def kept(client: DistillationClient, public: Any) -> np.ndarray:
+        with monkeypatch.context() as patch:
+            patch.setattr(participant, "prompt_losses", lambda *_: pytest.fail("looked at again"))
+            found = original(client, public)
+        np.testing.assert_allclose(found, client.participant.prompt_losses(public), rtol=1e-4)
+        told.append(found)
+        return found
 
-    monkeypatch.setattr(participant, "prompt_losses", view)
-    again = federate(tmp_path, **SHORT, strategy="fedfuse")
-    # In each of two rounds: two clients once, the server before and after it learns.
-    assert len(views) == 2 * (2 + 2)
-    # What a client kept is what its model of now would say: the selectors learned the same.
-    monkeypatch.setattr(DistillationClient, "_prompt_losses", lambda self, public: view_now(self))
-    fresh = federate(tmp_path / "fresh", **SHORT, strategy="fedfuse")
-    assert len(views) == 2 * (2 + 2) + 2 * (4 + 2)
-    assert lines(fresh, "selectors") == lines(again, "selectors") == lines(fedfuse, "selectors")
-
-
-def view_now(client: DistillationClient) -> np.ndarray:
-    return client.participant.prompt_losses()
+    monkeypatch.setattr(DistillationClient, "_prompt_losses", kept)
+    federate(tmp_path, **SHORT, strategy="fedfuse")
+    assert len(told) == 2 * 2
+    assert not np.allclose(told[0], told[2], rtol=1e-4)  # a round later
 
 
 def test_fusion_x_learns_on_the_server_alone(tmp_path: Path) -> None:
