@@ -100,8 +100,9 @@ def test_copies_in_plain_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = Setting(2, 2, rows=250_000, width=64, layers=1, batch_size=1, steps=1)
     shared = simulation_memory.plain_processes(setting, copied=False)
     copied = simulation_memory.plain_processes(setting, copied=True)
-    # What a process takes for good when it first trains is on top of both.
-    assert copied - shared == pytest.approx(1, abs=0.4)
+    # What a process takes for good when it first trains is on top of both. Two copies against one,
+    # or against less: rows of a shared embedding that nobody has looked at are not in memory.
+    assert 0.7 < copied - shared < 2.1
 
 
 def test_results_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
