@@ -106,7 +106,7 @@ def _mean_of_nearest(
 ) -> Float64[ndarray, "asking candidates two"]:
     """Means over the known samples of largest cosine, or all of them but oneself (-inf)."""
     if neighbours is not None and neighbours < cosine.shape[1]:
-        nearest = np.argpartition(-cosine, neighbours - 1, axis=1)[:, :neighbours]
+        nearest = np.argpartition(cosine, -neighbours, axis=1)[:, -neighbours:]
         others = np.isfinite(np.take_along_axis(cosine, nearest, axis=1))
         total = np.einsum("an,anck->ack", others.astype(np.float64), values[nearest])
     else:

@@ -129,6 +129,7 @@ class LearnedSelector:
             gates.parameters(),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
+            fused=True,  # steps are many and gates small: one call for all parameters
         )
         return gates
 
