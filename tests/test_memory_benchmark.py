@@ -100,8 +100,8 @@ def test_copies_in_plain_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = Setting(2, 2, rows=250_000, width=64, layers=1, batch_size=1, steps=1)
     shared = simulation_memory.plain_processes(setting, copied=False)
     copied = simulation_memory.plain_processes(setting, copied=True)
-    # What a process takes for good when it first trains is on top of both. Two copies against one,
-    # or against less: rows of a shared embedding that nobody has looked at are not in memory.
+    # What a process takes for good when it first trains is on top of both. Alone this is near 1, in
+    # a whole run of the tests 1.6 to 1.7 was seen, for a reason that is not established yet.
     assert 0.7 < copied - shared < 2.1
 
 
