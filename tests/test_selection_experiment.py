@@ -97,12 +97,12 @@ def test_the_plan() -> None:
     units = plan([0, 1, 2, 3])
     assert len(units) == len(set(units))
     assert {(seed, "default", "trained") for seed in range(4)} <= set(units)
-    assert {seed for seed, scenario, _ in units if scenario == "trec"} == {0}
-    assert {seed for seed, scenario, _ in units if scenario == "thirty-two"} == {0, 1}
+    for scenario in SCENARIOS:
+        assert {seed for seed, where, _ in units if where == scenario} == {0, 1, 2, 3}
     assert (0, "trec", "promoted") not in units
     assert (3, "default", "promoted") in units
-    assert (1, "label-noise", "per-row") in units
-    assert (2, "label-noise", "per-row") not in units
+    assert (3, "label-noise", "per-row") in units
+    assert (3, "default", "per-row") not in units
 
 
 def test_unevenness_is_that_of_the_clients() -> None:

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import resource
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -25,16 +26,7 @@ from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import summarize
 from experiments.selection.tables import TABLES
 from experiments.selection.trial import Trial
-from experiments.selection.variants import (
-    ABLATED,
-    ABLATION_SEEDS,
-    ABLATIONS,
-    MAIN,
-    MORE,
-    MORE_ON,
-    SLOW,
-    VARIANTS,
-)
+from experiments.selection.variants import ABLATED, ABLATIONS, MAIN, MORE, MORE_ON, VARIANTS
 from fedfuse.evaluation.interference import paired_noise
 from fedfuse.models.builtin import cache_root
 from fedfuse.report.writing import commit, versions
@@ -80,6 +72,8 @@ def main(
         f" --seeds {seeds} --scenarios {scenarios} --variants {variants}",
         "seeds": numbers,
         "commit": commit(),
+        # A run that goes on takes over what earlier ones finished, so the code may have changed.
+        "trials_by_commit": dict(Counter(one["commit"] for one in found)),
         "versions": versions(),
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_mb": round(max(one.ru_maxrss for one in usage) / 1024),
@@ -99,14 +93,12 @@ def main(
 def plan(seeds: list[int]) -> list[Unit]:
     """Which variant is tried on which scenario and seed."""
     units: list[Unit] = []
-    for place, seed in enumerate(seeds):
+    for seed in seeds:
         for scenario in SCENARIOS:
-            if place >= SLOW.get(scenario, len(seeds)):
-                continue
             tried = [*MAIN]
             if scenario in MORE_ON:
                 tried += MORE
-            if scenario in ABLATED and place < ABLATION_SEEDS:
+            if scenario in ABLATED:
                 tried += ABLATIONS
             units += [(seed, scenario, variant) for variant in tried]
     return units
@@ -169,7 +161,7 @@ def measure(trial: Trial, seed: int, variant: str) -> dict[str, Any]:
         }
         for number, choice in enumerate(outcome.choices, start=1)
     ]
-    return {"cells": cells, "choices": choices}
+    return {"commit": commit(), "cells": cells, "choices": choices}
 
 
 if __name__ == "__main__":
