@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
@@ -33,25 +33,25 @@ Gates: TypeAlias = Perceptrons | EquivariantNetworks
 
 @dataclass(frozen=True, slots=True)
 class GateInputs:
-    """A round's evidence for K gates: U units (samples or rows), T rows, C candidates.
+    """A round's evidence for K gates: C candidates, U units (samples or rows), T rows.
 
     Attributes:
-        features: ``[K, U, C, F]``; a gate's own track records are all that differs.
-        usable: ``[U, C]`` whether a candidate says anything there.
+        features: ``[K, C, U, F]``; a gate's own track records are all that differs.
+        usable: ``[C, U]`` whether a candidate says anything there.
         unit_of_row: ``[T]`` the unit whose weights each row gets.
-        row_usable: ``[T, C]``.
-        label_logprob: ``[T, C]``.
-        student_nats: ``[T, C]``.
+        row_usable: ``[C, T]``.
+        label_logprob: ``[C, T]``.
+        student_nats: ``[C, T]``.
         known: ``[K, T]`` rows that a gate may learn from.
         held: ``[K, T]`` rows that a gate weighs.
     """
 
-    features: Float[Tensor, "gates units candidates features"]
-    usable: Bool[Tensor, "units candidates"]
+    features: Float[Tensor, "gates candidates units features"]
+    usable: Bool[Tensor, "candidates units"]
     unit_of_row: Int64[Tensor, " rows"]
-    row_usable: Bool[Tensor, "rows candidates"]
-    label_logprob: Float[Tensor, "rows candidates"]
-    student_nats: Float[Tensor, "rows candidates"]
+    row_usable: Bool[Tensor, "candidates rows"]
+    label_logprob: Float[Tensor, "candidates rows"]
+    student_nats: Float[Tensor, "candidates rows"]
     known: Bool[Tensor, "gates rows"]
     held: Bool[Tensor, "gates rows"]
 
@@ -75,15 +75,20 @@ def prepare(
         features = build_features(evidence, settings.features, records, len(known), per_row=per_row)
     learned = known[:, owner]
     return GateInputs(
-        features=to_tensor(features, "cpu"),
-        usable=to_tensor(evidence.usable if per_row else evidence.available, "cpu"),
+        features=to_tensor(np.ascontiguousarray(features.swapaxes(1, 2)), "cpu"),
+        usable=_across(evidence.usable if per_row else evidence.available),
         unit_of_row=to_tensor(np.arange(len(owner)) if per_row else owner, "cpu"),
-        row_usable=to_tensor(evidence.usable, "cpu"),
-        label_logprob=to_tensor(evidence.label_logprob, "cpu"),
-        student_nats=to_tensor(evidence.student_nats, "cpu"),
+        row_usable=_across(evidence.usable),
+        label_logprob=_across(evidence.label_logprob),
+        student_nats=_across(evidence.student_nats),
         known=to_tensor(learned, "cpu"),
         held=to_tensor(~learned | known.all(axis=1, keepdims=True), "cpu"),
     )
+
+
+def _across(values: Shaped[ndarray, "units candidates"]) -> Shaped[Tensor, "candidates units"]:
+    """One row per candidate."""
+    return to_tensor(np.ascontiguousarray(values.T), "cpu")
 
 
 def new_gates(settings: SelectorSettings, candidates: int, features: int, seed: int) -> Gates:
@@ -127,17 +132,18 @@ def gate_losses(
 ) -> Float[Tensor, " gates"]:
     """``[K]`` signal and feedback loss of each gate, on the rows of a batch that it may see."""
     which, place = torch.unique(inputs.unit_of_row[batch], return_inverse=True)
-    log_gate = gates(inputs.features[:, which], inputs.usable[which])  # [K, units, C]
+    log_gate = gates(inputs.features[:, :, which], inputs.usable[:, which])  # [K, C, units]
     known = inputs.known[:, batch].to(log_gate.dtype)  # [K, rows]
-    each = signal(log_gate[:, place], inputs, batch, settings.signal)
+    each = signal(log_gate[:, :, place], inputs, batch, settings.signal)
     losses = (each * known).sum(1) / known.sum(1).clamp_min(1)
     # Rows of one unit are known together or not at all.
     known_unit = torch.zeros(len(known), len(which)).index_copy_(1, place, known)
-    return losses + settings.feedback * feedback_loss(log_gate.exp() * known_unit[:, :, None])
+    weights = log_gate.exp() * known_unit[:, None]
+    return losses + settings.feedback * feedback_loss(weights.mT)
 
 
 def signal(
-    log_gate: Float[Tensor, "gates rows candidates"],
+    log_gate: Float[Tensor, "gates candidates rows"],
     inputs: GateInputs,
     rows: Int64[Tensor, " rows"],
     kind: str,
@@ -148,8 +154,8 @@ def signal(
     the fused target and the learning model q, ``sum_n w_n CE(p_n, q)``, as cross-entropy is linear
     in the target. w is g over the candidates that say something on the row.
     """
-    usable = inputs.row_usable[rows]
-    log_weight = torch.log_softmax(log_gate.masked_fill(~usable, -1e9), dim=2)
+    usable = inputs.row_usable[:, rows]
+    log_weight = torch.log_softmax(log_gate.masked_fill(~usable, -1e9), dim=1)
     if kind == "distillation":
-        return (log_weight.exp() * inputs.student_nats[rows]).sum(2)
-    return -(log_weight + inputs.label_logprob[rows]).logsumexp(2)
+        return (log_weight.exp() * inputs.student_nats[:, rows]).sum(1)
+    return -(log_weight + inputs.label_logprob[:, rows]).logsumexp(1)

@@ -107,10 +107,10 @@ class LearnedSelector:
     @torch.no_grad()
     def _weigh(self, gates: Gates, inputs: GateInputs) -> Float32[ndarray, "units candidates"]:
         """Every unit by the gate that did not see its labels."""
-        gate = gates(inputs.features, inputs.usable).exp()  # [K, U, C]
+        gate = gates(inputs.features, inputs.usable).exp().mT  # [K, U, C]
         chosen = torch.stack([dynamic_selection(one, self.settings.threshold) for one in gate])
         weights: Float32[ndarray, "units candidates"]
-        weights = np.zeros(tuple(inputs.usable.shape), dtype=np.float32)
+        weights = np.zeros(tuple(chosen.shape[1:]), dtype=np.float32)
         for of_gate, held in zip(chosen.numpy(), inputs.held, strict=True):
             units = inputs.unit_of_row[held].numpy()
             weights[units] = of_gate[units]
@@ -119,7 +119,7 @@ class LearnedSelector:
     @torch.no_grad()
     def _held_out_loss(self, gates: Gates, inputs: GateInputs) -> float:
         rows = torch.arange(len(inputs.unit_of_row))
-        log_gate = gates(inputs.features, inputs.usable)[:, inputs.unit_of_row]
+        log_gate = gates(inputs.features, inputs.usable)[:, :, inputs.unit_of_row]
         held = signal(log_gate, inputs, rows, self.settings.signal)[inputs.held]
         return float(held.mean()) if len(held) else 0.0
 

@@ -6,6 +6,9 @@ Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Agg
 Differs from the paper: ``EquivariantNetworks`` are not in it. One scorer serves every candidate and
 sees beside the candidate's own evidence the mean over all of them (Zaheer et al., "Deep Sets",
 arXiv 1703.06114), so candidates may come and go, and their order means nothing.
+
+Networks have candidates before units, since a sum or softmax over few candidates goes through whole
+rows of units then; weights are ``[U, C]``, as everywhere else.
 """
 
 from __future__ import annotations
@@ -68,11 +71,11 @@ class Perceptrons(nn.Module):
 
     def forward(
         self,
-        features: Float[Tensor, "gates units candidates features"],
-        usable: Bool[Tensor, "units candidates"],
-    ) -> Float[Tensor, "gates units candidates"]:
-        """``[K, U, n]`` log of the gating probabilities; one feature per candidate, its score."""
-        return masked_log_softmax(self.layers(features[..., 0]), usable)
+        features: Float[Tensor, "gates candidates units features"],
+        usable: Bool[Tensor, "candidates units"],
+    ) -> Float[Tensor, "gates candidates units"]:
+        """``[K, n, U]`` log of the gating probabilities; one feature per candidate, its score."""
+        return masked_log_softmax(self.layers(features.squeeze(3).mT).mT, usable)
 
 
 class EquivariantNetworks(nn.Module):
@@ -96,17 +99,17 @@ class EquivariantNetworks(nn.Module):
 
     def forward(
         self,
-        features: Float[Tensor, "gates units candidates features"],
-        usable: Bool[Tensor, "units candidates"],
-    ) -> Float[Tensor, "gates units candidates"]:
-        """``[K, U, C]`` log of the gating probabilities."""
-        hidden = nn.functional.gelu(self.embed(features))  # [K, U, C, width]
+        features: Float[Tensor, "gates candidates units features"],
+        usable: Bool[Tensor, "candidates units"],
+    ) -> Float[Tensor, "gates candidates units"]:
+        """``[K, C, U]`` log of the gating probabilities."""
+        hidden = nn.functional.gelu(self.embed(features))  # [K, C, U, width]
         here = usable[:, :, None].to(hidden.dtype)
-        mean = (hidden * here).sum(2) / here.sum(1).clamp_min(1)  # [K, U, width]
+        mean = (hidden * here).sum(1) / here.sum(0).clamp_min(1)  # [K, U, width]
         # B [h_c, mean] by its halves: that of the mean is the same for all candidates.
         of_one, of_all = self.mix.weight.chunk(2, dim=2)
-        mixed = linears(hidden, of_one) + linears(mean, of_all, self.mix.bias)[:, :, None]
-        return masked_log_softmax(self.score(nn.functional.gelu(mixed))[..., 0], usable)
+        mixed = linears(hidden, of_one) + linears(mean, of_all, self.mix.bias)[:, None]
+        return masked_log_softmax(self.score(nn.functional.gelu(mixed)).squeeze(3), usable)
 
 
 def drawn(seeds: Sequence[int], *shapes: tuple[int, int]) -> list[Linears]:
@@ -123,16 +126,16 @@ def drawn(seeds: Sequence[int], *shapes: tuple[int, int]) -> list[Linears]:
 
 
 def masked_log_softmax(
-    scores: Float[Tensor, "gates units candidates"], usable: Bool[Tensor, "units candidates"]
-) -> Float[Tensor, "gates units candidates"]:
+    scores: Float[Tensor, "gates candidates units"], usable: Bool[Tensor, "candidates units"]
+) -> Float[Tensor, "gates candidates units"]:
     """Log-softmax over the usable candidates; a very small number for the others.
 
     The first candidate, the learning model itself, counts as usable always, so that no row is
     without any.
     """
     own = torch.zeros_like(usable)
-    own[:, 0] = True
-    return torch.log_softmax(scores.masked_fill(~(usable | own), -1e9), dim=2)
+    own[0] = True
+    return torch.log_softmax(scores.masked_fill(~(usable | own), -1e9), dim=1)
 
 
 def dynamic_selection(

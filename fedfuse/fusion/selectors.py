@@ -52,9 +52,9 @@ def untrained_gate(seed: int, threshold: float) -> Selector:
     def select(evidence: Evidence) -> RowWeights:
         gate = Perceptrons(evidence.candidates, [int(rng.integers(2**31))])
         with torch.no_grad():
-            scores = torch.from_numpy(evidence.reward)[None, :, :, None]
-            log_gate = gate(scores, torch.from_numpy(evidence.available))[0]
-            weights = dynamic_selection(log_gate.exp(), threshold).numpy()
+            scores = torch.from_numpy(evidence.reward.T)[None, :, :, None]
+            log_gate = gate(scores, torch.from_numpy(evidence.available.T))[0]
+            weights = dynamic_selection(log_gate.mT.exp(), threshold).numpy()
         return on_rows(unless_alone(weights), evidence)
 
     return select

@@ -173,8 +173,8 @@ def test_signals_equal_the_oracle() -> None:
     evidence = made_up(np.random.default_rng(11), 25, 4)
     inputs = prepare(evidence, PLAIN, np.ones((1, 25), dtype=bool))
     rows = torch.arange(0, len(evidence.usable), 2)
-    log_gate = torch.log_softmax(torch.randn(1, len(rows), 4, dtype=torch.float64), 2)
-    gate, usable = log_gate[0].exp().tolist(), evidence.usable[rows].tolist()
+    log_gate = torch.log_softmax(torch.randn(1, 4, len(rows), dtype=torch.float64), 1)
+    gate, usable = log_gate[0].mT.exp().tolist(), evidence.usable[rows].tolist()
     right = oracle.mixture_nats(gate, usable, evidence.label_logprob[rows].tolist())
     found = signal(log_gate, inputs, rows, "labels")
     assert found.shape == (1, len(rows))
@@ -207,8 +207,8 @@ def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -
         units = torch.unique(inputs.unit_of_row[rows])
         for _ in range(chosen.steps):
             log_gate = alone(inputs.features[k : k + 1], inputs.usable)[0]
-            seen = signal(log_gate[None, inputs.unit_of_row[rows]], inputs, rows, "labels")
-            loss = seen.mean() + 0.3 * feedback_loss(log_gate[units].exp())
+            seen = signal(log_gate[None, :, inputs.unit_of_row[rows]], inputs, rows, "labels")
+            loss = seen.mean() + 0.3 * feedback_loss(log_gate[:, units].mT.exp())
             mine.zero_grad()
             loss.backward()
             mine.step()

@@ -24,24 +24,25 @@ def test_the_papers_perceptron_has_its_layers() -> None:
     gates = Perceptrons(5, [0, 1])
     shapes = [tuple(p.shape) for name, p in gates.named_parameters() if name.endswith("weight")]
     assert shapes == [(2, 10, 5), (2, 5, 10), (2, 5, 5)]
-    found = gates(torch.rand(2, 7, 5, 1), torch.ones(7, 5, dtype=torch.bool)).exp()
-    torch.testing.assert_close(found.sum(2), torch.ones(2, 7))
+    found = gates(torch.rand(2, 5, 7, 1), torch.ones(5, 7, dtype=torch.bool)).exp()
+    torch.testing.assert_close(found.sum(1), torch.ones(2, 7))
 
 
 @pytest.mark.parametrize("network", ["perceptron", "equivariant"])
 def test_networks_side_by_side_are_those_of_their_seeds(network: str) -> None:
     """Against layers of torch, one network at a time."""
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(3, 7, 4, 1 if network == "perceptron" else 5, generator=generator)
-    usable = torch.rand(7, 4, generator=generator) < 0.7
-    usable[:, 0] = True
+    features = torch.randn(3, 4, 7, 1 if network == "perceptron" else 5, generator=generator)
+    usable = torch.rand(4, 7, generator=generator) < 0.7
+    usable[0] = True
     seeds = [4, 9, 2]
     gates = Perceptrons(4, seeds) if network == "perceptron" else EquivariantNetworks(5, 6, seeds)
     for found, seed, mine in zip(gates(features, usable), seeds, features, strict=True):
         torch.manual_seed(seed)
-        scores = (perceptron if network == "perceptron" else equivariant)(mine, usable)
-        right = torch.log_softmax(scores.masked_fill(~usable, -1e9), dim=1)
-        torch.testing.assert_close(found, right)
+        one = perceptron if network == "perceptron" else equivariant
+        scores = one(mine.transpose(0, 1), usable.T)
+        right = torch.log_softmax(scores.masked_fill(~usable.T, -1e9), dim=1)
+        torch.testing.assert_close(found, right.T)
 
 
 def perceptron(features: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
@@ -68,29 +69,29 @@ def test_permuted_candidates_have_permuted_weights(seed: int, order: list[int]) 
     """The learning model stays first; it always counts as usable."""
     generator = torch.Generator().manual_seed(seed)
     gate = EquivariantNetworks(3, 8, [seed])
-    features = torch.randn(1, 9, 6, 3, generator=generator)
-    usable = torch.rand(9, 6, generator=generator) < 0.7
+    features = torch.randn(1, 6, 9, 3, generator=generator)
+    usable = torch.rand(6, 9, generator=generator) < 0.7
     columns = [0, *order]
     with torch.no_grad():
-        plain = dynamic_selection(gate(features, usable)[0].exp(), 0.15)
-        permuted = gate(features[:, :, columns], usable[:, columns])[0]
-        permuted = dynamic_selection(permuted.exp(), 0.15)
+        plain = dynamic_selection(gate(features, usable)[0].mT.exp(), 0.15)
+        permuted = gate(features[:, columns], usable[columns])[0]
+        permuted = dynamic_selection(permuted.mT.exp(), 0.15)
     torch.testing.assert_close(permuted, plain[:, columns])
-    assert (plain[:, 1:][~usable[:, 1:]] == 0).all()
+    assert (plain[:, 1:][~usable.T[:, 1:]] == 0).all()
 
 
 def test_it_takes_any_number_of_candidates() -> None:
     gate = EquivariantNetworks(2, 4, [0])
     for candidates in (1, 2, 33):
-        usable = torch.ones(3, candidates, dtype=torch.bool)
-        found = gate(torch.randn(1, 3, candidates, 2), usable).exp()
-        torch.testing.assert_close(found.sum(2), torch.ones(1, 3))
+        usable = torch.ones(candidates, 3, dtype=torch.bool)
+        found = gate(torch.randn(1, candidates, 3, 2), usable).exp()
+        torch.testing.assert_close(found.sum(1), torch.ones(1, 3))
 
 
 def test_nobody_usable_leaves_the_learning_model() -> None:
     for gate in (Perceptrons(3, [0]), EquivariantNetworks(1, 4, [0])):
-        found = gate(torch.randn(1, 2, 3, 1), torch.zeros(2, 3, dtype=torch.bool)).exp()
-        torch.testing.assert_close(found, torch.tensor([[[1.0, 0, 0]] * 2]))
+        found = gate(torch.randn(1, 3, 2, 1), torch.zeros(3, 2, dtype=torch.bool)).exp()
+        torch.testing.assert_close(found, torch.tensor([[[1.0, 1], [0, 0], [0, 0]]]))
 
 
 def test_threshold_by_hand() -> None:
