@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.fusion.evidence import LEAST_LOGPROB, Evidence
@@ -85,34 +85,43 @@ def track_records(
     both = np.stack([logs, np.exp(logs)], axis=2)  # [N, C, 2]
     samples = len(logs)
     state = None if evidence.state is None else _directions(evidence.state.astype(np.float64))
+    # Among so many others there are enough whom a gate knows, for every gate.
+    depth = min(samples - 1, neighbours + samples - int(known.sum(1).min()))
     means = np.empty((len(known), samples, logs.shape[1], 2))
     for start in range(0, samples, _SAMPLES):
         asking = np.arange(start, min(start + _SAMPLES, samples))
-        cosine = np.zeros((len(asking), samples)) if state is None else state[asking] @ state.T
-        cosine[np.arange(len(asking)), asking] = -np.inf
-        for gate, places in enumerate(map(np.flatnonzero, known)):
-            means[gate, asking] = _mean_of_nearest(
-                cosine[:, places], both[places], None if state is None else neighbours
-            )
+        nearest = None if state is None else _nearest(state, asking, depth)
+        for gate, knows in enumerate(known):
+            if nearest is None or knows.sum() <= neighbours:
+                others = knows & (np.arange(samples) != asking[:, None])
+                means[gate, asking] = _mean_of_all(others, both)
+            else:
+                asked = knows[nearest]
+                asked &= asked.cumsum(1) <= neighbours
+                means[gate, asking] = both[nearest[asked].reshape(-1, neighbours)].mean(1)
     record = np.empty(means.shape, dtype=np.float32)
     record[..., 0], record[..., 1] = means[..., 0], np.log(means[..., 1])
     return record
 
 
-def _mean_of_nearest(
-    cosine: Float64[ndarray, "asking known"],
-    values: Float64[ndarray, "known candidates two"],
-    neighbours: int | None,
+def _nearest(
+    state: Float64[ndarray, "samples width"], asking: Int64[ndarray, " asking"], depth: int
+) -> Int64[ndarray, "asking depth"]:
+    """The samples of largest cosine without oneself, the nearest first."""
+    distance = -(state[asking] @ state.T)
+    distance[np.arange(len(asking)), asking] = np.inf
+    among = np.argpartition(distance, depth, axis=1)[:, :depth]
+    order = np.take_along_axis(distance, among, axis=1).argsort(axis=1)
+    nearest: Int64[ndarray, "asking depth"] = np.take_along_axis(among, order, axis=1)
+    return nearest
+
+
+def _mean_of_all(
+    others: Bool[ndarray, "asking samples"], values: Float64[ndarray, "samples candidates two"]
 ) -> Float64[ndarray, "asking candidates two"]:
-    """Means over the known samples of largest cosine, or all of them but oneself (-inf)."""
-    if neighbours is not None and neighbours < cosine.shape[1]:
-        nearest = np.argpartition(cosine, -neighbours, axis=1)[:, -neighbours:]
-        others = np.isfinite(np.take_along_axis(cosine, nearest, axis=1))
-        total = np.einsum("an,anck->ack", others.astype(np.float64), values[nearest])
-    else:
-        others = np.isfinite(cosine)
-        total = np.einsum("an,nck->ack", others.astype(np.float64), values)
+    """Means over some samples each; what says least where there is none."""
     count = others.sum(1)[:, None, None]
+    total = np.einsum("an,nck->ack", others.astype(np.float64), values)
     nothing = np.array([LEAST_LOGPROB, np.exp(np.float64(LEAST_LOGPROB))])
     means: Float64[ndarray, "asking candidates two"]
     means = np.where(count > 0, total / np.maximum(count, 1), nothing)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedfuse.fusion import features
 from fedfuse.fusion.evidence import LEAST_LOGPROB, Evidence
 from fedfuse.fusion.features import build_features, track_records
 from fedfuse.fusion.settings import FEATURES
@@ -57,14 +58,16 @@ def test_unknown_prompt_losses_are_no_evidence() -> None:
     np.testing.assert_allclose(found[:, 1, 0], expected, rtol=1e-5)
 
 
-def test_track_records_equal_the_oracle() -> None:
+@pytest.mark.parametrize("neighbours", [1, 4, 8, 30])
+def test_track_records_equal_the_oracle(neighbours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_SAMPLES", 4)  # the last block has three
     rng = np.random.default_rng(3)
     evidence = made_up(rng, samples=15, candidates=3)
     known = rng.random(15) < 0.6
-    found = track_record(evidence, known, neighbours=4)
+    found = track_record(evidence, known, neighbours)
     assert evidence.state is not None
     logs = np.where(evidence.available, evidence.per_sample(evidence.label_logprob), LEAST_LOGPROB)
-    right = oracle.track_record(evidence.state.tolist(), known.tolist(), logs.tolist(), 4)
+    right = oracle.track_record(evidence.state.tolist(), known.tolist(), logs.tolist(), neighbours)
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-4)
 
 

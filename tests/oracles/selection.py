@@ -84,8 +84,7 @@ def track_record(
     for i in range(count):
         others = [j for j in range(count) if known[j] and j != i]
         others.sort(key=lambda j: -cosine(centred[i], centred[j]))
-        room = min(neighbours, sum(known) - 1)
-        near = others[:room]
+        near = others[:neighbours]
         row = []
         for c in range(len(logprob[0])):
             values = [logprob[j][c] for j in near]
