@@ -13,6 +13,7 @@ from experiments.selection.material import cached, config_of, with_noise
 from experiments.selection.run import plan
 from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import noise_of, summarize, training_noise, unevenness
+from experiments.selection.tables import ablations
 from experiments.selection.variants import VARIANTS
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
@@ -49,6 +50,22 @@ def test_summary_by_hand() -> None:
 
 def test_without_an_oracle_there_is_no_share() -> None:
     assert summarize(cells("min-ce", (0.3, 0.3)), [])["share_of_gap_mince_to_oracle"] == {}
+
+
+def test_ablations_are_compared_seed_by_seed() -> None:
+    rows = [
+        {**cell, "scenario": "label-noise"}
+        for seed, ours, other in ((0, 0.2, 0.22), (1, 0.1, 0.12))
+        for cell in cells("trained", (ours, ours), seed) + cells("per-row", (other, other), seed)
+    ]
+    found = summarize(rows, [])["ablations"]["label-noise"]
+    assert set(found) == {"trained", "per-row"}
+    assert found["per-row"]["change"] == pytest.approx((0.1 + 0.2) / 2)
+    assert found["per-row"]["change_std"] == pytest.approx(np.std([0.1, 0.2], ddof=1), abs=1e-5)
+    assert found["trained"]["change"] == found["trained"]["change_std"] == 0
+    table = ablations({"ablations": {"label-noise": found}})
+    assert "| label-noise | per-row | 0.1700 | +15.0% ± 7.1% |  |  |" in table
+    assert summarize(cells("trained", (0.2, 0.2)), [])["ablations"] == {}
 
 
 def test_noise_changes_answers_alone() -> None:

@@ -30,7 +30,8 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
       the oracle a variant removes, on the seeds that it was tried on; ``_std`` over seeds. None
       where there is no difference.
     - ``right``: mean weight on whoever knows best, over all rounds.
-    - ``ablations``: by scenario and variant, all on the seeds of the ablations.
+    - ``ablations``: by scenario and variant; ``change`` is the loss over that of ``trained`` on the
+      same seed, less 1, with its mean and standard deviation over seeds.
     - ``importance_cv2``: squared coefficient of variation of the candidates' shares in the last
       round, the server's left out: 0 where all are used alike, K - 1 where one is.
     """
@@ -105,20 +106,26 @@ def ablated(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, dict[str,
     """Variants with one thing changed beside what they are compared with, on the same seeds."""
     found: dict[str, dict[str, Any]] = {}
     for scenario in ABLATED:
-        here = [c for c in cells if c["scenario"] == scenario]
-        seeds = {c["seed"] for c in here if c["variant"] in ABLATIONS}
-        for variant in ("trained", *ABLATIONS, "min-ce", "oracle") if seeds else ():
-            mine, chosen = (
-                [c for c in of if c["variant"] == variant and c["seed"] in seeds]
-                for of in (here, [c for c in choices if c["scenario"] == scenario])
-            )
-            if not mine:
+        losses: dict[str, dict[int, float]] = {}  # variant -> seed -> mean over domains
+        for variant in ("trained", *ABLATIONS, "min-ce", "oracle"):
+            mine = [c for c in cells if (c["scenario"], c["variant"]) == (scenario, variant)]
+            losses[variant] = {
+                seed: mean(c["after"] for c in mine if c["seed"] == seed)
+                for seed in sorted({c["seed"] for c in mine})
+            }
+        for variant, of_seed in losses.items():
+            both = losses["trained"].keys() & of_seed.keys()
+            if not both or not any(losses[name] for name in ABLATIONS):
                 continue
+            changes = [of_seed[seed] / losses["trained"][seed] - 1 for seed in sorted(both)]
+            chosen = [c for c in choices if (c["scenario"], c["variant"]) == (scenario, variant)]
             last = max((c["round"] for c in chosen), default=0)
             uneven = [unevenness(c["shares"]) for c in chosen if c["round"] == last]
             found.setdefault(scenario, {})[variant] = {
-                "loss": round(mean(c["after"] for c in mine), 5),
-                "seeds": len({c["seed"] for c in mine}),
+                "loss": round(mean(of_seed.values()), 5),
+                "seeds": len(of_seed),
+                "change": round(mean(changes), 5),
+                "change_std": round(spread(changes), 5),
                 "right": round(mean(c["right"] for c in chosen), 4) if chosen else None,
                 "importance_cv2": round(mean(uneven), 4) if uneven else None,
             }

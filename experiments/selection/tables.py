@@ -65,18 +65,17 @@ def interference(summary: Summary) -> str:
 
 
 def ablations(summary: Summary) -> str:
-    """Markdown: ours with one thing changed; all on the ablations' seeds."""
+    """Markdown: ours with one thing changed, mean and spread over seeds."""
     lines = [
         "| scenario | variant | loss | against ours | right | CV² |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for scenario, found in summary["ablations"].items():
-        ours = found["trained"]["loss"]
         for name, one in found.items():
             right, uneven = (
                 "" if one[key] is None else f"{one[key]:.2f}" for key in ("right", "importance_cv2")
             )
-            change = f"{one['loss'] / ours - 1:+.1%}"
+            change = "" if name == "trained" else f"{one['change']:+.1%} ± {one['change_std']:.1%}"
             lines.append(
                 f"| {scenario} | {name} | {one['loss']:.4f} | {change} | {right} | {uneven} |"
             )
