@@ -40,7 +40,7 @@ class GateInputs:
         usable: ``[C, U]`` whether a candidate says anything there.
         unit_of_row: ``[T]`` the unit whose weights each row gets.
         row_usable: ``[C, T]``.
-        label_logprob: ``[C, T]``.
+        label_prob: ``[C, T]`` probability of the label.
         student_nats: ``[C, T]``.
         known: ``[K, T]`` rows that a gate may learn from.
         held: ``[K, T]`` rows that a gate weighs.
@@ -50,7 +50,7 @@ class GateInputs:
     usable: Bool[Tensor, "candidates units"]
     unit_of_row: Int64[Tensor, " rows"]
     row_usable: Bool[Tensor, "candidates rows"]
-    label_logprob: Float[Tensor, "candidates rows"]
+    label_prob: Float[Tensor, "candidates rows"]
     student_nats: Float[Tensor, "candidates rows"]
     known: Bool[Tensor, "gates rows"]
     held: Bool[Tensor, "gates rows"]
@@ -79,7 +79,7 @@ def prepare(
         usable=_across(evidence.usable if per_row else evidence.available),
         unit_of_row=to_tensor(np.arange(len(owner)) if per_row else owner, "cpu"),
         row_usable=_across(evidence.usable),
-        label_logprob=_across(evidence.label_logprob),
+        label_prob=_across(np.exp(evidence.label_logprob)),
         student_nats=_across(evidence.student_nats),
         known=to_tensor(learned, "cpu"),
         held=to_tensor(~learned | known.all(axis=1, keepdims=True), "cpu"),
@@ -132,9 +132,10 @@ def gate_losses(
 ) -> Float[Tensor, " gates"]:
     """``[K]`` signal and feedback loss of each gate, on the rows of a batch that it may see."""
     which, place = torch.unique(inputs.unit_of_row[batch], return_inverse=True)
-    log_gate = gates(inputs.features[:, :, which], inputs.usable[:, which])  # [K, C, units]
+    features = inputs.features.index_select(2, which)
+    log_gate = gates(features, inputs.usable[:, which])  # [K, C, units]
     known = inputs.known[:, batch].to(log_gate.dtype)  # [K, rows]
-    each = signal(log_gate[:, :, place], inputs, batch, settings.signal)
+    each = signal(log_gate.index_select(2, place), inputs, batch, settings.signal)
     losses = (each * known).sum(1) / known.sum(1).clamp_min(1)
     # Rows of one unit are known together or not at all.
     known_unit = torch.zeros(len(known), len(which)).index_copy_(1, place, known)
@@ -155,7 +156,8 @@ def signal(
     in the target. w is g over the candidates that say something on the row.
     """
     usable = inputs.row_usable[:, rows]
-    log_weight = torch.log_softmax(log_gate.masked_fill(~usable, -1e9), dim=1)
+    weight = torch.softmax(log_gate.masked_fill(~usable, -1e9), dim=1)
     if kind == "distillation":
-        return (log_weight.exp() * inputs.student_nats[:, rows]).sum(1)
-    return -(log_weight + inputs.label_logprob[:, rows]).logsumexp(1)
+        return (weight * inputs.student_nats[:, rows]).sum(1)
+    # No candidate gives a label less than exp(LEAST_LOGPROB), so their mixture does not either.
+    return -(weight * inputs.label_prob[:, rows]).sum(1).log()

@@ -119,7 +119,7 @@ class LearnedSelector:
     @torch.no_grad()
     def _held_out_loss(self, gates: Gates, inputs: GateInputs) -> float:
         rows = torch.arange(len(inputs.unit_of_row))
-        log_gate = gates(inputs.features, inputs.usable)[:, :, inputs.unit_of_row]
+        log_gate = gates(inputs.features, inputs.usable).index_select(2, inputs.unit_of_row)
         held = signal(log_gate, inputs, rows, self.settings.signal)[inputs.held]
         return float(held.mean()) if len(held) else 0.0
 

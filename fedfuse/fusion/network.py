@@ -165,6 +165,5 @@ def feedback_loss(
     importance_n is the sum of candidate n's weights over the batch; the variance is the
     population's, so it is zero for one candidate; also where there are no weights at all.
     """
-    importance = weights.sum(-2)
-    mean = importance.mean(-1, keepdim=True)
-    return ((importance - mean) ** 2).mean(-1) / mean[..., 0].clamp_min(1e-12) ** 2
+    variance, mean = torch.var_mean(weights.sum(-2), dim=-1, correction=0)
+    return variance / mean.clamp_min(1e-12) ** 2
