@@ -44,7 +44,7 @@ test: $(STAMP) ## Run the tests
 .PHONY: test-slow
 test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 messages: half an hour
 	FEDFUSE_EXAMPLES=10000 FEDFUSE_MUTATIONS=100000 $(BIN)/python -m pytest \
-		tests/tokenization/test_properties.py tests/knowledge/test_mutations.py $(ARGS)
+		tests/alignment/test_properties.py tests/knowledge/test_mutations.py $(ARGS)
 
 .PHONY: test-kernels
 test-kernels: $(STAMP) ## Install Triton (1 GB) and check the GPU's kernels in its interpreter

@@ -22,11 +22,11 @@ import typer
 
 from benchmarks.frame import machine, write_json
 from clients.app import app as client_app
-from fedfuse.flower.apphome import app_dir
-from fedfuse.flower.config import flatten, parse
-from fedfuse.flower.grid import run_in_process
-from fedfuse.flower.processes import listens
-from fedfuse.flower.simulate import Workspace, free_port
+from fedfuse.config.run_config import flatten, parse
+from fedfuse.flower.app_bundle import app_dir
+from fedfuse.simulation.flwr_run import Workspace, free_port
+from fedfuse.simulation.in_process import run_in_process
+from fedfuse.simulation.processes import listens
 from strategies.app import app as server_app
 
 QUICK = {

@@ -19,7 +19,7 @@ import typer
 from benchmarks.frame import Timings, machine, write_json
 from benchmarks.losses import Case, Size, peak_memory
 from benchmarks.wire import bodies, measure_wire
-from fedfuse.flower.sections import KnowledgeConfig
+from fedfuse.config.sections import KnowledgeConfig
 
 TEACHERS = (1, 4, 8)
 MANY = TEACHERS[-1]

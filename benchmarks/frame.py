@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from fedfuse.report.writing import commit, versions
-from fedfuse.tokenization.tokenizer import ROLES, TextTokenizer
+from fedfuse.tokenizers.tokenizer import ROLES, TextTokenizer
+from fedfuse.tracking.run_writer import commit, versions
 
 # Where the texts come from, in this order.
 SOURCES = ("gsm8k", "arc_easy", "arc_challenge")

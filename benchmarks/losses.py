@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
+from fedfuse.alignment.projection import Projected
 from fedfuse.distillation.fused import fused_distillation_loss
-from fedfuse.fusion.fuse import fuse
+from fedfuse.fusion.mixing import fuse
 from fedfuse.models.head import Head
-from fedfuse.tokenization.projection import Projected
 
 LABEL_SHARE = 0.1
 

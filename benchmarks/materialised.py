@@ -17,14 +17,14 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
+from fedfuse.algorithms.local_model import Participant
+from fedfuse.config.training import TrainingSettings
 from fedfuse.data.sample import Sample
+from fedfuse.data.sampling import shuffled
 from fedfuse.distillation.loss import SparseTargets
-from fedfuse.distillation.order import shuffled
-from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.teaching import Teacher
+from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import schedule
-from fedfuse.models.participant import Participant
-from fedfuse.tokenization.rows import label_rows
+from fedfuse.tokenizers.label_rows import label_rows
 
 SCORED_SAMPLES = 128
 

@@ -11,7 +11,7 @@ from typing import Self
 
 import psutil
 
-from fedfuse.flower.processes import started_in
+from fedfuse.simulation.processes import started_in
 
 KINDS = {"ClientAppActor": "clients", "flwr-simulation": "server"}
 _FIELD = re.compile(r"(Pss|Rss|Anonymous):\s+(\d+) kB")

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, TimeElapsedColumn
 
 from benchmarks.frame import load_tokenizer, machine, write_json
-from fedfuse.tokenization.surface import Surfaces, surfaces
-from fedfuse.tokenization.tokenizer import TextTokenizer
-from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
+from fedfuse.tokenizers.token_bytes import Surfaces, surfaces
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOKENIZERS = ("gpt2", "llama2")
 UNITS = ("bytes", "characters")

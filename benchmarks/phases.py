@@ -23,16 +23,16 @@ import typer
 
 from benchmarks import materialised
 from benchmarks.frame import Timings, machine, write_json
-from fedfuse.distillation.teaching import Teacher
-from fedfuse.flower.config import RunConfig, model_of_partition, parse
-from fedfuse.flower.sections import PhaseConfig
-from fedfuse.flower.workspace import load_participant, load_splits, new_translator
-from fedfuse.fusion.selection import dual_min_ce
-from fedfuse.fusion.selectors import by_loss
-from fedfuse.fusion.teach import Learner
+from fedfuse.algorithms.local_model import AdapterState
+from fedfuse.config.run_config import RunConfig, model_of_partition, parse
+from fedfuse.config.sections import PhaseConfig
+from fedfuse.distillation.targets import Teacher
+from fedfuse.factory.models import load_participant, load_splits, new_translator
+from fedfuse.fusion.fuser import Learner
+from fedfuse.fusion.row_rules import by_loss
+from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.models.participant import AdapterState
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 CLIENTS = 4
 WAYS = ("before", "after")

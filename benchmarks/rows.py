@@ -15,17 +15,17 @@ from numpy import ndarray
 
 from benchmarks.frame import Timings, cut, load_text, load_tokenizer
 from benchmarks.reference import align_and_project
+from fedfuse.alignment.duplicates import RULES
+from fedfuse.alignment.positions import MODES, align_rows
+from fedfuse.alignment.projection import Projected, project
+from fedfuse.alignment.spelling import Spelling, spell, spelled_table
+from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
+from fedfuse.config.sections import KnowledgeConfig
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.flower.sections import KnowledgeConfig
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.tokenization.collisions import RULES
-from fedfuse.tokenization.positions import MODES, align_rows
-from fedfuse.tokenization.projection import Projected, project
-from fedfuse.tokenization.rows import LabelRows, label_rows
-from fedfuse.tokenization.spelling import Spelling, spell, spelled_table
-from fedfuse.tokenization.surface import Surfaces, surfaces
-from fedfuse.tokenization.tokenizer import TextTokenizer
-from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+from fedfuse.tokenizers.label_rows import LabelRows, label_rows
+from fedfuse.tokenizers.token_bytes import Surfaces, surfaces
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOP = 16
 # What a run does when it is told nothing.

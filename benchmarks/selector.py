@@ -18,13 +18,13 @@ import torch
 import typer
 
 from benchmarks.frame import Timings, machine, write_json
-from fedfuse.flower.config import RunConfig, model_of_partition, parse
-from fedfuse.flower.workspace import load_participant, load_splits, new_translator
-from fedfuse.fusion.evidence import Evidence, examine, gather
-from fedfuse.fusion.fuse import fuse
-from fedfuse.fusion.learning import LearnedSelector
+from fedfuse.algorithms.local_model import Participant
+from fedfuse.config.run_config import RunConfig, model_of_partition, parse
+from fedfuse.factory.models import load_participant, load_splits, new_translator
+from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.fusion.mixing import fuse
+from fedfuse.fusion.teacher_stats import Evidence, examine, gather
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.models.participant import Participant
 
 CLIENTS = 32
 KINDS = 4

@@ -1,7 +1,7 @@
 """Predicted and measured memory of simulations: ``python -m benchmarks.simulation_memory``.
 
 Real simulations with Ray, of base models made on the spot with random weights: the plan says what
-they will take (``fedfuse.models.memory_plan``), then the memory of all their processes is sampled,
+they will take (``fedfuse.simulation.memory_plan``), then the memory of all their processes is sampled,
 where a page that several share counts once. More clients run at once than there are cores, which
 costs time and no memory. ``FITTED`` settings are those that the plan's constants come from; the
 others are predictions. A file that has some of the settings already is completed.
@@ -28,15 +28,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.frame import machine, write_json
 from benchmarks.memory_watch import Watch, memory_of
-from fedfuse.data.world import pretraining_text
-from fedfuse.flower.apphome import app_dir
-from fedfuse.flower.config import RunConfig, flatten, parse
-from fedfuse.flower.memory import plan_simulation
-from fedfuse.flower.simulate import simulate
-from fedfuse.flower.workspace import load_participant, load_splits
-from fedfuse.models.memory_plan import Plan
-from fedfuse.models.tokenizers import train_tokenizer
-from fedfuse.report.writing import commit
+from fedfuse.builtin.text_world import pretraining_text
+from fedfuse.builtin.tokenizers import train_tokenizer
+from fedfuse.config.run_config import RunConfig, flatten, parse
+from fedfuse.factory.models import load_participant, load_splits
+from fedfuse.flower.app_bundle import app_dir
+from fedfuse.simulation.flwr_run import simulate
+from fedfuse.simulation.memory_plan import Plan
+from fedfuse.simulation.run_memory import plan_simulation
+from fedfuse.tracking.run_writer import commit
 
 FILE = "model.safetensors"
 SHARERS = 8

@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.frame import Timings, load_tokenizer
 from benchmarks.reference import nearest, nearest_tight
-from fedfuse.tokenization.surface import surfaces
-from fedfuse.tokenization.vocabulary import minimum_edit_distance_table
+from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
+from fedfuse.tokenizers.token_bytes import surfaces
 
 
 def measure_tables(

@@ -26,13 +26,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.frame import Timings, machine, write_json
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.order import shuffled
-from fedfuse.distillation.settings import TrainingSettings
+from fedfuse.algorithms.local_model import Participant
+from fedfuse.config.run_config import parse
+from fedfuse.config.training import TrainingSettings
+from fedfuse.data.sampling import shuffled
 from fedfuse.distillation.training import schedule
-from fedfuse.flower.config import parse
-from fedfuse.flower.workspace import load_participant
-from fedfuse.models.participant import Participant
+from fedfuse.factory.models import load_participant
+from fedfuse.tokenizers.dataset import EncodedSet
 
 QUICK = {"data.private": 20, "data.public": 4, "data.test": 1, "data.questions": 2}
 IGNORED = -100

@@ -19,13 +19,13 @@ from flwr.clientapp import ClientApp
 
 from benchmarks.frame import Timings, load_text, load_tokenizer
 from fedfuse.data.sample import Sample
-from fedfuse.flower.grid import InProcessGrid, message_bytes
 from fedfuse.flower.messages import put_knowledge
 from fedfuse.knowledge.codec import decode, encode
-from fedfuse.knowledge.letter import write
-from fedfuse.knowledge.precision import PRECISIONS
+from fedfuse.knowledge.payload import write
+from fedfuse.knowledge.quantizer import PRECISIONS
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.knowledge.trim import trim
+from fedfuse.knowledge.top_p import trim
+from fedfuse.simulation.in_process import InProcessGrid, message_bytes
 
 MODEL, VOCABULARY = "stories260K", "llama2"
 ROWS, ROWS_PER_SAMPLE = 20_000, 40
@@ -87,9 +87,9 @@ def bigrams(material: Path, rows: int, k: int, seed: int) -> Knowledge:
 
 def of_model(material: Path, rows: int, k: int) -> Knowledge:
     """What a real model knows of worked answers: about ``rows`` rows, or all."""
-    from fedfuse.distillation.encoded import EncodedSet
     from fedfuse.knowledge.extract import extract
     from fedfuse.models.causal_lm import load_causal_lm
+    from fedfuse.tokenizers.dataset import EncodedSet
 
     lm = load_causal_lm(str(material / "models" / MODEL))
     samples: list[Sample] = []

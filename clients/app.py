@@ -13,10 +13,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.baselines import train_baselines
-from clients.distillation import DistillationClient
-from clients.prompts import PromptClient
+from clients.feddtpt import PromptClient
+from clients.knowledge import DistillationClient
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.joint import JOINT, join, split
+from fedfuse.flower.feddtpt_messages import PROMPT
 from fedfuse.flower.messages import (
     BASELINE,
     DISTILL,
@@ -26,7 +26,7 @@ from fedfuse.flower.messages import (
     put_round,
     take_occasion,
 )
-from fedfuse.flower.prompt_messages import PROMPT
+from fedfuse.flower.piggyback import JOINT, join, split
 
 app = ClientApp()
 FederatedClient = PromptClient | DistillationClient

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from clients.distillation import DistillationClient
+from clients.knowledge import DistillationClient
+from fedfuse.factory.models import derive_seed
 from fedfuse.flower.messages import scores_to_metrics
-from fedfuse.flower.workspace import derive_seed
 
 
 def train_baselines(client: DistillationClient) -> RecordDict:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfuse.report.reading import Run, read_run
-from fedfuse.report.writing import commit, versions
+from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run_writer import commit, versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from filelock import FileLock, Timeout
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.config import parse
-from fedfuse.logs import show
-from fedfuse.monitoring import monitored
 from fedfuse.report.html import write_report
 from fedfuse.report.plots import save_headline
-from fedfuse.report.reading import read_run
+from fedfuse.tracking.logs import show
+from fedfuse.tracking.prometheus import monitored
+from fedfuse.tracking.run import read_run
 from strategies.registry import find_strategy
 
 app = ServerApp()

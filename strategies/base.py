@@ -18,15 +18,15 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy import ndarray
 
-from fedfuse.checkpoints import Checkpoint, below
+from fedfuse.config.run_config import RunConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from fedfuse.flower.config import RunConfig
-from fedfuse.report.writing import RunWriter
-from strategies.exchange import Exchange, require
+from fedfuse.tracking.checkpoints import Checkpoint, below
+from fedfuse.tracking.run_writer import RunWriter
+from strategies.client_registry import Member, Roll
+from strategies.message_round import Exchange, require
+from strategies.phases import Rounds
 from strategies.results import restore_result, result_facts
-from strategies.roll import Member, Roll
-from strategies.rounds import Rounds
 from strategies.steps import carry_out
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class PhasedStrategy(Strategy):
         """What the same would be without the federation; where the run config asks for it.
 
         Args:
-            turn: the number of the last message before (``strategies.rounds``), which clients know.
+            turn: the number of the last message before (``strategies.phases``), which clients know.
         """
 
     def state(self) -> dict[str, ndarray]:

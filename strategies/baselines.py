@@ -7,7 +7,7 @@ from dataclasses import replace
 from flwr.app import Message
 
 from fedfuse.flower import messages
-from strategies.session import SERVER, Session, all_private
+from strategies.server_state import SERVER, Session, all_private
 
 
 def server_baselines(session: Session) -> None:

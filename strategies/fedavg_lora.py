@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from strategies.exchange import require
+from strategies.message_round import require
 from strategies.model import ModelStrategy, mean_loss, take_loss
 
 AdapterState = dict[str, ndarray]

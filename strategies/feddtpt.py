@@ -1,9 +1,9 @@
 """FedDTPT: clients search a prompt for a black-box language model, and the server makes one of all.
 
 Wu et al., "FedDTPT: Federated Discrete and Transferable Prompt Tuning for Black-Box Large Language
-Models", arXiv 2411.00985. Algorithm 1 is the clients', Algorithm 2 ``fedfuse.prompts.aggregate``.
+Models", arXiv 2411.00985. Algorithm 1 is the clients', Algorithm 2 ``fedfuse.feddtpt.aggregation``.
 
-Differs from the paper: see ``fedfuse.prompts.aggregate`` and ``fedfuse.prompts.succession`` (what
+Differs from the paper: see ``fedfuse.feddtpt.aggregation`` and ``fedfuse.feddtpt.next_prompt`` (what
 becomes of the clients' prompts); the paper's way is ``prompts.aggregation = "paper"`` with
 ``prompts.choice = "none"``. The test set is asked about by the server alone, so that no question is
 paid for twice; clients say how prompts do on their private examples.
@@ -22,20 +22,20 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from numpy import ndarray
 
-from fedfuse.checkpoints import as_array, as_texts
+from fedfuse.config.run_config import RunConfig
+from fedfuse.feddtpt.next_prompt import Succession, next_prompt
+from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from fedfuse.flower import messages
-from fedfuse.flower.config import RunConfig
-from fedfuse.flower.prompt_messages import put_prompt, take_member
-from fedfuse.prompts.prompt import Prompt, TunedPrompt
-from fedfuse.prompts.succession import Succession, next_prompt
-from fedfuse.report.prompt_records import PromptLine
-from fedfuse.report.provenance import aggregation_line
+from fedfuse.flower.feddtpt_messages import put_prompt, take_member
+from fedfuse.report.prompt_origin import aggregation_line
+from fedfuse.tracking.checkpoints import as_array, as_texts
+from fedfuse.tracking.feddtpt_records import PromptLine
 from strategies.base import FEDERATED, ZERO_SHOT, PhasedStrategy
-from strategies.exchange import require
-from strategies.prompt_baselines import centralized, standalone
-from strategies.prompt_session import TEST, VALIDATION, PromptSession, open_prompt_session
-from strategies.roll import Member
-from strategies.session import SERVER
+from strategies.client_registry import Member
+from strategies.feddtpt_baselines import centralized, standalone
+from strategies.feddtpt_state import TEST, VALIDATION, PromptSession, open_prompt_session
+from strategies.message_round import require
+from strategies.server_state import SERVER
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ Fan et al., "FedMKT: Federated Mutual Knowledge Transfer for Large and Small Lan
 COLING 2025, arXiv 2406.02224. Algorithm 1; the step numbers below are its own.
 
 Differs from the paper: see ``fedfuse.distillation.loss`` (tail),
-``fedfuse.tokenization.projection`` (collisions, unmatched rows), ``fedfuse.knowledge.translate``
-(claims are verified), ``fedfuse.knowledge.trim`` (adaptive k) and ``ClientDistillConfig.replay``;
+``fedfuse.alignment.projection`` (collisions, unmatched rows), ``fedfuse.knowledge.aligner``
+(claims are verified), ``fedfuse.knowledge.top_p`` (adaptive k) and ``ClientDistillConfig.replay``;
 the paper's rules can be chosen in the run config.
 """
 
@@ -17,21 +17,21 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from numpy import ndarray
 
-from fedfuse.checkpoints import as_array, as_texts, below
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.selection import Losses, Weights, dual_min_ce
-from fedfuse.fusion.selectors import RowWeights, by_loss
-from fedfuse.fusion.shares import teacher_shares
-from fedfuse.fusion.spool import Spool
-from fedfuse.fusion.teach import Candidate, Learner, Lesson
-from fedfuse.knowledge.letter import read, write, write_changes
+from fedfuse.fusion.disk_buffer import Spool
+from fedfuse.fusion.fuser import Candidate, Learner, Lesson
+from fedfuse.fusion.row_rules import RowWeights, by_loss
+from fedfuse.fusion.rules import Losses, Weights, dual_min_ce
+from fedfuse.fusion.teacher_shares import teacher_shares
+from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.knowledge.payload import read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
-from strategies.held import Held
+from fedfuse.tracking.checkpoints import as_array, as_texts, below
+from strategies.knowledge_cache import Held
 from strategies.model import ModelStrategy, mean_loss, take_loss
-from strategies.session import SERVER, Session
+from strategies.server_state import SERVER, Session
 
 
 class FedMKT(ModelStrategy):

@@ -3,7 +3,7 @@
 Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
 2505.23844.
 
-Differs from the paper: see ``fedfuse.fusion.learning``; the paper's network, signal, threshold and
+Differs from the paper: see ``fedfuse.fusion.gating.learned_gate``; the paper's network, signal, threshold and
 feedback can be chosen in the run config.
 """
 
@@ -13,15 +13,15 @@ from collections.abc import Mapping
 
 from numpy import ndarray
 
-from fedfuse.checkpoints import below
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.workspace import derive_seed
-from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.learning import LearnedSelector
-from fedfuse.fusion.selectors import RowWeights
-from fedfuse.fusion.teach import Lesson
+from fedfuse.factory.models import derive_seed
+from fedfuse.fusion.fuser import Lesson
+from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.fusion.row_rules import RowWeights
+from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.tracking.checkpoints import below
 from strategies.fedmkt import FedMKT
-from strategies.session import SERVER, Session
+from strategies.server_state import SERVER, Session
 
 
 class FusionX(FedMKT):

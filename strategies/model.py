@@ -11,13 +11,13 @@ from typing import TypeVar
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedfuse.config.run_config import RunConfig
 from fedfuse.flower import messages
-from fedfuse.flower.config import RunConfig
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 from strategies.base import FEDERATED, ZERO_SHOT, PhasedStrategy
 from strategies.baselines import client_baselines, server_baselines
-from strategies.roll import Member
-from strategies.session import SERVER, Session, open_session
+from strategies.client_registry import Member
+from strategies.server_state import SERVER, Session, open_session
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

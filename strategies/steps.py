@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.joint import JOINT, join, split
 from fedfuse.flower.messages import Occasion, put_occasion
-from strategies.exchange import Arrivals, Exchange
+from fedfuse.flower.piggyback import JOINT, join, split
+from strategies.message_round import Arrivals, Exchange
 
 
 @dataclass(frozen=True, slots=True)

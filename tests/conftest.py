@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from fedfuse.builtin.architectures import ARCHITECTURES, tiny_causal_lm
+from fedfuse.builtin.text_world import World, WorldSize, pretraining_text
+from fedfuse.builtin.tokenizers import KINDS, train_tokenizer
+from fedfuse.config.training import TrainingSettings
 from fedfuse.data.sample import Sample
-from fedfuse.data.world import World, WorldSize, pretraining_text
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.training import train
-from fedfuse.models.architectures import ARCHITECTURES, tiny_causal_lm
-from fedfuse.models.tokenizers import KINDS, train_tokenizer
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 MAX_LENGTH = 64
 

@@ -13,12 +13,12 @@ from flwr.clientapp import ClientApp
 from numpy import ndarray
 
 from clients.app import app as client_app
-from clients.distillation import _private
-from fedfuse.checkpoints import Checkpoints
-from fedfuse.flower import workspace
-from fedfuse.flower.config import Scalar, flatten, parse
-from fedfuse.flower.grid import run_in_process
-from fedfuse.models import builtin
+from clients.knowledge import _private
+from fedfuse.builtin import models as builtin
+from fedfuse.config.run_config import Scalar, flatten, parse
+from fedfuse.factory import models as workspace
+from fedfuse.simulation.in_process import run_in_process
+from fedfuse.tracking.checkpoints import Checkpoints
 from strategies.app import app as server_app
 
 VOCABULARY = {"gpt2": 400, "llama": 300, "opt": 480, "gpt-neox": 330, "server": 440}

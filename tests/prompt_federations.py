@@ -10,9 +10,9 @@ import pytest
 from flwr.clientapp import ClientApp
 
 from clients.app import app as client_app
-from fedfuse.flower import prompt_workspace
-from fedfuse.flower.config import Scalar
-from fedfuse.models import builtin
+from fedfuse.builtin import models as builtin
+from fedfuse.config.run_config import Scalar
+from fedfuse.factory import feddtpt as prompt_workspace
 from tests.federations import federate
 
 TINY = {

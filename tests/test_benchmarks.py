@@ -25,11 +25,11 @@ from benchmarks.frame import cut, load_text, load_tokenizer
 from benchmarks.losses import Case, Size, peak_memory
 from benchmarks.reference import nearest
 from benchmarks.rows import Bench, reference
-from fedfuse.flower.config import parse
-from fedfuse.models.tokenizers import KINDS
-from fedfuse.tokenization.surface import surfaces
-from fedfuse.tokenization.tokenizer import TextTokenizer
-from fedfuse.tokenization.vocabulary import VocabularyTable, minimum_edit_distance_table
+from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
+from fedfuse.builtin.tokenizers import KINDS
+from fedfuse.config.run_config import parse
+from fedfuse.tokenizers.token_bytes import surfaces
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.federations import tiny_builtin as tiny_builtin
 
 RESULTS = {

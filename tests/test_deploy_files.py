@@ -1,6 +1,6 @@
 """Dockerfile, compose files and systemd units: linted, and they run what the guide runs.
 
-``tests/flower/test_deployment.py`` runs the guide's commands; here those of the files are compared
+``tests/deployment/test_deployment.py`` runs the guide's commands; here those of the files are compared
 with them. No image is built: no container engine is needed to work on fedfuse.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fedfuse.flower.apphome import dependencies
-from tests.flower.deployment import guide
+from fedfuse.flower.app_bundle import dependencies
+from tests.deployment.processes import guide
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

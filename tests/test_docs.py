@@ -18,7 +18,7 @@ from experiments.prompts import summary as prompts
 from experiments.scale import draw as scale
 from experiments.selection import tables as selection
 from experiments.wire import tables as wire
-from fedfuse.flower.config import RunConfig, flatten
+from fedfuse.config.run_config import RunConfig, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [

@@ -14,7 +14,7 @@ from experiments.quickstart import strategies
 from experiments.quickstart.controls import shuffle
 from experiments.quickstart.run import summarize
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.report.reading import Run, read_run
+from fedfuse.tracking.run import Run, read_run
 from tests.report.folders import write_folder, write_lines
 
 FLOOR = 0.2

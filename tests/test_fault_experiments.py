@@ -13,7 +13,7 @@ import pytest
 from experiments.faults import chaos, kills
 from experiments.faults.fleet import FAULTS, Fleet, draw
 from experiments.faults.run import lapses, outcome
-from fedfuse.report.reading import read_run
+from fedfuse.tracking.run import read_run
 from tests.federations import lines, tiny_builtin
 from tests.report.folders import write_lines
 

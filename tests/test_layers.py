@@ -19,7 +19,7 @@ FORBIDDEN = {
     "strategies": ("clients", "experiments", "benchmarks"),
     "clients": ("strategies", "experiments", "benchmarks"),
 }
-COMMAND_LINE = (Path("fedfuse/cli.py"), Path("fedfuse/node_command.py"))
+COMMAND_LINE = (Path("fedfuse/cli/main.py"), Path("fedfuse/cli/node.py"))
 # Modules that turn bytes into running code.
 UNSAFE = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 
@@ -110,15 +110,19 @@ def test_the_tree_keeps_the_rule(rule: Rule) -> None:
 @pytest.mark.parametrize(
     ("rule", "file", "source"),
     [
-        (wrong_imports, "fedfuse/fusion/fuse.py", "import strategies"),
-        (wrong_imports, "fedfuse/fusion/fuse.py", "from clients.app import app"),
-        (wrong_imports, "fedfuse/fusion/fuse.py", "def f():\n    from flwr.app import Message"),
-        (wrong_imports, "fedfuse/fusion/fuse.py", "from fedfuse.flower.grid import InProcessGrid"),
-        (wrong_imports, "fedfuse/fusion/fuse.py", "from fedfuse import flower"),
-        (wrong_imports, "fedfuse/fusion/fuse.py", "importlib.import_module('strategies.app')"),
-        (wrong_imports, "fedfuse/cli.py", "import flwr.cli.app"),
-        (wrong_imports, "fedfuse/cli.py", "from strategies.app import app"),
-        (wrong_imports, "fedfuse/flower/grid.py", "import strategies.app"),
+        (wrong_imports, "fedfuse/fusion/mixing.py", "import strategies"),
+        (wrong_imports, "fedfuse/fusion/mixing.py", "from clients.app import app"),
+        (wrong_imports, "fedfuse/fusion/mixing.py", "def f():\n    from flwr.app import Message"),
+        (
+            wrong_imports,
+            "fedfuse/fusion/mixing.py",
+            "from fedfuse.simulation.in_process import InProcessGrid",
+        ),
+        (wrong_imports, "fedfuse/fusion/mixing.py", "from fedfuse import flower"),
+        (wrong_imports, "fedfuse/fusion/mixing.py", "importlib.import_module('strategies.app')"),
+        (wrong_imports, "fedfuse/cli/main.py", "import flwr.cli.app"),
+        (wrong_imports, "fedfuse/cli/main.py", "from strategies.app import app"),
+        (wrong_imports, "fedfuse/simulation/in_process.py", "import strategies.app"),
         (wrong_imports, "strategies/base.py", "from clients import app"),
         (wrong_imports, "clients/app.py", "import strategies.base as base"),
         (wrong_imports, "clients/app.py", "import experiments.quickstart.run"),
@@ -140,9 +144,9 @@ def test_a_breach_is_found(rule: Rule, file: str, source: str) -> None:
     ("file", "source"),
     [
         ("fedfuse/data/partition.py", "from flwr_datasets.partitioner import IidPartitioner"),
-        ("fedfuse/flower/grid.py", "from flwr.app import Message"),
-        ("fedfuse/cli.py", "from fedfuse.flower.simulate import simulate"),
-        ("fedfuse/cli.py", "importlib.import_module('strategies.app')"),
+        ("fedfuse/simulation/in_process.py", "from flwr.app import Message"),
+        ("fedfuse/cli/main.py", "from fedfuse.simulation.flwr_run import simulate"),
+        ("fedfuse/cli/main.py", "importlib.import_module('strategies.app')"),
         ("strategies/base.py", "from fedfuse.errors import FedfuseError\nimport flwr"),
         ("experiments/quickstart/run.py", "from strategies.app import app"),
         ("clients/app.py", "f(trust_remote_code=False)"),

@@ -15,9 +15,9 @@ from experiments.prompts.draw import draw
 from experiments.prompts.run import ABLATIONS, MAIN, Cell, measure, plan, run_once
 from experiments.prompts.world import COLUMNS, summarize, table, wordings
 from experiments.prompts.world import measure as measure_world
-from fedfuse.flower.config import Scalar, parse
-from fedfuse.prompts.lexicon import vocabulary
-from fedfuse.prompts.world import WORLD_TASKS, world_task
+from fedfuse.builtin.prompt_lexicon import vocabulary
+from fedfuse.builtin.prompt_world import WORLD_TASKS, world_task
+from fedfuse.config.run_config import Scalar, parse
 from tests.prompt_federations import KEYS
 from tests.prompt_federations import tiny_world as tiny_world
 

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from experiments.prompts import realdata, realmodels, realtasks
 from experiments.prompts.realtasks import DATA_SETS, PROPERTIES, VAGUE, Aspect, hold_out
+from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.config import parse
+from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.models.causal_lm import load_causal_lm
-from fedfuse.prompts.local_model import LocalModel
-from fedfuse.prompts.masked_lm import MaskedLM
 from tests.prompt_federations import forget
 
 HELD, TRAIN, TEST = 220, 420, 60

@@ -16,7 +16,7 @@ from benchmarks.memory_watch import Watch
 from experiments.scale import server
 from experiments.scale.memory import extra_memory
 from experiments.scale.run import check_complete, summarize
-from fedfuse.report.reading import read_run
+from fedfuse.tracking.run import read_run
 from tests.federations import federate, lines, tiny_builtin
 from tests.report.folders import write_lines
 from tests.strategies.test_faults import SHORT

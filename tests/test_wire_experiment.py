@@ -11,9 +11,9 @@ from experiments.wire import run as one_round
 from experiments.wire import tables
 from experiments.wire.rounds import of_run
 from experiments.wire.run import REFERENCE, VARIANTS, Variant
-from fedfuse.flower.config import parse
-from fedfuse.knowledge.update import distances
-from fedfuse.report.reading import read_run
+from fedfuse.config.run_config import parse
+from fedfuse.knowledge.delta import distances
+from fedfuse.tracking.run import read_run
 from tests.federations import FAST, federate
 from tests.federations import tiny_builtin as tiny_builtin
 from tests.knowledge.conftest import random_knowledge

@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
+from fedfuse.alignment.positions import align_rows
+from fedfuse.alignment.projection import Projected, project
+from fedfuse.alignment.spelling import spell, spelled_table
+from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.tokenization.positions import align_rows
-from fedfuse.tokenization.projection import Projected, project
-from fedfuse.tokenization.rows import LabelRows
-from fedfuse.tokenization.spelling import spell, spelled_table
-from fedfuse.tokenization.surface import surfaces
-from fedfuse.tokenization.tokenizer import TextTokenizer
-from fedfuse.tokenization.vocabulary import minimum_edit_distance_table
+from fedfuse.tokenizers.label_rows import LabelRows
+from fedfuse.tokenizers.token_bytes import surfaces
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOP_M = 4
 

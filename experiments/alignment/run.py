@@ -22,17 +22,17 @@ from rich.progress import track
 from experiments.alignment.draw import draw, table
 from experiments.alignment.measures import CHOICES, Choice, Quality, compare
 from experiments.frame import put_table, write_results
-from fedfuse.data.lexicon import LEXICONS
-from fedfuse.data.load import load_records
+from fedfuse.builtin.models import build, cache_root
+from fedfuse.builtin.text_lexicon import LEXICONS
+from fedfuse.builtin.text_world import Domain
+from fedfuse.data.records import load_records
 from fedfuse.data.sample import Sample
-from fedfuse.data.world import Domain
-from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.knowledge.extract import extract
-from fedfuse.models.builtin import build, cache_root
 from fedfuse.models.causal_lm import CausalLM, load_causal_lm
-from fedfuse.tokenization.load import load_tokenizer
-from fedfuse.tokenization.rows import label_rows
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.label_rows import label_rows
+from fedfuse.tokenizers.load import load_tokenizer
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfuse.flower import messages
-from fedfuse.flower.joint import JOINT
-from fedfuse.report.reading import SERVER, Run, read_run
-from fedfuse.report.records import Exchange
+from fedfuse.flower.piggyback import JOINT
+from fedfuse.tracking.records import Exchange
+from fedfuse.tracking.run import SERVER, Run, read_run
 
 
 @dataclass(slots=True)

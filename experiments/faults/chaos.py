@@ -16,9 +16,9 @@ import typer
 from experiments.faults.fleet import Schedule, draw
 from experiments.faults.run import DEADLINE, SMALL, events, lapses, run_among
 from experiments.frame import write_results
-from fedfuse.flower.config import flatten, parse
-from fedfuse.models.builtin import ensure
-from fedfuse.report.reading import read_run
+from fedfuse.builtin.models import ensure
+from fedfuse.config.run_config import flatten, parse
+from fedfuse.tracking.run import read_run
 
 STRATEGIES = ("fedmkt", "fedfuse")
 CLIENTS = 4
@@ -39,7 +39,7 @@ def one(seed: int, output: Path) -> dict[str, object]:
     }
     config = flatten(parse({**SMALL, **given}))
     folder = output / f"chaos-{seed}"
-    with patch("strategies.exchange.POLL_SECONDS", DEADLINE / 4):
+    with patch("strategies.message_round.POLL_SECONDS", DEADLINE / 4):
         fleets = run_among(schedule, config, CLIENTS)
     ledger = read_run(folder).ledger
     return {

@@ -14,11 +14,11 @@ import torch
 from flwr.app import Array, Context, Message
 from flwr.clientapp import ClientApp
 
+from fedfuse.config.run_config import Scalar
 from fedfuse.distillation.training import Training
 from fedfuse.flower import messages
-from fedfuse.flower.config import Scalar
-from fedfuse.flower.grid import InProcessGrid
-from fedfuse.flower.joint import JOINT
+from fedfuse.flower.piggyback import JOINT
+from fedfuse.simulation.in_process import InProcessGrid
 
 PHASES = (messages.LOCAL, messages.DISTILL, messages.EVALUATE)
 # What a client does with one message. ``raise`` and ``hang`` do nothing else. ``late`` and ``die``

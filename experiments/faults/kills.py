@@ -29,9 +29,9 @@ import typer
 from experiments.faults.fleet import Schedule
 from experiments.faults.run import SMALL, outcome, run_among
 from experiments.frame import write_results
-from fedfuse.flower.config import flatten, parse
-from fedfuse.models.builtin import ensure
-from fedfuse.report.reading import read_run
+from fedfuse.builtin.models import ensure
+from fedfuse.config.run_config import flatten, parse
+from fedfuse.tracking.run import read_run
 
 ROOT = str(Path(__file__).resolve().parents[2]) + os.sep
 OURS = tuple(ROOT + name + os.sep for name in ("fedfuse", "strategies", "clients"))

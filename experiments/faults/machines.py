@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from fedfuse.flower.apphome import app_dir
-from fedfuse.flower.config import Scalar
-from fedfuse.flower.keys import make_node_files, make_superlink_files
-from fedfuse.flower.processes import listens, started_in
-from fedfuse.flower.simulate import Workspace, free_port
+from fedfuse.config.run_config import Scalar
+from fedfuse.deployment.certificates import make_node_files, make_superlink_files
+from fedfuse.flower.app_bundle import app_dir
+from fedfuse.simulation.flwr_run import Workspace, free_port
+from fedfuse.simulation.processes import listens, started_in
 
 START_SECONDS = 120.0
 SERVER_APP = "flwr-serverapp"

@@ -27,11 +27,11 @@ from experiments.faults.account import Absence, lapses
 from experiments.faults.machines import Machines, wait
 from experiments.faults.run import SMALL
 from experiments.frame import write_results
-from fedfuse.flower.simulate import Workspace
-from fedfuse.models.builtin import ensure
-from fedfuse.report.fields import read_lines
-from fedfuse.report.reading import read_run
-from fedfuse.report.records import Exchange, read_exchange
+from fedfuse.builtin.models import ensure
+from fedfuse.simulation.flwr_run import Workspace
+from fedfuse.tracking.json_fields import read_lines
+from fedfuse.tracking.records import Exchange, read_exchange
+from fedfuse.tracking.run import read_run
 
 CLIENTS = 3
 ROUNDS = 3

@@ -13,12 +13,12 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 
 from clients.app import app as client_app
 from experiments.faults.fleet import Fleet, Killed, Place, Schedule
-from fedfuse.checkpoints import Checkpoints
+from fedfuse.config.run_config import Scalar
 from fedfuse.flower import messages
-from fedfuse.flower.config import Scalar
-from fedfuse.flower.grid import new_context
-from fedfuse.report.fields import read_lines
-from fedfuse.report.reading import SERVER, Run, read_run
+from fedfuse.simulation.in_process import new_context
+from fedfuse.tracking.checkpoints import Checkpoints
+from fedfuse.tracking.json_fields import read_lines
+from fedfuse.tracking.run import SERVER, Run, read_run
 from strategies.app import app as server_app
 
 # Enough of everything for each phase to do something; a run takes seconds.

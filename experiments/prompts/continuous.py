@@ -16,10 +16,10 @@ from rich.progress import track
 
 from experiments.frame import put_table, write_results
 from experiments.prompts.run import DOCS, HERE, SKEWS
-from fedfuse.models.builtin import build
+from fedfuse.builtin.models import build
+from fedfuse.builtin.prompt_world import VAGUE, WorldSize, world_task
+from fedfuse.feddtpt.continuous import ContinuousPrompt, ContinuousSettings, fed_avg_prompts
 from fedfuse.models.causal_lm import load_causal_lm
-from fedfuse.prompts.continuous import ContinuousPrompt, ContinuousSettings, fed_avg_prompts
-from fedfuse.prompts.world import VAGUE, WorldSize, world_task
 
 MODEL = "builtin:instructed-llama"
 

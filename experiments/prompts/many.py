@@ -19,7 +19,7 @@ from rich.progress import track
 
 from experiments.frame import put_table, write_results
 from experiments.prompts.run import DOCS, HERE, SKEWS, Cell, run_once
-from fedfuse.report.prompts import global_lines
+from fedfuse.report.feddtpt import global_lines
 
 PAIR = ("feddtpt", "best-client")
 

@@ -34,14 +34,14 @@ from experiments.prompts.realmodels import built
 from experiments.prompts.realtasks import DATA_SETS, VAGUE, DataSet, exercises, hold_out
 from experiments.prompts.run import DOCS, HERE, SKEWS, accuracy_of, run_once
 from experiments.prompts.summary import points, spread
+from fedfuse.config.run_config import Scalar, parse
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.config import Scalar, parse
-from fedfuse.flower.prompt_workspace import load_task
+from fedfuse.factory.feddtpt import load_task
+from fedfuse.feddtpt.label_tasks import Example
+from fedfuse.feddtpt.local_black_box import LocalModel
 from fedfuse.models.causal_lm import load_causal_lm
-from fedfuse.prompts.local_model import LocalModel
-from fedfuse.prompts.tasks import Example
-from fedfuse.report.prompts import at_the_end, bytes_per_client_round, global_lines
-from fedfuse.report.reading import Run
+from fedfuse.report.feddtpt import at_the_end, bytes_per_client_round, global_lines
+from fedfuse.tracking.run import Run
 
 # Exercises of each kind that the models are trained on, and each data set's share of them.
 DRILLS, EXERCISES = 20_000, 100_000

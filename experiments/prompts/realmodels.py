@@ -24,14 +24,14 @@ from transformers import (
 )
 
 from experiments.prompts.realtasks import Exercise
+from fedfuse.builtin.architectures import HEADS, tiny_masked_lm
+from fedfuse.builtin.models import cache_root
+from fedfuse.builtin.tokenizers import SPECIALS, train_tokenizer
+from fedfuse.config.training import TrainingSettings
 from fedfuse.data.sample import Sample
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.training import train
-from fedfuse.models.architectures import HEADS, tiny_masked_lm
-from fedfuse.models.builtin import cache_root
-from fedfuse.models.tokenizers import SPECIALS, train_tokenizer
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Of what code below and in realtasks makes; raised when it changes.
 VERSION = 1

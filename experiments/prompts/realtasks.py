@@ -2,7 +2,7 @@
 
 Every text can be asked about in several ways: for the label of its data set, and for plain
 properties that every text has. An instruction says which is meant, more or less clearly, so a model
-learns to weigh its words, as in the built-in world (``fedfuse.prompts.wording``).
+learns to weigh its words, as in the built-in world (``fedfuse.builtin.instructions``).
 
 Who sees what: a data set's distinct train texts are cut in two. ``HELD`` of them are the train
 split of the federation, from which private, public and validation examples are drawn; the language
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from fedfuse.data.load import available_splits, load_records
+from fedfuse.builtin.prompt_lexicon import ANSWER, DECIDE, OPENINGS, READ, WHERE
+from fedfuse.data.records import available_splits, load_records
 from fedfuse.data.splits import TEST_FALLBACKS
-from fedfuse.data.tasks import to_samples
+from fedfuse.data.templates import to_samples
 from fedfuse.errors import FedfuseError
-from fedfuse.prompts.lexicon import ANSWER, DECIDE, OPENINGS, READ, WHERE
-from fedfuse.prompts.tasks import Example, Task, label_task
+from fedfuse.feddtpt.label_tasks import Example, Task, label_task
 
 VAGUE = "please read the text below and answer"
 # Train records that are the federation's: as many as ten clients' pools, public and validation.

@@ -26,15 +26,15 @@ from clients.app import app as client_app
 from experiments.frame import put_table, write_results
 from experiments.prompts.draw import draw
 from experiments.prompts.summary import summarize, table
-from fedfuse.flower.config import Scalar, flatten, parse
-from fedfuse.flower.grid import run_in_process
-from fedfuse.flower.prompt_workspace import load_task
-from fedfuse.models.builtin import build
+from fedfuse.builtin.models import build
+from fedfuse.config.run_config import Scalar, flatten, parse
+from fedfuse.factory.feddtpt import load_task
+from fedfuse.feddtpt.black_box import BlackBox
+from fedfuse.feddtpt.local_black_box import LocalModel
 from fedfuse.models.causal_lm import load_causal_lm
-from fedfuse.prompts.blackbox import BlackBox
-from fedfuse.prompts.local_model import LocalModel
-from fedfuse.report.prompts import at_the_end, bytes_per_client_round, global_lines
-from fedfuse.report.reading import Run, read_run
+from fedfuse.report.feddtpt import at_the_end, bytes_per_client_round, global_lines
+from fedfuse.simulation.in_process import run_in_process
+from fedfuse.tracking.run import Run, read_run
 from strategies.app import app as server_app
 
 HERE = Path(__file__).parent

@@ -15,13 +15,13 @@ import typer
 from rich.progress import track
 
 from experiments.frame import put_table, write_results
-from fedfuse.models.builtin import build
+from fedfuse.builtin.models import build
+from fedfuse.builtin.prompt_lexicon import FORMS
+from fedfuse.builtin.prompt_world import VAGUE, WORLD_TASKS, WorldSize, WorldTask, world_task
+from fedfuse.feddtpt.black_box import BlackBox
+from fedfuse.feddtpt.label_tasks import Example
+from fedfuse.feddtpt.local_black_box import LocalModel
 from fedfuse.models.causal_lm import load_causal_lm
-from fedfuse.prompts.blackbox import BlackBox
-from fedfuse.prompts.lexicon import FORMS
-from fedfuse.prompts.local_model import LocalModel
-from fedfuse.prompts.tasks import Example
-from fedfuse.prompts.world import VAGUE, WORLD_TASKS, WorldSize, WorldTask, world_task
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from experiments.frame import Job, raw_cells, run_jobs, write_results
-from fedfuse.report.reading import Measure, Run
+from fedfuse.tracking.run import Measure, Run
 
 HERE = Path(__file__).parent
 NO_BASELINES = ("--set", "baselines=false")

@@ -14,8 +14,8 @@ import typer
 
 from experiments.frame import Job, raw_cells, run_jobs, write_results
 from fedfuse.evaluation.interference import measure_interference
-from fedfuse.report.harm import cells
-from fedfuse.report.reading import SERVER, Run
+from fedfuse.report.regressions import cells
+from fedfuse.tracking.run import SERVER, Run
 
 HERE = Path(__file__).parent
 STRATEGIES = ("fedmkt", "fusion-x", "fedfuse")

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from fedfuse.data.load import load_records
+from fedfuse.builtin.architectures import MAX_LENGTH, tiny_causal_lm
+from fedfuse.config.training import TrainingSettings
+from fedfuse.data.records import load_records
 from fedfuse.data.sample import Sample
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.training import train
-from fedfuse.models.architectures import MAX_LENGTH, tiny_causal_lm
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TEXTS_PER_SOURCE = 2000
 
@@ -27,7 +27,7 @@ class Recipe:
 
     Attributes:
         name: of its folder.
-        architecture: a key of ``fedfuse.models.architectures``.
+        architecture: a key of ``fedfuse.builtin.architectures``.
         tokenizer: folder name of the tokenizer in the material.
     """
 

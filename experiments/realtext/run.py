@@ -17,7 +17,7 @@ import typer
 
 from experiments.frame import Job, raw_cells, run_jobs, write_results
 from experiments.realtext.models import build_models
-from fedfuse.report.reading import Run
+from fedfuse.tracking.run import Run
 
 HERE = Path(__file__).parent
 SOURCES = ("trec", "sst2")

@@ -23,9 +23,9 @@ from experiments.frame import put_table, write_results
 from experiments.scale.draw import draw, table
 from experiments.scale.memory import MB
 from experiments.scale.recorded import ROUNDS
+from fedfuse.builtin.models import build
 from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL
-from fedfuse.models.builtin import build
-from fedfuse.report.reading import Run, read_run
+from fedfuse.tracking.run import Run, read_run
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"

@@ -23,8 +23,8 @@ from flwr.serverapp import Grid
 
 from experiments.scale.memory import extra_memory
 from experiments.scale.recorded import KNOWLEDGE
-from fedfuse.flower.config import RunConfig, model_of_partition, parse
-from fedfuse.flower.grid import InProcessGrid
+from fedfuse.builtin.models import build
+from fedfuse.config.run_config import RunConfig, model_of_partition, parse
 from fedfuse.flower.messages import (
     arrays_to_record,
     put_knowledge,
@@ -32,14 +32,14 @@ from fedfuse.flower.messages import (
     put_tokenizer,
     take_occasion,
 )
-from fedfuse.fusion.teach import Candidate
-from fedfuse.knowledge.letter import write
+from fedfuse.fusion.fuser import Candidate
+from fedfuse.knowledge.payload import write
 from fedfuse.knowledge.storage import load
-from fedfuse.models.builtin import build
-from fedfuse.tokenization.load import load_tokenizer
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.simulation.in_process import InProcessGrid
+from fedfuse.tokenizers.load import load_tokenizer
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 from strategies.fedmkt import FedMKT
-from strategies.session import open_session
+from strategies.server_state import open_session
 
 
 class Measured(FedMKT):

@@ -15,19 +15,19 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.selection.scenarios import Scenario
-from fedfuse.data.lexicon import LEXICONS
+from fedfuse.algorithms.local_model import AdapterState, Participant
+from fedfuse.builtin.text_lexicon import LEXICONS
+from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.config.sections import DataConfig, ModelConfig, ServerDistillConfig
 from fedfuse.data.sample import Sample, Splits
-from fedfuse.distillation.encoded import EncodedSet
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nats
-from fedfuse.flower.config import RunConfig, model_of_partition
-from fedfuse.flower.sections import DataConfig, ModelConfig, ServerDistillConfig
-from fedfuse.flower.workspace import derive_seed, load_participant, load_splits
+from fedfuse.factory.models import derive_seed, load_participant, load_splits
+from fedfuse.knowledge.contexts import view_prompts
 from fedfuse.knowledge.extract import extract
-from fedfuse.knowledge.prompts import view_prompts
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.models.participant import AdapterState, Participant
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Raised when the code that makes material changes what it makes.
 VERSION = 2

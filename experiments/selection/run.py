@@ -27,9 +27,9 @@ from experiments.selection.summary import summarize
 from experiments.selection.tables import TABLES
 from experiments.selection.trial import Trial
 from experiments.selection.variants import ABLATED, ABLATIONS, MAIN, MORE, MORE_ON, VARIANTS
+from fedfuse.builtin.models import cache_root
 from fedfuse.evaluation.interference import paired_noise
-from fedfuse.models.builtin import cache_root
-from fedfuse.report.writing import commit, versions
+from fedfuse.tracking.run_writer import commit, versions
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "selection.md"

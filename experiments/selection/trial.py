@@ -11,19 +11,19 @@ from numpy import ndarray
 
 from experiments.selection.material import Material, losses, participant
 from experiments.selection.variants import Variant
-from fedfuse.distillation.teaching import Teacher
+from fedfuse.algorithms.local_model import AdapterState
+from fedfuse.builtin.models import cache_root
+from fedfuse.distillation.targets import Teacher
+from fedfuse.evaluation.acceptance import judge
 from fedfuse.evaluation.scoring import sample_nats
-from fedfuse.flower.workspace import derive_seed
-from fedfuse.fusion.evidence import Evidence
-from fedfuse.fusion.learning import LearnedSelector
-from fedfuse.fusion.promotion import judge
-from fedfuse.fusion.selectors import RowWeights, Selector
-from fedfuse.fusion.teach import Learner
+from fedfuse.factory.models import derive_seed
+from fedfuse.fusion.fuser import Learner
+from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.fusion.row_rules import RowWeights, Selector
+from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.knowledge.aligner import Translator
+from fedfuse.knowledge.contexts import view_prompts
 from fedfuse.knowledge.extract import extract
-from fedfuse.knowledge.prompts import view_prompts
-from fedfuse.knowledge.translate import Translator
-from fedfuse.models.builtin import cache_root
-from fedfuse.models.participant import AdapterState
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fedfuse.fusion.learning import LearnedSelector
-from fedfuse.fusion.selection import dual_min_ce, min_ce, uniform
-from fedfuse.fusion.selectors import RowWeights, Selector, avg_ce, by_loss, oracle, untrained_gate
-from fedfuse.fusion.settings import LABEL_FREE, SelectorSettings
+from fedfuse.config.gate import LABEL_FREE, SelectorSettings
+from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.fusion.row_rules import RowWeights, Selector, avg_ce, by_loss, oracle, untrained_gate
+from fedfuse.fusion.rules import dual_min_ce, min_ce, uniform
 
 if TYPE_CHECKING:
     from experiments.selection.trial import Trial
-    from fedfuse.fusion.evidence import Evidence
+    from fedfuse.fusion.teacher_stats import Evidence
 
 Maker = Callable[["Trial"], Selector]
 
@@ -25,7 +25,7 @@ class Variant:
     Attributes:
         selector: makes it; None learns from labels alone.
         order: which order of batches; another one tells how much of a result is the order's.
-        promote: keep a round only if it made no domain worse (``fedfuse.fusion.promotion``).
+        promote: keep a round only if it made no domain worse (``fedfuse.evaluation.acceptance``).
         consolidate: hold weights that matter where the server is trusted itself.
     """
 

@@ -16,7 +16,7 @@ import typer
 from experiments.frame import Job, put_table, raw_cells, run_jobs, write_results
 from experiments.quickstart.run import NO_BASELINES, excess, measure
 from experiments.wire.tables import rounds
-from fedfuse.report.reading import Run
+from fedfuse.tracking.run import Run
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "wire.md"

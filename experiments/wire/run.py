@@ -20,17 +20,17 @@ from rich.progress import track
 
 from experiments.frame import put_table, write_results
 from experiments.wire.tables import one_round
-from fedfuse.distillation.teaching import Teacher
-from fedfuse.flower.config import RunConfig, model_of_partition
-from fedfuse.flower.workspace import derive_seed, load_participant, load_splits, new_translator
-from fedfuse.fusion.selection import dual_min_ce
-from fedfuse.fusion.selectors import by_loss
-from fedfuse.fusion.teach import Learner
+from fedfuse.algorithms.local_model import Participant
+from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.distillation.targets import Teacher
+from fedfuse.factory.models import derive_seed, load_participant, load_splits, new_translator
+from fedfuse.fusion.fuser import Learner
+from fedfuse.fusion.row_rules import by_loss
+from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.knowledge.trim import trim
-from fedfuse.models.participant import Participant
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.knowledge.top_p import trim
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "wire.md"

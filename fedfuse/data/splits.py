@@ -9,10 +9,10 @@ from itertools import chain, combinations
 
 import numpy as np
 
-from fedfuse.data.load import available_splits, load_records, source_name
 from fedfuse.data.partition import partition
+from fedfuse.data.records import available_splits, load_records, source_name
 from fedfuse.data.sample import Sample, Splits
-from fedfuse.data.tasks import to_samples
+from fedfuse.data.templates import to_samples
 from fedfuse.errors import FedfuseError
 
 log = logging.getLogger(__name__)

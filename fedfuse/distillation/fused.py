@@ -35,8 +35,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fedfuse.config.training import PLAIN, Comparison
 from fedfuse.distillation.loss import SparseTargets, kept_indices, row_losses
-from fedfuse.distillation.settings import PLAIN, Comparison
 from fedfuse.models.head import Head, rows_per_chunk
 
 

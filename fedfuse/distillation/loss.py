@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from fedfuse.distillation.settings import PLAIN, Comparison
+from fedfuse.config.training import PLAIN, Comparison
 
 # What reverse KL takes a class for that the teacher gives nothing. A cut or rounded teacher does
 # not know that something is impossible, and the divergence from a true zero is infinite.

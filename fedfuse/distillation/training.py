@@ -18,19 +18,19 @@ from jaxtyping import Int64
 from numpy import ndarray
 from torch import nn
 
-from fedfuse.distillation.consolidation import Consolidation, consolidate
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.memory import is_out_of_memory, smaller_parts
-from fedfuse.distillation.order import parts_by_length, shuffled, step_seed
-from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.state import (
+from fedfuse.config.training import TrainingSettings
+from fedfuse.data.sampling import parts_by_length, shuffled, step_seed
+from fedfuse.distillation.ewc import Consolidation, consolidate
+from fedfuse.distillation.oom import is_out_of_memory, smaller_parts
+from fedfuse.distillation.optimizer_state import (
     TrainingState,
     optimizer_moments,
     restore_optimizer,
     restore_scaler,
     scaler_state,
 )
-from fedfuse.distillation.teaching import Teacher, batch_losses
+from fedfuse.distillation.targets import Teacher, batch_losses
+from fedfuse.tokenizers.dataset import EncodedSet
 
 log = logging.getLogger(__name__)
 MAX_TOKENS = "max-tokens"

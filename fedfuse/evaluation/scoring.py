@@ -12,11 +12,11 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from fedfuse.data.sample import Sample
-from fedfuse.distillation.encoded import Batch, EncodedSet
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.interference import paired_noise
 from fedfuse.models.forward import logits_in_chunks
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.dataset import Batch, EncodedSet
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Tokens in one forward pass of a model that is only scored, padding included. More of them leave
 # the caches of a CPU; a GPU needs more to be busy. (The latter is not measured.)

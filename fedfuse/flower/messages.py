@@ -19,10 +19,10 @@ from numpy import ndarray
 
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.acceptance import Verdict
 from fedfuse.evaluation.scoring import Score
-from fedfuse.fusion.promotion import Verdict
-from fedfuse.knowledge.letter import Letter
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.knowledge.payload import Letter
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 REGISTER = "query.register"
 LOCAL = "train.local"

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.checking import check
-from fedfuse.knowledge.envelope import (
+from fedfuse.knowledge.container import (
     MAX_VOCABULARY,
     Header,
     pack_numbers,
@@ -26,9 +26,9 @@ from fedfuse.knowledge.envelope import (
     unpack_numbers,
     unseal,
 )
-from fedfuse.knowledge.postings import Postings, read_gaps, write_gaps
-from fedfuse.knowledge.precision import PRECISIONS, Precision, same
+from fedfuse.knowledge.quantizer import PRECISIONS, Precision, same
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
+from fedfuse.knowledge.token_index import Postings, read_gaps, write_gaps
 
 # A row, a code and a token together fit one int64 that sorts: 26 bits, 16 and 20 at most.
 _CODE_BITS = 16

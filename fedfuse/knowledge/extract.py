@@ -13,13 +13,13 @@ from jaxtyping import Float32, Float64
 from numpy import ndarray
 from torch import Tensor, nn
 
-from fedfuse.distillation.encoded import Batch, EncodedSet
+from fedfuse.data.sampling import parts_by_length
 from fedfuse.distillation.fused import exclude_
-from fedfuse.distillation.order import parts_by_length
 from fedfuse.evaluation.scoring import MAX_TOKENS, label_logits
-from fedfuse.knowledge.prompts import per_byte, with_prompts
+from fedfuse.knowledge.contexts import per_byte, with_prompts
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.forward import logits_in_chunks
+from fedfuse.tokenizers.dataset import Batch, EncodedSet
 
 # The rows of a chunk, and ``[rows, vocab]``.
 Logits = tuple[Batch, Tensor]

@@ -12,7 +12,7 @@ from numpy import ndarray
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.knowledge.trim import trim
+from fedfuse.knowledge.top_p import trim
 
 # No message that ``decode`` would accept is larger.
 MAX_BYTES = 2**31

@@ -40,8 +40,8 @@ from fedfuse.models.loading import (
     quantization_options,
     resolve_device,
 )
-from fedfuse.tokenization.load import from_transformers
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.load import from_transformers
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ALL_LINEAR = "all-linear"

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedfuse.distillation.encoded import Batch
 from fedfuse.models.head import Head, accepts, base_of, find_head, hidden_states, rows_per_chunk
+from fedfuse.tokenizers.dataset import Batch
 
 
 @dataclass(frozen=True, slots=True)

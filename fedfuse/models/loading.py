@@ -12,10 +12,10 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from fedfuse.data.load import looks_like_path
+from fedfuse.data.records import looks_like_path
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenization.load import from_transformers
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.load import from_transformers
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 QUANTIZATIONS = ("", "4bit", "8bit")
 

@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedfuse.report.alignment_wording import (
+from fedfuse.alignment.side_by_side import Block, Coverage, TextAlignment, Token
+from fedfuse.alignment.statistics import TableStatistics
+from fedfuse.report.alignment_formatting import (
     ALONE,
     JOINT,
     MARKS,
@@ -29,10 +31,8 @@ from fedfuse.report.alignment_wording import (
     statistics_rows,
     visible,
 )
-from fedfuse.report.fields import clean
-from fedfuse.report.wording import count, shorten
-from fedfuse.tokenization.overview import TableStatistics
-from fedfuse.tokenization.side_by_side import Block, Coverage, TextAlignment, Token
+from fedfuse.report.formatting import count, shorten
+from fedfuse.tracking.json_fields import clean
 
 WIDTH = 100
 # Blocks shown in all: a few screens.

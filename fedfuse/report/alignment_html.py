@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fedfuse.report.alignment_wording import (
+from fedfuse.alignment.side_by_side import Coverage, TextAlignment, Token
+from fedfuse.alignment.statistics import Example, TableStatistics
+from fedfuse.report.alignment_formatting import (
     ALONE,
     JOINT,
     MARKS,
@@ -24,10 +26,8 @@ from fedfuse.report.alignment_wording import (
     statistics_rows,
     visible,
 )
-from fedfuse.report.fields import clean
-from fedfuse.report.sheet import STYLE
-from fedfuse.tokenization.overview import Example, TableStatistics
-from fedfuse.tokenization.side_by_side import Coverage, TextAlignment, Token
+from fedfuse.report.css import STYLE
+from fedfuse.tracking.json_fields import clean
 
 _STYLE = """
 :root { --near: #8a5a00; }

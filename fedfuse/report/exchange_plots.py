@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedfuse.report.reading import SERVER, Run
-from fedfuse.report.records import Lesson
+from fedfuse.report.formatting import byte_unit, shorten
 from fedfuse.report.style import (
     MUTED,
     WIDTH,
@@ -25,7 +24,8 @@ from fedfuse.report.style import (
     stack,
     whole_rounds,
 )
-from fedfuse.report.wording import byte_unit, shorten
+from fedfuse.tracking.records import Lesson
+from fedfuse.tracking.run import SERVER, Run
 
 # Height of one learner's bars where the next learner's begin at 1.
 STRIP = 0.82

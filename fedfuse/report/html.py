@@ -12,13 +12,16 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fedfuse.report import exchange_plots, harm, plots, postmortem, prompts, tables
-from fedfuse.report.fields import clean
-from fedfuse.report.reading import Run, read_run
-from fedfuse.report.sheet import STYLE
+from fedfuse.report import exchange_plots, plots, tables
+from fedfuse.report import feddtpt as prompts
+from fedfuse.report import incidents as postmortem
+from fedfuse.report import regressions as harm
+from fedfuse.report.css import STYLE
+from fedfuse.report.html_template import TEMPLATE
 from fedfuse.report.style import STAGE_LINES
 from fedfuse.report.summary import summary
-from fedfuse.report.template import TEMPLATE
+from fedfuse.tracking.json_fields import clean
+from fedfuse.tracking.run import Run, read_run
 
 PLOTS = {
     "headline": plots.headline_svg,

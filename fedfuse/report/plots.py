@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from fedfuse.report.prompts import accuracy_figure
-from fedfuse.report.reading import SERVER, Measure, Run
+from fedfuse.report.feddtpt import accuracy_figure
+from fedfuse.report.formatting import change_text, loss_text, percent, shorten
 from fedfuse.report.style import (
     INK,
     MUTED,
@@ -34,7 +34,7 @@ from fedfuse.report.style import (
     styled,
     whole_rounds,
 )
-from fedfuse.report.wording import change_text, loss_text, percent, shorten
+from fedfuse.tracking.run import SERVER, Measure, Run
 
 PANELS_PER_ROW = (5, 4, 3)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
-from fedfuse.report.prompts import prompts_text
-from fedfuse.report.reading import SERVER, Measure, Run
-from fedfuse.report.wording import bytes_text, count, loss_text, percent, seconds_text
+from fedfuse.report.feddtpt import prompts_text
+from fedfuse.report.formatting import bytes_text, count, loss_text, percent, seconds_text
+from fedfuse.tracking.run import SERVER, Measure, Run
 
 # A client whose loss moved by less (nats/byte) neither gained nor lost.
 UNCHANGED = 5e-4

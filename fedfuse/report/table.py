@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedfuse.report.prompts import prompt_rows
-from fedfuse.report.reading import Run
+from fedfuse.report.feddtpt import prompt_rows
+from fedfuse.report.formatting import shorten
 from fedfuse.report.tables import Cell, cell, gain_note, gain_title, late_models, result_rows
-from fedfuse.report.wording import shorten
+from fedfuse.tracking.run import Run
 
 WIDTH = 100
 NAME_WIDTH = 22

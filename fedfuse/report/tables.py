@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from fedfuse.report.reading import SERVER, Measure, Run
-from fedfuse.report.records import Exchange
-from fedfuse.report.wording import bytes_text, change_text, loss_text, percent, seconds_text
+from fedfuse.report.formatting import bytes_text, change_text, loss_text, percent, seconds_text
+from fedfuse.tracking.records import Exchange
+from fedfuse.tracking.run import SERVER, Measure, Run
 
 # Text of an error that a table shows; the whole of it is in ledger.jsonl.
 ERROR_LENGTH = 400

@@ -11,7 +11,7 @@ import pytest
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.data.splits import build_splits, check_splits
 from fedfuse.errors import FedfuseError
-from tests.data.test_load import MATERIAL, write
+from tests.data.test_records import MATERIAL, write
 
 SIZES: dict[str, Any] = {
     "num_partitions": 2,

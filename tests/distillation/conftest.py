@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedfuse.data.sample import Sample
-from fedfuse.distillation.encoded import EncodedSet
+from fedfuse.tokenizers.dataset import EncodedSet
 from tests.conftest import Tiny
 from tests.distillation.phases import Make
 

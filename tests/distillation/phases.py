@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import TrainingSettings
-from fedfuse.distillation.teaching import Teacher
+from fedfuse.config.training import TrainingSettings
+from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import train
 from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from fedfuse.tokenizers.dataset import EncodedSet
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedfuse.builtin.architectures import ARCHITECTURES
+from fedfuse.config.training import AUTOCAST
 from fedfuse.data.sample import Sample
-from fedfuse.distillation.settings import AUTOCAST
-from fedfuse.distillation.teaching import batch_losses
-from fedfuse.models.architectures import ARCHITECTURES
+from fedfuse.distillation.targets import batch_losses
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedfuse.config.training import AUTOCAST
 from fedfuse.data.sample import Sample
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import AUTOCAST
-from fedfuse.distillation.state import TrainingState, optimizer_moments, restore_optimizer
+from fedfuse.distillation.optimizer_state import TrainingState, optimizer_moments, restore_optimizer
 from fedfuse.distillation.training import Training
+from fedfuse.tokenizers.dataset import EncodedSet
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedfuse.config.training import DIVERGENCES, Comparison
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
-from fedfuse.distillation.settings import DIVERGENCES, Comparison
 from fedfuse.models.head import Head, rows_per_chunk
 from tests.distillation.test_loss import by_token, targets
 from tests.oracles.loss import joint_loss

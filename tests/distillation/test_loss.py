@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
-from fedfuse.distillation.teaching import Teacher
+from fedfuse.distillation.targets import Teacher
 from tests.oracles.loss import joint_loss
 
 VOCAB = 11

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
+from fedfuse.builtin.architectures import ARCHITECTURES
+from fedfuse.config.training import Comparison, TrainingSettings
 from fedfuse.data.sample import Sample
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import Comparison, TrainingSettings
-from fedfuse.distillation.state import TrainingState
-from fedfuse.distillation.teaching import Teacher, batch_losses
+from fedfuse.distillation.optimizer_state import TrainingState
+from fedfuse.distillation.targets import Teacher, batch_losses
 from fedfuse.distillation.training import Training, schedule
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nats
-from fedfuse.models.architectures import ARCHITECTURES
+from fedfuse.tokenizers.dataset import EncodedSet
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation import scoring
 from fedfuse.evaluation.scoring import Evaluator, label_logits, sample_nats
-from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]

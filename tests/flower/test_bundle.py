@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from flwr.common.constant import FAB_MAX_SIZE
 
-from fedfuse.flower.apphome import PACKAGES, default_run_config
+from fedfuse.flower.app_bundle import PACKAGES, default_run_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ APP = """
 import json
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
-from fedfuse.flower.apphome import app_dir, default_run_config
+from fedfuse.flower.app_bundle import app_dir, default_run_config
 app = app_dir()
 load_and_validate(app / "pyproject.toml")
 bundle = build_fab_from_disk(app)

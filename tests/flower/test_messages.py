@@ -12,9 +12,9 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.flower import messages
-from fedfuse.knowledge.letter import read, write, write_changes
+from fedfuse.knowledge.payload import read, write, write_changes
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.tokenization.tokenizer import TextTokenizer
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedfuse.fusion.evidence import Evidence
+from fedfuse.fusion.teacher_stats import Evidence
 
 
 def made_up(

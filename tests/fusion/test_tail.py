@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedfuse.distillation.teaching import Teacher
+from fedfuse.distillation.targets import Teacher
 
 
 def test_without_a_tail_the_kept_entries_are_all_there_is():

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.codec import decode, encode
-from fedfuse.knowledge.envelope import MAX_VOCABULARY, Header, pack_numbers, seal, unseal
-from fedfuse.knowledge.precision import PRECISIONS
+from fedfuse.knowledge.container import MAX_VOCABULARY, Header, pack_numbers, seal, unseal
+from fedfuse.knowledge.quantizer import PRECISIONS
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.knowledge.trim import trim
+from fedfuse.knowledge.top_p import trim
 from tests.knowledge.conftest import VOCAB, random_knowledge
 
 wires = st.sampled_from(list(PRECISIONS))

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.evaluation.scoring import MAX_TOKENS, sample_nats
+from fedfuse.knowledge.contexts import prompt_losses
 from fedfuse.knowledge.extract import extract, extract_with_prompts
-from fedfuse.knowledge.prompts import prompt_losses
-from fedfuse.models.architectures import ARCHITECTURES
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]

@@ -16,8 +16,8 @@ import pytest
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.codec import decode, encode
-from fedfuse.knowledge.precision import PRECISIONS
-from fedfuse.knowledge.trim import trim
+from fedfuse.knowledge.quantizer import PRECISIONS
+from fedfuse.knowledge.top_p import trim
 from tests.knowledge.conftest import random_knowledge
 
 MUTATIONS = int(os.environ.get("FEDFUSE_MUTATIONS", "2000"))

@@ -10,7 +10,7 @@ import pytest
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge import storage
 from fedfuse.knowledge.codec import decode, encode
-from fedfuse.knowledge.trim import trim
+from fedfuse.knowledge.top_p import trim
 from tests.knowledge.conftest import random_knowledge
 
 

@@ -15,8 +15,9 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
+from fedfuse.builtin.architectures import tiny_causal_lm
+from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.errors import FedfuseError
-from fedfuse.models.architectures import tiny_causal_lm
 from fedfuse.models.causal_lm import (
     UNLIMITED_LENGTH,
     CausalLM,
@@ -27,7 +28,6 @@ from fedfuse.models.causal_lm import (
     load_causal_lm,
     save_adapter,
 )
-from fedfuse.models.tokenizers import train_tokenizer
 
 MATERIAL = Path(__file__).parents[3] / "shared" / "material"
 TEXTS = ["a nurse gave the patient aspirin", "the court granted bail", "copper rose on monday"] * 4

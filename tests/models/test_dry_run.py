@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from fedfuse.builtin.architectures import tiny_causal_lm
+from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.errors import FedfuseError
-from fedfuse.models.architectures import tiny_causal_lm
 from fedfuse.models.causal_lm import LoraSettings, adapter_state, add_lora, load_causal_lm
 from fedfuse.models.dry_run import ModelNeeds, NeedsUnknown, dry_run
 from fedfuse.models.head import CHUNK_BYTES, hidden_states
-from fedfuse.models.tokenizers import train_tokenizer
 
 TEXTS = ["a nurse gave the patient aspirin", "the court granted bail"] * 4
 VOCAB, SAMPLES, LENGTH = 300, 6, 40

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample
 from fedfuse.models import forward
-from fedfuse.models.architectures import ARCHITECTURES
 from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
 from fedfuse.models.forward import label_row_logits, label_row_states, logits_in_chunks
 from tests.conftest import MAX_LENGTH, Tiny

@@ -25,8 +25,8 @@ from transformers import (
     RobertaConfig,
 )
 
+from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.models import head as module
-from fedfuse.models.architectures import ARCHITECTURES
 from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
 from fedfuse.models.head import Head, find_head, hidden_states
 from tests.conftest import MAX_LENGTH, Tiny

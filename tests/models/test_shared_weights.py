@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.memory_watch import memory_of
+from fedfuse.builtin.tokenizers import train_tokenizer
+from fedfuse.config.training import TrainingSettings
 from fedfuse.data.sample import Sample
-from fedfuse.distillation.encoded import EncodedSet
-from fedfuse.distillation.settings import TrainingSettings
 from fedfuse.distillation.training import train
 from fedfuse.models.causal_lm import (
     CausalLM,
@@ -26,7 +26,7 @@ from fedfuse.models.causal_lm import (
     add_lora,
     load_causal_lm,
 )
-from fedfuse.models.tokenizers import train_tokenizer
+from fedfuse.tokenizers.dataset import EncodedSet
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is mapped")
 

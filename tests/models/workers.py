@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedfuse.models import builtin
-from fedfuse.models.builtin import Recipe
+from fedfuse.builtin import models as builtin
+from fedfuse.builtin.models import Recipe
 
 TINY = {
     "gpt2": Recipe("gpt2", "byte-level-bpe", 400, 8, 1, 3, samples_per_domain=20),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedfuse.tokenization.rows import LabelRows
+from fedfuse.tokenizers.label_rows import LabelRows
 
 
 def matches(source: LabelRows, target: LabelRows, texts: Sequence[str]) -> list[int]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.tokenization.rows import LabelRows
+from fedfuse.tokenizers.label_rows import LabelRows
 
 
 def alignment(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedfuse.report.html import PLOTS
-from fedfuse.report.reading import Run, read_run
+from fedfuse.tracking.run import Run, read_run
 from tests.report.folders import write_folder
 
 HOSTILE = {

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from fedfuse.alignment.side_by_side import MATCHES, Block, Coverage, TextAlignment, Token
+from fedfuse.alignment.statistics import Example, TableStatistics
 from fedfuse.report.alignment import layout, print_alignment, print_statistics
-from fedfuse.report.alignment_html import render
-from fedfuse.report.alignment_wording import (
+from fedfuse.report.alignment_formatting import (
     MARKS,
     coverage_rows,
     distance_labels,
@@ -22,8 +23,7 @@ from fedfuse.report.alignment_wording import (
     statistics_rows,
     visible,
 )
-from fedfuse.tokenization.overview import Example, TableStatistics
-from fedfuse.tokenization.side_by_side import MATCHES, Block, Coverage, TextAlignment, Token
+from fedfuse.report.alignment_html import render
 
 STATISTICS = TableStatistics(1005, 2000, 1000, (500, 300, 100, 60, 40), 250, 334, 4, 3)
 COVERAGE = Coverage(20, 16, with_source=12, used=10, exact=15)

@@ -8,8 +8,8 @@ import pytest
 
 from fedfuse.errors import FedfuseError
 from fedfuse.report import html
-from fedfuse.report.fields import clean
 from fedfuse.report.html import write_report
+from fedfuse.tracking.json_fields import clean
 from tests.report.conftest import HOSTILE
 from tests.report.folders import write_folder
 

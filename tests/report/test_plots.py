@@ -9,15 +9,15 @@ import matplotlib as mpl
 import pytest
 
 from fedfuse.report import exchange_plots, plots
-from fedfuse.report.fields import clean
 from fedfuse.report.html import PLOTS
-from fedfuse.report.reading import Run, read_run
 from fedfuse.report.style import INK, category_fill
+from fedfuse.tracking.json_fields import clean
+from fedfuse.tracking.run import Run, read_run
 from tests.report.conftest import HOSTILE
 from tests.report.folders import write_folder, write_lines
 
 SVG = "{http://www.w3.org/2000/svg}"
-# Plots of prompts need a run that has some: tests/report/test_prompts.py.
+# Plots of prompts need a run that has some: tests/report/test_feddtpt.py.
 OF_MODELS = [name for name in PLOTS if name not in ("accuracy_by_queries", "token_clusters")]
 EVERY_PLOT = pytest.mark.parametrize("draw", PLOTS.values(), ids=PLOTS)
 

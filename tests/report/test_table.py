@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedfuse.report.reading import Run, read_run
 from fedfuse.report.table import print_table
+from fedfuse.tracking.run import Run, read_run
 from tests.report.folders import write_folder
 
 

@@ -12,16 +12,16 @@ from flwr.app import Message
 from experiments.faults.fleet import Fleet, Schedule, out_of_memory_once
 from experiments.faults.run import outcome
 from fedfuse.errors import FedfuseError
-from fedfuse.flower import grid
 from fedfuse.flower.messages import EVALUATE, LOCAL, REGISTER
-from fedfuse.report.postmortem import absence_rows, event_rows
-from fedfuse.report.reading import read_run
-from strategies.session import Session
+from fedfuse.report.incidents import absence_rows, event_rows
+from fedfuse.simulation import in_process as grid
+from fedfuse.tracking.run import read_run
+from strategies.server_state import Session
 from tests.federations import about, federate, lines
 from tests.strategies.saboteur import sabotage
 from tests.strategies.test_faults import SHORT, errors
 from tests.strategies.test_resume import cut_off
-from tests.test_checkpoints import full_disk
+from tests.tracking.test_checkpoints import full_disk
 
 TWO: dict[str, Any] = {**SHORT, "rounds": 2, "timeout": 0.2, "min_clients": 1}
 THREE = {**TWO, "rounds": 3}
@@ -35,7 +35,7 @@ def among(
     """Let the next federation be one of a schedule."""
     schedule = Schedule(faults, away or {})
     monkeypatch.setattr(grid, "InProcessGrid", lambda *given: Fleet(schedule, *given))
-    monkeypatch.setattr("strategies.exchange.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("strategies.message_round.POLL_SECONDS", 0.05)
 
 
 def events(folder: Path) -> list[tuple[int, str, str]]:

@@ -15,9 +15,9 @@ from flwr.app import Array, ConfigRecord, Message, MetricRecord
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import put_knowledge, take_knowledge
-from fedfuse.knowledge.letter import read, write
+from fedfuse.knowledge.payload import read, write
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.report.reading import read_run
+from fedfuse.tracking.run import read_run
 from tests.federations import about, federate, lines
 from tests.strategies.saboteur import Deed, sabotage
 

@@ -10,13 +10,13 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from fedfuse.checkpoints import below
+from fedfuse.builtin.models import build
+from fedfuse.config.run_config import parse
 from fedfuse.evaluation.scoring import Evaluator
-from fedfuse.flower.config import parse
-from fedfuse.flower.workspace import load_splits
-from fedfuse.models.builtin import build
-from fedfuse.report.reading import read_run
-from fedfuse.tokenization.load import load_tokenizer
+from fedfuse.factory.models import load_splits
+from fedfuse.tokenizers.load import load_tokenizer
+from fedfuse.tracking.checkpoints import below
+from fedfuse.tracking.run import read_run
 from tests.federations import FAST, about, checkpoint, federate, lines
 
 CLIENTS = ("0", "1", "2", "3")

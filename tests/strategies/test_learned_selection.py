@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from clients.distillation import DistillationClient
-from fedfuse.checkpoints import below
+from clients.knowledge import DistillationClient
+from fedfuse.algorithms import local_model as participant
+from fedfuse.config.gate import SelectorSettings
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion import learning
-from fedfuse.fusion.learning import LearnedSelector
-from fedfuse.fusion.promotion import Change, Verdict
-from fedfuse.fusion.settings import SelectorSettings
-from fedfuse.models import participant
-from fedfuse.report.reading import read_run
+from fedfuse.evaluation.acceptance import Change, Verdict
+from fedfuse.fusion.gating import learned_gate as learning
+from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.tracking.checkpoints import below
+from fedfuse.tracking.run import read_run
 from tests.federations import about, checkpoint, federate, lines
 
 SHORT: dict[str, Any] = {
@@ -97,7 +97,7 @@ def test_fusion_x_learns_on_the_server_alone(tmp_path: Path) -> None:
 def test_clients_that_tell_no_prompt_losses_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clients.distillation.put_prompt_loss", lambda content, loss: None)
+    monkeypatch.setattr("clients.knowledge.put_prompt_loss", lambda content, loss: None)
     with pytest.raises(FedfuseError, match="round 1: 0 clients sent usable knowledge"):
         federate(tmp_path, **SHORT, strategy="fusion-x")
     errors = [x["error"] for x in lines(tmp_path / "quickstart", "ledger") if x["error"]]

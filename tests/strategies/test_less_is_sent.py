@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from flwr.app import Message
 
-from clients import distillation
+from clients import knowledge as distillation
 from fedfuse.flower.messages import take_knowledge
+from fedfuse.knowledge.delta import Update
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.knowledge.update import Update
 from strategies.fedmkt import FedMKT
 from tests.federations import federate, lines
 from tests.strategies.saboteur import sabotage

@@ -11,10 +11,10 @@ from flwr.app import RecordDict
 
 from experiments.faults.run import outcome
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.joint import JOINT
 from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL, REGISTER
-from fedfuse.report.prompts import bytes_per_client_round
-from fedfuse.report.reading import read_run
+from fedfuse.flower.piggyback import JOINT
+from fedfuse.report.feddtpt import bytes_per_client_round
+from fedfuse.tracking.run import read_run
 from tests.federations import about, federate, lines
 from tests.prompt_federations import tiny_world, tune
 from tests.strategies.saboteur import sabotage

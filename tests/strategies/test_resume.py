@@ -14,11 +14,11 @@ from flwr.app import Message
 
 from experiments.faults.fleet import Killed
 from experiments.faults.run import outcome
-from fedfuse.cli import read_cut_off
+from fedfuse.cli.main import read_cut_off
 from fedfuse.errors import FedfuseError
-from fedfuse.flower import grid
-from fedfuse.report.reading import read_run
-from fedfuse.report.writing import RunWriter
+from fedfuse.simulation import in_process as grid
+from fedfuse.tracking.run import read_run
+from fedfuse.tracking.run_writer import RunWriter
 from strategies.base import PhasedStrategy
 from strategies.results import METRICS
 from tests.federations import about, federate, lines

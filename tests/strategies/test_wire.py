@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fedfuse.knowledge import letter
-from fedfuse.knowledge.precision import PRECISIONS
+from fedfuse.knowledge import payload as letter
+from fedfuse.knowledge.quantizer import PRECISIONS
 from fedfuse.knowledge.record import Knowledge
 from tests.federations import federate, lines
 

@@ -1,0 +1,169 @@
+"""What a client remembers between messages, and the copy of it that outlives the run's processes.
+
+``Context.state`` lives as long as Flower's node and run. A run that is resumed after its server was
+killed is a new one to Flower, and begins with empty states; so does a node that was restarted. So a
+client also writes what it remembers into the run folder on its own machine, after each message that
+changed it, a file per round.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from flwr.app import ConfigRecord, RecordDict
+
+from fedfuse.errors import FedfuseError
+from fedfuse.factory.client import Client
+from fedfuse.flower.messages import (
+    Occasion,
+    arrays_to_record,
+    record_to_arrays,
+    take_occasion,
+)
+from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints
+
+_RUN = "run"
+# The server goes on from its last round or, where that is damaged, from the one before; a client
+# may have been in the round after.
+KEPT = 3
+
+
+class Memory:
+    """A client's state for the length of one message.
+
+    Args:
+        state: ``Context.state``; brought to what the message expects.
+        folder: this client's, in the run folder on its machine.
+        facts: what a state of this client must have been written by: its place and model.
+        occasion: the run and the round that the message belongs to.
+        after: at registration, the last round that the server has finished, -1 for none; the state
+            goes back to what it was then.
+
+    Raises:
+        FedfuseError: for a message of an earlier round than the state, and a state on the disk that
+            another kind of client wrote.
+    """
+
+    def __init__(
+        self,
+        state: RecordDict,
+        folder: Path,
+        facts: dict[str, str],
+        occasion: Occasion,
+        after: int | None = None,
+    ) -> None:
+        self.state, self.occasion = state, occasion
+        self._folder, self._facts = folder / "state", {**facts, "run": occasion.id}
+        self._files = Checkpoints(self._folder, KEPT)
+        if after is not None:
+            state.clear()
+            self._own_the_folder()
+            self._files.forget(after)
+        new = _RUN not in state
+        if new:
+            state[_RUN] = ConfigRecord({"round": -1, "kept": 0})
+        if new or self._is_behind():
+            self._recall()
+        now = int(state.config_records[_RUN]["round"])  # type: ignore[arg-type]
+        if occasion.round < now:
+            raise FedfuseError(
+                f"a message of round {occasion.round} came late; allowed: at least round {now}, "
+                "where this client is"
+            )
+        self._before = dict(state)
+
+    @property
+    def damaged(self) -> list[str]:
+        """Files that could not be used."""
+        return self._files.damaged
+
+    @property
+    def round(self) -> int:
+        """The round of the last message that changed the state; -1 for none."""
+        return int(self.state.config_records[_RUN]["round"])  # type: ignore[arg-type]
+
+    def keep(self) -> None:
+        """Note the round and write the copy, if the message changed anything."""
+        before = self._before
+        if all(self.state.get(key) is before.get(key) for key in {*self.state, *before}):
+            return
+        kept = self._kept() + 1
+        self.state[_RUN] = ConfigRecord({"round": self.occasion.round, "kept": kept})
+        arrays = {
+            f"{name}|{key}": value
+            for name, record in self.state.array_records.items()
+            for key, value in record_to_arrays(record).items()
+        }
+        texts = {
+            name: dict(record) for name, record in self.state.config_records.items() if name != _RUN
+        }
+        empty = [name for name, record in self.state.array_records.items() if not record]
+        facts = {**self._facts, "texts": texts, "empty": empty, "kept": kept}
+        self._files.save(Checkpoint(self.occasion.round, arrays, facts))
+
+    def _kept(self) -> int:
+        """How often the state was kept so far."""
+        return int(self.state.config_records[_RUN]["kept"])  # type: ignore[arg-type]
+
+    def _is_behind(self) -> bool:
+        """Whether the copy on the disk is newer: the process that answered the last message was
+        killed before Flower had put ``Context.state`` away.
+        """
+        facts = self._files.glance(self.occasion.round)
+        return facts.get("run") == self.occasion.id and facts["kept"] > self._kept()
+
+    def _recall(self) -> None:
+        """The newest state on the disk that is no later than the message, if it is newer."""
+        found = self._files.newest(self.occasion.round)
+        if found is None or found.facts["run"] != self.occasion.id:
+            return
+        if found.facts["kept"] <= self._kept():  # What is newer is damaged.
+            return
+        for name, mine in self._facts.items():
+            if found.facts[name] != mine:
+                raise FedfuseError(
+                    f"{self._folder}: {name} is {found.facts[name]!r}; allowed: {mine!r}, to go on"
+                )
+        self.state.clear()
+        arrays: dict[str, dict[str, object]] = {name: {} for name in found.facts["empty"]}
+        for key, value in found.arrays.items():
+            name, _, inner = key.partition("|")
+            arrays.setdefault(name, {})[inner] = value
+        for name, record in arrays.items():
+            self.state[name] = arrays_to_record(record)  # type: ignore[arg-type]
+        for name, values in found.facts["texts"].items():
+            self.state[name] = ConfigRecord(values)
+        self.state[_RUN] = ConfigRecord({"round": found.round, "kept": found.facts["kept"]})
+
+    def _own_the_folder(self) -> None:
+        """Remove what an earlier run of the same name left on this machine."""
+        found = self._files.newest()
+        if found is None or found.facts.get("run") != self.occasion.id:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def run_folder(client: Client, run: str) -> Path:
+    """Where a client's files of a run are, on its own machine."""
+    return Path(client.config.output) / Path(run).name / "clients" / str(client.node.partition_id)
+
+
+def remember(state: RecordDict, client: Client, model: str, request: RecordDict) -> Memory:
+    """What a client remembers when a request comes.
+
+    Args:
+        state: ``Context.state``.
+        client: whose it is.
+        model: that it has, or asks.
+        request: the whole content.
+
+    Raises:
+        FedfuseError: as ``Memory`` does, and for a request that does not say what it belongs to.
+    """
+    occasion, config = take_occasion(request), request.config_records["config"]
+    after = int(config["after"]) if "after" in config else None  # type: ignore[arg-type]
+    facts = {
+        "partition": f"{client.node.partition_id} of {client.node.num_partitions}",
+        "model": model,
+    }
+    return Memory(state, run_folder(client, occasion.run), facts, occasion, after)

@@ -1,0 +1,305 @@
+"""The client of a knowledge exchange: trains on private data, tells what it knows, learns from the
+server.
+
+FedMKT (arXiv 2406.02224), Algorithm 1, steps 1-3 and 9-11. Between messages only what ``Memory``
+keeps remains: the adapter and the state of each kind of training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from functools import lru_cache
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
+from jaxtyping import Float32
+from numpy import ndarray
+
+from clients.client_state import remember, run_folder
+from fedfuse.algorithms.local_model import Participant
+from fedfuse.distillation.optimizer_state import TrainingState
+from fedfuse.distillation.training import MAX_TOKENS
+from fedfuse.factory.client import Client, parse_client
+from fedfuse.factory.models import (
+    derive_seed,
+    load_participant,
+    new_translator,
+    public_of_round,
+)
+from fedfuse.flower.messages import (
+    Metrics,
+    arrays_to_record,
+    put_knowledge,
+    put_prompt_loss,
+    put_signal,
+    put_tokenizer,
+    put_verdict,
+    record_to_arrays,
+    scores_to_metrics,
+    take_knowledge,
+    take_prompt_loss,
+    take_tokenizer,
+)
+from fedfuse.fusion.fuser import Learner, Lesson
+from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.fusion.row_rules import by_loss
+from fedfuse.fusion.rules import dual_min_ce
+from fedfuse.fusion.teacher_shares import teacher_shares
+from fedfuse.knowledge.aligner import Translator
+from fedfuse.knowledge.delta import digest
+from fedfuse.knowledge.payload import Letter, read, write, write_changes
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.storage import from_arrays, to_arrays
+from fedfuse.models.causal_lm import save_adapter
+from fedfuse.tokenizers.dataset import EncodedSet
+
+ADAPTER = "adapter"
+# With freshness: what the server holds of this client's knowledge, and the client of the server's.
+TOLD, HEARD = "told", "heard"
+# State of the selector, and the untouched model's loss of each test sample.
+SELECTOR, UNTOUCHED = "selector", "untouched"
+# Losses of public prompts with the adapter that is kept.
+PROMPTS = "prompts"
+
+
+class DistillationClient:
+    """One client for the length of one message.
+
+    Attributes:
+        config: the run config, with what this machine's node config says in its place.
+        partition: which share of the private data is this client's.
+        participant: its model, in the state that the last message left.
+        memory: that state.
+    """
+
+    def __init__(self, context: Context, request: RecordDict) -> None:
+        self._client = parse_client(context.node_config, context.run_config)
+        self.config = self._client.config
+        self.partition = self._client.node.partition_id
+        self._state = context.state
+        self.model_name = self.config.clients.model
+        if self._client.node.threads:
+            torch.set_num_threads(self._client.node.threads)
+        self.participant = load_participant(
+            "client", self.model_name, self.config.clients, self.config.data, self.config.seed
+        )
+        self.memory = remember(context.state, self._client, self.model_name, request)
+        self._restore()
+
+    @property
+    def private(self) -> EncodedSet:
+        """The client's own data, as its model sees it."""
+        return _private(self._client, self.participant)
+
+    def register(self, request: RecordDict) -> RecordDict:
+        """Who this client is: model, tokenizer, size and domain of its data.
+
+        The server's tokenizer is told here and kept: it may be larger than all that follows.
+        """
+        put_tokenizer(self._state, take_tokenizer(request))
+        domains = Counter(sample.domain for sample in self.private.samples)
+        domain, count = domains.most_common(1)[0]
+        own = domain if 2 * count > domains.total() else ""
+        reply = RecordDict(
+            {
+                "info": ConfigRecord(
+                    {
+                        "partition": self.partition,
+                        "model": self.model_name,
+                        "own-domain": own,
+                        # What an earlier part of the run left, if this is not the first.
+                        "remembers": self.memory.round,
+                        "damaged": self.memory.damaged,
+                    }
+                ),
+                "metrics": MetricRecord({"private-samples": len(self.private)}),
+            }
+        )
+        put_tokenizer(reply, self.participant.tokenizer)
+        return reply
+
+    def local(self, request: RecordDict) -> RecordDict:
+        """Train on private data; reply with knowledge or the adapter, as the request asks."""
+        started = time.perf_counter()
+        config = request.config_records["config"]
+        wanted = config["reply"]
+        if ADAPTER in request:  # weights are averaged: start from the server's
+            self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
+        loss = self._train_local()
+        self._keep()
+        reply = RecordDict({})
+        if wanted == "knowledge":
+            public = public_of_round(self.config, self.participant, _round(request))
+            k = self.config.knowledge.k
+            if config.get("prompts"):
+                now, losses = self.participant.knowledge_with_prompts(k, public)
+                self._state[PROMPTS] = arrays_to_record({public.fingerprint: losses})
+                put_prompt_loss(reply, losses)
+            else:
+                now = self.participant.knowledge(k, public)
+            put_knowledge(reply, self._letter(now, str(config.get("held", ""))))
+            heard = self._known(HEARD)
+            reply["info"] = ConfigRecord({"heard": digest(heard) if heard else ""})
+        elif wanted == "adapter":
+            reply[ADAPTER] = arrays_to_record(self.participant.adapter)
+        seconds = time.perf_counter() - started
+        metrics: Metrics = {"loss": loss, "seconds": seconds, "num-examples": len(self.private)}
+        metrics |= self._backed_off("local")
+        reply["metrics"] = MetricRecord(metrics)
+        return reply
+
+    def distill(self, request: RecordDict) -> RecordDict:
+        """Learn from the server where it knows better (Algorithm 1, steps 9-11)."""
+        started = time.perf_counter()
+        rules, tokenizer = self.config.knowledge, take_tokenizer(self._state)
+        public = public_of_round(self.config, self.participant, _round(request))
+        translator = new_translator(self.participant, rules, public)
+        rows = len(translator.dictionary(tokenizer).rows.token)
+        knowledge = read(take_knowledge(request), self._known(HEARD), rows=rows, k=rules.k)
+        translator.verify(knowledge, tokenizer, public.fingerprint)
+        if rules.freshness:
+            self._state[HEARD] = arrays_to_record(to_arrays(knowledge))
+        lesson, selector = self._choose(request, public, translator, knowledge)
+        phase, state = self.config.client_distill, self._training("distill")
+
+        def learn() -> tuple[float, TrainingState]:
+            return self.participant.learn(
+                public,
+                phase.settings(),
+                seed=derive_seed(self.config, "distill", self.partition),
+                teacher=lesson.teacher,
+                label_share=phase.label_share,
+                replay=self.private if phase.replay else None,
+                state=state,
+            )
+
+        reply = RecordDict({})
+        if self.config.promotion:
+            seed = derive_seed(self.config, "promotion", self.partition, _round(request))
+            (loss, learned), verdict = self.participant.on_trial(learn, seed)
+            put_verdict(reply, verdict)
+            keep = verdict.keep
+        else:
+            (loss, learned), keep = learn(), True
+        if keep:
+            self._state["training.distill"] = arrays_to_record(learned)
+        self._keep()
+        if selector and selector.last:
+            self._state[SELECTOR] = arrays_to_record(selector.state())
+            put_signal(reply, selector.last.before, selector.last.after)
+        shares = teacher_shares(public.samples, lesson.weights, ["server"])
+        flat: Metrics = {
+            f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()
+        }
+        reply["selection"] = MetricRecord(flat)
+        metrics: Metrics = {"loss": loss, "seconds": time.perf_counter() - started}
+        reply["metrics"] = MetricRecord(metrics | self._backed_off("distill"))
+        return reply
+
+    def _choose(
+        self,
+        request: RecordDict,
+        public: EncodedSet,
+        translator: Translator,
+        knowledge: Knowledge,
+    ) -> tuple[Lesson, LearnedSelector | None]:
+        """What to take from the server, and the selector that learned when, if one is asked for."""
+        rules, tokenizer = self.config.knowledge, take_tokenizer(self._state)
+        own = self.participant.knowledge(rules.k, public)
+        selector, prompts, prompt_loss = None, None, None
+        if request.config_records["config"].get("selector"):
+            selector = self._selector()
+            prompts = self.participant.view_prompts(public, self._prompt_losses(public))
+            prompt_loss = take_prompt_loss(request, len(public))
+        learner = Learner(translator, own, prompts)
+        server = learner.hear(knowledge, tokenizer, prompt_loss)
+        lesson = learner.teach([server], selector or by_loss(dual_min_ce), rules.k, tail=rules.tail)
+        return lesson, selector
+
+    def _prompt_losses(self, public: EncodedSet) -> Float32[ndarray, " samples"]:
+        """``[N]`` as this client told them already, if its model has not learned since."""
+        kept = self._state.get(PROMPTS)
+        known = record_to_arrays(kept) if isinstance(kept, ArrayRecord) else {}
+        if public.fingerprint in known:
+            return known[public.fingerprint]
+        return self.participant.prompt_losses(public)
+
+    def _selector(self) -> LearnedSelector:
+        """The selector as the last message left it."""
+        seed = derive_seed(self.config, "selector", self.partition)
+        selector = LearnedSelector(self.config.selector.settings(), seed)
+        kept = self._state.get(SELECTOR)
+        if isinstance(kept, ArrayRecord):
+            selector.load(record_to_arrays(kept))
+        return selector
+
+    def evaluate(self, request: RecordDict) -> RecordDict:
+        """Score the model on the test set, per domain, and save its adapter on this machine."""
+        if ADAPTER in request:  # weights were averaged: score the server's
+            self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
+            self._keep()
+        folder = run_folder(self._client, self.memory.occasion.run)
+        save_adapter(self.participant.model, folder / "adapter")
+        before = self._state.get(UNTOUCHED)
+        known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
+        scores, nats = self.participant.measure(known)
+        if known is None and ADAPTER not in self._state:  # nothing has been learned yet
+            self._state[UNTOUCHED] = arrays_to_record({"nats": nats})
+        return RecordDict({"metrics": MetricRecord(scores_to_metrics(scores))})
+
+    def _letter(self, now: Knowledge, held: str) -> Letter:
+        """What this client knows, or what changed since the server was told what it holds."""
+        rules, told = self.config.knowledge, self._known(TOLD)
+        if rules.freshness and told and digest(told) == held:
+            letter = write_changes(now, told, rules.freshness, rules.wire, rules.mass)
+        else:
+            letter, told = write(now, rules.wire, rules.mass), None
+        if rules.freshness:
+            self._state[TOLD] = arrays_to_record(to_arrays(read(letter, told)))
+        return letter
+
+    def _known(self, what: str) -> Knowledge | None:
+        """Knowledge that was told or heard in an earlier message."""
+        record = self._state.get(what)
+        return from_arrays(record_to_arrays(record)) if isinstance(record, ArrayRecord) else None
+
+    def _train_local(self) -> float:
+        loss, state = self.participant.learn(
+            self.private,
+            self.config.local.settings(),
+            seed=derive_seed(self.config, "local", self.partition),
+            state=self._training("local"),
+        )
+        self._state["training.local"] = arrays_to_record(state)
+        return loss
+
+    def _restore(self) -> None:
+        """Put the model into the state that this client's last message left."""
+        kept = self._state.get(ADAPTER)
+        if isinstance(kept, ArrayRecord):
+            self.participant.adapter = record_to_arrays(kept)
+        else:
+            self.participant.reset()
+
+    def _keep(self) -> None:
+        self._state[ADAPTER] = arrays_to_record(self.participant.adapter)
+        self._state.pop(PROMPTS, None)
+
+    def _backed_off(self, phase: str) -> Metrics:
+        """Tokens at once of a phase whose memory ran out."""
+        state = self._training(phase) or {}
+        return {MAX_TOKENS: int(state[MAX_TOKENS])} if MAX_TOKENS in state else {}
+
+    def _training(self, phase: str) -> TrainingState | None:
+        record = self._state.get(f"training.{phase}")
+        return record_to_arrays(record) if isinstance(record, ArrayRecord) else None
+
+
+@lru_cache(maxsize=16)
+def _private(client: Client, participant: Participant) -> EncodedSet:
+    return participant.encode(client.private_samples())
+
+
+def _round(request: RecordDict) -> int:
+    return int(request.config_records["config"]["round"])  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""The federated algorithms as functions of models, knowledge and settings."""

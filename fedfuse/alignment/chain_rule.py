@@ -1,0 +1,195 @@
+"""Projection between tokens of different lengths, by the chain rule.
+
+Alignment mode ``merge`` (``fedfuse.alignment.positions``) leaves target rows that no single
+source row answers as it is:
+
+A target token that is several source tokens long (``span``). The source says "wor", then, having
+read that, "k": the target's "work" has the product of the two probabilities. What the source holds
+likely instead at its second step, "m", stands for "worm", if that is a target token.
+
+A target token inside a source token (``seen``). The source said "workshop" and "worker" at once;
+the target has read "work" and asks what follows. Of the source's candidates those remain that begin
+with what was read, with their mass made one again; "shop" and "er" are what the target spells next.
+
+A target token that begins with a space which the text does not have, while the source's does not,
+or the other way round: the first word of a text, or a word after punctuation. The source said
+"work"; what the target calls it there is " work".
+
+Not in the papers: FedMKT throws the teacher away in the first two cases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from fedfuse.alignment.positions import Alignment
+from fedfuse.alignment.spelling import NO_TOKEN, Spelling
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.tokenizers.label_rows import LabelRows
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a teacher says on R rows, in the student's vocabulary; equal ids are still apart.
+
+    Attributes:
+        ids: ``[R, c]`` target ids; -1 in unused slots.
+        logprobs: ``[R, c]`` log-probabilities in any order; -inf in unused slots.
+        residual: ``[R]`` mass outside them.
+        usable: ``[R]`` whether the teacher says anything.
+    """
+
+    ids: Int64[ndarray, "rows c"]
+    logprobs: Float64[ndarray, "rows c"]
+    residual: Float64[ndarray, " rows"]
+    usable: ndarray
+
+
+def spanning(
+    knowledge: Knowledge,
+    source: LabelRows,
+    first: Int64[ndarray, " rows"],
+    target_token: Int64[ndarray, " rows"],
+    spelling: Spelling,
+    span: int,
+    lead: Int64[ndarray, " rows"],
+) -> Candidates:
+    """Candidates for target tokens that are each ``span`` source tokens long.
+
+    Args:
+        knowledge: the source's, on T_s rows.
+        source: its label rows.
+        first: ``[R]`` the source row of each one's first token.
+        target_token: ``[R]`` the target token that the source's tokens make up.
+        spelling: source tokens in terms of target tokens.
+        span: at least 1.
+        lead: ``[R]`` 1 where the target's token has a space in front that the source's has not, -1
+            where it is the other way round, else 0.
+    """
+    rows = len(first)
+    ids, logs = [target_token[:, None]], []
+    read = np.zeros(rows)  # log-probability of the source's tokens so far
+    front = np.zeros(rows, dtype=np.uint64)  # digest of their bytes
+    residual = np.zeros(rows)
+    for step in range(span):
+        row = first + step
+        label = source.token[row]
+        entries, values = knowledge.indices[row], knowledge.logprobs[row].astype(np.float64)
+        is_label = entries == label[:, None]
+        if step == 0:
+            found = spelling.pieces[entries, 0].astype(np.int64)
+            other = lead != 0
+            found[other] = spelling.token_of(spelling.led(lead[other, None], entries[other]))
+        else:
+            found = spelling.token_of(spelling.joined(front[:, None], entries))
+        values = np.where(is_label, -np.inf, values + read[:, None])
+        lost = np.where(found == NO_TOKEN, np.exp(values), 0.0).sum(axis=1)
+        # A label that was not kept is in the residual; it goes on to the next step instead.
+        own = knowledge.label_logprob[row].astype(np.float64)
+        rest = np.exp(knowledge.residual[row].astype(np.float64))
+        rest -= np.where(is_label.any(axis=1), 0.0, np.exp(own))
+        residual += lost + np.exp(read) * np.maximum(rest, 0.0)
+        ids.append(found)
+        logs.append(np.where(found == NO_TOKEN, -np.inf, values))
+        read = read + own
+        front = spelling.joined(front, label) if step else spelling.led(lead, label)
+    logprobs = np.concatenate([read[:, None], *logs], axis=1)
+    return Candidates(np.concatenate(ids, axis=1), logprobs, residual, np.ones(rows, dtype=bool))
+
+
+def continuing(
+    knowledge: Knowledge,
+    row: Int64[ndarray, " rows"],
+    before: Int64[ndarray, "rows seen"],
+    spelling: Spelling,
+) -> Candidates:
+    """Candidates for target tokens inside a source token.
+
+    The share of mass outside the candidates is taken to be the same after ``before`` was read as
+    it was at the source's row: nothing is known of it.
+
+    Args:
+        knowledge: the source's, on T_s rows.
+        row: ``[R]`` the source row of the token that the target is inside.
+        before: ``[R, j]`` the j target tokens already read of it.
+        spelling: source tokens in terms of target tokens.
+    """
+    seen = before.shape[1]
+    entries = knowledge.indices[row]
+    mass = np.exp(knowledge.logprobs[row].astype(np.float64))
+    goes_on = np.ones(entries.shape, dtype=bool)
+    for place in range(seen):
+        goes_on &= spelling.pieces[entries, place] == before[:, place, None]
+    mass[~goes_on] = 0.0
+    following = spelling.pieces[entries, seen].astype(np.int64)
+    total = mass.sum(axis=1)
+    usable = total > 0
+    outside = np.exp(knowledge.residual[row].astype(np.float64))
+    share = mass * ((1.0 - outside) / np.where(usable, total, 1.0))[:, None]
+    ended = following == NO_TOKEN
+    residual = outside + np.where(ended, share, 0.0).sum(axis=1)
+    share[ended] = 0.0
+    ids = np.where(share > 0, following, NO_TOKEN)
+    return Candidates(ids, _log(share), residual, usable & (share > 0).any(axis=1))
+
+
+def rows_by(
+    values: Int64[ndarray, " rows"], smallest: int
+) -> list[tuple[int, Int64[ndarray, " some"]]]:
+    """The rows at which ``values`` has each value of at least ``smallest``."""
+    chosen = np.flatnonzero(values >= smallest)
+    order = chosen[np.argsort(values[chosen], kind="stable")]
+    found, starts = np.unique(values[order], return_index=True)
+    return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else []
+
+
+def leads(
+    source: LabelRows, target: LabelRows, alignment: Alignment, spelling: Spelling
+) -> Int64[ndarray, " target_rows"]:
+    """``[T_t]`` 1 where only the target's token begins with a space that the text does not have, -1
+    where only the source's does, else 0.
+    """
+    paired = np.flatnonzero((alignment.source_row >= 0) & (alignment.seen == 0))
+    row = alignment.source_row[paired]
+    # A token with a space of its own in front is one byte longer than what it covers.
+    here = spelling.target_spaced[target.token[paired]]
+    there = spelling.source_spaced[source.token[row]]
+    extra_here = here == target.end[paired] - target.prefix[paired] + 1
+    extra_there = there == source.end[row] - source.prefix[row] + 1
+    known = (target.end[paired] >= 0) & (source.end[row] >= 0)
+    result = np.zeros(len(target.token), dtype=np.int64)
+    result[paired] = np.where(known, extra_here.astype(np.int64) - extra_there, 0)
+    return result
+
+
+def merged_rows(
+    knowledge: Knowledge,
+    source: LabelRows,
+    target: LabelRows,
+    alignment: Alignment,
+    spelling: Spelling,
+) -> list[tuple[Int64[ndarray, " some"], Candidates]]:
+    """Candidates for the target rows that no single source row answers, with those rows."""
+    result = []
+    lead = leads(source, target, alignment, spelling)
+    for span, rows in rows_by(np.where((alignment.span > 1) | (lead != 0), alignment.span, 0), 1):
+        first, token = alignment.source_row[rows], target.token[rows]
+        said = spanning(knowledge, source, first, token, spelling, span, lead[rows])
+        result.append((rows, said))
+    for seen, rows in rows_by(alignment.seen, 1):
+        if seen >= spelling.pieces.shape[1]:
+            break  # further inside a token than its spelling is known
+        before = target.token[rows[:, None] + np.arange(-seen, 0)]
+        result.append((rows, continuing(knowledge, alignment.source_row[rows], before, spelling)))
+    return result
+
+
+def _log(mass: ndarray) -> ndarray:
+    """Logarithm with -inf for no mass, without a warning."""
+    result = np.full(mass.shape, -np.inf)
+    np.log(mass, out=result, where=mass > 0)
+    return result

@@ -1,0 +1,238 @@
+"""Which source row speaks of the same place in the text as a target row.
+
+Rows are label rows: row t predicts token t+1, and ``LabelRows.prefix`` says how many bytes of the
+text come before the predicted token. Three modes:
+
+``boundary``: two rows are paired when both predict from the same bytes of the same text. Exact and
+linear. Not in the paper.
+
+``merge``: as ``boundary``, and where the two tokenizers cut the text differently after that place,
+the source still teaches: several of its rows speak together of one long target token (``span``),
+and one of its rows speaks of several short target tokens (``seen``). ``fedfuse.alignment.chain_rule``
+says how. Not in the paper.
+
+``dtw``: FedMKT (arXiv 2406.02224), Section 3.2 and Appendix B: dynamic time warping of the two
+token sequences with the edit distance between tokens as cost. A target row is matched when exactly
+one source row falls to it and, given a vocabulary table, the source's token maps to the target's.
+
+Differs from the paper: only label rows are aligned, by the tokens that they predict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+from rapidfuzz import process
+from rapidfuzz.distance import Levenshtein
+
+from fedfuse.alignment.vocabulary_map import VocabularyTable
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.label_rows import LabelRows
+from fedfuse.tokenizers.token_bytes import Surfaces
+
+UNMATCHED = -1
+MODES = ("merge", "boundary", "dtw")
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """For each of the target's T_t label rows the source's rows that speak of the same place.
+
+    Attributes:
+        source_row: ``[T_t]`` the source's row, in 0..T_s-1; -1 for none.
+        span: ``[T_t]`` how many source rows, from ``source_row`` on, predict exactly the bytes of
+            the target's token; 1 where the source's token is not the shorter one.
+        seen: ``[T_t]`` how many target tokens before this one the source's token has covered; 0
+            where both rows predict from the same bytes.
+    """
+
+    source_row: Int64[ndarray, " target_rows"]
+    span: Int64[ndarray, " target_rows"]
+    seen: Int64[ndarray, " target_rows"]
+
+
+def one_to_one(source_row: Int64[ndarray, " target_rows"]) -> Alignment:
+    """An alignment that pairs single rows."""
+    return Alignment(source_row, np.ones_like(source_row), np.zeros_like(source_row))
+
+
+def align_rows(
+    source: LabelRows,
+    target: LabelRows,
+    mode: str = "boundary",
+    source_surfaces: Surfaces | None = None,
+    target_surfaces: Surfaces | None = None,
+    table: VocabularyTable | None = None,
+) -> Alignment:
+    """Pair the target's label rows with the source's.
+
+    Args:
+        source: label rows of the samples under the source tokenizer, T_s in all.
+        target: label rows of the same samples under the target tokenizer.
+        mode: "boundary", "merge" (what runs use, together with ``spell``) or "dtw".
+        source_surfaces: bytes of the source's tokens; needed by "dtw".
+        target_surfaces: bytes of the target's tokens; needed by "dtw".
+        table: source to target vocabulary; if given, "dtw" keeps a pair only if the tokens agree.
+
+    Raises:
+        FedfuseError: for an unknown mode, missing surfaces, or different numbers of samples.
+    """
+    if len(source.offsets) != len(target.offsets):
+        raise FedfuseError(
+            f"source rows are of {len(source.offsets) - 1} samples, target rows of "
+            f"{len(target.offsets) - 1}; allowed: the same samples"
+        )
+    if mode == "boundary":
+        return one_to_one(_by_boundary(source, target))
+    if mode == "merge":
+        return _merged(source, target)
+    if mode != "dtw":
+        raise FedfuseError(f"alignment mode is {mode!r}; allowed: {', '.join(MODES)}")
+    if source_surfaces is None or target_surfaces is None:
+        raise FedfuseError("alignment mode dtw needs the surfaces of both tokenizers; one is None")
+    matched = _by_warping(source, target, source_surfaces, target_surfaces)
+    if table is not None:
+        agree = table.best[source.token[matched]] == target.token
+        matched = np.where(agree, matched, UNMATCHED)
+    return one_to_one(matched)
+
+
+def _by_boundary(source: LabelRows, target: LabelRows) -> Int64[ndarray, " target_rows"]:
+    """Same sample, same prefix.
+
+    A token that covers no byte (SentencePiece's space put in front) shares its prefix with its
+    successor; the last row of such a run is the one whose token moves on, on both sides.
+    """
+    matched = np.full(len(target.token), UNMATCHED, dtype=np.int64)
+    length = _longest(source, target)
+    source_row, source_key = _last_of_each_place(source, length)
+    target_row, target_key = _last_of_each_place(target, length)
+    if len(source_key):
+        found = np.minimum(np.searchsorted(source_key, target_key), len(source_key) - 1)
+        equal = source_key[found] == target_key
+        matched[target_row[equal]] = source_row[found[equal]]
+    return matched
+
+
+def _merged(source: LabelRows, target: LabelRows) -> Alignment:
+    """Boundary pairs whose tokens nest, and the rows inside a source token that begins at a pair.
+
+    Where tokens overlap without nesting, no sum over whole tokens says what comes next.
+    """
+    row = _by_boundary(source, target)
+    span, seen = np.ones_like(row), np.zeros_like(row)
+    if not len(source.token):
+        return Alignment(row, span, seen)
+
+    # A longer target token: it must end where some source token ends, the first of those in a run,
+    # since tokens that cover no byte come after it.
+    longer = np.flatnonzero((row >= 0) & (target.end > source.end[row]) & (source.end[row] >= 0))
+    length = _longest(source, target)
+    known = np.flatnonzero(source.end >= 0)
+    ends = source.sample_of_row[known] * length + source.end[known]
+    wanted = target.sample_of_row[longer] * length + target.end[longer]
+    at = np.minimum(np.searchsorted(ends, wanted), len(known) - 1)
+    nested = ends[at] == wanted
+    span[longer] = known[at] - row[longer] + 1
+    row[longer[~nested]], span[longer[~nested]] = UNMATCHED, 1
+
+    # A longer source token: rows inside it, from the pair where it begins.
+    number = np.arange(len(row))
+    before = np.maximum.accumulate(np.where(row >= 0, number, 0))
+    covering = row[before]
+    inside = (row < 0) & (covering >= 0) & (span[before] == 1) & (target.prefix >= 0)
+    inside &= target.sample_of_row == target.sample_of_row[before]
+    inside &= (target.prefix < source.end[covering]) & (target.end <= source.end[covering])
+    row[inside] = covering[inside]
+    seen[inside] = (number - before)[inside]
+    return Alignment(row, span, seen)
+
+
+def _longest(source: LabelRows, target: LabelRows) -> int:
+    """More than any place in any text, so that a sample and a place make one number."""
+    places = (source.prefix, source.end, target.prefix, target.end)
+    return 2 + max(int(place.max(initial=0)) for place in places)
+
+
+def _last_of_each_place(
+    rows: LabelRows, length: int
+) -> tuple[Int64[ndarray, " places"], Int64[ndarray, " places"]]:
+    """The last row at each known place, and the place: ``sample * length + prefix``, ascending."""
+    known = np.flatnonzero(rows.prefix >= 0)
+    keys = rows.sample_of_row[known] * length + rows.prefix[known]
+    last = np.ones(len(keys), dtype=bool)
+    last[:-1] = keys[1:] != keys[:-1]
+    return known[last], keys[last]
+
+
+def _by_warping(
+    source: LabelRows, target: LabelRows, source_surfaces: Surfaces, target_surfaces: Surfaces
+) -> Int64[ndarray, " target_rows"]:
+    """Dynamic time warping by sample; rows to which several source rows fall are unmatched."""
+    matched = np.full(len(target.token), UNMATCHED, dtype=np.int64)
+    for i in range(len(source.offsets) - 1):
+        s0, s1 = source.offsets[i : i + 2]
+        t0, t1 = target.offsets[i : i + 2]
+        if s0 == s1 or t0 == t1:
+            continue
+        cost = process.cdist(
+            [source_surfaces.bytes[token] for token in source.token[s0:s1]],
+            [target_surfaces.bytes[token] for token in target.token[t0:t1]],
+            scorer=Levenshtein.distance,
+            dtype=np.int32,
+        )
+        path_source, path_target = warping_path(cost.astype(np.int64))
+        single = np.bincount(path_target, minlength=t1 - t0) == 1
+        once = single[path_target]
+        matched[t0 + path_target[once]] = s0 + path_source[once]
+    return matched
+
+
+def warping_path(
+    cost: Int64[ndarray, "n m"],
+) -> tuple[Int64[ndarray, " steps"], Int64[ndarray, " steps"]]:
+    """The cheapest path from (0, 0) to (n-1, m-1) that moves by one down, right, or both.
+
+    ``total[i, j] = cost[i, j] + min(total[i-1, j-1], total[i-1, j], total[i, j-1])``. Of equally
+    cheap predecessors the diagonal one is taken, then the one above.
+
+    Args:
+        cost: non-negative integers; n and m at least 1.
+
+    Returns:
+        Row and column of every step, in ascending order.
+    """
+    total = _total_cost(cost)
+    i, j = cost.shape[0] - 1, cost.shape[1] - 1
+    steps = [(i, j)]
+    while i or j:
+        if i and j and total[i - 1, j - 1] <= min(total[i - 1, j], total[i, j - 1]):
+            i, j = i - 1, j - 1
+        elif i and (not j or total[i - 1, j] <= total[i, j - 1]):
+            i -= 1
+        else:
+            j -= 1
+        steps.append((i, j))
+    path = np.array(steps[::-1], dtype=np.int64)
+    return path[:, 0], path[:, 1]
+
+
+def _total_cost(cost: Int64[ndarray, "n m"]) -> Int64[ndarray, "n m"]:
+    """Cost of the cheapest path to every cell, one row of cells at a time.
+
+    Within row i a path comes down into column k <= j and then moves right to j. With C the running
+    sum of the row's costs, ``total[i, j] = C[j] + min over k <= j of (down[k] - C[k-1])``, which is
+    a running minimum.
+    """
+    running = cost.cumsum(axis=1)
+    total = np.empty_like(running)
+    total[0] = running[0]
+    for i in range(1, len(cost)):
+        down = total[i - 1].copy()
+        down[1:] = np.minimum(down[1:], total[i - 1, :-1])
+        before = running[i] - cost[i]
+        total[i] = running[i] + np.minimum.accumulate(down - before)
+    return total

@@ -1,0 +1,1 @@
+"""The synthetic worlds with a known optimum, and the small models made for them."""

@@ -1,0 +1,105 @@
+"""The built-in world of prompts: label tasks whose accuracy depends on the wording of the prompt.
+
+All tasks have the same inputs: a note has six aspects, and a task asks for one of them, by its
+label or by the letter for it. So a prompt must say which aspect and which form. A prompt that says
+neither leaves a model to guess the task as well as the label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from fedfuse.builtin.instructions import answer, draw_note
+from fedfuse.builtin.prompt_lexicon import ASPECTS, FORMS, LAYOUT, Aspect
+from fedfuse.errors import FedfuseError
+from fedfuse.feddtpt.example_splits import ExampleSplits, deal
+from fedfuse.feddtpt.label_tasks import Example, Task
+
+WORLD_TASKS = tuple(f"{aspect.name}-{form}" for aspect in ASPECTS for form in FORMS)
+# What somebody writes who does not think about the wording; fits all tasks, says nothing of any.
+VAGUE = "please read the note below and answer"
+# Times as many examples as clients get are drawn for them: see ``deal``.
+POOL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSize:
+    """Examples in each split.
+
+    Attributes:
+        per_client: private ones of each client.
+        public: that every client holds, balanced between the labels.
+        validation: the server's, balanced.
+        test: held out, balanced.
+    """
+
+    per_client: int = 16
+    public: int = 16
+    validation: int = 64
+    test: int = 240
+
+
+@dataclass(frozen=True, slots=True)
+class WorldTask:
+    """A task of the world.
+
+    Attributes:
+        task: how questions are made and answers read.
+        aspect: what it asks for.
+        form: of the answer, a key of ``FORMS``.
+        good: a prompt that says so clearly: the ceiling that a search may reach.
+    """
+
+    task: Task
+    aspect: Aspect
+    form: str
+    good: str
+
+    def draw(self, count: int, rng: Random, seen: set[str]) -> list[Example]:
+        """Examples in random order, all labels alike often, whose notes are not yet ``seen``."""
+        values = [number % len(self.aspect.labels) for number in range(count)]
+        rng.shuffle(values)
+        return [
+            Example(self._note(value, rng, seen), self.aspect.labels[value]) for value in values
+        ]
+
+    def splits(
+        self, size: WorldSize, num_partitions: int, scheme: str, alpha: float, seed: int
+    ) -> ExampleSplits:
+        """Disjoint splits; ``deal`` has the schemes by which clients get the private one."""
+        rng, seen = Random(f"{self.task.name} {seed}"), set[str]()
+        # In this order, so that the number of clients changes nothing but the private examples.
+        pool_size = POOL * size.per_client * num_partitions
+        test, validation, public, pool = (
+            self.draw(count, rng, seen)
+            for count in (size.test, size.validation, size.public, pool_size)
+        )
+        private = deal(self.task, pool, num_partitions, size.per_client, scheme, alpha, seed)
+        return ExampleSplits(private, public, validation, test)
+
+    def _note(self, value: int, rng: Random, seen: set[str]) -> str:
+        while (note := draw_note(rng, {self.aspect.name: value})[0]) in seen:
+            pass
+        seen.add(note)
+        return note
+
+
+def world_task(name: str) -> WorldTask:
+    """A task by its name, one of ``WORLD_TASKS``.
+
+    Raises:
+        FedfuseError: for another name.
+    """
+    if name not in WORLD_TASKS:
+        raise FedfuseError(f"task {name!r} does not exist; allowed: {', '.join(WORLD_TASKS)}")
+    asked, form = name.rsplit("-", 1)
+    aspect = next(aspect for aspect in ASPECTS if aspect.name == asked)
+    values = range(len(aspect.labels))
+    verbalizer = {aspect.labels[value]: (answer(aspect, value, form),) for value in values}
+    hints, forms = aspect.strong, FORMS[form]
+    good = (
+        f"read the note below and decide the {hints[0]} and {hints[1]} "
+        f"and answer with a {forms[0]} {forms[1]}"
+    )
+    return WorldTask(Task(name, verbalizer, LAYOUT), aspect, form, good)

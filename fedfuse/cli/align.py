@@ -1,0 +1,216 @@
+"""The command ``fedfuse align``: how two tokenizers align, without any federation."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedfuse.alignment.positions import MODES
+from fedfuse.alignment.vocabulary_map import UNITS, VocabularyTable, minimum_edit_distance_table
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.load import load_tokenizer
+from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+SAMPLE = (
+    "The quick brown fox tokenizes 1,234.5 unbelievable words!",
+    "Größe, naïve café: 3 \N{MULTIPLICATION SIGN} 7 = 21 🙂👍🏽",
+    "日本語のテキスト and 中文 mixed.",
+)
+# Time warping holds a number for every pair of tokens.
+MAX_WARPED_BYTES = 8192
+
+_NAME = "Hub id, folder, or tokenizer.json."
+
+
+def align(
+    source: Annotated[str, typer.Argument(metavar="SRC", help=f"Source tokenizer. {_NAME}")],
+    target: Annotated[str, typer.Argument(metavar="DST", help=f"Target tokenizer. {_NAME}")],
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text to show side by side. May be repeated.")
+    ] = None,
+    text_file: Annotated[
+        Path | None, typer.Option(help="UTF-8 file; every line that is not empty is a text.")
+    ] = None,
+    positions: Annotated[
+        str, typer.Option(help=f"How positions are paired: {', '.join(MODES)}.")
+    ] = "merge",
+    unit: Annotated[
+        str, typer.Option(help=f"What distances count: {' or '.join(UNITS)}.")
+    ] = "bytes",
+    export: Annotated[
+        Path | None, typer.Option(help="JSON file to write: target and distance of every token.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="HTML file to write: a report.")] = None,
+) -> None:
+    """Show how the tokens of one tokenizer align with those of another.
+
+    SRC and DST are each a Hugging Face hub id, a folder, or a tokenizer.json.
+    """
+    _check_choice("--positions", positions, MODES)
+    _check_choice("--unit", unit, UNITS)
+    for option, path in (("--export", export), ("--html", html)):
+        _check_output(option, path)
+    if export is not None and html is not None and export.resolve() == html.resolve():
+        raise FedfuseError(f"--export and --html are both {str(html)!r}; allowed: two files")
+    texts = _texts(text or [], text_file, positions)
+    ours, theirs = load_tokenizer(source), load_tokenizer(target)
+    table = _table(ours, theirs, unit)
+    if export is not None:
+        _write(export, _exported(ours, theirs, table, unit))
+    _show(source, target, ours, theirs, table, texts, unit=unit, positions=positions, html=html)
+
+
+def _show(
+    source: str,
+    target: str,
+    ours: TextTokenizer,
+    theirs: TextTokenizer,
+    table: VocabularyTable,
+    texts: Sequence[str],
+    *,
+    unit: str,
+    positions: str,
+    html: Path | None,
+) -> None:
+    """Print the overview; write it as a page, if one is wanted."""
+    from rich.console import Console
+
+    from fedfuse.alignment.side_by_side import align_texts
+    from fedfuse.alignment.statistics import table_examples, table_statistics
+    from fedfuse.report.alignment import WIDTH, print_alignment, print_statistics
+
+    statistics = table_statistics(ours, theirs, table)
+    coverage, alignments = align_texts(ours, theirs, table, texts, positions=positions)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=WIDTH)
+    print_statistics(console, source, target, statistics, unit)
+    print_alignment(console, coverage, alignments, positions)
+    if html is not None:
+        from fedfuse.report.alignment_html import render
+
+        examples = table_examples(ours, theirs, table)
+        page = render(
+            source,
+            target,
+            statistics,
+            coverage,
+            alignments,
+            examples,
+            unit=unit,
+            positions=positions,
+        )
+        _write(html, page)
+
+
+def _table(source: TextTokenizer, target: TextTokenizer, unit: str) -> VocabularyTable:
+    """The two nearest targets of every token, with a bar; cached where the federation's are."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fedfuse.builtin.models import cache_root
+
+    columns = (TextColumn("vocabulary table"), BarColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task("", total=None)
+        try:
+            return minimum_edit_distance_table(
+                source,
+                target,
+                cache_root() / "tables",
+                unit=unit,
+                m=2,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+        except OSError as error:
+            raise FedfuseError(
+                f"cache folder {str(cache_root())!r}: {error}; allowed: a folder that can be "
+                "written, as FEDFUSE_CACHE names it"
+            ) from error
+
+
+def _exported(
+    source: TextTokenizer, target: TextTokenizer, table: VocabularyTable, unit: str
+) -> str:
+    content = {
+        "source": source.fingerprint,
+        "target": target.fingerprint,
+        "unit": unit,
+        "map": table.best.tolist(),
+        "distance": table.distance[:, 0].tolist(),
+    }
+    return json.dumps(content) + "\n"
+
+
+def _texts(given: Sequence[str], file: Path | None, positions: str) -> list[str]:
+    """The texts of the options, a sample where there are none.
+
+    Raises:
+        FedfuseError: for a text or file that is empty, not UTF-8, or too long for "dtw".
+    """
+    texts = list(given)
+    if file is not None:
+        try:
+            lines = file.read_bytes().decode("utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FedfuseError(
+                f"--text-file {str(file)!r}: {error}; allowed: a UTF-8 file"
+            ) from error
+        found = [line.rstrip("\r") for line in lines if line.strip()]
+        if not found:
+            raise FedfuseError(f"--text-file {str(file)!r} has no text; allowed: at least one line")
+        texts += found
+    for text in texts:
+        _check_text(text, positions)
+    return texts or list(SAMPLE)
+
+
+def _check_text(text: str, positions: str) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise FedfuseError(f"--text {text[:40]!r} is not UTF-8; allowed: UTF-8") from error
+    if not size:
+        raise FedfuseError("--text is ''; allowed: at least one character")
+    if positions == "dtw" and size > MAX_WARPED_BYTES:
+        raise FedfuseError(
+            f"text {text[:40]!r}... has {size} bytes; allowed with --positions dtw: at most "
+            f"{MAX_WARPED_BYTES}"
+        )
+
+
+def _check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise FedfuseError(f"{option} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def _check_output(option: str, path: Path | None) -> None:
+    """Refuse a file that could not be written before the work whose result it is to hold."""
+    if path is None:
+        return
+    parent = path.parent
+    if not parent.is_dir() or path.is_dir() or not os.access(parent, os.W_OK):
+        raise FedfuseError(
+            f"{option} {str(path)!r} cannot be written; allowed: a file in a folder that exists "
+            "and is writable"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all, so that a reader never meets half a file."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise FedfuseError(f"{str(path)!r} cannot be written: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,54 @@
+"""The command ``fedfuse inspect``: what a saved message of knowledge holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A file that fedfuse.knowledge.storage saved.")],
+) -> None:
+    """Show what a saved message of knowledge holds, and where its bytes go."""
+    from fedfuse.knowledge.storage import read
+
+    for line in describe(read(file)):
+        print(line)
+
+
+def describe(message: bytes) -> Iterator[str]:
+    """The lines of the command's output.
+
+    Raises:
+        FedfuseError: when ``codec.decode`` refuses the message.
+    """
+    import numpy as np
+
+    from fedfuse.knowledge.codec import decode
+    from fedfuse.knowledge.container import FIELDS, VERSION, unseal
+
+    knowledge = decode(message)
+    header, fields = unseal(message)
+    rows = max(header.rows, 1)
+    mass = float(np.exp(knowledge.logprobs.astype(np.float64)).sum() / rows)
+    about = {
+        "version": VERSION,
+        "wire": header.wire,
+        "tokenizer": header.tokenizer,
+        "public set": header.public,
+        "samples": header.samples,
+        "rows": header.rows,
+        "k": header.k,
+        "mean kept k": f"{header.entries / rows:.2f}",
+        "mean kept mass": f"{mass:.4f}",
+        "distinct tokens": header.tokens,
+    }
+    yield from (f"{name:16}{value}" for name, value in about.items())
+    sizes = {name: len(fields[name]) for name in FIELDS}
+    sizes["header, checksum"] = len(message) - sum(sizes.values())
+    yield f"\n{'field':16}{'bytes':>12}{'per row':>10}"
+    for name, size in {**sizes, "all": len(message)}.items():
+        yield f"{name:16}{size:>12,}{size / rows:>10.2f}"

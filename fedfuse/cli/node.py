@@ -1,0 +1,91 @@
+"""The commands for a deployment: ``fedfuse keys ...`` and ``fedfuse node ...``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+keys = typer.Typer(no_args_is_help=True, help="Make the files that machines prove themselves with.")
+node = typer.Typer(no_args_is_help=True, help="What a machine that takes part runs.")
+
+FOLDER = typer.Option(help="Where the files go.")
+
+
+@keys.command("superlink")
+def superlink_keys(
+    names: Annotated[
+        list[str], typer.Argument(help="Host names and IP addresses that clients connect to.")
+    ],
+    folder: Annotated[Path, FOLDER] = Path(),
+) -> None:
+    """Make the SuperLink's certificate, and the authority that signs it; again before it ends."""
+    from fedfuse.deployment.certificates import make_superlink_files
+
+    for file in make_superlink_files(folder, names):
+        print(file)
+
+
+@keys.command("node")
+def node_keys(
+    names: Annotated[list[str], typer.Argument(help="A name for each machine.")],
+    folder: Annotated[Path, FOLDER] = Path(),
+) -> None:
+    """Make a key for each machine; register its .pub with the SuperLink."""
+    from fedfuse.deployment.certificates import make_node_files
+
+    for name in names:
+        for file in make_node_files(folder, name):
+            print(file)
+
+
+@node.command()
+def check(
+    config: Annotated[Path, typer.Argument(metavar="NODE.TOML", help="The node config.")],
+    superlink: Annotated[
+        str, typer.Option(help="HOST:PORT of the SuperLink; without it, no connection is checked.")
+    ] = "",
+    root_certificates: Annotated[
+        Path, typer.Option(help="Certificate of the authority that the SuperLink's is from.")
+    ] = Path("ca.crt"),
+    auth_supernode_private_key: Annotated[Path, typer.Option(help="This machine's key.")] = Path(
+        "node.key"
+    ),
+    run_config: Annotated[
+        Path | None, typer.Option(help="TOML file with the keys of the run to take part in.")
+    ] = None,
+) -> None:
+    """Find out whether this machine can take part, and what to mend; exits with 1 if it cannot."""
+    from fedfuse.cli.main import read_config
+    from fedfuse.deployment.node_check import Machine, check_machine
+    from fedfuse.deployment.superlink import Credentials
+
+    credentials = Credentials(superlink, root_certificates, auth_supernode_private_key)
+    machine = Machine(
+        read_config(config, []), read_config(run_config, []), credentials if superlink else None
+    )
+    check_machine(machine)
+    table = Table("check", "", "found", "to mend", box=SIMPLE_HEAD)
+    for finding in machine.findings:
+        sign = "[red]no[/red]" if finding.mend else "[green]ok[/green]"
+        table.add_row(finding.check, sign, escape(finding.found), escape(finding.mend))
+    Console().print(table)
+    if not machine.ready:
+        raise typer.Exit(1)
+
+
+@node.command()
+def worker(
+    supernode: Annotated[
+        str, typer.Option(help="Address of this machine's SuperNode.")
+    ] = "127.0.0.1:9094",
+) -> None:
+    """Answer the messages of a SuperNode that runs with --isolation process, model kept loaded."""
+    from fedfuse.deployment.worker import serve
+
+    serve(supernode)

@@ -1,0 +1,213 @@
+"""The run config: frozen dataclasses, read once at the edge, every error reported at once.
+
+Flower hands a run config over as one flat dictionary of scalars with dotted keys. ``parse`` turns
+it into a ``RunConfig``; ``flatten`` is its inverse. A key is the field's name with hyphens, behind
+its section's name: ``local.learning-rate``. The defaults here and in pyproject.toml are the same (a
+test compares them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_type_hints
+
+from fedfuse.config.feddtpt import BlackBoxConfig, PromptsConfig
+from fedfuse.config.fields import between, one_of, text
+from fedfuse.config.sections import (
+    ClientDistillConfig,
+    DataConfig,
+    KnowledgeConfig,
+    ModelConfig,
+    PhaseConfig,
+    SelectorConfig,
+    ServerDistillConfig,
+)
+from fedfuse.errors import FedfuseError
+
+Scalar = bool | int | float | str
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+        name: of the run folder.
+        seed: of everything random.
+        strategy: ``fedfuse``, ``fusion-x``, ``fedmkt``, ``llm2slm``, ``fedavg-lora``, ``feddtpt``,
+            or your own as ``module:Class``.
+        rounds: of the federation.
+        output: folder that run folders are made in.
+        baselines: also measure standalone, public-only and centralized training; for ``feddtpt``,
+            standalone and centralized search, which cost as much as the federation each.
+        promotion: keep what a phase on the public set taught, on either side, only if no domain of
+            the held-out set got worse by it.
+        piggyback: a round costs one message a client instead of three: what the server knows after
+            it goes along with the request to train in the next.
+        min_clients: replies without which a round is given up.
+        timeout: seconds to wait for the replies to one message.
+        resume: run folder of a run that was cut off, to go on with; the other keys as they were.
+        log_format: of the server's log: lines of ``text``, or ``json`` objects.
+        metrics_port: where the server shows metrics to a Prometheus on its machine; 0 for nowhere.
+    """
+
+    name: str = text("quickstart")
+    seed: int = between(0, 0)
+    strategy: str = text("fedfuse")
+    rounds: int = between(3, 1)
+    output: str = text("runs")
+    baselines: bool = True
+    promotion: bool = False
+    piggyback: bool = False
+    min_clients: int = between(2, 1)
+    timeout: float = between(1800.0, 0, above=True)
+    resume: str = text("", empty=True)
+    log_format: str = one_of("text", "text", "json")
+    metrics_port: int = between(0, 0, 65535)
+    data: DataConfig = field(default_factory=DataConfig)
+    server: ModelConfig = field(default_factory=ModelConfig)
+    clients: ModelConfig = field(
+        default_factory=lambda: ModelConfig(
+            model="builtin:gpt2, builtin:llama, builtin:opt, builtin:gpt-neox"
+        )
+    )
+    local: PhaseConfig = field(default_factory=PhaseConfig)
+    server_distill: ServerDistillConfig = field(default_factory=ServerDistillConfig)
+    client_distill: ClientDistillConfig = field(default_factory=ClientDistillConfig)
+    knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    selector: SelectorConfig = field(default_factory=SelectorConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    black_box: BlackBoxConfig = field(default_factory=BlackBoxConfig)
+
+
+def flatten(config: object, prefix: str = "") -> dict[str, Scalar]:
+    """The config as Flower carries it: flat, dotted, hyphenated."""
+    flat: dict[str, Scalar] = {}
+    for item in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        key = prefix + item.name.replace("_", "-")
+        flat |= flatten(value, key + ".") if is_dataclass(value) else {key: value}
+    return flat
+
+
+def parse(given: Mapping[str, Any]) -> RunConfig:
+    """Read a flat run config; keys that are missing take their defaults.
+
+    Raises:
+        FedfuseError: listing every unknown key, wrong type and value out of range at once.
+    """
+    config = fill(RunConfig(), given, "run config")
+    if found := _contradictions(config):
+        raise FedfuseError("the run config is refused:\n  " + "\n  ".join(found))
+    return config
+
+
+def fill(default: C, given: Mapping[str, Any], name: str) -> C:
+    """A config with the given values, flat as Flower carries them, in place of the default ones.
+
+    Raises:
+        FedfuseError: naming the config and listing every unknown key, wrong type and value out of
+            range at once.
+    """
+    errors: list[str] = []
+    allowed = flatten(default)
+    for key in given:
+        if key not in allowed:
+            close = get_close_matches(key, allowed, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            # Somebody may have put the service's key there.
+            shown = "" if key.startswith("black-box.") else f" = {given[key]!r}"
+            errors.append(f"{key}{shown}: no such key{hint}")
+    config: C = _build(type(default), default, "", given, errors)
+    if errors:
+        raise FedfuseError(f"the {name} is refused:\n  " + "\n  ".join(errors))
+    return config
+
+
+def _contradictions(config: RunConfig) -> list[str]:
+    """What each key allows by itself, but not together."""
+    found = []
+    rules = config.knowledge
+    if rules.freshness and rules.public_share < 1:
+        found.append(
+            f"knowledge.freshness = {rules.freshness}: allowed: 0 with a knowledge.public-share of "
+            f"{rules.public_share}, as every round is about other samples"
+        )
+    if config.promotion and not config.data.holdout:
+        found.append("promotion = True: allowed: False with a data.holdout of 0")
+    prompts, box = config.prompts, config.black_box
+    if prompts.queries < prompts.private + prompts.public:
+        found.append(
+            f"prompts.queries = {prompts.queries}: allowed: at least "
+            f"{prompts.private + prompts.public}, prompts.private and prompts.public together, or "
+            "no prompt can be evaluated"
+        )
+    if box.url:
+        try:
+            box.http_settings()
+        except FedfuseError as error:
+            found.append(f"black-box: {error}")
+    try:
+        config.selector.settings()
+    except FedfuseError as error:
+        found.append(f"selector.features = {config.selector.features!r}: {error}")
+    return found
+
+
+def _build(
+    cls: type, default: Any, prefix: str, given: Mapping[str, Any], errors: list[str]
+) -> Any:
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for item in fields(cls):
+        key = prefix + item.name.replace("_", "-")
+        standard = getattr(default, item.name)
+        if is_dataclass(standard):
+            values[item.name] = _build(hints[item.name], standard, key + ".", given, errors)
+        elif key in given:
+            values[item.name] = _value(key, given[key], hints[item.name], item.metadata, errors)
+        else:
+            values[item.name] = standard
+    return cls(**values)
+
+
+def _value(key: str, value: Any, kind: type, metadata: Mapping[str, Any], errors: list[str]) -> Any:
+    if kind is float and type(value) is int:
+        value = float(value)
+    # bool is a subclass of int, so types are compared exactly.
+    if type(value) is not kind:
+        errors.append(f"{key} = {value!r}: is {type(value).__name__}, allowed: {kind.__name__}")
+    elif "check" in metadata and not metadata["check"](value):
+        shown = "" if "hidden" in metadata else f" = {value!r}"
+        errors.append(f"{key}{shown}: allowed: {metadata['allowed']}")
+    return value
+
+
+def model_of_partition(models: str, partition: int) -> str:
+    """The base model of a client: the cycle ``a, b, c`` or the mapping ``0=a, 3=b, *=c``.
+
+    Raises:
+        FedfuseError: for no model at all, or a mapping that has neither the partition nor ``*`` or
+            is not of that form.
+    """
+    entries = [entry.strip() for entry in models.split(",") if entry.strip()]
+    if not entries:
+        raise FedfuseError(f"clients.model is {models!r}; allowed: at least one model")
+    if not any("=" in entry for entry in entries):
+        return entries[partition % len(entries)]
+    mapping: dict[str, str] = {}
+    for entry in entries:
+        key, _, value = (part.strip() for part in entry.partition("="))
+        if not value or not (key == "*" or key.isdigit()):
+            raise FedfuseError(
+                f"clients.model has the entry {entry!r}; allowed: PARTITION=MODEL or *=MODEL"
+            )
+        mapping[key] = value
+    if str(partition) not in mapping and "*" not in mapping:
+        raise FedfuseError(
+            f"clients.model names no model for partition {partition}; allowed: add *=MODEL"
+        )
+    return mapping.get(str(partition), mapping.get("*", ""))

@@ -1,0 +1,232 @@
+"""The sections of the run config: one frozen dataclass each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fedfuse.config.fields import between, one_of, text
+from fedfuse.config.gate import NETWORKS, SIGNALS, UNITS, SelectorSettings
+from fedfuse.config.training import AUTOCAST, DIVERGENCES, PLAIN, Comparison, TrainingSettings
+
+SELECTOR = SelectorSettings()
+# The data source that is made on the spot.
+BUILTIN_DATA = "builtin"
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """What the federation learns from.
+
+    Attributes:
+        source: ``builtin``, or data sets joined by ``+``: a .jsonl file, a folder of them, a hub
+            id; each becomes a domain.
+        domains: number of domains of the built-in world.
+        partition: how the private samples are dealt to the clients.
+        alpha: concentration of the Dirichlet partition; small is skewed.
+        private: private samples per domain.
+        public: public samples per domain; the labelled set that everyone holds.
+        holdout: held-out samples per domain for selectors and gates.
+        test: test samples per domain (built-in: repeats per entity).
+        questions: multiple-choice questions per domain.
+        template: prompt template of real records, such as ``{question} Answer:``; empty for the
+            default of the record's fields.
+        max_length: tokens per sample; what is beyond is cut off.
+    """
+
+    source: str = text(BUILTIN_DATA)
+    domains: int = between(4, 1, 4)
+    partition: str = one_of("domain", "domain", "iid", "dirichlet", "dirichlet-equal")
+    alpha: float = between(0.5, 0, above=True)
+    private: int = between(4000, 1)
+    public: int = between(120, 0)
+    holdout: int = between(60, 0)
+    test: int = between(10, 1)
+    questions: int = between(120, 0)
+    template: str = text("", empty=True)
+    max_length: int = between(128, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A base model and its adapter.
+
+    Attributes:
+        model: ``builtin:NAME``, a hub id or a local folder. For clients also a cycle ``a, b, c`` or
+            a mapping ``0=a, 3=b, *=c`` from partition to model.
+        dtype: of the frozen weights.
+        autocast: what products are computed in while training, extracting and scoring; the adapter
+            stays float32, and float16 trains with a loss scale.
+        device: ``auto`` takes a GPU where there is one.
+        quantization: of the frozen weights; needs bitsandbytes and a GPU.
+        gradient_checkpointing: trade time for memory.
+        lora_rank: rank r of the adapter.
+        lora_alpha: its scale is alpha / r.
+        lora_dropout: on the adapter's input.
+        lora_targets: module names joined by commas, or ``all-linear``.
+    """
+
+    model: str = text("builtin:server")
+    dtype: str = one_of("float32", "float32", "bfloat16", "float16")
+    autocast: str = one_of("none", *AUTOCAST)
+    device: str = text("auto")
+    quantization: str = one_of("none", "none", "4bit", "8bit")
+    gradient_checkpointing: bool = False
+    lora_rank: int = between(16, 1)
+    lora_alpha: float = between(16.0, 0, above=True)
+    lora_dropout: float = between(0.0, 0, 1)
+    lora_targets: str = text("all-linear")
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseConfig:
+    """One training phase of a round: the local one on private labels.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples per step.
+        learning_rate: peak; warm-up and cosine within the phase.
+        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
+            for all of a step.
+    """
+
+    steps: int = between(150, 0)
+    batch_size: int = between(32, 1)
+    learning_rate: float = between(5e-3, 0, above=True)
+    max_tokens: int = between(0, 0)
+
+    def settings(self) -> TrainingSettings:
+        """What the training loop is told."""
+        return TrainingSettings(
+            self.steps, self.batch_size, self.learning_rate, max_tokens=self.max_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDistillConfig(PhaseConfig):
+    """The server's phase on the public set (FedMKT Eq. 5).
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples per step.
+        learning_rate: peak; warm-up and cosine within the phase.
+        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
+            for all of a step.
+        label_share: lambda of the joint loss; 1 trains on labels alone.
+        divergence: how the model is compared with its teacher; the paper has cross-entropy.
+        temperature: of that comparison; above 1 flattens both distributions (not in the paper).
+        consolidation: how firmly weights are held that matter where the model is trusted itself; 0
+            for not at all (not in the paper).
+    """
+
+    steps: int = between(200, 0)
+    learning_rate: float = between(4e-3, 0, above=True)
+    label_share: float = between(0.05, 0, 1)
+    divergence: str = one_of(PLAIN.divergence, *DIVERGENCES)
+    temperature: float = between(PLAIN.temperature, 0, above=True)
+    consolidation: float = between(10.0, 0)
+
+    def settings(self) -> TrainingSettings:
+        """What the training loop is told."""
+        return replace(
+            PhaseConfig.settings(self),
+            comparison=Comparison(self.divergence, self.temperature),
+            consolidation=self.consolidation,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientDistillConfig(ServerDistillConfig):
+    """A client's phase on the public set (FedMKT Eq. 6).
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples per step.
+        learning_rate: peak; warm-up and cosine within the phase.
+        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
+            for all of a step.
+        label_share: lambda of the joint loss; 1 trains on labels alone.
+        divergence: how the model is compared with its teacher; the paper has cross-entropy.
+        temperature: of that comparison; above 1 flattens both distributions (not in the paper).
+        consolidation: how firmly weights are held that matter where the model is trusted itself; 0
+            for not at all (not in the paper).
+        replay: add the label loss of a private batch at every step, so that learning from others
+            does not cost what the client knew (not in the paper).
+    """
+
+    learning_rate: float = between(8e-3, 0, above=True)
+    label_share: float = between(0.03, 0, 1)
+    consolidation: float = between(0.0, 0)  # replay does it
+    replay: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeConfig:
+    """What is exchanged, and how it is translated.
+
+    Attributes:
+        k: entries kept per label row at most.
+        mass: entries of a row are sent until they have this much mass; 1 sends all k.
+        wire: precision of what is sent: ``default`` tells log-probabilities in 16 bits, ``compact``
+            in 8.
+        public_share: share of the public samples that a round is about; each has its turn.
+        freshness: rows that moved by less than this (total variation, 0 to 1) since they were last
+            sent are not sent again; 0 sends every row. Needs a ``public-share`` of 1.
+        positions: which source row teaches a target row.
+        collisions: what happens to entries that reach one target token.
+        unmatched: what a row without a partner learns.
+        tail: compare the mass outside the k entries too; the paper takes it as zero.
+    """
+
+    k: int = between(16, 1)
+    mass: float = between(0.99, 0, 1, above=True)
+    wire: str = one_of("default", "default", "compact")
+    public_share: float = between(1.0, 0, 1, above=True)
+    freshness: float = between(0.0, 0, 1)
+    positions: str = one_of("merge", "merge", "boundary", "dtw")
+    collisions: str = one_of("sum", "sum", "first")
+    unmatched: str = one_of("skip", "skip", "one-hot")
+    tail: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SelectorConfig:
+    """The selector of ``fusion-x`` and ``fedfuse`` that learns whom to trust.
+
+    Attributes:
+        network: ``equivariant`` takes any number of candidates; ``perceptron`` is the paper's.
+        signal: what it learns from: the ``labels``' likelihood under the mixture, or the paper's
+            ``distillation`` loss.
+        features: what it sees of a candidate, joined by commas.
+        unit: weights for each ``sample``, or for each label ``row``.
+        folds: of the cross-fitting; 1 weighs samples by a gate that learned from their labels.
+        threshold: tau: candidates with less trust are dropped.
+        feedback: beta of the loss that keeps all candidates in use.
+        steps: of its optimizer in a round.
+    """
+
+    network: str = one_of(SELECTOR.network, *NETWORKS)
+    signal: str = one_of(SELECTOR.signal, *SIGNALS)
+    features: str = text(", ".join(SELECTOR.features))
+    unit: str = one_of(SELECTOR.unit, *UNITS)
+    folds: int = between(SELECTOR.folds, 1)
+    threshold: float = between(SELECTOR.threshold, 0, 0.99)
+    feedback: float = between(SELECTOR.feedback, 0)
+    steps: int = between(SELECTOR.steps, 0)
+
+    def settings(self) -> SelectorSettings:
+        """What the selector is told.
+
+        Raises:
+            FedfuseError: for a feature that does not exist.
+        """
+        features = tuple(name.strip() for name in self.features.split(",") if name.strip())
+        return SelectorSettings(
+            network=self.network,
+            signal=self.signal,
+            features=features,
+            unit=self.unit,
+            folds=self.folds,
+            threshold=self.threshold,
+            feedback=self.feedback,
+            steps=self.steps,
+        )

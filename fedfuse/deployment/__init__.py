@@ -1,0 +1,1 @@
+"""Real machines: certificates, the check of a node, the worker."""

@@ -1,0 +1,264 @@
+"""Whether a machine can take part, found out before it joins, and what to mend where it cannot.
+
+Every check does what the client will do, with the client's own functions: it loads the model, reads
+the data, trains one step on the longest samples, connects with the machine's own certificate and
+key. A check that needs what another one did not find is left out.
+"""
+
+from __future__ import annotations
+
+import ssl
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from packaging.requirements import Requirement
+
+from fedfuse.algorithms.local_model import Participant
+from fedfuse.data.sample import Sample
+from fedfuse.deployment.superlink import Credentials, greet
+from fedfuse.errors import FedfuseError
+from fedfuse.factory.client import Client, parse_client
+from fedfuse.factory.models import check_model, load_participant, load_splits
+from fedfuse.flower.app_bundle import app_dir, dependencies
+from fedfuse.models.loading import resolve_device
+from fedfuse.tokenizers.dataset import EncodedSet
+
+GIGABYTE = 2**30
+
+
+class Fault(Exception):
+    """What a check found wrong, and what mends it."""
+
+    def __init__(self, found: str, mend: str) -> None:
+        super().__init__(found)
+        self.mend = mend
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: its name.
+        found: what there is, or what is wrong with it.
+        mend: what to do; empty where nothing is wrong.
+    """
+
+    check: str
+    found: str
+    mend: str = ""
+
+
+@dataclass(slots=True)
+class Machine:
+    """What is to be checked, and what the checks found so far.
+
+    Attributes:
+        node_config: as Flower carries it.
+        run_config: of the run that the machine is to take part in.
+        credentials: what it connects with; none to stay alone.
+        findings: in the order of the checks.
+    """
+
+    node_config: Mapping[str, Any]
+    run_config: Mapping[str, Any]
+    credentials: Credentials | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any(finding.mend for finding in self.findings)
+
+    def check(self, name: str, what: Callable[[], tuple[str, Any]], mend: str) -> Any:
+        """Note what a check found; returns what it made, None where something is wrong."""
+        try:
+            found, made = what()
+        except Fault as fault:
+            self.findings.append(Finding(name, str(fault), fault.mend))
+        except FedfuseError as error:
+            self.findings.append(Finding(name, str(error), mend))
+        else:
+            self.findings.append(Finding(name, found))
+            return made
+        return None
+
+
+def check_machine(machine: Machine) -> None:
+    """Check all that there is to check; see ``machine.findings``."""
+    machine.check("versions", check_versions, "install fedfuse again: make setup, or pip install")
+    client: Client | None = machine.check(
+        "configuration",
+        lambda: _configuration(machine),
+        "correct the node config, or the run config",
+    )
+    if client:
+        private = machine.check(
+            "data", lambda: _data(client), "correct data in the node config, or the file"
+        )
+        tokenizer = machine.check(
+            "tokenizer",
+            lambda: _tokenizer(client),
+            "take a model with a tokenizer.json, that is a fast tokenizer",
+        )
+        participant: Participant | None = tokenizer and machine.check(
+            "model", lambda: _model(client), "correct model, device or dtype in the node config"
+        )
+        if participant and private:
+            machine.check(
+                "memory",
+                lambda: _memory(client, participant, private),
+                "give samples with an answer within data.max-length",
+            )
+    if machine.credentials:
+        credentials = machine.credentials
+        authority = machine.check(
+            "certificate", lambda: _authority(credentials), "copy ca.crt from the SuperLink's files"
+        )
+        key = machine.check(
+            "key", lambda: _key(credentials), "make one: fedfuse keys node NAME; chmod 600 NAME.key"
+        )
+        if authority and key:
+            machine.check("SuperLink", lambda: _superlink(credentials), "correct --superlink")
+
+
+def check_versions() -> tuple[str, bool]:
+    """Python and every package that the app asks for, in a version that it takes.
+
+    Raises:
+        Fault: naming all that are missing or of another version.
+    """
+    python, packages = dependencies(app_dir())
+    wrong = []
+    here = ".".join(map(str, sys.version_info[:3]))
+    if not python.contains(here):
+        wrong.append(f"Python {here}; allowed: {python}")
+    for package in packages:
+        if found := _wrong_version(package):
+            wrong.append(found)
+    if wrong:
+        raise Fault(
+            "\n".join(wrong), "install fedfuse with its constraints: make setup, or pip install"
+        )
+    return f"Python {here}, flwr {version('flwr')}, torch {torch.__version__}", True
+
+
+def _wrong_version(package: Requirement) -> str:
+    """What is wrong with the installed version of a package; empty for nothing."""
+    try:
+        found = version(package.name)
+    except PackageNotFoundError:
+        return f"{package.name} is missing; allowed: {package.specifier}"
+    fits = package.specifier.contains(found, prereleases=True)
+    return "" if fits else f"{package.name} {found}; allowed: {package.specifier}"
+
+
+def _configuration(machine: Machine) -> tuple[str, Client]:
+    client = parse_client(machine.node_config, machine.run_config)
+    model = client.config.clients
+    place = resolve_device(model.device)
+    return f"client {client.node.partition_id}: {model.model} in {model.dtype} on {place}", client
+
+
+def _data(client: Client) -> tuple[str, Any]:
+    private = client.private_samples()
+    shared = load_splits(client.config.data, client.config.seed, 1)
+    domains = ", ".join(sorted({sample.domain for sample in private}))
+    found = f"{len(private)} private samples ({domains}), {len(shared.public)} public"
+    return found, private
+
+
+def _tokenizer(client: Client) -> tuple[str, bool]:
+    check_model(client.config.clients.model)
+    return "fast", True
+
+
+def _model(client: Client) -> tuple[str, Participant]:
+    config = client.config
+    started = time.perf_counter()
+    try:
+        participant = load_participant(
+            "client", config.clients.model, config.clients, config.data, config.seed
+        )
+    except torch.OutOfMemoryError as error:
+        mend = "quantization = '4bit' or another model in the node config"
+        raise Fault(f"does not fit into the GPU's memory: {error}", mend) from error
+    size = sum(parameter.numel() for parameter in participant.model.parameters())
+    seconds = time.perf_counter() - started
+    return f"{size / 1e6:.1f} million parameters, loaded in {seconds:.1f} s", participant
+
+
+def _memory(
+    client: Client, participant: Participant, private: Sequence[Sample]
+) -> tuple[str, bool]:
+    """Both trainings on the longest samples, and extraction: the most that a round takes."""
+    config = client.config
+    place = next(participant.model.parameters()).device
+    on_gpu = place.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(place)
+    started = time.perf_counter()
+    own = _longest(participant, participant.encode(private), config.local.batch_size)
+    public = _longest(participant, participant.public, config.client_distill.batch_size)
+    try:
+        # In the second step the optimizer has its state.
+        local = replace(config.local.settings(), steps=2)
+        participant.learn(own, local, seed=0)
+        distill = replace(config.client_distill.settings(), steps=2)
+        replay = own if config.client_distill.replay else None
+        participant.learn(public, distill, seed=0, replay=replay)
+        participant.knowledge(config.knowledge.k)
+    except torch.OutOfMemoryError as error:
+        mend = "set max-tokens in the node config: half of what it is, or 4096 for a start"
+        raise Fault(f"a step does not fit into the GPU's memory: {error}", mend) from error
+    finally:
+        participant.reset()
+    found = f"two steps of each phase and the public set: {time.perf_counter() - started:.1f} s"
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated(place) / GIGABYTE
+        total = torch.cuda.get_device_properties(place).total_memory / GIGABYTE
+        found += f", {peak:.1f} of {total:.1f} GiB"
+    return found, True
+
+
+def _longest(participant: Participant, data: EncodedSet, number: int) -> EncodedSet:
+    order = np.argsort(-data.lengths, kind="stable")[:number]
+    return participant.encode([data.samples[i] for i in order])
+
+
+def _authority(credentials: Credentials) -> tuple[str, bool]:
+    end = credentials.authority().not_valid_after_utc
+    return f"{credentials.root_certificates}, valid until {end:%Y-%m-%d}", True
+
+
+def _key(credentials: Credentials) -> tuple[str, bool]:
+    return f"{credentials.private_key}, {credentials.key().curve.name}", True
+
+
+def _superlink(credentials: Credentials) -> tuple[str, bool]:
+    where = credentials.superlink
+    try:
+        greet(credentials)
+    except ssl.SSLCertVerificationError as error:
+        raise Fault(
+            f"{where} shows a certificate that is not to be trusted: {error.verify_message}",
+            "copy the ca.crt of this SuperLink; connect by a name that its certificate has",
+        ) from error
+    except PermissionError as error:
+        raise Fault(
+            f"{where} does not let this machine in: {error}",
+            "register its public key there: flwr supernode register NAME.pub; stop a SuperNode "
+            "that has this key already; set this machine's clock",
+        ) from error
+    except OSError as error:
+        raise Fault(
+            f"{where} cannot be reached: {error}",
+            "start the SuperLink; open its port; correct --superlink",
+        ) from error
+    return f"{where} knows this machine", True

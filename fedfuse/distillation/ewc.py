@@ -1,0 +1,174 @@
+"""What a phase may not undo: weights that matter for what the model is trusted with are held.
+
+Elastic weight consolidation (Kirkpatrick et al., arXiv 1612.00796): a parameter is pulled back to
+where the phase began, the more the larger its Fisher information for what is to be kept.
+
+Differs from the paper: what is to be kept are the samples on which selection trusts the learning
+model itself; the pull is decoupled from the gradient, as AdamW's weight decay is (Loshchilov and
+Hutter, arXiv 1711.05101), so that it does not pass through the optimizer's moments; and the
+information is divided by its mean over all parameters, so that a strength means the same for every
+model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy import ndarray
+from torch import Tensor, nn
+
+from fedfuse.config.training import TrainingSettings
+from fedfuse.data.sampling import parts_by_length
+from fedfuse.distillation.loss import SparseTargets
+from fedfuse.distillation.targets import Teacher, batch_losses
+from fedfuse.tokenizers.dataset import EncodedSet
+
+Named = Mapping[str, nn.Parameter]
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidation:
+    """Where parameters are held, and how firmly.
+
+    Attributes:
+        start: their values when the phase began, by name.
+        pull: of the same shapes, 0 or more: the share of the way back to the start that a step of
+            learning rate 1 takes.
+    """
+
+    start: dict[str, Tensor]
+    pull: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, named: Named, information: Mapping[str, Tensor], strength: float) -> Self:
+        """Hold parameters where they are.
+
+        Args:
+            named: the trainable parameters.
+            information: Fisher information of each, by name.
+            strength: pull of a parameter of mean information; 0 or more.
+        """
+        size = sum(value.numel() for value in information.values())
+        mean = sum(float(value.sum(dtype=torch.float64)) for value in information.values()) / size
+        scale = strength / mean if mean > 0 else 0.0
+        return cls(
+            {name: parameter.detach().clone() for name, parameter in named.items()},
+            {name: scale * value for name, value in information.items()},
+        )
+
+    @torch.no_grad()
+    def apply(self, named: Named, learning_rate: float) -> None:
+        """Pull parameters back after a step; none goes further than to its start."""
+        for name, parameter in named.items():
+            parameter.lerp_(self.start[name], (learning_rate * self.pull[name]).clamp(max=1.0))
+
+    def state(self) -> dict[str, ndarray]:
+        """All of it as flat arrays: ``start/NAME``, ``pull/NAME``."""
+        return {
+            f"{kind}/{name}": value.to("cpu", torch.float32, copy=True).numpy()
+            for kind, values in (("start", self.start), ("pull", self.pull))
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, ndarray], named: Named) -> Self | None:
+        """What ``state`` returned; None where nothing was held."""
+        if not any(key.startswith("pull/") for key in state):
+            return None
+        start, pull = (
+            {n: torch.tensor(state[f"{kind}/{n}"], device=p.device) for n, p in named.items()}
+            for kind in ("start", "pull")
+        )
+        return cls(start, pull)
+
+
+def consolidate(
+    model: nn.Module,
+    named: Named,
+    data: EncodedSet,
+    teacher: Teacher,
+    settings: TrainingSettings,
+    *,
+    vocab_size: int,
+    seed: int,
+    max_tokens: int,
+    autocast: str,
+) -> Consolidation | None:
+    """Hold what the model is trusted with itself; None where that is nothing.
+
+    The pull's mean over all parameters is the settings' strength times the share of the samples
+    that the model is trusted with.
+
+    Args:
+        model: a causal LM, in evaluation mode.
+        named: its trainable parameters.
+        data: the N samples.
+        teacher: of the phase, with the model's trust in itself.
+        settings: of the phase.
+        vocab_size: size of the tokenizer's vocabulary.
+        seed: of all draws.
+        max_tokens: tokens at once, padding included.
+        autocast: what products of the forward pass are computed in.
+    """
+    if teacher.own is None:
+        return None
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    kept = torch.rand(len(teacher.own), generator=generator).numpy() < teacher.own
+    samples = np.flatnonzero(kept)
+    device = next(iter(named.values())).device
+
+    def losses() -> Iterator[Tensor]:
+        for start in range(0, len(samples), settings.batch_size):
+            some = samples[start : start + settings.batch_size]
+            for part in parts_by_length(data.lengths[some], max_tokens):
+                batch = data.batch(some[part], device)
+                targets = teacher.rows(batch.index, device)
+                batch = replace(batch, label=draw_labels(targets, batch.label, generator))
+                mean, _ = batch_losses(model, batch, vocab_size, None, 1.0, autocast=autocast)
+                yield mean * len(batch.row)
+
+    strength = settings.consolidation * float(teacher.own.mean())
+    return Consolidation.of(named, fisher_information(named, losses()), strength)
+
+
+def fisher_information(named: Named, losses: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Diagonal Fisher information: the sum of squared gradients.
+
+    With labels drawn from the model itself, the gradient of a sum of losses is zero in the mean,
+    so that its square needs no gradient per sample.
+
+    Args:
+        named: the parameters.
+        losses: each the summed negative log-likelihood of some samples under such labels; one is
+            asked for after the last one's gradient was taken.
+    """
+    information = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
+    for loss in losses:
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
+            if gradient is not None:
+                information[name] += gradient.float() ** 2
+    return information
+
+
+def draw_labels(
+    targets: SparseTargets, label: Int64[Tensor, " rows"], generator: torch.Generator
+) -> Int64[Tensor, " rows"]:
+    """``[R]`` a token from each teacher's distribution.
+
+    Args:
+        targets: of R rows.
+        label: ``[R]`` taken where nobody teaches, and for a token of the tail, of which is known
+            only that it is another one.
+        generator: draws; of the CPU.
+    """
+    mass = torch.cat([targets.probs, targets.tail[:, None]], dim=1).cpu()
+    mass[(targets.weight <= 0).cpu()] = 1.0
+    place = torch.multinomial(mass, 1, generator=generator).to(label.device)
+    drawn = torch.cat([targets.indices, label[:, None]], dim=1).gather(1, place)[:, 0]
+    return torch.where(targets.weight > 0, drawn, label)

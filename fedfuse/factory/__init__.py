@@ -1,0 +1,1 @@
+"""From a run config to the data and the models that it names."""

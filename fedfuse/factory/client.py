@@ -1,0 +1,119 @@
+"""The node config: what one machine says about itself. What it leaves out, the run config says.
+
+``flower-supernode --node-config node.toml`` hands it to the ClientApp with every message; in
+simulation Flower makes one that has ``partition-id`` and ``num-partitions`` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from fedfuse.config.fields import between, one_of, text
+from fedfuse.config.run_config import RunConfig, fill, model_of_partition, parse
+from fedfuse.config.sections import PhaseConfig
+from fedfuse.data.sample import Sample
+from fedfuse.data.splits import own_samples
+from fedfuse.errors import FedfuseError
+from fedfuse.factory.models import load_splits
+
+P = TypeVar("P", bound=PhaseConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One machine that takes part; text that is empty and numbers that are 0 change nothing.
+
+    Attributes:
+        partition_id: number of this client: its name in reports, and its share of the run's data.
+            No two clients may have the same.
+        num_partitions: into how many shares the run's private data is dealt.
+        model: the base model, in place of ``clients.model``.
+        data: this machine's own private data, in place of a share of ``data.source``: all records
+            of a .jsonl file, of the train split of a folder or hub id, or of several joined by
+            ``+``. They are read with the run's ``data.template``.
+        device: in place of ``clients.device``.
+        dtype: in place of ``clients.dtype``.
+        quantization: in place of ``clients.quantization``.
+        threads: CPU threads that torch may use.
+        max_tokens: tokens at once while training, at most; the run's ``max-tokens`` holds where it
+            is smaller.
+        output: folder of the run folders, in place of the run's.
+    """
+
+    partition_id: int = between(0, 0)
+    num_partitions: int = between(1, 1)
+    model: str = text("", empty=True)
+    data: str = text("", empty=True)
+    device: str = text("", empty=True)
+    dtype: str = one_of("", "", "float32", "bfloat16", "float16")
+    quantization: str = one_of("", "", "none", "4bit", "8bit")
+    threads: int = between(0, 0)
+    max_tokens: int = between(0, 0)
+    output: str = text("", empty=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What a run is for one machine.
+
+    Attributes:
+        node: what the machine says about itself.
+        config: the run config, with what the machine says put in its place; ``clients.model`` is
+            the one base model of this client.
+    """
+
+    node: NodeConfig
+    config: RunConfig
+
+    def private_samples(self) -> list[Sample]:
+        """The client's private samples: its own data, or its share of the run's.
+
+        Raises:
+            FedfuseError: for data that cannot be read, or a share that there is not.
+        """
+        node, config = self.node, self.config
+        if node.data:
+            shared = load_splits(config.data, config.seed, 1)
+            return own_samples(node.data, config.data.template, shared)
+        splits = load_splits(config.data, config.seed, node.num_partitions)
+        if node.partition_id >= len(splits.private):
+            raise FedfuseError(
+                f"partition-id is {node.partition_id}; allowed: 0 to {len(splits.private) - 1}"
+            )
+        return splits.private[node.partition_id]
+
+
+def parse_client(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Client:
+    """Read both configs, as Flower carries them.
+
+    Raises:
+        FedfuseError: listing every unknown key, wrong type and value out of range of one config; a
+            node config without ``partition-id``.
+    """
+    node = fill(NodeConfig(), node_config, "node config")
+    if "partition-id" not in node_config:
+        raise FedfuseError("the node config has no partition-id; allowed: a number of its own")
+    config = parse(run_config)
+    own = {key: getattr(node, key) for key in ("device", "dtype", "quantization")}
+    clients = replace(
+        config.clients,
+        model=node.model or model_of_partition(config.clients.model, node.partition_id),
+        **{key: value for key, value in own.items() if value},
+    )
+    return Client(
+        node,
+        replace(
+            config,
+            output=node.output or config.output,
+            clients=clients,
+            local=_limited(config.local, node.max_tokens),
+            client_distill=_limited(config.client_distill, node.max_tokens),
+        ),
+    )
+
+
+def _limited(phase: P, max_tokens: int) -> P:
+    """A phase with the smaller of two limits, of which 0 is none."""
+    return replace(phase, max_tokens=min(filter(None, (phase.max_tokens, max_tokens)), default=0))

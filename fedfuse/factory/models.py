@@ -1,0 +1,143 @@
+"""What a process needs to play its part: the data and the models that a run config names.
+
+Everything here can be rebuilt from the config, so it is cached per process: in simulation one
+process plays several clients in turn, in deployment every message may come to a new one. What must
+survive between messages is never here; it is in ``Context.state`` and the run folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from fedfuse.algorithms.local_model import Participant
+from fedfuse.builtin.models import build, cache_root, is_builtin, recipe_of
+from fedfuse.builtin.text_world import World, WorldSize
+from fedfuse.config.run_config import RunConfig
+from fedfuse.config.sections import BUILTIN_DATA, DataConfig, KnowledgeConfig, ModelConfig
+from fedfuse.data.public_subset import turn
+from fedfuse.data.sample import Splits
+from fedfuse.data.splits import build_splits, check_splits
+from fedfuse.errors import FedfuseError
+from fedfuse.knowledge.aligner import Translator
+from fedfuse.models.causal_lm import LoraSettings, add_lora, load_causal_lm
+from fedfuse.models.loading import load_tokenizer
+from fedfuse.tokenizers.dataset import EncodedSet
+
+
+@lru_cache(maxsize=2)
+def load_splits(data: DataConfig, seed: int, num_partitions: int) -> Splits:
+    """The data of a run.
+
+    Raises:
+        FedfuseError: for data that cannot be read, or splits that are empty or overlap.
+    """
+    if data.source == BUILTIN_DATA:
+        size = WorldSize(data.private, data.public, data.holdout, data.test, data.questions)
+        splits = World(seed, data.domains).splits(size, num_partitions, data.partition, data.alpha)
+    else:
+        splits = build_splits(
+            data.source,
+            num_partitions=num_partitions,
+            scheme=data.partition,
+            alpha=data.alpha,
+            seed=seed,
+            public_samples=data.public,
+            test_samples=data.test,
+            holdout_samples=data.holdout,
+            question_samples=data.questions,
+            private_samples=data.private,
+            template=data.template,
+        )
+    check_splits(splits)
+    return splits
+
+
+@lru_cache(maxsize=8)
+def load_participant(
+    role: str, name: str, model: ModelConfig, data: DataConfig, seed: int
+) -> Participant:
+    """A model with a fresh adapter on the run's public and test sets.
+
+    Args:
+        role: ``server`` or ``client``. One process may play both; all clients with one base model
+            share a participant and bring their adapters along.
+        name: the base model.
+        model: how to load it, and its adapter.
+        data: the data of the run.
+        seed: of the run.
+
+    Raises:
+        FedfuseError: for a model that cannot be loaded or takes less than ``data.max-length``.
+    """
+    base = str(build(name)) if is_builtin(name) else name
+    quantization = "" if model.quantization == "none" else model.quantization
+    lm = load_causal_lm(base, dtype=model.dtype, device=model.device, quantization=quantization)
+    # One length for all: models that cut a text at different places would disagree on its rows.
+    if lm.max_length < data.max_length:
+        raise FedfuseError(
+            f"data.max-length = {data.max_length}: allowed: at most {lm.max_length}, the limit of "
+            f"model {name!r}"
+        )
+    settings = LoraSettings(
+        model.lora_rank, model.lora_alpha, model.lora_dropout, model.lora_targets
+    )
+    adapted = add_lora(lm, settings, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
+    splits = load_splits(data, seed, 1)
+    return Participant(
+        adapted,
+        lm.tokenizer,
+        public=splits.public,
+        test=splits.test,
+        questions=splits.questions,
+        holdout=splits.holdout,
+        max_length=data.max_length,
+        autocast=model.autocast,
+    )
+
+
+def check_model(name: str) -> None:
+    """Refuse a base model that cannot take part, without loading its weights.
+
+    Raises:
+        FedfuseError: for a built-in name, folder or hub id that does not exist, or a tokenizer
+            without a fast form.
+    """
+    if is_builtin(name):
+        recipe_of(name)
+    else:
+        load_tokenizer(name)
+
+
+def public_of_round(config: RunConfig, participant: Participant, server_round: int) -> EncodedSet:
+    """The public samples that a round is about, the same for everybody."""
+    public, share = participant.public, config.knowledge.public_share
+    if share == 1:
+        return public
+    which = turn(len(public), share, derive_seed(config, "public"), server_round)
+    return participant.encode([public.samples[i] for i in which])
+
+
+def new_translator(
+    participant: Participant,
+    knowledge: KnowledgeConfig,
+    public: EncodedSet | None = None,
+    cache: Path | None = None,
+) -> Translator:
+    """A translator into a participant's terms; tables are cached on disk."""
+    return Translator(
+        participant.tokenizer,
+        (public or participant.public).samples,
+        participant.max_length,
+        positions=knowledge.positions,
+        collisions=knowledge.collisions,
+        unmatched=knowledge.unmatched,
+        cache=cache or cache_root() / "tables",
+    )
+
+
+def derive_seed(config: RunConfig, *what: object) -> int:
+    """A seed for one use, from the run's seed: ``derive_seed(config, "local", client, round)``."""
+    text = "/".join(map(str, (config.seed, *what)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

@@ -1,0 +1,250 @@
+"""One prompt out of those that the clients tuned: the server's half of FedDTPT.
+
+Reference: Wu et al., "FedDTPT", arXiv:2411.00985, Section 3.4, Eq. 3-6 and Algorithm 2. ``embed``
+is Eq. 3 and 4 (``z``), ``attention`` Eq. 5 and 6 (``w``, ``alpha``), ``clusters`` step 1 of
+Algorithm 2.
+
+Methods:
+    ``paper``: the paper's. Embed all tokens, cluster them by DBSCAN with epsilon at the elbow, drop
+        the noise, keep of each cluster the token of most attention, in the order of their
+        positions.
+    ``gain``: this project's. A token's weight is its support by the other clients times the gain
+        that its client measured (``gain_weights``). A cluster weighs as much as its heaviest token,
+        times the square root of the number of its clients, since each measured on its own. Noise is
+        kept, each token by itself, at a discount: a discovery of one client has no neighbours.
+        Equal tokens are kept once, in the order of the mean relative positions of their clusters.
+    ``average``, ``attention``, ``k-means``: the ablations Server-1 to Server-3 of ``paper``. The
+        uploaded token nearest to the mean embedding of each position that at least half of the
+        prompts have; the ``fixed_size`` tokens of most attention, without clusters; and
+        ``fixed_size`` clusters.
+
+What the paper leaves open: DBSCAN's ``min_samples`` (2: the fewest tokens are noise), tokens of one
+position (the one of larger weight first, then by the client's name), the cap on the length (the
+lightest tokens go), a prompt without any cluster (the previous prompt stays).
+
+The order in which clients are given has no say: they are sorted by name. Of equal weights the
+first client's first token wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from numpy import ndarray
+
+from fedfuse.config.feddtpt_settings import AggregationSettings
+from fedfuse.errors import FedfuseError
+from fedfuse.feddtpt.attention import attention, gain_weights, unit_vectors
+from fedfuse.feddtpt.clusters import NOISE, dbscan, kmeans
+from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
+
+Embed = Callable[[Prompt], Float32[ndarray, "tokens width"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A token of a client's prompt.
+
+    Attributes:
+        client: the client's name.
+        position: of the token in its prompt, from 0.
+        token: its id.
+    """
+
+    client: str
+    position: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptToken:
+    """A token of the new prompt, and why it is there.
+
+    Attributes:
+        token: its id.
+        weight: by which it was kept.
+        cluster: its number in ``Aggregation.clusters``, ``NOISE`` for a token by itself.
+        sources: the tokens that it stands for, itself first.
+    """
+
+    token: int
+    weight: float
+    cluster: int
+    sources: tuple[Source, ...]
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Whose prompts it stands for, sorted."""
+        return tuple(sorted({source.client for source in self.sources}))
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """The new prompt, and all that it was made from, for reports.
+
+    Attributes:
+        kept: its tokens in order; empty where the previous prompt stays.
+        prompt: the prompt.
+        uploaded: every token of every client, by client and position.
+        embeddings: ``[T, d]`` of these.
+        clusters: ``[T]`` cluster of each, ``NOISE`` for none.
+        weights: ``[T]`` weight of each.
+        epsilon: of DBSCAN, None where it was not used.
+    """
+
+    kept: tuple[KeptToken, ...]
+    prompt: Prompt
+    uploaded: tuple[Source, ...]
+    embeddings: Float32[ndarray, "tokens width"]
+    clusters: Int64[ndarray, " tokens"]
+    weights: Float64[ndarray, " tokens"]
+    epsilon: float | None
+
+
+def aggregate(
+    tuned: Mapping[str, TunedPrompt],
+    embed: Embed,
+    previous: Prompt,
+    settings: AggregationSettings,
+) -> Aggregation:
+    """Make one prompt of all clients' prompts.
+
+    Args:
+        tuned: the tuned prompt of each client by its name.
+        embed: contextual embeddings ``[n, d]`` of a prompt of n tokens.
+        previous: the prompt that the clients began with.
+        settings: how.
+
+    Raises:
+        FedfuseError: for no tokens at all, or gains that do not fit a prompt.
+    """
+    clients = [name for name in sorted(tuned) if _check(name, tuned[name]).prompt.tokens]
+    if not clients:
+        raise FedfuseError(
+            f"{len(tuned)} tuned prompts without a token; allowed: at least one token"
+        )
+    prompts = [tuned[name].prompt for name in clients]
+    embeddings = np.concatenate([embed(prompt) for prompt in prompts])
+    owners = np.repeat(np.arange(len(clients)), [len(prompt.tokens) for prompt in prompts])
+    uploaded = tuple(
+        Source(name, position, token)
+        for name, prompt in zip(clients, prompts, strict=True)
+        for position, token in enumerate(prompt.tokens)
+    )
+    epsilon = None
+    labels = np.full(len(uploaded), NOISE)
+    if settings.method == "gain":
+        gains = np.concatenate([np.asarray(tuned[name].gain, dtype=float) for name in clients])
+        weights = gain_weights(embeddings, owners, gains)
+    else:
+        weights = attention(embeddings, owners)
+    if settings.method in ("gain", "paper"):
+        labels, epsilon = dbscan(embeddings, settings.min_samples)
+    elif settings.method == "k-means":
+        labels = kmeans(embeddings, settings.fixed_size, settings.seed)
+    if settings.method == "average":
+        kept = _averaged(uploaded, embeddings, weights)
+    elif settings.method == "gain":
+        kept = _gained(uploaded, labels, weights, settings)
+    else:
+        groups = _clusters(labels)
+        if settings.method == "attention":
+            groups = [[index] for index in _heaviest(weights)[: settings.fixed_size]]
+        kept = [_keep(uploaded, group, labels, weights) for group in groups]
+        kept.sort(key=lambda token: (token.sources[0].position, -token.weight, token.clients))
+    kept = _cap(kept, settings.max_tokens)
+    prompt = Prompt(tuple(token.token for token in kept)) if kept else previous
+    return Aggregation(tuple(kept), prompt, uploaded, embeddings, labels, weights, epsilon)
+
+
+def _check(name: str, tuned: TunedPrompt) -> TunedPrompt:
+    """Refuse gains that are not one number in [-1, 1] a token."""
+    gains = np.asarray(tuned.gain, dtype=float)
+    if len(gains) != len(tuned.prompt.tokens) or not (np.abs(gains) <= 1).all():
+        raise FedfuseError(
+            f"client {name!r} sent the gains {tuned.gain} for {len(tuned.prompt.tokens)} tokens; "
+            "allowed: one in [-1, 1] for each token"
+        )
+    return tuned
+
+
+def _gained(
+    uploaded: Sequence[Source],
+    labels: Int64[ndarray, " tokens"],
+    weights: Float64[ndarray, " tokens"],
+    settings: AggregationSettings,
+) -> list[KeptToken]:
+    """Method ``gain``, before the cap."""
+    length = {source.client: source.position for source in uploaded}  # of the last token: n - 1
+    strongest: dict[int, KeptToken] = {}
+    groups = [*_clusters(labels), *([int(index)] for index in np.flatnonzero(labels == NOISE))]
+    for group in groups:
+        token = _keep(uploaded, group, labels, weights)
+        factor = settings.noise_discount if token.cluster == NOISE else len(token.clients) ** 0.5
+        token = replace(token, weight=token.weight * factor)
+        other = strongest.get(token.token)
+        if other is None or token.weight > other.weight:
+            strongest[token.token] = token
+
+    def place(token: KeptToken) -> float:
+        places = [source.position / max(1, length[source.client]) for source in token.sources]
+        return float(np.mean(places))
+
+    return sorted(
+        strongest.values(), key=lambda token: (place(token), -token.weight, token.clients)
+    )
+
+
+def _averaged(
+    uploaded: Sequence[Source],
+    embeddings: Float32[ndarray, "tokens width"],
+    weights: Float64[ndarray, " tokens"],
+) -> list[KeptToken]:
+    """Server-1: position by position, the uploaded token nearest to the mean embedding."""
+    positions = np.array([source.position for source in uploaded])
+    lengths = np.bincount(positions)  # clients that have a token at each position
+    prompts = lengths[0]
+    unit = unit_vectors(embeddings)
+    kept = []
+    for position in np.flatnonzero(2 * lengths >= prompts):
+        members = np.flatnonzero(positions == position).tolist()
+        nearest = int((unit @ unit[members].mean(0)).argmax())
+        sources = [uploaded[nearest], *(uploaded[m] for m in members if m != nearest)]
+        kept.append(
+            KeptToken(uploaded[nearest].token, float(weights[nearest]), NOISE, tuple(sources))
+        )
+    return kept
+
+
+def _clusters(labels: Int64[ndarray, " tokens"]) -> list[list[int]]:
+    """Members of each cluster, noise left out."""
+    return [
+        np.flatnonzero(labels == label).tolist() for label in np.unique(labels[labels != NOISE])
+    ]
+
+
+def _keep(
+    uploaded: Sequence[Source],
+    group: Sequence[int],
+    labels: Int64[ndarray, " tokens"],
+    weights: Float64[ndarray, " tokens"],
+) -> KeptToken:
+    """The heaviest token of a group, standing for all: step 2 of Algorithm 2."""
+    best, *others = (group[i] for i in _heaviest(weights[group]))
+    sources = tuple(uploaded[index] for index in (best, *others))
+    return KeptToken(sources[0].token, float(weights[best]), int(labels[best]), sources)
+
+
+def _heaviest(weights: Float64[ndarray, " n"]) -> list[int]:
+    """Indices from the heaviest down; of equal weights the first is first."""
+    order: list[int] = np.argsort(-weights, kind="stable").tolist()
+    return order
+
+
+def _cap(kept: list[KeptToken], size: int) -> list[KeptToken]:
+    """The heaviest tokens, in their order."""
+    heaviest = _heaviest(np.array([token.weight for token in kept]))[:size]
+    return [kept[index] for index in sorted(heaviest)]

@@ -1,0 +1,181 @@
+"""Label tasks for a language model that answers in words.
+
+An answer counts only if it names exactly one label: what names none, or several, is wrong and is
+not guessed. A label behind a "not" is not named: "not good" is no "good", and a "bad" only where
+that is listed among its words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from string import ascii_uppercase
+
+from fedfuse.data.sample import Sample
+from fedfuse.data.templates import parse_template
+from fedfuse.errors import FedfuseError
+
+TEMPLATE = "{prompt}\n\n{input}\nAnswer:"
+# Between the words of a phrase, as labels are spelled and as tokenizers give them back.
+_BETWEEN = r"[\s_]+"
+_DENIED = rf"(?i:not|\w+n['\u2019]t){_BETWEEN}(?i:(?:an?|the){_BETWEEN})?"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A labelled input.
+
+    Attributes:
+        text: what is to be labelled.
+        label: one of its task's.
+    """
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a prompt and an input make a question, and how an answer makes a label.
+
+    Attributes:
+        name: of the task.
+        verbalizer: label to the words or phrases that name it. They are found as whole words in any
+            case, with spaces or underscores between the words of a phrase; a single letter is found
+            only as it is written, since "a" is also a word.
+        template: has ``{prompt}`` and ``{input}`` once each.
+
+    Raises:
+        FedfuseError: for fewer than two labels, a label without words, a word that names two
+            labels, or another template.
+    """
+
+    name: str
+    verbalizer: Mapping[str, Sequence[str]]
+    template: str = TEMPLATE
+
+    def __post_init__(self) -> None:
+        if len(self.verbalizer) < 2:
+            given = ", ".join(self.verbalizer) or "none"
+            raise FedfuseError(f"task {self.name!r} has the labels {given}; allowed: two or more")
+        owner: dict[str, str] = {}
+        for label, words in self.verbalizer.items():
+            if not words or not all(map(_folded, words)):
+                raise FedfuseError(
+                    f"task {self.name!r}: label {label!r} has the words {list(words)}; "
+                    "allowed: at least one, none empty"
+                )
+            for word in words:
+                if owner.setdefault(_folded(word), label) != label:
+                    raise FedfuseError(
+                        f"task {self.name!r}: {word!r} names {owner[_folded(word)]!r} and "
+                        f"{label!r}; allowed: words of one label"
+                    )
+        fields = sorted(field for _, field in parse_template(self.template) if field is not None)
+        if fields != ["input", "prompt"]:
+            raise FedfuseError(
+                f"task {self.name!r} has the template {self.template!r}; "
+                "allowed: text with {prompt} and {input}, once each"
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return tuple(self.verbalizer)
+
+    def question(self, prompt: str, text: str) -> str:
+        """What the language model is given."""
+        values = {"prompt": prompt, "input": text}
+        parts = parse_template(self.template)
+        return "".join(literal + (values[field] if field else "") for literal, field in parts)
+
+    def read(self, answer: str) -> str | None:
+        """The one label that an answer names, None if there is none or more than one."""
+        # Of what is denied the group is empty.
+        found = (_folded(word) for word in self._words.findall(answer) if word)
+        named = {self._labels_by_word[word] for word in found}
+        return named.pop() if len(named) == 1 else None
+
+    def right(self, answers: Sequence[str], examples: Sequence[Example]) -> int:
+        """How many answers name their example's label."""
+        pairs = zip(answers, examples, strict=True)
+        return sum(self.read(answer) == example.label for answer, example in pairs)
+
+    @cached_property
+    def _labels_by_word(self) -> dict[str, str]:
+        return {_folded(w): label for label, words in self.verbalizer.items() for w in words}
+
+    @cached_property
+    def _words(self) -> re.Pattern[str]:
+        # The longest first: "not entailment" is not "entailment".
+        words = sorted(self._labels_by_word, key=len, reverse=True)
+        parts = (
+            re.escape(w) if len(w) == 1 else f"(?i:{_BETWEEN.join(map(re.escape, w.split()))})"
+            for w in words
+        )
+        any_word = "|".join(parts)
+        # What is listed goes before what is denied: "not entailment" may be a label.
+        return re.compile(rf"(?<!\w)(?:({any_word})|{_DENIED}(?:{any_word}))(?!\w)")
+
+
+def label_task(
+    name: str,
+    samples: Sequence[Sample],
+    *,
+    words: Mapping[str, Sequence[str]] | None = None,
+    template: str = TEMPLATE,
+) -> tuple[Task, list[Example]]:
+    """A task and its examples from samples with options.
+
+    Where all samples have the same options, these are the labels. Where they differ (multiple
+    choice), the labels are letters, and the options are listed below the input.
+
+    Args:
+        name: of the task.
+        samples: their prompts are the inputs; see ``fedfuse.data.templates.to_samples``.
+        words: label to the words that name it, for labels that are not words themselves; by default
+            a label names itself, with spaces for underscores too.
+        template: of the task.
+
+    Raises:
+        FedfuseError: for no samples, samples with fewer than 2 or more than 26 options, or words
+            for labels that are not.
+    """
+    sizes = [len(sample.options) for sample in samples]
+    if not sizes or min(sizes) < 2 or max(sizes) > len(ascii_uppercase):
+        raise FedfuseError(
+            f"task {name!r} has {len(sizes)} samples with {sorted(set(sizes))} options; "
+            f"allowed: at least one sample, each with 2 to {len(ascii_uppercase)} options"
+        )
+    if len({sample.options for sample in samples}) == 1:
+        labels = [option.strip() for option in samples[0].options]
+        examples = [Example(sample.prompt, labels[sample.label]) for sample in samples]
+    else:
+        labels = list(ascii_uppercase[: max(sizes)])
+        examples = [Example(_choices(sample), labels[sample.label]) for sample in samples]
+    given = dict(words or {})
+    if unknown := given.keys() - labels:
+        raise FedfuseError(
+            f"task {name!r} has words for {', '.join(sorted(unknown))}; "
+            f"allowed: its labels {', '.join(labels)}"
+        )
+    verbalizer = {
+        label: tuple(dict.fromkeys(given.get(label, (label, label.replace("_", " ")))))
+        for label in labels
+    }
+    return Task(name, verbalizer, template), examples
+
+
+def _choices(sample: Sample) -> str:
+    options = zip(ascii_uppercase, sample.options, strict=False)
+    return "\n".join([sample.prompt, *(f"{letter}.{option}" for letter, option in options)])
+
+
+def _folded(word: str) -> str:
+    """A word as it is compared: a single letter as it is, anything else in lower case, with one
+    space between the words of a phrase.
+    """
+    plain = re.sub(rf"(?<=[^\W_]){_BETWEEN}(?=[^\W_])", " ", " ".join(word.split()))
+    return plain if len(plain) == 1 else plain.lower()

@@ -1,0 +1,188 @@
+"""A masked language model: which tokens fit into a prompt, and what a prompt's tokens mean.
+
+All parties hold the same one, so a prompt may travel as token ids. What a black box reads is text,
+so a prompt is only proposed if its text, tokenized again, is the same prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+
+from fedfuse.errors import FedfuseError
+from fedfuse.feddtpt.prompt import Prompt
+from fedfuse.models.loading import loading_errors, local_folder, resolve_device
+from fedfuse.tokenizers.load import from_transformers
+from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+How = Literal["replace", "insert"]
+
+
+@dataclass(frozen=True)
+class MaskedLM:
+    """A masked language model with its tokenizer.
+
+    Attributes:
+        model: in evaluation mode, without gradients.
+        tokenizer: its tokenizer, with a mask token.
+        name: folder or hub id it came from.
+    """
+
+    model: PreTrainedModel
+    tokenizer: TextTokenizer
+    name: str
+
+    def __post_init__(self) -> None:
+        if "mask" not in self.tokenizer.special_ids:
+            roles = ", ".join(self.tokenizer.special_ids) or "none"
+            raise FedfuseError(
+                f"masked language model {self.name!r}: its tokenizer has the special tokens "
+                f"{roles}; allowed: a tokenizer with a mask token"
+            )
+
+    @classmethod
+    def load(cls, name: str, device: str = "cpu") -> MaskedLM:
+        """Load any masked language model; safetensors only, and no code of the model's own.
+
+        Args:
+            name: a local folder, which is read without any network, or a hub id.
+            device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+
+        Raises:
+            FedfuseError: for anything that cannot be loaded or does not fit together, naming it.
+        """
+        place = resolve_device(device)
+        folder = local_folder(name)
+        source = name if folder is None else str(folder)
+        options = {"trust_remote_code": False, "local_files_only": folder is not None}
+        with loading_errors(name, "masked"):
+            tokenizer = from_transformers(source, options)
+            loaded: Any = AutoModelForMaskedLM.from_pretrained(
+                source, **options, use_safetensors=True, output_loading_info=True
+            )
+        model, info = loaded
+        if info["missing_keys"]:
+            raise FedfuseError(
+                f"model {name!r} has no weights for {sorted(info['missing_keys'])[:5]}; "
+                "allowed: a checkpoint of a complete masked language model"
+            )
+        rows = model.get_input_embeddings().weight.shape[0]
+        if tokenizer.vocab_size > rows:
+            raise FedfuseError(
+                f"model {name!r}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
+                f"embeddings for {rows}; allowed: no more tokens than embeddings"
+            )
+        return cls(model.requires_grad_(False).to(place).eval(), tokenizer, name)
+
+    @cached_property
+    def allowed(self) -> Int64[ndarray, " allowed"]:
+        """Ids that may be proposed, ascending: visible text that is this one token again."""
+        known = self.tokenizer
+        special = {*known.special_ids.values(), *known.marked_special}
+        ids = sorted(set(known.vocabulary.values()) - special)
+        texts = [known.decode([token]) for token in ids]
+        back = [encoded.ids.tolist() for encoded in known.encode(texts)]
+        kept = [
+            token
+            for token, text, again in zip(ids, texts, back, strict=True)
+            if again == [token] and text.strip()
+        ]
+        return np.array(kept, dtype=np.int64)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a prompt, with one mask between them."""
+        config = self.model.config.get_text_config()
+        before, after = self.tokenizer.frame
+        # RoBERTa's positions start after the padding id; two fewer are safe for all.
+        limit = getattr(config, "max_position_embeddings", 512) - 2
+        return int(limit) - len(before) - len(after) - 1
+
+    def encode(self, text: str) -> Prompt:
+        """A text as a prompt, whose own text may differ in case and spaces.
+
+        Raises:
+            FedfuseError: for a text that the tokenizer cannot represent.
+        """
+        (encoded,) = self.tokenizer.encode([text])
+        prompt = Prompt(tuple(encoded.ids.tolist()))
+        unknown = self.tokenizer.special_ids.get("unk")
+        if not prompt.tokens or unknown in prompt.tokens:
+            raise FedfuseError(
+                f"prompt {text!r} is not in the words of {self.name!r}; "
+                "allowed: text that its tokenizer can represent"
+            )
+        return self.canonical(prompt)
+
+    def text(self, prompt: Prompt) -> str:
+        """What a black box is given."""
+        return self.tokenizer.decode(prompt.tokens)
+
+    def canonical(self, prompt: Prompt) -> Prompt:
+        """The tokens of the prompt's own text; the prompt itself, where it survives as text."""
+        (encoded,) = self.tokenizer.encode([self.text(prompt)])
+        return Prompt(tuple(encoded.ids.tolist()))
+
+    @torch.no_grad()
+    def proposals(
+        self, prompt: Prompt, position: int, how: How, top: int
+    ) -> tuple[Int64[ndarray, " top"], Float32[ndarray, " top"]]:
+        """What fits best into one place of a prompt of n tokens.
+
+        Args:
+            prompt: what stands around the place.
+            position: of the token to replace, 0 to n - 1; or of the token before which to insert, 0
+                to n.
+            how: ``replace`` (never by the token that stands there) or ``insert``.
+            top: most proposals, at least 1.
+
+        Returns:
+            Token ids, the likeliest first, and their log-probabilities (nats) among all allowed.
+
+        Raises:
+            FedfuseError: for a position outside, or a prompt that is too long for the model.
+        """
+        tokens = prompt.tokens
+        last = len(tokens) - (how == "replace")
+        if not 0 <= position <= last:
+            raise FedfuseError(f"position {position} to {how}; allowed: 0 to {last}")
+        mask = self.tokenizer.special_ids["mask"]
+        rest = tokens[position + (how == "replace") :]
+        hidden = self._framed((*tokens[:position], mask, *rest))
+        before = len(self.tokenizer.frame[0])
+        logits = self.model(input_ids=hidden).logits[0, before + position].float().cpu()
+        ids = self.allowed
+        if how == "replace":
+            ids = ids[ids != tokens[position]]
+        logprobs = logits[torch.from_numpy(ids)].log_softmax(0)
+        best = logprobs.topk(min(top, len(ids)))
+        return ids[best.indices.numpy()], best.values.numpy()
+
+    @torch.no_grad()
+    def embed(self, prompt: Prompt) -> Float32[ndarray, "n d"]:
+        """The last hidden state of each of the prompt's tokens.
+
+        Raises:
+            FedfuseError: for a prompt that is too long for the model.
+        """
+        base: Any = self.model.base_model
+        states = base(input_ids=self._framed(prompt.tokens)).last_hidden_state[0]
+        before = len(self.tokenizer.frame[0])
+        embedded: ndarray = states[before : before + len(prompt.tokens)].float().cpu().numpy()
+        return embedded
+
+    def _framed(self, tokens: tuple[int, ...]) -> torch.Tensor:
+        """Input ids ``[1, n]`` with the tokenizer's own special tokens around them."""
+        if not 1 <= len(tokens) <= self.max_length + 1:
+            raise FedfuseError(
+                f"prompt of {len(tokens)} tokens for {self.name!r}; allowed: 1 to {self.max_length}"
+            )
+        before, after = self.tokenizer.frame
+        return torch.tensor([[*before, *tokens, *after]], device=self.model.device)

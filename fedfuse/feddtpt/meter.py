@@ -1,0 +1,175 @@
+"""A black box that is asked nothing twice and paid no more than its budget allows.
+
+Per text: answered before, by anybody with this ledger: free. Being asked by somebody else: wait for
+that answer. Otherwise claim it, charge the most it may cost, send it, store the answer; after a
+failure that may pass, wait and charge again. See ``Ledger`` for what survives a killed process.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from fedfuse.errors import FedfuseError
+from fedfuse.feddtpt.black_box import Backend, BlackBoxError, Reply, Transient
+from fedfuse.feddtpt.ledger import Budget, Ledger, Spent, key_of
+
+_GLANCE = 0.05  # seconds between looks at what somebody else is asking
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Exponential back-off with full jitter: the wait is uniform in 0 to min(longest, first * 2^n).
+
+    Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+
+    Attributes:
+        attempts: at one text, the first included; at least 1.
+        first: upper bound of the first wait, seconds.
+        longest: upper bound of any wait, seconds. A service that asks for a longer one is not asked
+            again.
+    """
+
+    attempts: int = 6
+    first: float = 0.5
+    longest: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or not 0 <= self.first <= self.longest < float("inf"):
+            raise FedfuseError(
+                f"{self}; allowed: at least 1 attempt, 0 <= first <= longest, finite"
+            )
+
+    def wait(self, failures: int, rng: random.Random) -> float:
+        """Seconds before the next attempt, after a number of failures, at least 1."""
+        return rng.uniform(0.0, min(self.longest, self.first * 2.0 ** (failures - 1)))
+
+
+class Meter:
+    """A ``BlackBox`` that pays; threads may share it.
+
+    Args:
+        backend: who answers.
+        ledger: answers and accounts; other meters and processes may use the same file.
+        budget: of the account.
+        account: who pays. Its spending goes on where the ledger says it stopped.
+        retry: after failures.
+        rng: of the jitter, which results do not depend on.
+        sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        ledger: Ledger,
+        budget: Budget,
+        account: str = "",
+        *,
+        retry: Retry | None = None,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name = backend.name
+        self._backend = backend
+        self._ledger = ledger
+        self._budget = budget
+        self._account = account
+        self._retry = retry or Retry()
+        self._rng = rng or random.Random()
+        self._sleep = sleep
+
+    @property
+    def spent(self) -> Spent:
+        """What the account has paid, in all processes and since the ledger began."""
+        return self._ledger.spent(self._account)
+
+    def answer(self, texts: Sequence[str]) -> list[str]:
+        """An answer per text, in their order.
+
+        Raises:
+            BudgetSpent: when the texts without an answer cost more than is left; none of them is
+                sent then. Also when a further attempt would pass the budget, or another user of
+                the account was faster; what was answered by then is in the ledger.
+            BlackBoxError: when there is no answer, after as many attempts as allowed.
+        """
+        keys = {key_of(self.name, text): text for text in texts}
+        most = {key: self._backend.most_tokens(text) for key, text in keys.items()}
+        answers = self._ledger.look(self._account, most, self._budget).answers
+        open_keys = [key for key in keys if key not in answers]
+        size = self._backend.batch_size
+        parts = [open_keys[i : i + size] for i in range(0, len(open_keys), size)]
+        jobs = [{key: keys[key] for key in part} for part in parts]
+        if self._backend.concurrency == 1:
+            # In this thread: torch counts its threads per thread that calls it.
+            for job in jobs:
+                answers |= self._get(job)
+        elif jobs:
+            answers |= self._get_at_once(jobs)
+        return [answers[key_of(self.name, text)] for text in texts]
+
+    def _get_at_once(self, jobs: Sequence[Mapping[str, str]]) -> dict[str, str]:
+        answers: dict[str, str] = {}
+        failed = threading.Event()
+
+        def get(job: Mapping[str, str]) -> dict[str, str]:
+            if failed.is_set():  # nothing more is begun
+                return {}
+            try:
+                return self._get(job)
+            except BaseException:
+                failed.set()
+                raise
+
+        with ThreadPoolExecutor(min(self._backend.concurrency, len(jobs))) as pool:
+            try:
+                for done in as_completed([pool.submit(get, job) for job in jobs]):
+                    answers |= done.result()
+            finally:
+                failed.set()  # also when this thread is interrupted
+        return answers
+
+    def _get(self, questions: Mapping[str, str]) -> dict[str, str]:
+        """Answers by key, of questions by key."""
+        most = {key: self._backend.most_tokens(text) for key, text in questions.items()}
+        answers: dict[str, str] = {}
+        while most:
+            claim = self._ledger.claim(self._account, most, self._budget)
+            answers |= claim.answers
+            if claim.mine:
+                answers |= self._pay({key: questions[key] for key in claim.mine}, most)
+            most = {key: most[key] for key in claim.elsewhere}
+            if most:
+                self._sleep(_GLANCE)
+        return answers
+
+    def _pay(self, questions: Mapping[str, str], most: Mapping[str, int]) -> dict[str, str]:
+        """Ask what is claimed and charged."""
+        try:
+            replies = self._ask(list(questions.values()), [most[key] for key in questions])
+            charged = {
+                key: (reply, most[key]) for key, reply in zip(questions, replies, strict=True)
+            }
+            self._ledger.settle(self._account, charged)
+            return {key: reply.text for key, (reply, _) in charged.items()}
+        finally:
+            self._ledger.release(list(questions))  # of what has an answer there is nothing to give
+
+    def _ask(self, texts: list[str], most: list[int]) -> list[Reply]:
+        failures = 0
+        while True:
+            try:
+                return self._backend.ask(texts)
+            except BlackBoxError as error:
+                if not error.billed:
+                    self._ledger.refund(self._account, most)
+                failures += 1
+                if not isinstance(error, Transient):
+                    raise
+                if failures == self._retry.attempts or error.retry_after > self._retry.longest:
+                    raise BlackBoxError(f"{error}; gave up after {failures} attempts") from error
+                self._sleep(max(self._retry.wait(failures, self._rng), error.retry_after))
+            self._ledger.charge_again(self._account, most, self._budget)

@@ -1,0 +1,90 @@
+"""Translated knowledge that waits in files: memory does not grow with the number of candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import numpy as np
+
+from fedfuse.alignment.projection import Projected
+from fedfuse.errors import FedfuseError
+from fedfuse.fusion.fuser import Candidate
+
+FIELDS = ("indices", "logprobs", "residual", "weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A candidate's distributions in a file, of which no more is in memory than what is asked for.
+
+    Attributes:
+        path: a .npy file with one record per row.
+        k: entries per row.
+        tokenizer: fingerprint of the student's tokenizer.
+    """
+
+    path: Path
+    k: int
+    tokenizer: str
+
+    def rows(self, part: slice) -> Projected:
+        """Read some of the rows.
+
+        Raises:
+            FedfuseError: when the file cannot be read.
+        """
+        try:
+            # Mapped anew each time: pages of a map that stays open count as memory of the process.
+            table = np.array(np.load(self.path, mmap_mode="r")[part])
+        except (OSError, ValueError) as error:
+            raise FedfuseError(f"{self.path}: {error}; allowed: what was written there") from error
+        indices, logprobs, residual, weight = (table[name] for name in FIELDS)
+        return Projected(indices, logprobs, residual, weight, self.tokenizer)
+
+
+class Spool:
+    """A folder for candidates, which goes with all that is in it when the block is left.
+
+    Args:
+        folder: where to make it; on a disk, or nothing is gained.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._parent = folder
+
+    def __enter__(self) -> Self:
+        try:
+            self._folder = TemporaryDirectory(prefix="candidates-", dir=self._parent)
+        except OSError as error:
+            raise FedfuseError(f"{self._parent}: {error.strerror}; allowed: a folder") from error
+        self._count = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def put(self, candidate: Candidate) -> Candidate:
+        """Write a candidate's distributions; the candidate as it is with those in a file.
+
+        Raises:
+            FedfuseError: when there is no room for them.
+        """
+        whole = candidate.distributions.rows(slice(None))
+        arrays = {name: getattr(whole, name) for name in FIELDS}
+        record = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
+        table = np.empty(len(whole.weight), dtype=record)
+        for name, array in arrays.items():
+            table[name] = array
+        path = Path(self._folder.name) / f"{self._count}.npy"
+        self._count += 1
+        try:
+            np.save(path, table)
+        except OSError as error:
+            raise FedfuseError(
+                f"{path}: {error.strerror or error}; allowed: a disk with {table.nbytes} bytes "
+                f"free for each client"
+            ) from error
+        return replace(candidate, distributions=Spooled(path, whole.k, whole.tokenizer))

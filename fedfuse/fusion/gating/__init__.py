@@ -1,0 +1,1 @@
+"""The learned gate: features, networks, training."""

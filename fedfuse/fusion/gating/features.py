@@ -1,0 +1,135 @@
+"""Evidence as a gate sees it: one vector per candidate, on a scale that no other candidate changes.
+
+Every feature is a difference from the learning model's own on the same sample or row, in natural
+units. So a candidate's vector depends on itself and on the learning model alone, whoever else is
+there, and a gate that was trained with four candidates can be given thirty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+from numpy import ndarray
+
+from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, Evidence
+
+Features = Float32[ndarray, "gates units candidates features"]
+Records = Float32[ndarray, "gates samples candidates two"]
+# Samples at a time, where every one is compared with every other.
+_SAMPLES = 512
+
+
+def build_features(
+    evidence: Evidence,
+    names: Sequence[str],
+    records: Records | None,
+    gates: int,
+    *,
+    per_row: bool,
+) -> Features:
+    """``[K, U, C, F]`` the candidates' vectors; U is N samples, or T rows.
+
+    Args:
+        evidence: of all candidates.
+        names: features to build, of ``FEATURES``.
+        records: what ``track_records`` found; needed for the feature of that name.
+        gates: K.
+        per_row: one vector per row instead of one per sample; features of samples are repeated.
+    """
+    columns: list[ndarray] = []  # [U, C] for all gates, or [K, U, C]
+    for name in names:
+        if name in ("entropy", "margin", "kept-mass"):
+            values = getattr(evidence, name.replace("-", "_"))
+            values = values if per_row else evidence.per_sample(values)
+            columns.append(values - values[:, :1])
+            continue
+        if name == "prompt-loss":
+            # The ratio, since what a byte costs depends on the text.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.log(evidence.prompt_loss / evidence.prompt_loss[:, :1])
+            found = [np.where(np.isfinite(ratio), ratio, 0)]
+        elif name == "reward":
+            found = [evidence.reward - evidence.reward[:, :1]]
+        else:
+            assert records is not None
+            found = [records[..., part] - records[:, :, :1, part] for part in range(2)]
+        owner = evidence.sample_of_row
+        columns += [part[..., owner, :] if per_row else part for part in found]
+    units = len(evidence.usable) if per_row else evidence.samples
+    shape = (gates, units, evidence.candidates)
+    return np.stack([np.broadcast_to(c, shape) for c in columns], axis=3).astype(np.float32)
+
+
+def track_records(
+    evidence: Evidence, known: Bool[ndarray, "gates samples"], neighbours: int
+) -> Records:
+    """How well each candidate did on the known samples that are most like each sample.
+
+    Alike are samples whose pooled hidden states have the largest cosine, the mean over all samples
+    taken off. A known sample is no neighbour of its own.
+
+    Args:
+        evidence: with ``state``; without, every known sample is a neighbour of every other.
+        known: ``[K, N]`` samples whose labels each gate may look at.
+        neighbours: how many to ask, at least 1.
+
+    Returns:
+        ``[K, N, C, 2]`` over the neighbours, of the candidate's label probability per row: the mean
+        of its logarithm, which punishes who excludes what happens, and the logarithm of its mean,
+        which a few wrong labels cannot spoil.
+    """
+    logs = np.maximum(evidence.per_sample(evidence.label_logprob), LEAST_LOGPROB)  # [N, C]
+    logs = np.where(evidence.available, logs, LEAST_LOGPROB).astype(np.float64)
+    both = np.stack([logs, np.exp(logs)], axis=2)  # [N, C, 2]
+    samples = len(logs)
+    state = None if evidence.state is None else _directions(evidence.state.astype(np.float64))
+    # Among so many others there are enough whom a gate knows, for every gate.
+    depth = min(samples - 1, neighbours + samples - int(known.sum(1).min()))
+    means = np.empty((len(known), samples, logs.shape[1], 2))
+    for start in range(0, samples, _SAMPLES):
+        asking = np.arange(start, min(start + _SAMPLES, samples))
+        nearest = None if state is None else _nearest(state, asking, depth)
+        for gate, knows in enumerate(known):
+            if nearest is None or knows.sum() <= neighbours:
+                others = knows & (np.arange(samples) != asking[:, None])
+                means[gate, asking] = _mean_of_all(others, both)
+            else:
+                asked = knows[nearest]
+                asked &= asked.cumsum(1) <= neighbours
+                means[gate, asking] = both[nearest[asked].reshape(-1, neighbours)].mean(1)
+    record = np.empty(means.shape, dtype=np.float32)
+    record[..., 0], record[..., 1] = means[..., 0], np.log(means[..., 1])
+    return record
+
+
+def _nearest(
+    state: Float64[ndarray, "samples width"], asking: Int64[ndarray, " asking"], depth: int
+) -> Int64[ndarray, "asking depth"]:
+    """The samples of largest cosine without oneself, the nearest first."""
+    distance = -(state[asking] @ state.T)
+    distance[np.arange(len(asking)), asking] = np.inf
+    among = np.argpartition(distance, depth, axis=1)[:, :depth]
+    order = np.take_along_axis(distance, among, axis=1).argsort(axis=1)
+    nearest: Int64[ndarray, "asking depth"] = np.take_along_axis(among, order, axis=1)
+    return nearest
+
+
+def _mean_of_all(
+    others: Bool[ndarray, "asking samples"], values: Float64[ndarray, "samples candidates two"]
+) -> Float64[ndarray, "asking candidates two"]:
+    """Means over some samples each; what says least where there is none."""
+    count = others.sum(1)[:, None, None]
+    total = np.einsum("an,nck->ack", others.astype(np.float64), values)
+    nothing = np.array([LEAST_LOGPROB, np.exp(np.float64(LEAST_LOGPROB))])
+    means: Float64[ndarray, "asking candidates two"]
+    means = np.where(count > 0, total / np.maximum(count, 1), nothing)
+    return means
+
+
+def _directions(state: Float64[ndarray, "samples width"]) -> Float64[ndarray, "samples width"]:
+    state = state - state.mean(0)
+    unit: Float64[ndarray, "samples width"]
+    unit = state / np.maximum(np.linalg.norm(state, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -1,0 +1,197 @@
+"""A selector that learns whom to trust, and keeps what it learned from round to round.
+
+Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
+2505.23844 (Fusion-X).
+
+Differs from the paper, by default:
+
+- The signal. Learning through the distillation loss rewards candidates that the learning model
+  already agrees with. Here a gate learns from the likelihood of the labels under the mixture.
+- Cross-fitting (Chernozhukov et al., arXiv 1608.00060). Samples are dealt to K folds for good. The
+  gate that weighs a fold is trained on the others and sees its labels in no round.
+- No gate sees the score ``exp(-CE)`` of the sample that it weighs: under the labels' likelihood the
+  best use of it is to pick whoever happens to give this one label the most, which is MinCE. What
+  labels tell comes from other samples, see ``track_records``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+
+from fedfuse.config.gate import SelectorSettings
+from fedfuse.distillation.optimizer_state import optimizer_moments, restore_optimizer
+from fedfuse.errors import FedfuseError
+from fedfuse.fusion.gating.networks import Perceptrons, dynamic_selection
+from fedfuse.fusion.gating.training import (
+    GateInputs,
+    Gates,
+    new_gates,
+    prepare,
+    signal,
+    train_gates,
+)
+from fedfuse.fusion.row_rules import RowWeights, on_rows, unless_alone
+from fedfuse.fusion.teacher_stats import Evidence
+
+SelectorState = dict[str, ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What one round of learning came to.
+
+    Attributes:
+        before: the signal on held-out samples when the round began, nats per label row.
+        after: the same at its end.
+        importance: ``[C]`` each candidate's share of all weights after the threshold; sums to 1.
+    """
+
+    before: float
+    after: float
+    importance: Float32[ndarray, " candidates"]
+
+
+class LearnedSelector:
+    """One gate per fold, each trained a little further in every round.
+
+    Attributes:
+        settings: of networks and training.
+        last: what the last call's learning came to.
+    """
+
+    def __init__(self, settings: SelectorSettings, seed: int) -> None:
+        self.settings = settings
+        self.last: Fit | None = None
+        self._seed = seed
+        self._round = 0
+        self._fold: Int64[ndarray, " samples"] = np.empty(0, dtype=np.int64)
+        self._gates: Gates | None = None
+        self._optimizer: torch.optim.AdamW
+
+    def __call__(self, evidence: Evidence) -> RowWeights:
+        """Learn from a round's evidence, then weigh its candidates.
+
+        Args:
+            evidence: of C candidates on N samples, the same samples in every round.
+
+        Returns:
+            ``[T, C]`` weights. Every row sums to one; or to zero, where on no row anybody but the
+            learning model is trusted, and nobody teaches.
+
+        Raises:
+            FedfuseError: for other samples than before, or another number of candidates where the
+                network has a fixed one.
+        """
+        if not len(self._fold):
+            self._fold = deal(evidence.samples, self.settings.folds, self._seed)
+        if len(self._fold) != evidence.samples:
+            raise FedfuseError(
+                f"the selector was trained on {len(self._fold)} samples and is given "
+                f"{evidence.samples}; allowed: the same public set in every round"
+            )
+        known = self._fold != np.arange(self.settings.folds)[:, None]
+        if self.settings.folds == 1:
+            known = ~known
+        inputs = prepare(evidence, self.settings, known)
+        if self._gates is None:
+            self._gates = self._build(evidence.candidates, inputs.features.shape[3])
+        gates = self._gates
+        self._check_candidates(gates, evidence.candidates)
+        before = self._held_out_loss(gates, inputs)
+        rng = np.random.default_rng([self._seed, self._round])
+        train_gates(gates, self._optimizer, inputs, self.settings, rng)
+        self._round += 1
+        weights = self._weigh(gates, inputs)
+        importance = weights.sum(0) / weights.sum()
+        self.last = Fit(before, self._held_out_loss(gates, inputs), importance)
+        return unless_alone(weights if self.settings.unit == "row" else on_rows(weights, evidence))
+
+    @torch.no_grad()
+    def _weigh(self, gates: Gates, inputs: GateInputs) -> Float32[ndarray, "units candidates"]:
+        """Every unit by the gate that did not see its labels."""
+        gate = gates(inputs.features, inputs.usable).exp().mT  # [K, U, C]
+        chosen = torch.stack([dynamic_selection(one, self.settings.threshold) for one in gate])
+        weights: Float32[ndarray, "units candidates"]
+        weights = np.zeros(tuple(chosen.shape[1:]), dtype=np.float32)
+        for of_gate, held in zip(chosen.numpy(), inputs.held, strict=True):
+            units = inputs.unit_of_row[held].numpy()
+            weights[units] = of_gate[units]
+        return weights
+
+    @torch.no_grad()
+    def _held_out_loss(self, gates: Gates, inputs: GateInputs) -> float:
+        rows = torch.arange(len(inputs.unit_of_row))
+        log_gate = gates(inputs.features, inputs.usable).index_select(2, inputs.unit_of_row)
+        held = signal(log_gate, inputs, rows, self.settings.signal)[inputs.held]
+        return float(held.mean()) if len(held) else 0.0
+
+    def _build(self, candidates: int, features: int) -> Gates:
+        gates = new_gates(self.settings, candidates, features, self._seed)
+        self._optimizer = torch.optim.AdamW(
+            gates.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,  # steps are many and gates small: one call for all parameters
+        )
+        return gates
+
+    def _check_candidates(self, gates: Gates, candidates: int) -> None:
+        if isinstance(gates, Perceptrons) and gates.candidates != candidates:
+            raise FedfuseError(
+                f"the selector's perceptron was made for {gates.candidates} candidates and is "
+                f"given {candidates}; allowed: the same number in every round, or network "
+                "equivariant"
+            )
+
+    def state(self) -> SelectorState:
+        """All that was learned, as flat arrays: weights, optimizer moments, folds, rounds."""
+        state: SelectorState = {"round": np.array(self._round), "fold": self._fold.copy()}
+        if self._gates is not None:
+            named = dict(self._gates.named_parameters())
+            state |= {f"gate/{n}": value.detach().numpy().copy() for n, value in named.items()}
+            moments = optimizer_moments(self._optimizer, named)
+            state |= {f"moment/{name}": value.copy() for name, value in moments.items()}
+        return state
+
+    def load(self, state: SelectorState) -> None:
+        """Go on where ``state`` was taken, bit for bit.
+
+        Raises:
+            FedfuseError: for a state that another kind of selector left.
+        """
+        self._round, self._fold = int(state["round"]), state["fold"].copy()
+        self._gates = None
+        if self._round == 0:
+            return
+        perceptron = self.settings.network == "perceptron"
+        first = "gate/layers.0.weight" if perceptron else "gate/embed.weight"
+        try:
+            inputs = state[first].shape[2]
+            gates = self._build(inputs, inputs)
+            named = dict(gates.named_parameters())
+            for name, parameter in named.items():
+                value = torch.from_numpy(state[f"gate/{name}"].copy())
+                if value.shape != parameter.shape:
+                    raise RuntimeError(f"{name} is {tuple(value.shape)}")
+                parameter.data.copy_(value)
+            restore_optimizer(self._optimizer, named, _below(state, "moment/"))
+            self._gates = gates
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise FedfuseError(
+                f"the selector's state does not fit its settings: {error}; allowed: the state of a "
+                "selector of the same network, width, features and folds"
+            ) from error
+
+
+def _below(state: SelectorState, prefix: str) -> SelectorState:
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+
+
+def deal(samples: int, folds: int, seed: int) -> Int64[ndarray, " samples"]:
+    """``[N]`` the fold of each sample, evenly at random."""
+    return np.random.default_rng([seed, samples]).permutation(samples) % folds

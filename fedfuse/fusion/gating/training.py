@@ -1,0 +1,163 @@
+"""The gates of all folds and one round of their training, side by side in one batch.
+
+Kong et al. (Fusion-X), arXiv 2505.23844: ``L = signal + beta * CV^2``.
+
+The gradient goes through the gating probabilities g before the threshold, in signal and importance.
+Through the threshold only kept candidates would learn, and one that fell below it could never
+return; so the threshold is applied when weights are given out.
+
+Gates are small and their steps many: what a step costs is hardly more for ten of them at once than
+for one. Their losses are added; none has a parameter in common with another, so each learns as it
+would alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+from numpy import ndarray
+from torch import Tensor
+
+from fedfuse.config.gate import SelectorSettings
+from fedfuse.fusion.gating.features import build_features, track_records
+from fedfuse.fusion.gating.networks import EquivariantNetworks, Perceptrons, feedback_loss
+from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.tokenizers.dataset import to_tensor
+
+Gates: TypeAlias = Perceptrons | EquivariantNetworks
+
+
+@dataclass(frozen=True, slots=True)
+class GateInputs:
+    """A round's evidence for K gates: C candidates, U units (samples or rows), T rows.
+
+    Attributes:
+        features: ``[K, C, U, F]``; a gate's own track records are all that differs.
+        usable: ``[C, U]`` whether a candidate says anything there.
+        unit_of_row: ``[T]`` the unit whose weights each row gets.
+        row_usable: ``[C, T]``.
+        label_prob: ``[C, T]`` probability of the label.
+        student_nats: ``[C, T]``.
+        known: ``[K, T]`` rows that a gate may learn from.
+        held: ``[K, T]`` rows that a gate weighs.
+    """
+
+    features: Float[Tensor, "gates candidates units features"]
+    usable: Bool[Tensor, "candidates units"]
+    unit_of_row: Int64[Tensor, " rows"]
+    row_usable: Bool[Tensor, "candidates rows"]
+    label_prob: Float[Tensor, "candidates rows"]
+    student_nats: Float[Tensor, "candidates rows"]
+    known: Bool[Tensor, "gates rows"]
+    held: Bool[Tensor, "gates rows"]
+
+
+def prepare(
+    evidence: Evidence, settings: SelectorSettings, known: Bool[ndarray, "gates samples"]
+) -> GateInputs:
+    """Evidence for gates of which each may look at the labels of its known samples.
+
+    One that knows all samples (no cross-fitting) weighs what it learned from.
+    """
+    owner = evidence.sample_of_row
+    per_row = settings.unit == "row"
+    if settings.network == "perceptron":
+        score = evidence.reward[owner] if per_row else evidence.reward
+        features = np.repeat(score[None, :, :, None], len(known), axis=0)
+    else:
+        records = None
+        if "record" in settings.features:
+            records = track_records(evidence, known, settings.neighbours)
+        features = build_features(evidence, settings.features, records, len(known), per_row=per_row)
+    learned = known[:, owner]
+    return GateInputs(
+        features=to_tensor(np.ascontiguousarray(features.swapaxes(1, 2)), "cpu"),
+        usable=_across(evidence.usable if per_row else evidence.available),
+        unit_of_row=to_tensor(np.arange(len(owner)) if per_row else owner, "cpu"),
+        row_usable=_across(evidence.usable),
+        label_prob=_across(np.exp(evidence.label_logprob)),
+        student_nats=_across(evidence.student_nats),
+        known=to_tensor(learned, "cpu"),
+        held=to_tensor(~learned | known.all(axis=1, keepdims=True), "cpu"),
+    )
+
+
+def _across(values: Shaped[ndarray, "units candidates"]) -> Shaped[Tensor, "candidates units"]:
+    """One row per candidate."""
+    return to_tensor(np.ascontiguousarray(values.T), "cpu")
+
+
+def new_gates(settings: SelectorSettings, candidates: int, features: int, seed: int) -> Gates:
+    """K untrained networks.
+
+    Args:
+        settings: of the networks; K is the number of folds.
+        candidates: C, for a network of fixed size.
+        features: F.
+        seed: of the first network's weights; the next one has the next seed.
+    """
+    seeds = range(seed, seed + settings.folds)
+    if settings.network == "perceptron":
+        return Perceptrons(candidates, seeds)
+    return EquivariantNetworks(features, settings.width, seeds)
+
+
+def train_gates(
+    gates: Gates,
+    optimizer: torch.optim.Optimizer,
+    inputs: GateInputs,
+    settings: SelectorSettings,
+    rng: np.random.Generator,
+) -> None:
+    """One round's steps; with many rows, each on a random part of them."""
+    rows = len(inputs.unit_of_row)
+    everything = torch.arange(rows)
+    for _ in range(settings.steps):
+        batch = everything
+        if rows > settings.batch_size:
+            chosen = np.sort(rng.choice(rows, settings.batch_size, replace=False))
+            batch = to_tensor(chosen, "cpu")
+        loss = gate_losses(gates, inputs, batch, settings).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def gate_losses(
+    gates: Gates, inputs: GateInputs, batch: Int64[Tensor, " rows"], settings: SelectorSettings
+) -> Float[Tensor, " gates"]:
+    """``[K]`` signal and feedback loss of each gate, on the rows of a batch that it may see."""
+    which, place = torch.unique(inputs.unit_of_row[batch], return_inverse=True)
+    features = inputs.features.index_select(2, which)
+    log_gate = gates(features, inputs.usable[:, which])  # [K, C, units]
+    known = inputs.known[:, batch].to(log_gate.dtype)  # [K, rows]
+    each = signal(log_gate.index_select(2, place), inputs, batch, settings.signal)
+    losses = (each * known).sum(1) / known.sum(1).clamp_min(1)
+    # Rows of one unit are known together or not at all.
+    known_unit = torch.zeros(len(known), len(which)).index_copy_(1, place, known)
+    weights = log_gate.exp() * known_unit[:, None]
+    return losses + settings.feedback * feedback_loss(weights.mT)
+
+
+def signal(
+    log_gate: Float[Tensor, "gates candidates rows"],
+    inputs: GateInputs,
+    rows: Int64[Tensor, " rows"],
+    kind: str,
+) -> Float[Tensor, "gates rows"]:
+    """What a gate minimises beside the feedback loss, nats.
+
+    ``labels``: ``-log sum_n w_n p_n(label)``. ``distillation`` (the paper's): the cross-entropy of
+    the fused target and the learning model q, ``sum_n w_n CE(p_n, q)``, as cross-entropy is linear
+    in the target. w is g over the candidates that say something on the row.
+    """
+    usable = inputs.row_usable[:, rows]
+    weight = torch.softmax(log_gate.masked_fill(~usable, -1e9), dim=1)
+    if kind == "distillation":
+        return (weight * inputs.student_nats[:, rows]).sum(1)
+    # No candidate gives a label less than exp(LEAST_LOGPROB), so their mixture does not either.
+    return -(weight * inputs.label_prob[:, rows]).sum(1).log()

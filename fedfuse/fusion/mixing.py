@@ -1,0 +1,126 @@
+"""Weighted fusion of sparse distributions, without a dense tensor per candidate.
+
+Fusion-X (arXiv 2505.23844), dynamic weighted fusion: ``p = sum_n w_n p_n``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from numpy import ndarray
+
+from fedfuse.alignment.projection import Projected
+from fedfuse.distillation.targets import Teacher
+
+# Rows, and entries of all candidates, at a time: what is needed to merge them stays small, however
+# many candidates there are.
+_ROWS = 512
+_ENTRIES = 2**16
+
+
+class Distributions(Protocol):
+    """A candidate's sparse distributions on the T label rows of a student, some rows at a time.
+
+    ``Projected`` holds them; ``Spooled`` has them in a file.
+    """
+
+    @property
+    def k(self) -> int:
+        """Entries per row."""
+
+    def rows(self, part: slice) -> Projected:
+        """Some of the rows."""
+
+
+def fuse(
+    candidates: Sequence[Distributions], row_weights: Float32[ndarray, "rows candidates"], k: int
+) -> Teacher:
+    """Mix aligned candidates row by row and keep the k largest entries; the rest is the tail.
+
+    Candidates are read a block of rows at a time, and only where they have weight. Sums go from
+    the first candidate to the last, so blocks and candidates without weight change no bit of the
+    result.
+
+    Args:
+        candidates: C sparse distributions over one vocabulary and the same T label rows.
+        row_weights: ``[T, C]`` weight of each candidate on each row; a row may sum to less than
+            one.
+        k: entries to keep.
+
+    Returns:
+        The teacher. Its row weight is the trust that could be used: the weights of the candidates
+        that have an aligned row there, at most 1.
+    """
+    rows, entries = len(row_weights), sum(c.k for c in candidates)
+    kept = min(k, entries)
+    teacher = Teacher(
+        np.zeros((rows, kept), dtype=np.int64),
+        np.full((rows, kept), -np.inf, dtype=np.float32),
+        np.full(rows, -np.inf, dtype=np.float32),
+        np.zeros(rows, dtype=np.float32),
+    )
+    step = max(1, min(_ROWS, _ENTRIES // max(1, entries)))
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        trusted = np.flatnonzero(row_weights[part].any(axis=0)).tolist()
+        if trusted:
+            read = [candidates[c].rows(part) for c in trusted]
+            _fuse(read, row_weights[part, trusted], teacher, part)
+    return teacher
+
+
+def _fuse(
+    candidates: Sequence[Projected],
+    row_weights: Float32[ndarray, "rows candidates"],
+    teacher: Teacher,
+    part: slice,
+) -> None:
+    """All of it for a few rows, which are filled in."""
+    usable = np.stack([c.weight for c in candidates], axis=1) * row_weights  # [T, C]
+    total = _sum(usable)  # [T]
+    share = usable / np.where(total > 0, total, 1)[:, None]
+    indices = np.concatenate([c.indices for c in candidates], axis=1)  # [T, C*k]
+    kept = [np.exp(c.logprobs.astype(np.float64)) for c in candidates]
+    mass = np.concatenate([p * share[:, n, None] for n, p in enumerate(kept)], axis=1)
+    tails = np.stack([np.exp(c.residual.astype(np.float64)) for c in candidates], axis=1)  # [T, C]
+    merged_indices, merged_mass = merge_duplicates(indices, mass)
+    k = min(teacher.indices.shape[1], indices.shape[1])
+    order = np.argsort(-merged_mass, axis=1, kind="stable")
+    along = np.arange(len(order))[:, None]
+    top, rest = order[:, :k], order[:, k:]
+    tail = _sum(np.column_stack([tails * share, merged_mass[along, rest]]))
+    # An entry without mass (of a candidate that is not trusted here, say) is none that the teacher
+    # kept: the slot repeats the largest, or the student would be taught that this token is
+    # impossible.
+    chosen, found = merged_indices[along, top], merged_mass[along, top]
+    largest = np.where(found[:, :1] > 0, chosen[:, :1], 0)
+    teacher.indices[part] = largest
+    teacher.indices[part, :k] = np.where(found > 0, chosen, largest)
+    with np.errstate(divide="ignore"):
+        teacher.logprobs[part, :k] = np.log(found)
+        teacher.residual[part] = np.log(tail)
+    teacher.weight[part] = np.minimum(total, 1)
+
+
+def _sum(values: Float32[ndarray, "rows m"] | Float64[ndarray, "rows m"]) -> ndarray:
+    """Row sums from left to right: NumPy's own depend on how many zeros are added."""
+    return np.cumsum(values, axis=1)[:, -1]
+
+
+def merge_duplicates(
+    indices: Int64[ndarray, "rows m"], mass: Float64[ndarray, "rows m"]
+) -> tuple[Int64[ndarray, "rows m"], Float64[ndarray, "rows m"]]:
+    """Sum the mass of equal indices in each row; a slot so freed keeps its index, without mass."""
+    order = np.argsort(indices, axis=1, kind="stable")
+    along = np.arange(len(indices))[:, None]
+    indices, mass = indices[along, order], mass[along, order]
+    first = np.ones(indices.shape, dtype=bool)
+    first[:, 1:] = indices[:, 1:] != indices[:, :-1]
+    # Number the groups over the whole array, so that one bincount sums them all.
+    group = first.ravel().cumsum() - 1
+    sums = np.bincount(group, weights=mass.ravel())
+    merged = np.where(first, sums[group].reshape(mass.shape), 0.0)
+    return indices, merged

@@ -1,0 +1,233 @@
+"""What is known about the candidates before any is trusted: a few numbers per row and sample.
+
+Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
+2505.23844 (Fusion-X): a candidate's score on a sample is ``r_n = exp(-CE_n)``.
+
+Differs from the paper: beside that score, which is a single noisy label's, there is evidence that
+needs no label: loss on the prompt, entropy, margin and kept mass of the distribution. CE_n is that
+of the translated distribution on the learning model's own label rows, nats per row, so that
+candidates of any tokenizer are judged on one set of tokens.
+
+A candidate's evidence is computed once, when its translated knowledge arrives, and is small; the
+distributions themselves need not stay in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+from numpy import ndarray
+
+from fedfuse.alignment.projection import Projected
+
+# What a distribution gives at least to a token that it does not keep: no single label is proof.
+LEAST_LOGPROB = np.float32(np.log(1e-6))
+# Rows at a time, where entries of two distributions are compared pair by pair.
+_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateEvidence:
+    """One candidate, on the T label rows of N samples of the learning model.
+
+    Attributes:
+        loss: ``[N]`` as claimed and verified, nats per byte of answer.
+        usable: ``[T]`` whether the candidate says anything on the row.
+        label_logprob: ``[T]`` log-probability of the learning model's label token under the
+            translated distribution; one that is not kept has an equal share of the mass outside.
+        entropy: ``[T]`` nats, over the kept entries and the tail as one class.
+        margin: ``[T]`` largest probability less the second largest, in [0, 1].
+        kept_mass: ``[T]`` probability of the kept entries together, in [0, 1].
+        student_nats: ``[T]`` cross-entropy of the learning model's own distribution against this
+            one, over the kept entries and the tail, nats.
+        prompt_loss: ``[N]`` nats per byte of prompt, NaN where unknown.
+
+    Rows that are not usable hold zeros.
+    """
+
+    loss: Float32[ndarray, " samples"]
+    usable: Bool[ndarray, " rows"]
+    label_logprob: Float32[ndarray, " rows"]
+    entropy: Float32[ndarray, " rows"]
+    margin: Float32[ndarray, " rows"]
+    kept_mass: Float32[ndarray, " rows"]
+    student_nats: Float32[ndarray, " rows"]
+    prompt_loss: Float32[ndarray, " samples"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """C candidates side by side; column 0 is the learning model itself.
+
+    Attributes:
+        offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
+        loss: ``[N, C]`` nats per byte of answer.
+        usable, label_logprob, entropy, margin, kept_mass, student_nats: ``[T, C]``, see
+            ``CandidateEvidence``.
+        prompt_loss: ``[N, C]`` nats per byte of prompt, NaN where unknown.
+        state: ``[N, d]`` pooled hidden state of the learning model (``view_prompts``), or None.
+    """
+
+    offsets: Int64[ndarray, " n_plus_1"]
+    loss: Float32[ndarray, "samples candidates"]
+    usable: Bool[ndarray, "rows candidates"]
+    label_logprob: Float32[ndarray, "rows candidates"]
+    entropy: Float32[ndarray, "rows candidates"]
+    margin: Float32[ndarray, "rows candidates"]
+    kept_mass: Float32[ndarray, "rows candidates"]
+    student_nats: Float32[ndarray, "rows candidates"]
+    prompt_loss: Float32[ndarray, "samples candidates"]
+    state: Float32[ndarray, "samples width"] | None = None
+
+    @property
+    def samples(self) -> int:
+        """Number of samples N."""
+        return len(self.offsets) - 1
+
+    @property
+    def candidates(self) -> int:
+        """Number of candidates C."""
+        return int(self.loss.shape[1])
+
+    @property
+    def sample_of_row(self) -> Int64[ndarray, " rows"]:
+        """``[T]`` the sample that each row belongs to."""
+        return np.repeat(np.arange(self.samples), np.diff(self.offsets))
+
+    @property
+    def available(self) -> Bool[ndarray, "samples candidates"]:
+        """``[N, C]`` whether a candidate says anything on any row of a sample."""
+        return self._sums(self.usable.astype(np.float64)) > 0
+
+    @property
+    def reward(self) -> Float32[ndarray, "samples candidates"]:
+        """``[N, C]`` the paper's score ``exp(-CE)``, CE in nats per usable row of the sample; 0
+        where a candidate has none.
+        """
+        mean = self.per_sample(self.label_logprob)
+        return np.where(self.available, np.exp(mean), 0).astype(np.float32)
+
+    def per_sample(
+        self, values: Float32[ndarray, "rows candidates"]
+    ) -> Float32[ndarray, "samples candidates"]:
+        """``[N, C]`` means over each sample's usable rows; 0 where there is none."""
+        count = self._sums(self.usable.astype(np.float64))
+        total = self._sums(np.where(self.usable, values, 0).astype(np.float64))
+        mean: Float32[ndarray, "samples candidates"]
+        mean = (total / np.maximum(count, 1)).astype(np.float32)
+        return mean
+
+    def _sums(
+        self, values: Float64[ndarray, "rows candidates"]
+    ) -> Float64[ndarray, "samples candidates"]:
+        running = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(0)])
+        sums: Float64[ndarray, "samples candidates"] = np.diff(running[self.offsets], axis=0)
+        return sums
+
+
+def gather(
+    candidates: Sequence[CandidateEvidence],
+    offsets: Int64[ndarray, " n_plus_1"],
+    state: Float32[ndarray, "samples width"] | None = None,
+) -> Evidence:
+    """Put the evidence about all candidates together, the learning model's own first."""
+
+    def side_by_side(name: str) -> ndarray:
+        return np.stack([getattr(candidate, name) for candidate in candidates], axis=1)
+
+    return Evidence(
+        offsets=offsets,
+        loss=side_by_side("loss"),
+        usable=side_by_side("usable"),
+        label_logprob=side_by_side("label_logprob"),
+        entropy=side_by_side("entropy"),
+        margin=side_by_side("margin"),
+        kept_mass=side_by_side("kept_mass"),
+        student_nats=side_by_side("student_nats"),
+        prompt_loss=side_by_side("prompt_loss"),
+        state=state,
+    )
+
+
+def examine(
+    candidate: Projected,
+    own: Projected,
+    label: Int64[ndarray, " rows"],
+    vocab_size: int,
+    loss: Float32[ndarray, " samples"],
+    prompt_loss: Float32[ndarray, " samples"] | None = None,
+) -> CandidateEvidence:
+    """The evidence about one candidate.
+
+    Args:
+        candidate: its knowledge in the learning model's terms.
+        own: the learning model's own knowledge (``Translator.own``); ``candidate`` may be it.
+        label: ``[T]`` label tokens of the learning model's rows.
+        vocab_size: of the learning model.
+        loss: ``[N]`` the candidate's, nats per byte.
+        prompt_loss: ``[N]`` the candidate's, nats per byte; None where nobody told.
+    """
+    used = candidate.logprobs > -np.inf  # [T, k]
+    usable = candidate.weight > 0
+    # In some fusions a slot that repeats a token stays; what is not used has no mass either way.
+    mass = np.exp(candidate.logprobs.astype(np.float64))
+    tail = np.exp(candidate.residual.astype(np.float64))
+    entropy = -(_xlogx(mass).sum(1) + _xlogx(tail))
+    second = mass[:, 1] if mass.shape[1] > 1 else np.zeros(len(mass))
+    label_logprob = token_logprobs(candidate, label[:, None], vocab_size)[:, 0]
+    columns = {
+        "label_logprob": np.maximum(label_logprob, LEAST_LOGPROB),
+        "entropy": entropy,
+        "margin": mass[:, 0] - second,
+        "kept_mass": (mass * used).sum(1),
+        "student_nats": _cross_entropy(candidate, mass, tail, own, vocab_size),
+    }
+    rows = {name: np.where(usable, v, 0).astype(np.float32) for name, v in columns.items()}
+    if prompt_loss is None:
+        prompt_loss = np.full(len(loss), np.nan, dtype=np.float32)
+    return CandidateEvidence(loss=loss, usable=usable, prompt_loss=prompt_loss, **rows)
+
+
+def token_logprobs(
+    candidate: Projected, tokens: Int64[ndarray, "rows m"], vocab_size: int
+) -> Float32[ndarray, "rows m"]:
+    """Log-probabilities of some tokens of each row under a sparse distribution.
+
+    A token that is not kept has an equal share of the mass outside the kept ones; -inf where there
+    is none.
+    """
+    used = candidate.logprobs > -np.inf
+    others = np.maximum(vocab_size - used.sum(1), 1)
+    outside = candidate.residual - np.log(others).astype(np.float32)
+    found = np.empty(tokens.shape, dtype=np.float32)
+    for start in range(0, len(tokens), _ROWS):
+        part = slice(start, start + _ROWS)
+        same = tokens[part, :, None] == candidate.indices[part, None, :]  # [rows, m, k]
+        same &= used[part, None, :]
+        kept = np.where(same, candidate.logprobs[part, None, :], -np.inf).max(2, initial=-np.inf)
+        found[part] = np.where(same.any(2), kept, outside[part, None])
+    return found
+
+
+def _cross_entropy(
+    candidate: Projected,
+    mass: Float64[ndarray, "rows k"],
+    tail: Float64[ndarray, " rows"],
+    own: Projected,
+    vocab_size: int,
+) -> Float64[ndarray, " rows"]:
+    """``-sum_j p_j log q_j`` over the candidate's entries and its tail, q the learning model's."""
+    own_logs = token_logprobs(own, candidate.indices, vocab_size).astype(np.float64)
+    own_logs = np.maximum(own_logs, LEAST_LOGPROB)
+    own_mass = np.where(mass > 0, np.exp(own_logs), 0).sum(1)
+    own_tail = np.log(np.maximum(1 - own_mass, np.exp(LEAST_LOGPROB)))
+    nats: Float64[ndarray, " rows"] = -((mass * own_logs).sum(1) + tail * own_tail)
+    return nats
+
+
+def _xlogx(p: Float64[ndarray, ...]) -> Float64[ndarray, ...]:
+    result: Float64[ndarray, ...] = p * np.log(np.where(p > 0, p, 1.0))
+    return result

@@ -1,0 +1,180 @@
+"""The bytes around knowledge on the wire or in a file: header, fields, checksum.
+
+::
+
+    magic  version  wire  k  rows  samples  tokens  entries  sizes of the fields
+    fingerprints of tokenizer and public set, each behind its length
+    the fields, one behind the other
+    CRC-32 of all that
+
+Every size is in the header, so what a message will take in memory is known, and refused, before any
+of it is read. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import zstandard
+from jaxtyping import Int64
+from numpy import ndarray
+
+from fedfuse.errors import FedfuseError
+from fedfuse.knowledge.checking import check
+from fedfuse.knowledge.quantizer import PRECISIONS
+
+VERSION = 2
+# What knowledge may take in memory at most: 12 bytes an entry, 0.8 GB.
+MAX_ENTRIES = 2**26
+MAX_SAMPLES = 2**24
+MAX_VOCABULARY = 2**20
+# ``gaps`` and ``remainders`` are bits as they are; all others are ``pack_numbers``.
+FIELDS = (
+    "offsets", "label_bytes", "tokens", "counts", "gaps", "remainders", "smallest", "logprobs",
+    "residual", "label_place", "label_logprob",
+)  # fmt: skip
+_MAGIC = b"FFKN"
+_HEADER = struct.Struct(f"<4sBB5I{len(FIELDS)}I")
+_LENGTH = struct.Struct("<H")
+_CHECKSUM = struct.Struct("<I")
+_WIRES = tuple(PRECISIONS)
+_LEVEL = 1  # of zstandard: what is left to it has no long repeats, so more effort finds nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a message says of itself.
+
+    Attributes:
+        wire: the codec, ``default`` or ``compact``.
+        k: entries of the row that has most.
+        rows: T label rows.
+        samples: N samples.
+        tokens: D distinct tokens.
+        entries: M entries of all rows.
+        tokenizer: fingerprint of the tokenizer.
+        public: fingerprint of the samples.
+    """
+
+    wire: str
+    k: int
+    rows: int
+    samples: int
+    tokens: int
+    entries: int
+    tokenizer: str
+    public: str
+
+
+def seal(header: Header, fields: Mapping[str, bytes]) -> bytes:
+    """Header and fields as one message.
+
+    Raises:
+        FedfuseError: for knowledge larger than a receiver would take.
+    """
+    _check_sizes(header)
+    sizes = (len(fields[name]) for name in FIELDS)
+    numbers = (header.k, header.rows, header.samples, header.tokens, header.entries)
+    parts = [_HEADER.pack(_MAGIC, VERSION, _WIRES.index(header.wire), *numbers, *sizes)]
+    for text in (header.tokenizer, header.public):
+        parts += [_LENGTH.pack(len(text.encode())), text.encode()]
+    parts += [fields[name] for name in FIELDS]
+    body = b"".join(parts)
+    return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def unseal(message: bytes) -> tuple[Header, dict[str, bytes]]:
+    """The inverse of ``seal``.
+
+    Raises:
+        FedfuseError: for anything that ``seal`` did not make, is of another version, was damaged,
+            or is too large.
+    """
+    least = _HEADER.size + 2 * _LENGTH.size + _CHECKSUM.size
+    if len(message) < least or message[:4] != _MAGIC:
+        raise FedfuseError(
+            f"knowledge of {len(message)} bytes begins with {message[:4]!r}; allowed: {_MAGIC!r}, "
+            f"at least {least} bytes"
+        )
+    if message[4] != VERSION:
+        raise FedfuseError(f"knowledge has codec version {message[4]}; allowed: {VERSION}")
+    body, end = message[: -_CHECKSUM.size], message[-_CHECKSUM.size :]
+    told, found = _CHECKSUM.unpack(end)[0], zlib.crc32(body)
+    check("checksum", f"{found:08x}", f"{told:08x}", found == told)
+    _, _, wire, k, rows, samples, tokens, entries, *sizes = _HEADER.unpack_from(body)
+    check("wire", wire, f"0..{len(_WIRES) - 1}", wire < len(_WIRES))
+    place, texts = _HEADER.size, []
+    for name in ("tokenizer", "public"):
+        start = place + _LENGTH.size
+        check(name, "cut off", "a fingerprint", start <= len(body))
+        place = start + _LENGTH.unpack_from(body, place)[0]
+        try:
+            texts.append(body[start:place].decode())
+        except UnicodeDecodeError as error:
+            raise FedfuseError(f"knowledge.{name} is {error}; allowed: UTF-8") from error
+    header = Header(_WIRES[wire], k, rows, samples, tokens, entries, *texts)
+    _check_sizes(header)
+    whole = place + sum(sizes)
+    check("fields", f"{len(body)} bytes long", f"{whole} bytes", whole == len(body))
+    fields = {}
+    for name, size in zip(FIELDS, sizes, strict=True):
+        fields[name] = body[place : place + size]
+        place += size
+    bits = 8 * len(fields["gaps"])
+    check("entries", header.entries, f"at most {bits}, one a bit of gaps", header.entries <= bits)
+    return header, fields
+
+
+def pack_numbers(values: Int64[ndarray, " n"]) -> bytes:
+    """Whole numbers from 0 to 2**32 - 1: byte planes of the narrowest width, compressed."""
+    largest = int(values.max(initial=0))
+    width = 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4
+    planes = values.astype(f"<u{width}").view(np.uint8).reshape(-1, width).T
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(planes.tobytes())
+
+
+def unpack_numbers(
+    name: str, packed: bytes, count: int, *, width: int = 4
+) -> Int64[ndarray, " count"]:
+    """The inverse of ``pack_numbers``.
+
+    Args:
+        name: of the field, for errors.
+        packed: as made.
+        count: how many there must be; bounded by the caller.
+        width: bytes of a number at most.
+
+    Raises:
+        FedfuseError: for anything that ``pack_numbers`` does not make of so many numbers; nothing
+            is decompressed that is not of the right size.
+    """
+    allowed = [count * w for w in (1, 2, 4) if w <= width]
+    try:
+        # The size comes first: zstandard allocates what the frame says, whatever limit is given.
+        size = zstandard.get_frame_parameters(packed).content_size
+        check(name, f"{size} bytes decompressed", f"one of {allowed}", size in allowed)
+        raw = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FedfuseError(f"knowledge.{name} is damaged: {error}; allowed: zstandard") from error
+    check(name, f"{len(raw)} bytes", f"{size} bytes", len(raw) == size)
+    values = np.zeros(count, dtype=np.int64)
+    for byte in range(size // count if count else 0):
+        plane = np.frombuffer(raw, np.uint8, count, byte * count)
+        values |= plane.astype(np.int64) << (8 * byte)
+    return values
+
+
+def _check_sizes(header: Header) -> None:
+    room = header.k * header.rows
+    check("k", header.k, "at least 1", header.k >= 1)
+    check("k x rows", room, f"at most {MAX_ENTRIES}", room <= MAX_ENTRIES)
+    check("samples", header.samples, f"at most {MAX_SAMPLES}", header.samples <= MAX_SAMPLES)
+    # A row without an entry says nothing, and would let few bytes claim many rows.
+    good = header.rows <= header.entries <= room
+    check("entries", header.entries, f"{header.rows} to {room}, 1 to k a row", good)
+    most = min(header.entries, MAX_VOCABULARY)
+    check("tokens", header.tokens, f"at most {most}", header.tokens <= most)

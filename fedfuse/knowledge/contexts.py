@@ -1,0 +1,182 @@
+"""What a model makes of the prompts alone: evidence of its competence that needs no label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from numpy import ndarray
+from peft import PeftModel
+from torch import Tensor, nn
+
+from fedfuse.models.forward import RowStates, label_row_logits, label_row_states
+from fedfuse.models.head import rows_per_chunk
+from fedfuse.tokenizers.dataset import Batch, EncodedSet, to_tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PromptView:
+    """N prompts as one model sees them.
+
+    Attributes:
+        loss: ``[N]`` see ``prompt_losses``.
+        state: ``[N, d]`` see ``prompt_states``; None for models that have none.
+    """
+
+    loss: Float32[ndarray, " samples"]
+    state: Float32[ndarray, "samples width"] | None
+
+
+def view_prompts(model: nn.Module, data: EncodedSet, batch_size: int = 128) -> PromptView:
+    """Loss of every prompt by the model, and its pooled state by the model's base.
+
+    Nothing at or behind the first label token is looked at, so neither depends on the answer.
+
+    Args:
+        model: a causal LM, with an adapter or without.
+        data: N samples, encoded with the model's tokenizer.
+        batch_size: samples at a time.
+    """
+    losses = prompt_losses(model, data, batch_size)
+    return PromptView(losses, prompt_states(model, data, batch_size))
+
+
+@torch.no_grad()
+def prompt_losses(
+    model: nn.Module, data: EncodedSet, batch_size: int = 128
+) -> Float32[ndarray, " samples"]:
+    """``[N]`` mean loss of the prompt, nats per byte of the text before the first label token.
+
+    NaN where there is none. For the arguments see ``view_prompts``.
+    """
+    vocab_size = data.tokenizer.vocab_size
+    nats = np.zeros(len(data))
+    for which, batch in _prompts(model, data, batch_size):
+        scored = batch.label >= 0  # a prompt's last position predicts the answer
+        states = label_row_states(model, batch, vocab_size)
+        if states is None:
+            loss = _losses(label_row_logits(model, batch, vocab_size), batch.label)
+        else:
+            loss = _losses_in_chunks(states, batch.label)
+        nats[which] = np.bincount(
+            batch.sample[scored].cpu().numpy(),
+            weights=loss[scored].cpu().numpy(),
+            minlength=len(which),
+        )
+    return per_byte(data, nats)
+
+
+def per_byte(data: EncodedSet, nats: Float64[ndarray, " samples"]) -> Float32[ndarray, " samples"]:
+    """``[N]`` the nats of prompts over their bytes; NaN for a sample without a prompt."""
+    first, has_rows = _first_rows(data)
+    size = np.zeros(len(data))
+    size[has_rows] = data.rows.prefix[data.rows.offsets[:-1][has_rows]]
+    known = (size > 0) & (first > 0)
+    mean = np.full(len(data), np.nan, dtype=np.float32)
+    mean[known] = nats[known] / size[known]
+    return mean
+
+
+def with_prompts(data: EncodedSet, which: Int64[ndarray, " batch"], device: torch.device) -> Batch:
+    """A batch of label rows, and behind them the rows of the prompts that predict a prompt's token.
+
+    Of the latter ``index`` is ``-1 - n`` for the n-th sample of ``data``.
+    """
+    labels, prompts = data.batch(which, device), _prompt_rows(data, which, device)
+    scored = prompts.label >= 0
+    samples = which[prompts.index[scored.cpu().numpy()]]
+    return replace(
+        labels,
+        sample=torch.cat([labels.sample, prompts.sample[scored]]),
+        row=torch.cat([labels.row, prompts.row[scored]]),
+        label=torch.cat([labels.label, prompts.label[scored]]),
+        index=np.concatenate([labels.index, -1 - samples]),
+    )
+
+
+@torch.no_grad()
+def prompt_states(
+    model: nn.Module, data: EncodedSet, batch_size: int = 128
+) -> Float32[ndarray, "samples width"] | None:
+    """``[N, d]`` mean last hidden state over the prompt's positions, the begin token included.
+
+    Of the base model, whatever its adapter has learned: to answer, an adapter needs to tell
+    prompts apart by what they ask for, and no more by what they are about, in domains that are new
+    to it as well. So the same in all rounds.
+
+    None for models whose hidden states cannot be told apart (``find_head``). For the arguments see
+    ``view_prompts``.
+    """
+    pooled: list[ndarray] = []
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+        for which, batch in _prompts(model, data, batch_size):
+            states = label_row_states(model, batch, data.tokenizer.vocab_size)
+            if states is None:
+                return None
+            pooled.append(_mean_by_sample(states.hidden, batch.sample, len(which)).cpu().numpy())
+    return np.concatenate(pooled) if pooled else None
+
+
+def _prompts(
+    model: nn.Module, data: EncodedSet, batch_size: int
+) -> Iterator[tuple[Int64[ndarray, " batch"], Batch]]:
+    """The prompts' rows, and which samples they are of, some samples at a time."""
+    model.eval()
+    device = next(model.parameters()).device
+    for start in range(0, len(data), batch_size):
+        which = np.arange(start, min(start + batch_size, len(data)))
+        yield which, _prompt_rows(data, which, device)
+
+
+def _first_rows(data: EncodedSet) -> tuple[Int64[ndarray, " samples"], ndarray]:
+    """``[N]`` the first label row of each sample; 0 for a sample without any."""
+    offsets = data.rows.offsets
+    has_rows = np.diff(offsets) > 0
+    first = np.zeros(len(data), dtype=np.int64)
+    first[has_rows] = data.rows.row[offsets[:-1][has_rows]]
+    return first, has_rows
+
+
+def _prompt_rows(data: EncodedSet, which: Int64[ndarray, " batch"], device: torch.device) -> Batch:
+    """The batch with the rows of its prompts, and the tokens that they predict; -1 for a label."""
+    batch = data.batch(which, device)
+    first = _first_rows(data)[0][which]
+    sample = np.repeat(np.arange(len(which)), first + 1)
+    row = np.arange(len(sample)) - np.repeat(np.cumsum(first + 1) - (first + 1), first + 1)
+    rows = to_tensor(row, device)
+    samples = to_tensor(sample, device)
+    after = batch.input_ids[samples, (rows + 1).clamp_max(batch.input_ids.shape[1] - 1)]
+    is_last = to_tensor(row == first[sample], device)
+    return replace(
+        batch, sample=samples, row=rows, label=after.masked_fill(is_last, -1), index=sample
+    )
+
+
+def _losses_in_chunks(states: RowStates, label: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """``[R]`` nats, without all logits at once."""
+    size = rows_per_chunk(len(states.head.weight), states.hidden.device)
+    parts = [
+        _losses(
+            states.head.logits(states.hidden[start : start + size]), label[start : start + size]
+        )
+        for start in range(0, len(label), size)
+    ]
+    return torch.cat(parts)
+
+
+def _losses(
+    logits: Float[Tensor, "rows vocab"], label: Int64[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    return nn.functional.cross_entropy(logits.float(), label, reduction="none", ignore_index=-1)
+
+
+def _mean_by_sample(
+    hidden: Float[Tensor, "rows width"], sample: Int64[Tensor, " rows"], samples: int
+) -> Float32[Tensor, "samples width"]:
+    total = torch.zeros(samples, hidden.shape[1], device=hidden.device)
+    total.index_add_(0, sample, hidden.float())
+    return total / torch.bincount(sample, minlength=samples)[:, None]

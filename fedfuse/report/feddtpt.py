@@ -1,0 +1,230 @@
+"""What became of a prompt that was tuned together, as text and plots.
+
+Plots take a run and return an SVG, "" where the run has nothing to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedfuse.report.formatting import percent, shorten
+from fedfuse.report.style import (
+    MUTED,
+    PALETTE,
+    STAGE_COLOURS,
+    STAGE_LINES,
+    STAGE_MARKERS,
+    WIDTH,
+    new_figure,
+    plot,
+)
+from fedfuse.tracking.feddtpt_records import AggregationLine, PromptLine
+from fedfuse.tracking.run import SERVER, Run
+
+# What a choice calls the aggregated prompt.
+AGGREGATED = "aggregated"
+NOISE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """The global prompt after a round, or a baseline's at the end, as text.
+
+    Attributes:
+        name: round or baseline.
+        tokens: each with the clients whose prompts it stands for; none where it was not aggregated.
+        test: accuracy on the test set.
+        private: mean accuracy on the clients' private examples.
+        queries: paid for it.
+        chosen: the candidate that it was.
+    """
+
+    name: str
+    tokens: tuple[tuple[str, str], ...]
+    test: str
+    private: str
+    queries: str
+    chosen: str
+
+    @property
+    def text(self) -> str:
+        """The tokens, with spaces between."""
+        return " ".join(word for word, _ in self.tokens)
+
+
+def global_lines(run: Run) -> list[PromptLine]:
+    """The global prompt, round by round, the manual one first."""
+    lines = {
+        line.round: line
+        for line in run.prompts
+        if line.model == SERVER and line.stage in ("zero-shot", "federated")
+    }
+    return [lines[number] for number in sorted(lines)]
+
+
+def at_the_end(run: Run, stage: str) -> list[PromptLine]:
+    """Prompts of one stage that the test set was asked about, of the last round that has any.
+
+    Of ``federated`` the clients' own.
+    """
+    found = [line for line in run.prompts if line.stage == stage and line.test is not None]
+    if stage == "federated":
+        found = [line for line in found if line.model != SERVER]
+    last = max((line.round for line in found), default=0)
+    return list({line.model: line for line in found if line.round == last}.values())
+
+
+def mean_test(lines: Sequence[PromptLine]) -> float | None:
+    """Mean accuracy on the test set."""
+    known = [line.test for line in lines if line.test is not None]
+    return fmean(known) if known else None
+
+
+def prompt_rows(run: Run) -> list[PromptRow]:
+    """A row per round, then one for each baseline."""
+    made = {line.round: line for line in run.aggregations}
+    rows = [
+        _row("manual" if line.stage == "zero-shot" else str(line.round), line, made.get(line.round))
+        for line in global_lines(run)
+    ]
+    for stage, name in (
+        ("federated", "clients' own, best"),
+        ("standalone", "search alone, best"),
+        ("centralized", "centralized"),
+    ):
+        if lines := at_the_end(run, stage):
+            rows.append(_row(name, max(lines, key=lambda line: line.test or 0.0), None))
+    return rows
+
+
+def _row(name: str, line: PromptLine, made: AggregationLine | None) -> PromptRow:
+    kept = made.kept if made and made.chosen == AGGREGATED else []
+    # A prompt whose text is tokenized otherwise than it was put together has no origins to show.
+    if [token.token for token in kept] == line.tokens:
+        origins = [", ".join(token.clients) for token in kept]
+    else:
+        origins = [""] * len(line.tokens)
+    return PromptRow(
+        name,
+        tuple(zip(line.tokens, origins, strict=True)),
+        percent(line.test),
+        percent(line.private),
+        f"{line.queries:,}",
+        made.chosen if made else "",
+    )
+
+
+def prompts_text(run: Run) -> str:
+    """What was reached, and at what price, in sentences; empty where no prompt was tuned."""
+    lines = global_lines(run)
+    if not lines:
+        return ""
+    first, last = lines[0], lines[-1]
+    text = (
+        f"Accuracy of the global prompt on the test set went from {percent(first.test)} to "
+        f"{percent(last.test)} with {last.queries:,} paid queries."
+    )
+    for stage, name in (
+        ("federated", "The clients' own prompts reached"),
+        ("standalone", "Search alone reached"),
+    ):
+        ends = at_the_end(run, stage)
+        if ends:
+            best = max(line.test or 0.0 for line in ends)
+            text += f" {name} {percent(mean_test(ends))} in the mean, {percent(best)} at best."
+    if ends := at_the_end(run, "centralized"):
+        text += f" One search with everybody's data reached {percent(mean_test(ends))}."
+    if size := bytes_per_client_round(run):
+        text += f" A search took {size:,.0f} bytes a client and round, both ways."
+    return text
+
+
+def bytes_per_client_round(run: Run) -> float | None:
+    """Mean bytes of a request to search and its reply."""
+    sizes = [
+        line.sent_bytes + line.received_bytes
+        for line in run.ledger
+        if line.phase in ("train.local", "train.joint") and line.error is None
+    ]
+    return fmean(sizes) if sizes and run.prompts else None
+
+
+def accuracy_figure(run: Run) -> Figure | None:
+    """Accuracy on the test set against queries: the global prompt, and what it is compared with."""
+    lines = [line for line in global_lines(run) if line.test is not None]
+    if not lines:
+        return None
+    figure = new_figure(WIDTH * 0.7, 3.2)
+    axes = figure.subplots()
+    axes.plot(
+        [line.queries for line in lines],
+        [line.test or 0.0 for line in lines],
+        color=STAGE_COLOURS["federated"],
+        marker=STAGE_MARKERS["federated"],
+        label="global prompt",
+    )
+    _reference(axes, "standalone", "search alone, mean of clients", run)
+    _reference(axes, "centralized", "one search, everybody's data", run)
+    axes.axhline(
+        lines[0].test or 0.0, color=MUTED, linestyle=(0, (1, 2)), linewidth=1, label="manual prompt"
+    )
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
+    axes.set_ylabel("accuracy, test set")
+    axes.set_xlabel("queries paid for, all clients and validation")
+    axes.grid(axis="y")
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+def _reference(axes: Axes, stage: str, label: str, run: Run) -> None:
+    accuracy = mean_test(at_the_end(run, stage))
+    if accuracy is not None:
+        colour, line = STAGE_COLOURS[stage], STAGE_LINES[stage]
+        axes.axhline(accuracy, color=colour, linestyle=line, linewidth=1.2, label=label)
+
+
+@plot
+def accuracy_by_queries(run: Run) -> Figure | None:
+    """The same inside a page."""
+    return accuracy_figure(run)
+
+
+@plot
+def token_clusters(run: Run) -> Figure | None:
+    """The uploaded tokens of the last aggregation in the plane; what was kept is ringed."""
+    made = next((line for line in reversed(run.aggregations) if line.uploaded), None)
+    if made is None:
+        return None
+    figure = new_figure(WIDTH, 4.6)
+    axes = figure.subplots()
+    kept = {(token.token, token.cluster) for token in made.kept}
+    labelled: set[tuple[str, int]] = set()
+    for cluster in sorted({point.cluster for point in made.uploaded}):
+        points = [point for point in made.uploaded if point.cluster == cluster]
+        colour = MUTED if cluster == NOISE else PALETTE[cluster % len(PALETTE)]
+        marker = "x" if cluster == NOISE else "o"
+        xs, ys = [point.x for point in points], [point.y for point in points]
+        axes.scatter(xs, ys, s=22, color=colour, marker=marker, alpha=0.8)
+        for point in points:
+            mark = (point.token, cluster)
+            if mark in kept and mark not in labelled:
+                axes.scatter(point.x, point.y, s=80, facecolors="none", edgecolors=colour)
+            if mark not in labelled:
+                axes.annotate(
+                    shorten(point.token, 14),
+                    (point.x, point.y),
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=7.5,
+                )
+            labelled.add(mark)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(f"round {made.round}")
+    return figure

@@ -1,0 +1,117 @@
+"""What the federation made worse, what was taken back for it, and how selectors learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from fedfuse.evaluation.interference import Cell, Interference, measure_interference
+from fedfuse.report.formatting import change_text, count, loss_text, percent, shorten
+from fedfuse.report.style import WIDTH, category_fill, fill_legend, new_figure, plot, whole_rounds
+from fedfuse.tracking.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class WorseRow:
+    """A model and a domain whose loss rose beyond noise, as text, nats/byte."""
+
+    name: str
+    domain: str
+    before: str
+    after: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBackRow:
+    """A phase whose result was not kept, and the domains that it made worse."""
+
+    round: int
+    name: str
+    changes: str
+
+
+def cells(run: Run) -> list[Cell]:
+    """Every model on every domain, untouched and after the last round; see ``Cell``."""
+    found = []
+    for model in run.measured:
+        before = run.by_domain(model, "zero-shot")
+        for domain, after in run.by_domain(model, "federated").items():
+            noise = run.noise(model, domain)
+            if domain in before and noise is not None:
+                losses = before[domain].loss, after.loss
+                found.append(Cell(run.seed, model, domain, *losses, noise))
+    return found
+
+
+def interference(run: Run) -> Interference | None:
+    """Its rate and depth over all cells; None where there is none to compare."""
+    found = cells(run)
+    return measure_interference(found) if found else None
+
+
+def harm_text(run: Run) -> str:
+    """Rate and depth as a sentence; empty where there is nothing to compare."""
+    found = interference(run)
+    if found is None:
+        return ""
+    size = len(cells(run))
+    if not found.rate:
+        return f"Of {count(size, 'pair')} of model and domain none got worse beyond noise."
+    return (
+        f"Of {count(size, 'pair')} of model and domain {percent(found.rate)} got worse beyond "
+        f"noise, by {loss_text(found.depth)} nats/byte in the mean."
+    )
+
+
+def worse_rows(run: Run) -> list[WorseRow]:
+    """The cells that got worse, the worst first."""
+    worse = sorted((c for c in cells(run) if c.worse), key=lambda c: c.before - c.after)
+    return [
+        WorseRow(
+            run.name(c.model),
+            c.domain or "(no name)",
+            loss_text(c.before),
+            loss_text(c.after),
+            change_text(c.after - c.before),
+        )
+        for c in worse
+    ]
+
+
+def taken_back_rows(run: Run) -> list[TakenBackRow]:
+    """The phases that promotion took back."""
+    rows = []
+    for verdict in run.verdicts:
+        if not verdict.keep:
+            rises = sorted(verdict.changes.items(), key=lambda item: -item[1])
+            text = ", ".join(f"{domain or 'all'} {change_text(rise)}" for domain, rise in rises)
+            rows.append(TakenBackRow(verdict.round, run.name(verdict.model), text))
+    return rows
+
+
+@plot
+def selectors(run: Run) -> Figure | None:
+    """What each learned selector minimises, before and after each round's learning."""
+    models = [m for m in ("server", *run.plotted) if m in {fit.model for fit in run.fits}]
+    if not models:
+        return None
+    labels = [shorten(run.name(model), 26) for model in models]
+    figure = new_figure(WIDTH * 0.6, 3.0)
+    axes = figure.subplots()
+    for number, model in enumerate(models):
+        fits = sorted((f for f in run.fits if f.model == model), key=lambda f: f.round)
+        axes.plot(
+            [fit.round + part for fit in fits for part in (-0.4, 0.4)],
+            [value for fit in fits for value in (fit.before, fit.after)],
+            color=category_fill(number).colour,
+            marker="o",
+            markersize=3.5,
+        )
+    axes.set_ylabel("nats/row")
+    axes.set_xlabel("round")
+    axes.grid(axis="y")
+    whole_rounds(axes)
+    fill_legend(figure, [(label, category_fill(i)) for i, label in enumerate(labels)])
+    return figure

@@ -1,0 +1,155 @@
+"""A run config's simulation, planned: what memory it takes, and whether this machine has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from rich.table import Table
+
+from fedfuse.builtin.models import is_builtin, model_folder
+from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.config.sections import ModelConfig, PhaseConfig
+from fedfuse.data.sample import Sample
+from fedfuse.evaluation.scoring import MAX_TOKENS
+from fedfuse.factory.models import load_splits
+from fedfuse.models.causal_lm import LoraSettings
+from fedfuse.models.dry_run import ModelNeeds, dry_run
+from fedfuse.models.loading import load_tokenizer, resolve_device
+from fedfuse.simulation.memory_plan import Plan, check_gpu, plan_memory
+from fedfuse.tokenizers.dataset import EncodedSet
+
+# Of the longest texts, which decide how large a step gets.
+_LONGEST = 64
+
+
+def clients_at_once(clients: int, cpus_per_client: int, gpus_per_client: float, cores: int) -> int:
+    """How many clients Flower lets run at once on this machine; at least one."""
+    fit = cores // cpus_per_client
+    if gpus_per_client:
+        fit = min(fit, int(torch.cuda.device_count() / gpus_per_client))
+    return max(1, min(clients, fit))
+
+
+def plan_simulation(
+    config: RunConfig, clients: int, at_once: int, gpus_per_client: float = 0.0
+) -> Plan:
+    """The memory that a simulation takes on this machine at its peak; models must be built.
+
+    Args:
+        config: the run config, of a strategy whose clients and server have models.
+        clients: their number.
+        at_once: how many of them run at the same time.
+        gpus_per_client: share of a GPU for each; with 0 they see none.
+
+    Raises:
+        NeedsUnknown: for a model whose needs cannot be told before it runs.
+    """
+    needs = {name: client_needs(config, clients, name) for name in _models(config, clients)}
+    if gpus_per_client:
+        needs = {name: _beside_gpu(each, config.clients.device) for name, each in needs.items()}
+    server, rows = _server_needs(config, clients)
+    server = _beside_gpu(server, config.server.device)
+    row = 12 * config.knowledge.k + 16  # bytes of a label row's knowledge in memory
+    return plan_memory(
+        server,
+        needs,
+        server_name=config.server.model,
+        number=clients,
+        at_once=at_once,
+        knowledge=rows * row,
+    )
+
+
+def check_machine(config: RunConfig, clients: int, plan: Plan, gpus_per_client: float) -> None:
+    """Refuse a simulation that does not fit into this machine's memory, or its GPU's.
+
+    Raises:
+        FedfuseError: naming what it needs, what there is, and what helps.
+    """
+    plan.check(psutil.virtual_memory().available)
+    if gpus_per_client and resolve_device(config.clients.device).type == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        for name in _models(config, clients):
+            check_gpu(name, client_needs(config, clients, name), gpus_per_client, total)
+
+
+def table(plan: Plan) -> Table:
+    """A plan as the terminal shows it."""
+    shown = Table(title=f"memory at the peak, {plan.clients_at_once} clients at once", box=None)
+    shown.add_column("for")
+    shown.add_column("MB", justify="right")
+    for what, size in plan.parts.items():
+        shown.add_row(what, f"{size / 1e6:,.0f}")
+    shown.add_row("all together", f"{plan.total / 1e6:,.0f}", style="bold")
+    return shown
+
+
+def client_needs(config: RunConfig, clients: int, name: str) -> ModelNeeds:
+    """What a client with a base model needs in its largest phase."""
+    splits = load_splits(config.data, config.seed, clients)
+    private = [sample for part in splits.private for sample in part]
+    distill = config.client_distill
+    # A distilling step replays as many private samples as it has public ones.
+    times = 2 if distill.replay else 1
+    both = [*splits.public, *private]
+    phases = [(private, config.local, 1), (both, distill, times)]
+    return _needs(config, config.clients, name, phases)[0]
+
+
+def _models(config: RunConfig, clients: int) -> list[str]:
+    """The distinct base models of the clients."""
+    names = (model_of_partition(config.clients.model, number) for number in range(clients))
+    return list(dict.fromkeys(names))
+
+
+def _beside_gpu(needs: ModelNeeds, device: str) -> ModelNeeds:
+    """What is left for the machine's own memory of a model on a device."""
+    return (
+        needs if resolve_device(device).type == "cpu" else replace(needs, base=0, step=0, scoring=0)
+    )
+
+
+def _server_needs(config: RunConfig, clients: int) -> tuple[ModelNeeds, int]:
+    public = load_splits(config.data, config.seed, clients).public
+    phases = [(public, config.server_distill, 1)]
+    return _needs(config, config.server, config.server.model, phases)
+
+
+def _needs(
+    config: RunConfig,
+    model: ModelConfig,
+    name: str,
+    phases: Sequence[tuple[Sequence[Sample], PhaseConfig, int]],
+) -> tuple[ModelNeeds, int]:
+    """What a model needs in the largest of its phases, and label rows of the last one's samples."""
+    base = str(model_folder(name)) if is_builtin(name) else name
+    tokenizer = load_tokenizer(base)
+    splits = load_splits(config.data, config.seed, 1)  # public and test sets are the same for all
+    scored = max(len(splits.public), len(splits.test))
+    passes, rows = [], 0
+    for samples, phase, times in phases:
+        longest = sorted(samples, key=lambda sample: len(sample.text))[-_LONGEST:]
+        encoded = EncodedSet(tokenizer, longest, config.data.max_length)
+        length = int(encoded.lengths.max())
+        together = times * phase.batch_size
+        if phase.max_tokens:
+            together = min(together, max(1, phase.max_tokens // length))
+        passes.append((together * length, together, length))
+        rows = len(samples) * len(encoded.rows.token) // len(longest)
+    _, together, length = max(passes)
+    lora = LoraSettings(model.lora_rank, model.lora_alpha, model.lora_dropout, model.lora_targets)
+    needs = dry_run(
+        base,
+        dtype=model.dtype,
+        lora=lora,
+        samples=together,
+        length=length,
+        scored=max(1, min(scored, MAX_TOKENS["cpu"] // length)),
+        vocab_size=tokenizer.vocab_size,
+        gradient_checkpointing=model.gradient_checkpointing,
+        quantization="" if model.quantization == "none" else model.quantization,
+    )
+    return needs, rows

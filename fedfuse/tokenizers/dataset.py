@@ -1,0 +1,168 @@
+"""A data set as one model sees it: token ids, label rows, and batches of both as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy import ndarray
+from torch import Tensor, nn
+
+from fedfuse.data.sample import Sample, fingerprint
+from fedfuse.data.sampling import parts_by_length
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.label_rows import LabelRows, label_rows
+from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded inputs of B samples of L tokens, and the R label rows in them.
+
+    There is no attention mask: padding is on the right, models are causal, and only label rows are
+    read. Without one, attention takes its fast paths.
+
+    Attributes:
+        input_ids: ``[B, L]`` token ids, of each sample up to its last label row.
+        sample: ``[R]`` the sample in the batch that a label row belongs to.
+        row: ``[R]`` its position in the model's input; it predicts position ``row + 1``.
+        label: ``[R]`` the token it should predict.
+        index: ``[R]`` its place among all label rows of the data set (NumPy, to look teachers up).
+    """
+
+    input_ids: Int64[Tensor, "batch length"]
+    sample: Int64[Tensor, " rows"]
+    row: Int64[Tensor, " rows"]
+    label: Int64[Tensor, " rows"]
+    index: Int64[ndarray, " rows"]
+
+    def part(self, rows: slice) -> Batch:
+        """The same samples with some of their label rows."""
+        return replace(
+            self,
+            sample=self.sample[rows],
+            row=self.row[rows],
+            label=self.label[rows],
+            index=self.index[rows],
+        )
+
+    def beside(self, other: Batch) -> Batch:
+        """One batch of both: this one's samples and rows, then the other's."""
+        width = max(self.input_ids.shape[1], other.input_ids.shape[1])
+        padded = [
+            nn.functional.pad(ids, (0, width - ids.shape[1]))
+            for ids in (self.input_ids, other.input_ids)
+        ]
+        return Batch(
+            torch.cat(padded),
+            torch.cat([self.sample, other.sample + len(self.input_ids)]),
+            torch.cat([self.row, other.row]),
+            torch.cat([self.label, other.label]),
+            np.concatenate([self.index, other.index]),
+        )
+
+
+class EncodedSet:
+    """Samples tokenized once for one model; batches are gathered without loops over tokens.
+
+    Attributes:
+        lengths: ``[N]`` tokens of each sample that a model is given.
+        rows: the label rows of all samples.
+        label_bytes: ``[N]`` bytes that they predict; see ``scored_bytes``.
+    """
+
+    def __init__(
+        self, tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int
+    ) -> None:
+        """Tokenize.
+
+        Raises:
+            FedfuseError: when there is nothing to score.
+        """
+        ids, self.rows = label_rows(tokenizer, samples, max_length)
+        if not len(self.rows.token):
+            raise FedfuseError(
+                f"no label position in {len(samples)} samples within {max_length} tokens; "
+                "give samples with an answer, or a larger max-length"
+            )
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint(samples)
+        self.samples = list(samples)
+        self.label_bytes = scored_bytes(samples, self.rows, max_length)
+        whole = np.array([len(i) for i in ids], dtype=np.int64)
+        self._starts = np.concatenate([[0], whole.cumsum()[:-1]])
+        self._flat = np.concatenate(ids)
+        # What comes after a sample's last label row, at least that row's label, is never read.
+        last = self.rows.row[np.maximum(self.rows.offsets[1:] - 1, 0)]
+        self.lengths = np.where(np.diff(self.rows.offsets) > 0, last + 1, 1)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.lengths)
+
+    def count(self, which: Int64[ndarray, " batch"]) -> int:
+        """Label rows of some samples."""
+        return int((self.rows.offsets[which + 1] - self.rows.offsets[which]).sum())
+
+    def batch(self, which: Int64[ndarray, " batch"], device: torch.device | str = "cpu") -> Batch:
+        """Gather the samples ``which`` into padded tensors."""
+        lengths = self.lengths[which]
+        columns = np.arange(lengths.max(initial=0))
+        source = self._starts[which][:, None] + columns
+        # Padding never reaches a label row, so any valid id will do.
+        input_ids = np.where(columns < lengths[:, None], self._flat[source % len(self._flat)], 0)
+        sample, index = _ranges(self.rows.offsets[which], self.rows.offsets[which + 1])
+        return Batch(
+            to_tensor(input_ids, device),
+            to_tensor(sample, device),
+            to_tensor(self.rows.row[index], device),
+            to_tensor(self.rows.token[index], device),
+            index,
+        )
+
+    def in_order(self, max_tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """All samples, the short first, in batches of at most so many padded tokens."""
+        for which in parts_by_length(self.lengths, max_tokens):
+            yield self.batch(which, device)
+
+
+def scored_bytes(
+    samples: Sequence[Sample], rows: LabelRows, max_length: int
+) -> Int64[ndarray, " samples"]:
+    """``[N]`` UTF-8 bytes of each answer that its label rows predict: every loss's denominator.
+
+    That is the whole answer, whatever tokens it has, except where the input was cut at
+    ``max_length`` tokens: there it ends with the last token that is left, and is 0 where no label
+    row is left.
+    """
+    counts = np.diff(rows.offsets)
+    if not counts.any():
+        return np.zeros(len(samples), dtype=np.int64)
+    prompt = np.array([s.prompt_bytes for s in samples], dtype=np.int64)
+    whole = np.array([s.answer_bytes for s in samples], dtype=np.int64)
+    end = prompt.copy()
+    np.maximum.at(end, rows.sample_of_row, rows.end)  # unknown ends are -1
+    # A label row covers at least one byte of the answer, even where it is not known which.
+    left = np.maximum(end - prompt, 1)
+    last = rows.row[np.maximum(rows.offsets[1:] - 1, 0)]
+    # Row t predicts position t + 1: where that is the last one, there may have been more.
+    cut = last + 2 == max_length
+    return np.where(counts == 0, 0, np.where(cut, left, whole))
+
+
+def to_tensor(values: ndarray, device: torch.device | str) -> Tensor:
+    """An array on a device, same shape and type."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+def _ranges(
+    starts: Int64[ndarray, " n"], stops: Int64[ndarray, " n"]
+) -> tuple[Int64[ndarray, " total"], Int64[ndarray, " total"]]:
+    """Concatenate the ranges ``starts[i]:stops[i]``: the range of each element, and the element."""
+    counts = stops - starts
+    owner = np.repeat(np.arange(len(starts)), counts)
+    first = np.repeat(counts.cumsum() - counts, counts)
+    return owner, np.arange(counts.sum()) - first + starts[owner]

@@ -1,0 +1,98 @@
+"""Label rows: which rows of a model's input are scored, and where in the text they stand.
+
+The model's input is [BOS] + tokens, and row t predicts token t+1 of the input from tokens 0..t. So
+the row that predicts text token j is row j::
+
+    input      BOS    Th     e     cat
+    row         0      1     2      3
+    predicts    Th     e     cat    -
+    prefix      0      2     3               bytes of text before the predicted token
+    end         2      3     7               bytes of text with it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from fedfuse.data.sample import Sample
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.token_ends import UNKNOWN
+from fedfuse.tokenizers.tokenizer import TextTokenizer, TokenizedText
+
+IntArray = Int64[ndarray, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRows:
+    """The label rows of N samples, T in all, as one tokenizer sees them.
+
+    Attributes:
+        offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
+        token: ``[T]`` id of the predicted token.
+        row: ``[T]`` row inside the model's input; it predicts position ``row + 1`` of the input.
+        prefix: ``[T]`` UTF-8 bytes of the text before the predicted token; -1 where unknown.
+        end: ``[T]`` UTF-8 bytes of the text up to the predicted token's end; -1 where unknown.
+    """
+
+    offsets: Int64[ndarray, " n_plus_1"]
+    token: Int64[ndarray, " rows"]
+    row: Int64[ndarray, " rows"]
+    prefix: Int64[ndarray, " rows"]
+    end: Int64[ndarray, " rows"]
+
+    @property
+    def sample_of_row(self) -> Int64[ndarray, " rows"]:
+        """``[T]`` the sample that each row belongs to."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
+def label_rows(
+    tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int
+) -> tuple[list[IntArray], LabelRows]:
+    """Tokenize samples and find their label rows.
+
+    A label row predicts a token that ends after the prompt's last byte: it covers at least one byte
+    of the answer. Tokens beyond ``max_length`` are cut off, and so are their rows.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        samples: N samples.
+        max_length: longest input, the begin token included; at least 2.
+
+    Returns:
+        Input ids of every sample, ``[length_i]`` int64 each, and the label rows.
+
+    Raises:
+        FedfuseError: when ``max_length`` is below 2, or the tokenizer has no token to begin with.
+    """
+    if max_length < 2:
+        raise FedfuseError(f"max_length is {max_length}; allowed: 2 or more")
+    begin = np.array([tokenizer.bos_id], dtype=np.int64)
+    texts = tokenizer.encode([sample.text for sample in samples])
+    inputs = [np.concatenate([begin, text.ids[: max_length - 1]]) for text in texts]
+    found = [
+        _rows_of(text, sample.prompt_bytes, max_length - 1)
+        for text, sample in zip(texts, samples, strict=True)
+    ]
+    empty = np.empty((4, 0), dtype=np.int64)
+    token, row, prefix, end = np.concatenate([empty, *found], axis=1)
+    counts = [part.shape[1] for part in found]
+    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    return inputs, LabelRows(offsets, token, row, prefix, end)
+
+
+def _rows_of(text: TokenizedText, prompt_bytes: int, length: int) -> Int64[ndarray, "4 rows"]:
+    """Token, row, prefix and end of one sample's label rows within its first ``length`` tokens."""
+    ids, ends = text.ids[:length], text.ends[:length]
+    # An unknown end lies inside a character; the next known end is that character's. A prompt ends
+    # between characters, so both are on the same side of it.
+    known = np.where(text.ends == UNKNOWN, np.iinfo(np.int64).max, text.ends)
+    character = np.minimum.accumulate(known[::-1])[::-1][:length]
+    row = np.flatnonzero(character > prompt_bytes)
+    before = np.concatenate([[0], ends])[row]
+    return np.stack([ids[row], row, before, ends[row]])

@@ -1,0 +1,123 @@
+"""A tokenizer by name: a folder, a ``tokenizer.json``, or an id on the Hugging Face hub.
+
+The names are those by which models are loaded, and the result is the same, so that vocabulary
+tables between two tokenizers are shared by whoever names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedfuse.data.records import looks_like_path
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+FILE = "tokenizer.json"
+# What beside the file says which special token plays which role.
+_ROLE_FILES = ("tokenizer_config.json", "config.json")
+_ALLOWED = f"a folder with {FILE}, a {FILE} file, or the id of a model on the Hugging Face hub"
+
+
+def load_tokenizer(name: str) -> TextTokenizer:
+    """Load a tokenizer with its special tokens; runs no code that comes with it.
+
+    Args:
+        name: a folder as ``save_pretrained`` writes it, a ``tokenizer.json`` (alone it knows no
+            roles of special tokens but unk; with its configuration beside it, it means the folder),
+            or a hub id. Only a hub id uses the network.
+
+    Raises:
+        FedfuseError: for a path that does not exist, a name or file that holds no tokenizer, or a
+            tokenizer without a fast form; names it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_folder(name, path)
+    if path.is_file():
+        has_roles = any((path.parent / file).is_file() for file in _ROLE_FILES)
+        return (
+            _from_library(name, str(path.parent), local=True)
+            if path.name == FILE and has_roles
+            else _from_file(path)
+        )
+    if not name.strip() or looks_like_path(name) or name.endswith(".json") or path.exists():
+        raise FedfuseError(f"tokenizer {name!r} does not exist; allowed: {_ALLOWED}")
+    return _from_library(name, name, local=False)
+
+
+def _from_folder(name: str, folder: Path) -> TextTokenizer:
+    if any((folder / file).is_file() for file in _ROLE_FILES):
+        return _from_library(name, str(folder), local=True)
+    if (folder / FILE).is_file():
+        return _from_file(folder / FILE)
+    raise FedfuseError(f"tokenizer folder {name!r} has no {FILE}; allowed: {_ALLOWED}")
+
+
+def _from_file(path: Path) -> TextTokenizer:
+    """What the file says, and what ``TextTokenizer.to_json`` wrote, without transformers."""
+    try:
+        return TextTokenizer.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FedfuseError(f"tokenizer {str(path)!r} cannot be read ({error})") from error
+    except FedfuseError as error:
+        raise FedfuseError(f"tokenizer {str(path)!r}: {error}; allowed: {_ALLOWED}") from error
+
+
+def _from_library(name: str, source: str, *, local: bool) -> TextTokenizer:
+    with _library_errors(name):
+        return from_transformers(source, {"trust_remote_code": False, "local_files_only": local})
+
+
+def from_transformers(source: str, options: dict[str, Any]) -> TextTokenizer:
+    """The tokenizer exactly as its ``tokenizer.json`` says, with the roles that transformers knows.
+
+    The class that ``AutoTokenizer`` chooses may put its own normalizer and pre-tokenizer in place
+    of the file's, so it is asked for the special tokens only, some of which no file names.
+
+    Args:
+        source: a folder or a hub id.
+        options: of ``from_pretrained``.
+
+    Raises:
+        FedfuseError: when there is no fast form.
+        Exception: whatever else transformers raises.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    chosen = TextTokenizer.from_pretrained(AutoTokenizer.from_pretrained(source, **options))
+    try:
+        verbatim = TextTokenizer.from_pretrained(
+            PreTrainedTokenizerFast.from_pretrained(source, **options)
+        )
+    except ValueError:  # no tokenizer.json: AutoTokenizer has converted an older format
+        return chosen
+    token_of = {token_id: token for token, token_id in chosen.vocabulary.items()}
+    roles = {role: token_of[token_id] for role, token_id in chosen.special_ids.items()}
+    known = {role: token for role, token in roles.items() if token in verbatim.vocabulary}
+    return TextTokenizer.from_json(verbatim.to_json(), known)
+
+
+@contextmanager
+def _library_errors(name: str) -> Iterator[None]:
+    """Turn whatever transformers raises into one clear line; keep its bars off the terminal."""
+    from transformers.utils import logging
+
+    bars: Any = logging  # untyped
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    except FedfuseError:
+        raise
+    except Exception as error:  # the library raises a dozen unrelated types
+        reason = " ".join(str(error).split())[:300]
+        raise FedfuseError(
+            f"tokenizer {name!r} cannot be loaded ({type(error).__name__}: {reason}); "
+            f"allowed: {_ALLOWED}"
+        ) from error
+    finally:
+        if shown:
+            bars.enable_progress_bar()

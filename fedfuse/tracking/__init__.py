@@ -1,0 +1,1 @@
+"""The run folder: records, checkpoints, events, metrics."""

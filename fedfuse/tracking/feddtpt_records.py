@@ -1,0 +1,116 @@
+"""What a run that tunes prompts leaves behind: lines of prompts.jsonl and aggregations.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fedfuse.tracking.json_fields import Fields
+from fedfuse.tracking.records import STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLine:
+    """A line of prompts.jsonl: a prompt that somebody had after a round, and how it does.
+
+    ``test`` and ``private`` are accuracies in [0, 1], on the test set and on private examples: of
+    the global prompt the mean of the clients'. ``queries``: of the server's lines all that was
+    paid for the prompt since the run began, of a client's what the client paid in that round.
+    """
+
+    stage: str
+    round: int
+    model: str
+    tokens: list[str]
+    queries: int
+    test: float | None = None
+    private: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The tokens, with spaces between."""
+        return " ".join(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLine:
+    """A token of an aggregated prompt; ``clients`` whose prompts it stands for."""
+
+    token: str
+    weight: float
+    cluster: int
+    clients: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PointLine:
+    """An uploaded token in the plane; ``cluster`` is -1 for noise."""
+
+    client: str
+    token: str
+    cluster: int
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationLine:
+    """A line of aggregations.jsonl: how a round's prompts became one.
+
+    ``chosen`` names the candidate that became the global prompt; ``scores`` are the candidates'
+    accuracies on the validation set. Nothing is kept or uploaded where nothing was aggregated.
+    """
+
+    round: int
+    chosen: str
+    scores: dict[str, float]
+    kept: list[KeptLine]
+    uploaded: list[PointLine]
+
+
+def read_prompt(models: Collection[str], line: Fields) -> PromptLine:
+    """Check and type a line of prompts.jsonl."""
+    no_test, no_private = (line.values.get(name) is None for name in ("test", "private"))
+    return PromptLine(
+        stage=line.one_of("stage", STAGES),
+        round=line.integer("round"),
+        model=line.one_of("model", models),
+        tokens=line.names("tokens"),
+        queries=line.integer("queries"),
+        test=None if no_test else line.number("test", 0, 1),
+        private=None if no_private else line.number("private", 0, 1),
+    )
+
+
+def read_aggregation(models: Collection[str], line: Fields) -> AggregationLine:
+    """Check and type a line of aggregations.jsonl."""
+    scores = line.mapping("scores")
+    return AggregationLine(
+        round=line.integer("round"),
+        chosen=line.text("chosen"),
+        scores={name: scores.number(name, 0, 1) for name in scores.values},
+        kept=[
+            KeptLine(
+                token=kept.text("token"),
+                weight=kept.number("weight"),
+                cluster=_cluster(kept),
+                clients=kept.names("clients"),
+            )
+            for kept in line.objects("kept")
+        ],
+        uploaded=[
+            PointLine(
+                client=point.one_of("client", models),
+                token=point.text("token"),
+                cluster=_cluster(point),
+                x=point.number("x"),
+                y=point.number("y"),
+            )
+            for point in line.objects("uploaded")
+        ],
+    )
+
+
+def _cluster(line: Fields) -> int:
+    """A whole number from -1 on."""
+    return int(line.number("cluster", -1, 1e9))

@@ -1,0 +1,148 @@
+"""Who takes part: clients are registered when they appear, and known again when they return."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedfuse.errors import FedfuseError
+from fedfuse.flower import messages
+from fedfuse.tracking.run_writer import RunWriter
+from strategies.message_round import Exchange
+from strategies.server_state import SERVER
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A client as it registers.
+
+    Attributes:
+        client: its name: the number of its partition.
+        model: that it has, or asks.
+        name: what reports call it.
+        domain: most of its private data is of this one; empty where there is none.
+    """
+
+    client: str
+    model: str
+    name: str
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What a client has of the run already.
+
+    Attributes:
+        remembers: the round that its state is of; -1 for a client that begins anew.
+        damaged: what it could not read of its state.
+    """
+
+    remembers: int
+    damaged: list[str]
+
+
+class Roll:
+    """Registers nodes.
+
+    Args:
+        run: the run folder.
+        greeting: what nodes are told.
+        admit: reads who a node says that it is; raises an error for one that cannot take part.
+    """
+
+    def __init__(
+        self,
+        run: RunWriter,
+        greeting: Callable[[], RecordDict],
+        admit: Callable[[Message], Member],
+    ) -> None:
+        self._run, self._greeting, self._admit = run, greeting, admit
+        self._before = {name for name in run.models if name != SERVER}
+        self._answered: set[int] = set()
+        self._called = False
+
+    def call(self, grid: Grid, exchange: Exchange, after: int) -> None:
+        """Greet the nodes that were not heard yet, and ask who they are.
+
+        Args:
+            grid: with the nodes.
+            exchange: gets their names.
+            after: the last round that is over, -1 for none: a client's state goes back to it.
+        """
+        there = set(grid.get_node_ids())
+        unheard = sorted(there - self._answered)
+        if len(there) > self._run.nodes:
+            self._run.describe(nodes=len(there))
+        if unheard:
+            config = ConfigRecord({"after": after})
+            occasion = messages.Occasion(self._run.folder.name, self._run.id, max(after, 0))
+            messages.put_occasion(config, occasion)
+            greeting = RecordDict({**self._greeting(), "config": config})
+            requests = [Message(greeting, node, messages.REGISTER) for node in unheard]
+            greet = partial(self._greet, exchange, there, after)
+            deque(exchange.stream(occasion.round, requests, greet=greet), maxlen=0)
+        exchange.absent = self._before - set(exchange.names.values())
+        self._called = True
+
+    def _greet(self, exchange: Exchange, there: Set[int], after: int, reply: Message) -> None:
+        """Give a node its client's name."""
+        node = reply.metadata.src_node_id
+        self._answered.add(node)
+        try:
+            member = self._admit(reply)
+            recollection = read_recollection(reply.content)
+            held = [n for n, name in exchange.names.items() if name == member.client]
+            if set(held) & there:
+                # To Flower a machine that was killed is there for a minute: its next node is asked
+                # again.
+                self._answered.remove(node)
+                raise FedfuseError(f"partition {member.client} is taken by another client")
+        except (FedfuseError, KeyError, TypeError, ValueError) as error:
+            exchange.refuse(max(after, 0), messages.REGISTER, node, error)
+            return
+        for gone in held:  # The client's machine was started again, as another node.
+            del exchange.names[gone]
+        # By name: in which order clients are asked is no matter of who was quicker to register.
+        names = {**exchange.names, node: member.client}
+        exchange.names = dict(sorted(names.items(), key=itemgetter(1)))
+        self._write_down(member, recollection, after)
+
+    def _write_down(self, member: Member, recollection: Recollection, after: int) -> None:
+        client, run = member.client, self._run
+        run.add(
+            models={client: member.model},
+            names={client: member.name},
+            own_domain={client: member.domain},
+        )
+        known, self._before = client in self._before, {*self._before, client}
+        for error in recollection.damaged:
+            run.event(max(after, 0), "damaged", client, error)
+        if after < 0 or (recollection.remembers == after and not self._called):
+            return  # The run begins, or goes on as if nothing had happened.
+        if recollection.remembers < 0:
+            run.event(after, "lost" if known else "joined", client, "begins anew")
+        else:
+            run.event(
+                after, "returned", client, f"with its state of round {recollection.remembers}"
+            )
+
+
+def read_recollection(content: RecordDict) -> Recollection:
+    """Read what a client says that it has of the run.
+
+    Raises:
+        KeyError, TypeError, ValueError: where it says something else.
+    """
+    info = content.config_records["info"]
+    damaged = info.get("damaged", [])
+    return Recollection(
+        remembers=int(info.get("remembers", -1)),  # type: ignore[arg-type]
+        damaged=[str(error) for error in damaged] if isinstance(damaged, list) else [],
+    )

@@ -1,0 +1,287 @@
+"""What every strategy is given: the config, the server's own model, and the run folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy import ndarray
+
+from fedfuse.algorithms.local_model import Participant
+from fedfuse.config.run_config import RunConfig, flatten
+from fedfuse.config.training import TrainingSettings
+from fedfuse.data.sample import Sample
+from fedfuse.distillation.optimizer_state import TrainingState
+from fedfuse.distillation.targets import Teacher
+from fedfuse.distillation.training import MAX_TOKENS
+from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.scoring import SampleNats, Score
+from fedfuse.factory.models import (
+    derive_seed,
+    load_participant,
+    load_splits,
+    new_translator,
+    public_of_round,
+)
+from fedfuse.knowledge.aligner import Translator
+from fedfuse.knowledge.contexts import PromptView
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.causal_lm import save_adapter
+from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, below
+from fedfuse.tracking.run_writer import RunWriter
+
+SERVER = "server"
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
+# What a resumed run may do otherwise than the one that it goes on with.
+FREE = ("name", "output", "resume", "timeout", "min-clients", "log-format", "metrics-port")
+
+
+@dataclass(slots=True)
+class Session:
+    """One run on the server.
+
+    Attributes:
+        config: the run config.
+        participant: the server's model on the public and test sets.
+        run: the run folder.
+        public: the public samples that the current round is about.
+        translator: from any client's knowledge of them into the server's terms.
+        training: state of the server's training by phase.
+        untouched: the loss of each test sample when it was first scored, nats.
+    """
+
+    config: RunConfig
+    participant: Participant
+    run: RunWriter
+    public: EncodedSet
+    translator: Translator
+    training: dict[str, TrainingState] = field(default_factory=dict)
+    untouched: SampleNats | None = None
+    _parts: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def begin(self, server_round: int) -> None:
+        """Take up the public samples of a round."""
+        public = public_of_round(self.config, self.participant, server_round)
+        if public.fingerprint != self.public.fingerprint:
+            self.public, self.translator = public, self.translator.on(public.samples)
+
+    def knowledge(self) -> Knowledge:
+        """What the server's model knows about the round's public samples."""
+        return self.participant.knowledge(self.config.knowledge.k, self.public)
+
+    def score(self) -> dict[str, Score]:
+        """The server's model on the test set."""
+        scores, nats = self.participant.measure(self.untouched)
+        if self.untouched is None:
+            self.untouched = nats
+        return scores
+
+    def learn(self, server_round: int, teacher: Teacher | None, label_share: float) -> float:
+        """One phase on the public set (FedMKT Eq. 5); the next one goes on where it stops."""
+        settings = self.config.server_distill.settings()
+        return self.fit("distill", self.public, settings, server_round, teacher, label_share)
+
+    def learn_on_trial(self, server_round: int, teacher: Teacher, label_share: float) -> None:
+        """The same phase, taken back if it made a domain of the held-out set worse."""
+        state = self.training.get("distill")
+        _, verdict = self.participant.on_trial(
+            lambda: self.learn(server_round, teacher, label_share),
+            derive_seed(self.config, SERVER, "promotion", server_round),
+        )
+        if not verdict.keep:
+            self.training.pop("distill")
+            if state is not None:
+                self.training["distill"] = state
+            log.info(
+                "round %d: rolled back, %s", server_round, "worse: " + ", ".join(verdict.worse)
+            )
+        changes = {domain: change.mean for domain, change in verdict.changes.items()}
+        self.run.verdict(server_round, SERVER, keep=verdict.keep, changes=changes)
+
+    def view_prompts(self) -> PromptView:
+        """What the server's model makes of the round's public prompts."""
+        return self.participant.view_prompts(self.public)
+
+    def fit(
+        self,
+        phase: str,
+        data: EncodedSet,
+        settings: TrainingSettings,
+        server_round: int,
+        teacher: Teacher | None = None,
+        label_share: float = 1.0,
+    ) -> float:
+        """Train the server's adapter; returns the final loss."""
+        loss, self.training[phase] = self.participant.learn(
+            data,
+            settings,
+            seed=derive_seed(self.config, SERVER, phase),
+            teacher=teacher,
+            label_share=label_share,
+            state=self.training.get(phase),
+            on_step=progress(f"round {server_round}: {phase}", settings.steps),
+        )
+        if MAX_TOKENS in self.training[phase]:
+            self.note_memory(server_round, SERVER, phase, int(self.training[phase][MAX_TOKENS]))
+        return loss
+
+    def note_memory(self, server_round: int, model: str, phase: str, tokens: int) -> None:
+        """Write down, once, that a model trains in smaller parts since its memory ran out."""
+        if self._parts.get((model, phase)) != tokens:
+            self._parts[model, phase] = tokens
+            detail = f"{phase}: out of memory; {tokens} tokens at once from now on"
+            self.run.event(server_round, "out-of-memory", model, detail)
+
+    def restart(self) -> None:
+        """Back to the untrained adapter, and to the whole public set."""
+        self.public = self.participant.public
+        self.participant.reset()
+        self.training.clear()
+
+    def checkpoint(
+        self, server_round: int, strategy: Mapping[str, ndarray], result: Mapping[str, Any]
+    ) -> None:
+        """Save all that is needed to go on after a round.
+
+        Args:
+            server_round: that is over.
+            strategy: its own state.
+            result: metrics so far, as JSON holds them.
+
+        Raises:
+            FedfuseError: when it cannot be written; the checkpoint before stays.
+        """
+        save_adapter(self.participant.model, self.run.folder / SERVER / "adapter")
+        arrays = {f"adapter|{name}": value for name, value in self.participant.adapter.items()}
+        for phase, state in self.training.items():
+            arrays |= {f"training|{phase}|{name}": value for name, value in state.items()}
+        arrays |= {f"strategy|{name}": value for name, value in strategy.items()}
+        if self.untouched is not None:
+            arrays["untouched"] = self.untouched
+        facts = {"sizes": self.run.sizes(), "result": result}
+        checkpoints(self.run).save(Checkpoint(server_round, arrays, facts))
+
+    def resume(self) -> Checkpoint | None:
+        """Go back to the last whole round of the run that the config names, if it names one.
+
+        Returns:
+            the checkpoint; None where the run begins.
+        """
+        found = go_back(self.config, self.run)
+        if found is None:
+            return None
+        self.participant.adapter = below(found.arrays, "adapter|")
+        phases = {name.split("|")[1] for name in found.arrays if name.startswith("training|")}
+        self.training = {p: below(found.arrays, f"training|{p}|") for p in sorted(phases)}
+        self.untouched = found.arrays.get("untouched")
+        return found
+
+
+def progress(what: str, steps: int) -> Callable[[int, float], None]:
+    """For ``on_step``: a line in the log where a phase takes long, every few seconds."""
+    told = time.monotonic()
+
+    def tell(step: int, loss: float) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            log.info("%s, step %d of %d, loss %.4f nats/row", what, step, steps, loss)
+
+    return tell
+
+
+def open_session(config: RunConfig) -> Session:
+    """Load data and model, then make the run folder: bad input leaves none behind."""
+    splits = load_splits(config.data, config.seed, 1)
+    participant = load_participant(
+        SERVER, config.server.model, config.server, config.data, config.seed
+    )
+    participant.reset()
+    translator = new_translator(participant, config.knowledge)
+    floor = splits.floor
+    run = open_run(
+        config,
+        domains=splits.domains,
+        models={SERVER: config.server.model},
+        floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
+    )
+    return Session(config, participant, run, participant.public, translator)
+
+
+def open_run(config: RunConfig, **facts: Any) -> RunWriter:
+    """The folder of the run that the config names to go on with, or else a new one.
+
+    Args:
+        config: the run config.
+        facts: what config.json says of a new run from the beginning.
+
+    Raises:
+        FedfuseError: for a run that cannot go on, or was begun with another config.
+    """
+    if config.resume:
+        run = RunWriter.reopen(Path(config.resume))
+        check_same(config, run.config)
+        return run
+    run = RunWriter(Path(config.output), config.name, flatten(config))
+    run.describe(names={SERVER: SERVER}, **facts)
+    return run
+
+
+def checkpoints(run: RunWriter) -> Checkpoints:
+    """The server's, of a run."""
+    return Checkpoints(run.folder / SERVER / "checkpoints")
+
+
+def go_back(config: RunConfig, run: RunWriter) -> Checkpoint | None:
+    """Bring a run folder back to the last whole round, if the config says to go on with it.
+
+    Returns:
+        the checkpoint; None where the run begins.
+    """
+    if not config.resume:
+        return None
+    kept = checkpoints(run)
+    found = kept.newest()
+    done = found.round if found else -1
+    run.cut(found.facts["sizes"] if found else {})
+    for left in run.folder.glob("candidates-*"):
+        shutil.rmtree(left)
+    run.describe(status="running")
+    for error in kept.damaged:
+        run.event(max(done, 0), "damaged", SERVER, error)
+    what = f"after round {done}" if found else "from the beginning"
+    run.event(max(done, 0), "resumed", SERVER, what)
+    log.info("resumed %s", what)
+    kept.forget(done)
+    return found
+
+
+def check_same(config: RunConfig, before: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run under another config.
+
+    Raises:
+        FedfuseError: naming every key that differs.
+    """
+    now, was = flatten(config), flatten(RunConfig()) | dict(before)
+    other = [
+        f"{key} = {now[key]!r}: allowed: {was[key]!r}"
+        for key in now
+        if key not in FREE and now[key] != was[key]
+    ]
+    if other:
+        raise FedfuseError(
+            f"{config.resume} was begun with another config:\n  " + "\n  ".join(other)
+        )
+
+
+def all_private(config: RunConfig) -> Sequence[Sample]:
+    """Every client's private samples: only a simulation, for the centralized baseline, may ask."""
+    return load_splits(config.data, config.seed, 1).private[0]

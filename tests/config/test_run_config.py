@@ -1,0 +1,265 @@
+"""The run config: read and written without loss, and refused with every reason at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedfuse.config.run_config import RunConfig, flatten, model_of_partition, parse
+from fedfuse.config.sections import DataConfig, ModelConfig
+from fedfuse.config.training import Comparison, TrainingSettings
+from fedfuse.errors import FedfuseError
+from fedfuse.flower.app_bundle import app_dir, default_run_config
+
+
+def test_defaults_are_those_of_pyproject() -> None:
+    """Types included: Flower refuses to override an int with a float."""
+    shipped, own = default_run_config(app_dir()), flatten(RunConfig())
+    assert shipped == own
+    assert {k: type(v) for k, v in shipped.items()} == {k: type(v) for k, v in own.items()}
+    assert parse(shipped) == RunConfig() == parse({})
+
+
+def test_flatten_by_hand() -> None:
+    config = RunConfig(min_clients=5, data=DataConfig(max_length=99))
+    flat = flatten(config)
+    assert flat["min-clients"] == 5
+    assert flat["data.max-length"] == 99
+    assert flat["server-distill.label-share"] == 0.05
+    assert all(isinstance(value, bool | int | float | str) for value in flat.values())
+
+
+# A value that differs from the default, for every key.
+CHANGED: dict[str, Any] = {
+    key: {
+        bool: lambda v: not v,
+        int: lambda v: v + 1,
+        float: lambda v: v / 2 + 0.01,
+        str: lambda v: v + "x",
+    }[type(value)](value)
+    for key, value in flatten(RunConfig()).items()
+} | {
+    "data.domains": 2,
+    "data.partition": "iid",
+    "server.dtype": "bfloat16",
+    "clients.dtype": "float16",
+    "server.autocast": "float16",
+    "clients.autocast": "bfloat16",
+    "server.quantization": "4bit",
+    "clients.quantization": "8bit",
+    "knowledge.wire": "compact",
+    "server-distill.divergence": "forward-kl",
+    "client-distill.divergence": "reverse-kl",
+    "knowledge.positions": "dtw",
+    "knowledge.collisions": "first",
+    "knowledge.unmatched": "one-hot",
+    "selector.network": "perceptron",
+    "selector.signal": "distillation",
+    "selector.features": "entropy,record",
+    "selector.unit": "row",
+    "prompts.proposer": "random",
+    "prompts.aggregation": "best-client",
+    "prompts.choice": "none",
+    "black-box.url": "https://models.example/v1",
+    "log-format": "json",
+    "piggyback": True,
+    "metrics-port": 9095,
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.sampled_from(sorted(CHANGED))))
+def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
+    # Two options that exclude each other.
+    keys = keys - {"knowledge.freshness"} if "knowledge.public-share" in keys else keys
+    given_values = {key: CHANGED[key] for key in keys}
+    config = parse(given_values)
+    flat = flatten(config)
+    assert flat == flatten(RunConfig()) | given_values
+    assert parse(flat) == config
+
+
+@pytest.mark.parametrize(
+    ("given_values", "why"),
+    [
+        (
+            {"knowledge.freshness": 0.1, "knowledge.public-share": 0.5},
+            r"freshness = 0\.1: allowed: 0 with a knowledge\.public",
+        ),
+        ({"promotion": True, "data.holdout": 0}, r"promotion = True: allowed: False with a data"),
+        (
+            {"prompts.queries": 31},
+            r"prompts\.queries = 31: allowed: at least 32, prompts\.private and",
+        ),
+        (
+            {"selector.features": "entropy, luck"},
+            r"selector\.features = 'entropy, luck': .* allowed: one or more of prompt-loss",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given_values: dict[str, Any], why: str) -> None:
+    with pytest.raises(FedfuseError, match=why):
+        parse(given_values)
+
+
+def test_every_error_is_reported_at_once() -> None:
+    wrong = {
+        "local.learning-rat": 0.1,
+        "rounds": True,
+        "seed": 1.0,
+        "data.source": "  ",
+        "knowledge.positions": "dwt",
+        "server-distill.label-share": 1.5,
+        "baselines": 1,
+        "timeout": "long",
+        "zzz": 1,
+    }
+    with pytest.raises(FedfuseError) as caught:
+        parse(wrong | {"data.domains": 3})
+    head, *lines = str(caught.value).splitlines()
+    assert head == "the run config is refused:"
+    assert sorted(line.strip() for line in lines) == [
+        "baselines = 1: is int, allowed: bool",
+        "data.source = '  ': allowed: text that is not empty",
+        "knowledge.positions = 'dwt': allowed: 'merge', 'boundary', 'dtw'",
+        "local.learning-rat = 0.1: no such key; did you mean 'local.learning-rate'?",
+        "rounds = True: is bool, allowed: int",
+        "seed = 1.0: is float, allowed: int",
+        "server-distill.label-share = 1.5: allowed: at least 0, at most 1",
+        "timeout = 'long': is str, allowed: float",
+        "zzz = 1: no such key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("rounds", 0, "at least 1"),
+        ("seed", -1, "at least 0"),
+        ("timeout", 0.0, "above 0"),
+        ("timeout", float("nan"), "above 0"),
+        ("data.domains", 5, "at least 1, at most 4"),
+        ("data.max-length", 1, "at least 2"),
+        ("data.alpha", 0.0, "above 0"),
+        ("local.batch-size", 0, "at least 1"),
+        ("local.steps", -1, "at least 0"),
+        ("local.learning-rate", 0.0, "above 0"),
+        ("client-distill.label-share", -0.1, "at least 0, at most 1"),
+        ("knowledge.k", 0, "at least 1"),
+        ("knowledge.mass", 0.0, "above 0, at most 1"),
+        ("knowledge.mass", 1.01, "above 0, at most 1"),
+        ("knowledge.wire", "float16", "'default', 'compact'"),
+        ("clients.lora-rank", 0, "at least 1"),
+        ("clients.lora-alpha", -1.0, "above 0"),
+        ("server.dtype", "int8", "'float32', 'bfloat16', 'float16'"),
+        ("name", "", "text that is not empty"),
+    ],
+)
+def test_out_of_range(key: str, value: object, allowed: str) -> None:
+    with pytest.raises(FedfuseError) as caught:
+        parse({key: value})
+    assert str(caught.value).endswith(f"{key} = {value!r}: allowed: {allowed}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rounds", 1),
+        ("data.domains", 4),
+        ("server-distill.label-share", 1.0),
+        ("server-distill.label-share", 0.0),
+        ("local.steps", 0),
+        ("data.template", ""),
+        ("strategy", "my_module:Mine"),
+    ],
+)
+def test_the_ends_of_the_range_are_allowed(key: str, value: object) -> None:
+    assert flatten(parse({key: value}))[key] == value
+
+
+def test_a_whole_number_may_stand_for_a_float() -> None:
+    config = parse({"timeout": 60, "server.lora-alpha": 8})
+    assert config.timeout == 60.0
+    assert type(config.timeout) is type(config.server.lora_alpha) is float
+    with pytest.raises(FedfuseError, match="timeout = True: is bool, allowed: float"):
+        parse({"timeout": True})
+
+
+def test_the_two_model_sections_are_apart() -> None:
+    config = parse({"clients.lora-rank": 3})
+    assert config.server == ModelConfig()
+    assert config.clients == replace(RunConfig().clients, lora_rank=3)
+    assert config.clients.model.count("builtin:") == 4
+
+
+def test_every_key_is_documented() -> None:
+    """The docstring's attributes are the fields, in their order."""
+    todo: list[object] = [RunConfig()]
+    while todo:
+        config = todo.pop()
+        lines = (type(config).__doc__ or "").partition("Attributes:")[2].splitlines()
+        described = [line.strip().partition(":")[0] for line in lines if line[8:9].isalpha()]
+        sections = [f.name for f in fields(config) if is_dataclass(getattr(config, f.name))]  # type: ignore[arg-type]
+        todo += [getattr(config, name) for name in sections]
+        names = [f.name for f in fields(config) if f.name not in sections]  # type: ignore[arg-type]
+        assert described == names
+
+
+def test_phases_become_settings() -> None:
+    config = parse({"local.steps": 7, "local.learning-rate": 0.2, "client-distill.temperature": 2})
+    assert config.local.settings() == TrainingSettings(7, 32, 0.2)
+    assert config.server_distill.settings() == TrainingSettings(200, 32, 4e-3, consolidation=10.0)
+    warm = Comparison("cross-entropy", 2.0)
+    assert config.client_distill.settings() == TrainingSettings(200, 32, 8e-3, comparison=warm)
+
+
+def test_models_in_a_cycle() -> None:
+    models = [model_of_partition(" a, b ,c,", i) for i in range(5)]
+    assert models == ["a", "b", "c", "a", "b"]
+    assert model_of_partition("only", 17) == "only"
+
+
+def test_models_by_partition() -> None:
+    models = [model_of_partition("0=a, 3 = hub/b:x, *=c", i) for i in range(5)]
+    assert models == ["a", "c", "c", "hub/b:x", "c"]
+    assert model_of_partition("1=a", 1) == "a"
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ("0=a, 1=b", r"names no model for partition 2; allowed: add \*=MODEL"),
+        ("a, 2=b", "has the entry 'a'; allowed: PARTITION=MODEL"),
+        ("2=", "has the entry '2='"),
+        ("x=a", "has the entry 'x=a'"),
+        ("-1=a", "has the entry '-1=a'"),
+        (" , ", r"clients\.model is ' , '; allowed: at least one model"),
+    ],
+)
+def test_models_that_cannot_be_read(models: str, message: str) -> None:
+    with pytest.raises(FedfuseError, match=message):
+        model_of_partition(models, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("black-box.key-variable", "key-variable: allowed: the name of an environment variable"),
+        ("black-box.key", "black-box.key: no such key"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(key: str, why: str) -> None:
+    with pytest.raises(FedfuseError, match=re.escape(why)) as caught:
+        parse({key: "sk-proj-0123"})
+    assert "sk-proj" not in str(caught.value)
+
+
+def test_a_password_in_a_url_is_not_repeated() -> None:
+    with pytest.raises(FedfuseError, match="black-box: endpoint's url; allowed: http") as caught:
+        parse({"black-box.url": "https://me:secret@models.example/v1"})
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,157 @@
+"""The loopback federation of docs/deploy.md: its commands, with other ports, models, sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfuse.config.run_config import Scalar
+from fedfuse.factory.client import parse_client
+from fedfuse.simulation.flwr_run import free_port
+from tests.federations import FAST
+from tests.processes import traced
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = ROOT / "docs" / "deploy.md"
+CLIENTS = ("gpt2", "llama", "opt")
+# A minute and a half where nobody else is at work.
+SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A federation that has finished its run; SuperLink, SuperNodes and workers are still there.
+
+    Attributes:
+        folder: where the guide works.
+        superlink: the SuperLink's ``HOST:PORT``.
+        environment: of the guide's commands.
+        log: what they printed.
+    """
+
+    folder: Path
+    superlink: str
+    environment: Mapping[str, str]
+    log: Path
+
+    def run(self, *command: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run a command in the folder."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+
+
+def guide() -> list[str]:
+    """The commands of the section that is followed word for word, after the installation."""
+    section = GUIDE.read_text().partition("## On one machine first")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert "make setup" in blocks[0]
+    return blocks[1:]
+
+
+def settings(models: Mapping[str, Path]) -> dict[str, Scalar]:
+    """Run config keys that the test adds to the guide's, so that a run takes seconds."""
+    return {**FAST, "server.model": str(models["server"]), "data.template": "{prompt}"}
+
+
+@contextmanager
+def deployed(models: Mapping[str, Path]) -> Iterator[Deployment]:
+    """Follow the guide up to the end of the run, and its last step afterwards.
+
+    Args:
+        models: folders of the built-in models, by name.
+    """
+    with traced() as traces:
+        home = traces.folder
+        folder = home / "federation"
+        mine = home / "mine.jsonl"
+        write_share(mine, 2)
+        port, supernodes = free_port(), _free_ports()
+        *steps, last = guide()
+        text = "\n".join([*steps, "touch ran", f"read -r _ < {home / 'end'}", last])
+        given = "".join(
+            f"{key} = {json.dumps(value)}\n"
+            for key, value in settings(models).items()
+            if key != "rounds"
+        )
+        # Where a client's model is its node's word, this is nobody's.
+        given += 'clients.model = "./nowhere"\n'
+        for old, new in {
+            "8000": str(port),
+            "909$i": f"{supernodes}$i",
+            **{f'"builtin:{name}"': f'"{models[name]}"' for name in CLIENTS},
+            "partition-id = 2\nnum-partitions = 3\n": f'partition-id = 2\ndata = "{mine}"\n',
+            "baselines = false\n": f"baselines = false\n{given}",
+        }.items():
+            assert old in text, old
+            text = text.replace(old, new)
+        (home / "guide.sh").write_text(text)
+        os.mkfifo(home / "end")
+        environment = {
+            **os.environ,
+            "HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+            "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
+        }
+        with (home / "log").open("wb") as log:
+            shell = subprocess.Popen(
+                ["bash", "-e", home / "guide.sh"],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + SECONDS
+        while not (folder / "ran").exists():
+            printed = (home / "log").read_text(errors="replace")
+            assert shell.poll() is None, f"the guide failed:\n{printed}"
+            assert time.monotonic() < deadline, f"no end within {SECONDS:g} s:\n{printed}"
+            time.sleep(0.2)
+        environment["FLWR_HOME"] = str(folder / "flower")
+        yield Deployment(folder, f"localhost:{port}", environment, home / "log")
+        (home / "end").write_text("\n")
+        shell.wait(30)
+        assert traces.processes() == []
+
+
+def write_share(file: Path, partition: int) -> None:
+    """Write a client's share of the run's private data to a file, as data of its own."""
+    node = {"partition-id": partition, "num-partitions": 3}
+    records = (
+        {
+            "prompt": sample.prompt,
+            "target": sample.answer.removeprefix(" "),
+            "domain": sample.domain,
+        }
+        for sample in parse_client(node, FAST).private_samples()
+    )
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _free_ports() -> int:
+    """A number of which the three ports that begin with it and end with 0, 1 and 2 are free."""
+    while True:
+        number = free_port() // 10
+        try:
+            for digit in range(3):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", 10 * number + digit))
+        except OSError:
+            continue
+        return number

@@ -1,0 +1,80 @@
+"""Seeds are stable and distinct; models that cannot take part are refused early."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from fedfuse.config.run_config import RunConfig, parse
+from fedfuse.config.sections import DataConfig, ModelConfig
+from fedfuse.errors import FedfuseError
+from fedfuse.factory import models as workspace
+from fedfuse.factory.models import check_model, derive_seed, load_splits
+from fedfuse.models.causal_lm import CausalLM
+from tests.conftest import Tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = """
+from fedfuse.config.run_config import RunConfig
+from fedfuse.factory.models import derive_seed
+print(derive_seed(RunConfig(), "local", 1, 2))
+"""
+
+
+def test_seeds_are_distinct() -> None:
+    uses = list(product(range(5), ("local", "distill", "server"), range(12), range(12)))
+    seeds = {derive_seed(RunConfig(seed=seed), *use) for seed, *use in uses}
+    assert len(seeds) == len(uses)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_seeds_are_the_same_in_every_process() -> None:
+    environment = os.environ | {"PYTHONHASHSEED": "5", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == derive_seed(RunConfig(), "local", 1, 2)
+
+
+def test_seeds_do_not_depend_on_other_keys() -> None:
+    assert derive_seed(parse({"rounds": 9}), "local", 0) == derive_seed(RunConfig(), "local", 0)
+
+
+@pytest.mark.parametrize("name", ["builtin:none", "./no/folder", "~/no/such/folder"])
+def test_missing_models_are_refused(name: str) -> None:
+    with pytest.raises(FedfuseError, match=rf"{name}.*allowed: "):
+        check_model(name)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FedfuseError, match="cannot be loaded"):
+        check_model(str(tmp_path))
+
+
+def test_builtin_models_are_available() -> None:
+    check_model("builtin:gpt2")
+
+
+def test_number_of_clients_does_not_change_the_shared_sets() -> None:
+    data = DataConfig(domains=2, private=20, public=3, holdout=2, test=1, questions=2)
+    one, three = load_splits(data, 0, 1), load_splits(data, 0, 3)
+    assert (one.public, one.test, one.questions) == (three.public, three.test, three.questions)
+    together = sorted(sample.text for part in three.private for sample in part)
+    assert together == sorted(sample.text for sample in one.private[0])
+
+
+def test_a_model_shorter_than_the_runs_length_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tiny: Callable[[str], Tiny]
+) -> None:
+    short = tiny("gpt2")
+    base = CausalLM(short.model, short.tokenizer, "short", short.tokenizer.vocab_size, 100)
+    monkeypatch.setattr(workspace, "load_causal_lm", lambda *_, **__: base)
+    data = DataConfig(max_length=101)
+    with pytest.raises(FedfuseError, match=r"data\.max-length = 101: allowed: at most 100.*short"):
+        workspace.load_participant("client", "short", ModelConfig(), data, 0)

@@ -1,0 +1,159 @@
+"""Candidates in files are the candidates, take no memory, and are gone afterwards."""
+
+from __future__ import annotations
+
+import errno
+import tracemalloc
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedfuse.alignment.projection import Projected
+from fedfuse.distillation.targets import Teacher
+from fedfuse.errors import FedfuseError
+from fedfuse.fusion.disk_buffer import Spool
+from fedfuse.fusion.fuser import Candidate
+from fedfuse.fusion.mixing import Distributions, fuse
+from fedfuse.fusion.teacher_stats import examine
+
+VOCAB = 50
+
+
+def projected(rng: np.random.Generator, rows: int, k: int) -> Projected:
+    """Random distributions; some rows without a teacher."""
+    ids = np.argsort(rng.random((rows, VOCAB)), axis=1)[:, :k]
+    mass = -np.sort(-rng.dirichlet(np.ones(k + 1), size=rows), axis=1)
+    logs = np.log(mass).astype(np.float32)
+    weight = (rng.random(rows) < 0.8).astype(np.float32)
+    return Projected(ids, logs[:, :k], logs[:, k], weight, "student")
+
+
+def candidate(rng: np.random.Generator, rows: int = 7, k: int = 3) -> Candidate:
+    distributions = projected(rng, rows, k)
+    loss = rng.random(2).astype(np.float32)
+    label = np.zeros(rows, dtype=np.int64)
+    evidence = examine(distributions, distributions, label, VOCAB, loss)
+    return Candidate(evidence, distributions)
+
+
+def equal(mine: Projected | Teacher, right: Projected | Teacher) -> None:
+    for found, expected in zip(astuple(mine), astuple(right), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        if isinstance(expected, np.ndarray):
+            assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(2, 5), slice(5, 99), slice(7, 9)])
+def test_rows_come_back_as_they_were(part: slice, tmp_path: Path) -> None:
+    whole = candidate(np.random.default_rng(0))
+    with Spool(tmp_path) as spool:
+        kept = spool.put(whole)
+        equal(kept.distributions.rows(part), whole.distributions.rows(part))
+        assert kept.distributions.k == 3
+        assert kept.evidence is whole.evidence
+
+
+@pytest.mark.parametrize("block", [2, 512])
+def test_fused_from_files_bit_for_bit(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From files in small blocks against all in memory at once; twenty candidates, some trusted."""
+    rng = np.random.default_rng(1)
+    candidates = [candidate(rng, 40, int(rng.integers(1, 6))) for _ in range(20)]
+    weights = (rng.random((40, 20)) * (rng.random((40, 20)) < 0.4)).astype(np.float32)
+    weights[5:9] = 0
+    whole = fuse([c.distributions for c in candidates], weights, 4)
+    monkeypatch.setattr("fedfuse.fusion.mixing._ROWS", block)
+    with Spool(tmp_path) as spool:
+        files = [spool.put(c).distributions for c in candidates]
+        equal(fuse(files, weights, 4), whole)
+    assert not whole.weight[5:9].any()
+    assert whole.weight.any()
+
+
+class Unread:
+    """Distributions that nobody may ask for."""
+
+    k = 3
+
+    def rows(self, part: slice) -> Projected:
+        raise AssertionError(f"rows {part} were read")
+
+
+def test_only_what_is_trusted_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfuse.fusion.mixing._ROWS", 4)
+    here = projected(np.random.default_rng(2), 8, 3)
+    asked: list[slice] = []
+
+    class Watched:
+        k = 3
+
+        def rows(self, part: slice) -> Projected:
+            asked.append(part)
+            return here.rows(part)
+
+    weights = np.zeros((8, 2), dtype=np.float32)
+    weights[5, 1] = 1
+    fuse([Unread(), Watched()], weights, 3)
+    assert asked == [slice(4, 8)]
+
+
+def test_memory_does_not_grow_with_the_candidates(tmp_path: Path) -> None:
+    """Peak of writing and fusing; each candidate is trusted on some rows of each block."""
+    rows, k = 2000, 16
+
+    def peak(number: int) -> int:
+        rng = np.random.default_rng(3)
+        weights = np.zeros((rows, number), dtype=np.float32)
+        weights[np.arange(rows), rng.integers(number, size=rows)] = 1
+        tracemalloc.start()
+        try:
+            with Spool(tmp_path) as spool:
+                files: list[Distributions] = []
+                for _ in range(number):
+                    files.append(spool.put(candidate(rng, rows, k)).distributions)
+                fuse(files, weights, k)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = peak(8), peak(64)
+    assert many < few + rows * k * 12  # not even one candidate's worth
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("no")])
+def test_nothing_is_left(error: Exception | None, tmp_path: Path) -> None:
+    try:
+        with Spool(tmp_path) as spool:
+            spool.put(candidate(np.random.default_rng(0)))
+            assert len(list(tmp_path.rglob("*.npy"))) == 1
+            if error:
+                raise error
+    except RuntimeError:
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, table: np.ndarray) -> None:
+        path.write_bytes(table.tobytes()[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numpy.save", full)
+    message = r"0\.npy: No space left on device; allowed: a disk with 308 bytes free"
+    with pytest.raises(FedfuseError, match=message), Spool(tmp_path) as spool:
+        spool.put(candidate(np.random.default_rng(0)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_or_a_damaged_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FedfuseError, match="nowhere: No such file"), Spool(tmp_path / "nowhere"):
+        pass
+    with Spool(tmp_path) as spool:
+        kept = spool.put(candidate(np.random.default_rng(0)))
+        [file] = tmp_path.rglob("*.npy")
+        file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(FedfuseError, match=r"0\.npy: .*; allowed: what was written there"):
+            kept.distributions.rows(slice(2))

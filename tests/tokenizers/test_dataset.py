@@ -1,0 +1,201 @@
+"""Encoded data sets: the right rows, in batches that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedfuse.builtin.architectures import ARCHITECTURES
+from fedfuse.builtin.tokenizers import KINDS
+from fedfuse.data.sample import Sample, fingerprint
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.dataset import Batch, EncodedSet, scored_bytes
+from fedfuse.tokenizers.label_rows import LabelRows, label_rows
+from fedfuse.tokenizers.tokenizer import TextTokenizer
+from tests.conftest import MAX_LENGTH, Tiny
+
+Make = Callable[[str], Tiny]
+
+SAMPLES = [
+    Sample("on monday the dover branch advised a client holding copper to buy", " futures."),
+    Sample("for gout", " zinc."),
+    Sample("", "in may a nurse from kendal noted gout and gave zinc."),
+    Sample("the ward at luton treats gout with", " statins and a long list of other things."),
+    Sample("a prompt alone", ""),
+]
+
+
+def alone(tokenizer: TextTokenizer, sample: Sample) -> tuple[list[int], list[tuple[int, int]]]:
+    """Input and (row, label) pairs of one sample, token by token."""
+    (encoded,) = tokenizer.encode([sample.text])
+    ids = [tokenizer.bos_id, *encoded.ids.tolist()]
+    rows = [
+        (position, token)
+        for position, (token, end) in enumerate(zip(encoded.ids, encoded.ends, strict=True))
+        if end > len(sample.prompt.encode())
+    ]
+    return ids, rows
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_its_samples_one_by_one(
+    tiny_tokenizers: dict[str, TextTokenizer], kind: str
+) -> None:
+    tokenizer = tiny_tokenizers[kind]
+    data = EncodedSet(tokenizer, SAMPLES, MAX_LENGTH)
+    which = np.array([3, 0, 4, 2])
+    batch = data.batch(which)
+    expected_rows: list[tuple[int, int, int]] = []
+    for place, i in enumerate(which):
+        ids, rows = alone(tokenizer, SAMPLES[i])
+        # Up to the last label row; what comes after is its label.
+        length = rows[-1][0] + 1 if rows else 1
+        assert data.lengths[i] == length
+        assert length == len(ids) - 1 or not rows
+        assert batch.input_ids[place, :length].tolist() == ids[:length]
+        expected_rows += [(place, row, label) for row, label in rows]
+    found = torch.stack([batch.sample, batch.row, batch.label], 1).tolist()
+    assert found == [list(row) for row in expected_rows]
+    assert batch.input_ids.shape[1] == data.lengths[which].max()
+    np.testing.assert_array_equal(data.rows.token[batch.index], batch.label)
+    np.testing.assert_array_equal(which[batch.sample], data.rows.sample_of_row[batch.index])
+
+
+def test_a_label_row_sees_everything_but_its_label(tiny: Make) -> None:
+    """Row ``row`` predicts position ``row + 1``: shifted by one, it would see its own label."""
+    gpt2 = tiny("gpt2")
+    data = gpt2.encode(SAMPLES)
+    batch = data.batch(np.arange(len(SAMPLES)))
+    seen = batch.row + 1 < torch.from_numpy(data.lengths)[batch.sample]
+    assert 0 < seen.sum() < len(seen)  # but for the last label of a sample, which is no input
+    after = batch.input_ids[batch.sample[seen], batch.row[seen] + 1]
+    np.testing.assert_array_equal(after, batch.label[seen])
+
+    def logits(input_ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            output = gpt2.model(input_ids=input_ids)
+        return output.logits[batch.sample, batch.row]
+
+    before = logits(batch.input_ids)
+    for number in range(len(batch.row)):
+        sample, row = int(batch.sample[number]), int(batch.row[number])
+        changed = batch.input_ids.clone()
+        changed[sample, row + 1 :] = (changed[sample, row + 1 :] + 1) % gpt2.tokenizer.vocab_size
+        assert torch.equal(logits(changed)[number], before[number])
+        changed = batch.input_ids.clone()
+        changed[sample, row] = (changed[sample, row] + 1) % gpt2.tokenizer.vocab_size
+        assert not torch.allclose(logits(changed)[number], before[number], atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_padding_never_reaches_a_label_row(tiny: Make, architecture: str) -> None:
+    model = tiny(architecture)
+    data = model.encode(SAMPLES)
+    together = {}
+    for batch in data.in_order(max_tokens=40):
+        for index, row in zip(batch.index, _logits(model.model, batch), strict=True):
+            together[int(index)] = row
+    single = [data.batch(np.array([i])) for i in range(len(data))]
+    assert len(together) == len(data.rows.token)
+    for batch in single:
+        for index, row in zip(batch.index, _logits(model.model, batch), strict=True):
+            torch.testing.assert_close(together[int(index)], row, rtol=1e-4, atol=1e-5)
+
+
+def test_in_order_sees_every_sample_once_and_the_short_first(
+    tiny_tokenizers: dict[str, TextTokenizer],
+) -> None:
+    data = EncodedSet(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
+    batches = list(data.in_order(2 * int(data.lengths.max())))
+    widths = [b.input_ids.shape[1] for b in batches]
+    assert len(batches) > 1
+    assert widths == sorted(widths)
+    assert widths[0] < widths[-1] == data.lengths.max()
+    seen = np.concatenate([b.index for b in batches])
+    assert sorted(seen.tolist()) == list(range(len(data.rows.token)))
+
+
+@pytest.mark.parametrize("split", [0, 1, 3, 4])
+def test_two_batches_beside_each_other_are_one(
+    tiny_tokenizers: dict[str, TextTokenizer], split: int
+) -> None:
+    """Even where one is empty."""
+    data = EncodedSet(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
+    which = np.array([3, 0, 4, 2])
+    right = data.batch(which)
+    found = data.batch(which[:split]).beside(data.batch(which[split:]))
+    for name in ("sample", "row", "label"):
+        assert torch.equal(getattr(found, name), getattr(right, name))
+    np.testing.assert_array_equal(found.index, right.index)
+    real = torch.arange(right.input_ids.shape[1]) < torch.from_numpy(data.lengths[which])[:, None]
+    assert torch.equal(found.input_ids[real], right.input_ids[real])
+    assert found.input_ids.shape == right.input_ids.shape
+
+
+def test_what_it_remembers(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
+    data = EncodedSet(tiny_tokenizers["unigram"], SAMPLES, MAX_LENGTH)
+    assert len(data) == len(SAMPLES)
+    assert data.samples == SAMPLES
+    assert data.fingerprint == fingerprint(SAMPLES)
+    assert data.label_bytes.tolist() == [len(s.answer.encode()) for s in SAMPLES]
+
+
+@pytest.mark.parametrize("samples", [[], [Sample("only a prompt", "")]])
+def test_nothing_to_score(tiny_tokenizers: dict[str, TextTokenizer], samples: list[Sample]) -> None:
+    with pytest.raises(FedfuseError, match=f"no label position in {len(samples)} samples"):
+        EncodedSet(tiny_tokenizers["unigram"], samples, MAX_LENGTH)
+
+
+def test_everything_cut_off(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
+    with pytest.raises(FedfuseError, match="within 4 tokens"):
+        EncodedSet(tiny_tokenizers["unigram"], SAMPLES[:1], 4)
+    _, rows = label_rows(tiny_tokenizers["unigram"], SAMPLES[:1], 4)
+    assert scored_bytes(SAMPLES[:1], rows, 4).tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("max_length", range(8, 24, 3))
+def test_only_scored_bytes_count(
+    tiny_tokenizers: dict[str, TextTokenizer], kind: str, max_length: int
+) -> None:
+    """An answer that is cut counts as far as its tokens are left."""
+    tokenizer = tiny_tokenizers[kind]
+    data = EncodedSet(tokenizer, SAMPLES, max_length)
+    cut = 0
+    for i, sample in enumerate(SAMPLES):
+        (encoded,) = tokenizer.encode([sample.text])
+        ends = encoded.ends[: max_length - 1]
+        cut += len(ends) < len(encoded.ends)
+        covered = max(int(ends[-1]) - sample.prompt_bytes, 0)
+        assert data.label_bytes[i] == covered
+    assert cut
+
+
+def test_scored_bytes_by_hand() -> None:
+    """Whole (though spaces at the end have no token), cut, cut at an unknown end, without rows."""
+    samples = [
+        Sample("ab", " cd  "),
+        Sample("ab", " cdefgh"),
+        Sample("ab", " cdefgh"),
+        Sample("ab", " cdefgh"),
+        Sample("ab", "é"),
+    ]
+    rows = LabelRows(
+        offsets=np.array([0, 1, 3, 5, 5, 6]),
+        token=np.zeros(6, dtype=np.int64),
+        row=np.array([1, 7, 8, 7, 8, 8]),
+        prefix=np.array([2, 2, 4, 2, 4, 2]),
+        end=np.array([5, 4, 6, 4, -1, -1]),
+    )
+    assert scored_bytes(samples, rows, max_length=10).tolist() == [5, 4, 2, 0, 1]
+
+
+def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    with torch.no_grad():
+        output = model(input_ids=batch.input_ids)
+    logits: torch.Tensor = output.logits[batch.sample, batch.row]
+    return logits
