@@ -1,7 +1,7 @@
 """Predicted and measured memory of simulations: ``python -m benchmarks.simulation_memory``.
 
 Real simulations with Ray, of base models made on the spot with random weights: the plan says what
-they will take (``fedfuse.simulation.memory_plan``), then the memory of all their processes is sampled,
+they will take (``fedfuse.simulation.memory_plan``), then the memory of their processes is sampled,
 where a page that several share counts once. More clients run at once than there are cores, which
 costs time and no memory. ``FITTED`` settings are those that the plan's constants come from; the
 others are predictions. A file that has some of the settings already is completed.

@@ -3,8 +3,8 @@
 Wu et al., "FedDTPT: Federated Discrete and Transferable Prompt Tuning for Black-Box Large Language
 Models", arXiv 2411.00985. Algorithm 1 is the clients', Algorithm 2 ``fedfuse.feddtpt.aggregation``.
 
-Differs from the paper: see ``fedfuse.feddtpt.aggregation`` and ``fedfuse.feddtpt.next_prompt`` (what
-becomes of the clients' prompts); the paper's way is ``prompts.aggregation = "paper"`` with
+Differs from the paper: see ``fedfuse.feddtpt.aggregation`` and ``fedfuse.feddtpt.next_prompt``
+(what becomes of the clients' prompts); the paper's way is ``prompts.aggregation = "paper"`` with
 ``prompts.choice = "none"``. The test set is asked about by the server alone, so that no question is
 paid for twice; clients say how prompts do on their private examples.
 """

@@ -1,7 +1,7 @@
 """Dockerfile, compose files and systemd units: linted, and they run what the guide runs.
 
-``tests/deployment/test_deployment.py`` runs the guide's commands; here those of the files are compared
-with them. No image is built: no container engine is needed to work on fedfuse.
+``tests/deployment/test_deployment.py`` runs the guide's commands; here those of the
+files are compared with them. No image is built: no container engine is needed to work on fedfuse.
 """
 
 from __future__ import annotations

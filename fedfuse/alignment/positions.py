@@ -8,8 +8,8 @@ linear. Not in the paper.
 
 ``merge``: as ``boundary``, and where the two tokenizers cut the text differently after that place,
 the source still teaches: several of its rows speak together of one long target token (``span``),
-and one of its rows speaks of several short target tokens (``seen``). ``fedfuse.alignment.chain_rule``
-says how. Not in the paper.
+and one of its rows speaks of several short target tokens (``seen``), as
+``fedfuse.alignment.chain_rule`` says. Not in the paper.
 
 ``dtw``: FedMKT (arXiv 2406.02224), Section 3.2 and Appendix B: dynamic time warping of the two
 token sequences with the edit distance between tokens as cost. A target row is matched when exactly

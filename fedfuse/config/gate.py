@@ -21,7 +21,8 @@ class SelectorSettings:
     Attributes:
         network: ``equivariant``, or the paper's ``perceptron``, which sees the scores alone and
             takes a fixed number of candidates.
-        signal: ``labels``, or ``distillation`` (the paper's); see ``fedfuse.fusion.gating.learned_gate``.
+        signal: ``labels``, or ``distillation`` (the paper's); see
+            ``fedfuse.fusion.gating.learned_gate``.
         features: what the equivariant network sees, of ``FEATURES``.
         unit: weights per ``sample`` or per label ``row``.
         folds: K of the cross-fitting, 2 or more; 1 weighs samples by a gate that saw their labels.
