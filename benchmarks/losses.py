@@ -72,8 +72,8 @@ class Case:
     def fused(self, k: int | None = None) -> Tensor:
         """The library's: teachers merged, then one loss; merging is counted in every step."""
         weights = np.full((self.size.rows, len(self.teachers)), 1 / len(self.teachers), np.float32)
-        lesson = fuse(self.teachers, weights, k or self.size.k)
-        targets = lesson.rows(np.arange(self.size.rows), "cpu")
+        fused_targets = fuse(self.teachers, weights, k or self.size.k)
+        targets = fused_targets.rows(np.arange(self.size.rows), "cpu")
         head = Head(self.weight)
         return self._step(
             fused_distillation_loss(self.hidden, head, self.label, targets, LABEL_SHARE)
@@ -131,7 +131,7 @@ def _teacher(rng: np.random.Generator, size: Size) -> Projected:
     return Projected(
         indices=indices,
         logprobs=np.log(np.maximum(mass, 1e-9)).astype(np.float32),
-        residual=np.full(size.rows, math.log(0.1), dtype=np.float32),
+        tail_logprob=np.full(size.rows, math.log(0.1), dtype=np.float32),
         weight=np.ones(size.rows, dtype=np.float32),
         tokenizer="made up",
     )

@@ -17,10 +17,10 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
-from fedfuse.algorithms.local_model import Participant
-from fedfuse.config.training import TrainingSettings
+from fedfuse.algorithms.local_model import LocalModel
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
-from fedfuse.data.sampling import shuffled
+from fedfuse.data.sampling import sample_indices
 from fedfuse.distillation.loss import SparseTargets
 from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import schedule
@@ -32,8 +32,8 @@ SCORED_SAMPLES = 128
 class PaddedSet:
     """Whole samples, padded together."""
 
-    def __init__(self, participant: Participant, samples: Sequence[Sample]) -> None:
-        ids, self.rows = label_rows(participant.tokenizer, samples, participant.max_length)
+    def __init__(self, local_model: LocalModel, samples: Sequence[Sample]) -> None:
+        ids, self.rows = label_rows(local_model.tokenizer, samples, local_model.max_length)
         self.lengths = np.array([len(i) for i in ids])
         self._starts = self.lengths.cumsum() - self.lengths
         self._flat = np.concatenate(ids)
@@ -58,16 +58,16 @@ class PaddedSet:
 
 
 def train(
-    participant: Participant,
+    local_model: LocalModel,
     data: PaddedSet,
-    settings: TrainingSettings,
+    settings: TrainingConfig,
     seed: int,
     teacher: Teacher,
     label_share: float,
     replay: PaddedSet | None,
 ) -> float:
     """One distillation phase; returns the mean loss over its last tenth."""
-    model, vocab_size = participant.model, participant.tokenizer.vocab_size
+    model, vocab_size = local_model.model, local_model.tokenizer.vocab_size
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
@@ -78,12 +78,12 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings)
         address = seed, step * settings.batch_size, settings.batch_size
-        batch = data.batch(shuffled(len(data.lengths), *address))
+        batch = data.batch(sample_indices(len(data.lengths), *address))
         logits = span_logits(model, batch, vocab_size)
         targets = teacher.rows(batch["index"].numpy(), "cpu")
         loss = joint_loss(logits, batch["label"], targets, label_share)
         if replay:
-            batch = replay.batch(shuffled(len(replay.lengths), *address))
+            batch = replay.batch(sample_indices(len(replay.lengths), *address))
             logits = span_logits(model, batch, vocab_size)
             loss = loss + joint_loss(logits, batch["label"], None, 1.0)
         optimizer.zero_grad(set_to_none=True)
@@ -128,20 +128,20 @@ def joint_loss(
 
 
 @torch.no_grad()
-def extract(participant: Participant, data: PaddedSet, k: int) -> dict[str, ndarray]:
+def extract(local_model: LocalModel, data: PaddedSet, k: int) -> dict[str, ndarray]:
     """Top k, rest and label of every label row, a batch of logits at a time."""
     count = len(data.rows.token)
     found = {
         "indices": np.empty((count, k), dtype=np.int64),
         "logprobs": np.empty((count, k), dtype=np.float32),
-        "residual": np.empty(count, dtype=np.float32),
+        "tail_logprob": np.empty(count, dtype=np.float32),
         "label_logprob": np.empty(count, dtype=np.float32),
     }
-    participant.model.eval()
+    local_model.model.eval()
     order = np.argsort(data.lengths, kind="stable")
     for start in range(0, len(order), SCORED_SAMPLES):
         batch = data.batch(order[start : start + SCORED_SAMPLES])
-        logits = span_logits(participant.model, batch, participant.tokenizer.vocab_size)
+        logits = span_logits(local_model.model, batch, local_model.tokenizer.vocab_size)
         everything = torch.log_softmax(logits.float(), dim=-1)
         top, chosen = everything.topk(k, dim=-1)
         index = batch["index"].numpy()
@@ -149,5 +149,5 @@ def extract(participant: Participant, data: PaddedSet, k: int) -> dict[str, ndar
         label = everything.gather(1, batch["label"][:, None])[:, 0]
         found["label_logprob"][index] = label.numpy()
         rest = everything.scatter(1, chosen, -torch.inf).logsumexp(-1)
-        found["residual"][index] = rest.numpy()
+        found["tail_logprob"][index] = rest.numpy()
     return found

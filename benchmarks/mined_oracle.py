@@ -23,7 +23,7 @@ from rich.progress import Progress, TaskID, TimeElapsedColumn
 
 from benchmarks.frame import load_tokenizer, machine, write_json
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
-from fedfuse.tokenizers.token_bytes import Surfaces, surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOKENIZERS = ("gpt2", "llama2")
@@ -151,7 +151,7 @@ def as_unit(text: bytes, unit: str) -> bytes | str:
     return text if unit == "bytes" else text.decode("utf-8", "surrogateescape")
 
 
-def _candidates(target: Surfaces) -> dict[bytes, int]:
+def _candidates(target: VocabularyBytes) -> dict[bytes, int]:
     """Every text that a target token stands for, with the id that is taken for it."""
     best: dict[bytes, tuple[bool, int]] = {}
     for token_id in target.used - target.special:
@@ -161,7 +161,9 @@ def _candidates(target: Surfaces) -> dict[bytes, int]:
     return {text: token_id for text, (_, token_id) in best.items()}
 
 
-def _special(source: Surfaces, target: Surfaces, token_id: int) -> tuple[int, int] | None:
+def _special(
+    source: VocabularyBytes, target: VocabularyBytes, token_id: int
+) -> tuple[int, int] | None:
     """A special token's target and distance: by role, else by name; None for any other token."""
     if token_id not in source.special:
         return None

@@ -27,8 +27,8 @@ from fedfuse.algorithms.local_model import AdapterState
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
 from fedfuse.config.sections import PhaseConfig
 from fedfuse.distillation.targets import Teacher
-from fedfuse.factory.models import load_participant, load_splits, new_translator
-from fedfuse.fusion.fuser import Learner
+from fedfuse.factory.models import load_local_model, load_splits, new_aligner
+from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.row_rules import by_loss
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.record import Knowledge
@@ -54,42 +54,42 @@ class Side:
         role, model = ("server", config.server) if partition is None else ("client", config.clients)
         name = model.model if partition is None else model_of_partition(model.model, partition)
         self.name = name.removeprefix("builtin:")
-        self.participant = load_participant(role, name, model, config.data, config.seed)
+        self.local_model = load_local_model(role, name, model, config.data, config.seed)
         self.phase = config.server_distill if partition is None else config.client_distill
         self._private = (
             []
             if partition is None
             else load_splits(config.data, config.seed, CLIENTS).private[partition]
         )
-        self.private = self.participant.encode(self._private) if self._private else None
+        self.private = self.local_model.encode(self._private) if self._private else None
 
     @cached_property
     def padded(self) -> materialised.PaddedSet:
         """The public set as it was batched before."""
-        return materialised.PaddedSet(self.participant, self.participant.public.samples)
+        return materialised.PaddedSet(self.local_model, self.local_model.public.samples)
 
     @cached_property
     def padded_private(self) -> materialised.PaddedSet | None:
         """The private set as it was batched before."""
         if not self._private:
             return None
-        return materialised.PaddedSet(self.participant, self._private)
+        return materialised.PaddedSet(self.local_model, self._private)
 
     def local(self) -> None:
         """A client's training on its own data."""
         assert self.private is not None
-        self.participant.reset()
-        self.participant.learn(self.private, self.config.local.settings(), seed=self.config.seed)
+        self.local_model.reset()
+        self.local_model.learn(self.private, self.config.local.settings(), seed=self.config.seed)
 
     def distil(
         self, way: str, teacher: Teacher, start: AdapterState, steps: int | None = None
     ) -> float:
         """A distillation phase from a given adapter on; returns its last loss."""
-        self.participant.adapter = start
+        self.local_model.adapter = start
         settings, share = settings_of(self.phase, steps), self.phase.label_share
         if way == "before":
             return materialised.train(
-                self.participant,
+                self.local_model,
                 self.padded,
                 settings,
                 self.config.seed,
@@ -97,8 +97,8 @@ class Side:
                 share,
                 self.padded_private,
             )
-        loss, _ = self.participant.learn(
-            self.participant.public,
+        loss, _ = self.local_model.learn(
+            self.local_model.public,
             settings,
             seed=self.config.seed,
             teacher=teacher,
@@ -111,26 +111,26 @@ class Side:
         """Knowledge of the public set."""
         k = self.config.knowledge.k
         if way == "before":
-            return materialised.extract(self.participant, self.padded, k)
-        return self.participant.knowledge(k)
+            return materialised.extract(self.local_model, self.padded, k)
+        return self.local_model.knowledge(k)
 
-    def lesson(self, known: list[tuple[Knowledge, TextTokenizer]]) -> Teacher:
+    def fused_targets(self, known: list[tuple[Knowledge, TextTokenizer]]) -> Teacher:
         """What others teach this side, as in a round."""
         rules = self.config.knowledge
-        translator = new_translator(self.participant, rules)
-        learner = Learner(translator, self.participant.knowledge(rules.k))
-        others = [learner.hear(*teacher) for teacher in known]
-        return learner.teach(others, by_loss(dual_min_ce), rules.k, tail=rules.tail).teacher
+        aligner = new_aligner(self.local_model, rules)
+        fuser = KnowledgeFuser(aligner, self.local_model.knowledge(rules.k))
+        others = [fuser.add_teacher(*teacher) for teacher in known]
+        return fuser.fuse_teachers(others, by_loss(dual_min_ce), rules.k, tail=rules.tail).teacher
 
     def loss(self) -> float:
         """Test loss, nats per byte, mean over domains."""
-        return mean(score.loss for score in self.participant.score().values())
+        return mean(score.loss for score in self.local_model.score().values())
 
     def own_teacher(self) -> Teacher:
         """Its own knowledge: who teaches does not matter for what a phase costs."""
-        known = self.participant.knowledge(self.config.knowledge.k)
+        known = self.local_model.knowledge(self.config.knowledge.k)
         weight = np.ones(known.rows, dtype=np.float32)
-        return Teacher(known.indices, known.logprobs, known.residual, weight)
+        return Teacher(known.indices, known.logprobs, known.tail_logprob, weight)
 
 
 def main(
@@ -174,7 +174,7 @@ def measure_time(
     sides = [Side(config, partition) for partition in (None, *range(CLIENTS))]
     jobs: dict[str, Callable[[], Any]] = {}
     for side in sides:
-        teacher, start = side.own_teacher(), side.participant.adapter
+        teacher, start = side.own_teacher(), side.local_model.adapter
         for way in WAYS:
             jobs[f"{side.name} distil {way}"] = lambda s=side, w=way, t=teacher, a=start: s.distil(
                 w, t, a, steps
@@ -182,7 +182,7 @@ def measure_time(
             jobs[f"{side.name} extract {way}"] = lambda s=side, w=way: s.extract(w)
     for side in sides:  # the first calls set things up
         for way in WAYS:
-            side.distil(way, side.own_teacher(), side.participant.adapter, 1)
+            side.distil(way, side.own_teacher(), side.local_model.adapter, 1)
     for _ in range(repeats):
         for name, job in jobs.items():
             timings.measure(name, job)
@@ -205,24 +205,24 @@ def measure_time(
 def one_round(config: RunConfig, steps: int | None = None) -> dict[str, dict[str, float]]:
     """Test losses of the server, and of the first client, after a round, both ways."""
     server = Side(config, None)
-    server.participant.reset()
+    server.local_model.reset()
     known, adapters = [], []
     for partition in range(CLIENTS):
         client = Side(config, partition)
         client.local()
-        adapters.append(client.participant.adapter)
+        adapters.append(client.local_model.adapter)
         known.append(
-            (client.participant.knowledge(config.knowledge.k), client.participant.tokenizer)
+            (client.local_model.knowledge(config.knowledge.k), client.local_model.tokenizer)
         )
-    teacher, start = server.lesson(known), server.participant.adapter
+    teacher, start = server.fused_targets(known), server.local_model.adapter
     losses: dict[str, dict[str, float]] = {"server": {}, "client": {}}
     for way in WAYS:
         server.distil(way, teacher, start, steps)
         losses["server"][way] = server.loss()
-    told = (server.participant.knowledge(config.knowledge.k), server.participant.tokenizer)
+    told = (server.local_model.knowledge(config.knowledge.k), server.local_model.tokenizer)
     client = Side(config, 0)
-    client.participant.adapter = adapters[0]
-    teacher = client.lesson([told])
+    client.local_model.adapter = adapters[0]
+    teacher = client.fused_targets([told])
     for way in WAYS:
         client.distil(way, teacher, adapters[0], steps)
         losses["client"][way] = client.loss()

@@ -24,7 +24,7 @@ from fedfuse.config.sections import KnowledgeConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
-from fedfuse.tokenizers.token_bytes import Surfaces, surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOP = 16
@@ -58,8 +58,8 @@ class Bench:
         self.table: VocabularyTable = minimum_edit_distance_table(self.source, self.target, None)
         self.spelling: Spelling = spell(self.source, self.target, self.table)
         self.spelled: VocabularyTable = spelled_table(self.table, self.spelling)
-        self.source_surfaces: Surfaces = surfaces(self.source)
-        self.target_surfaces: Surfaces = surfaces(self.target)
+        self.source_surfaces: VocabularyBytes = surfaces(self.source)
+        self.target_surfaces: VocabularyBytes = surfaces(self.target)
         self._text = load_text(material)
         self._ends = self.source.encode([self._text])[0].ends
         self._generator = np.random.default_rng(seed)
@@ -69,12 +69,14 @@ class Bench:
         samples = [Sample("", text) for text in cut(self._text, self._ends, length, tokens)]
         _, source = label_rows(self.source, samples, _UNLIMITED)
         _, target = label_rows(self.target, samples, _UNLIMITED)
-        ids, logs, residual, label = made_up(source.token, self.source.vocab_size, self._generator)
+        ids, logs, tail_logprob, label = made_up(
+            source.token, self.source.vocab_size, self._generator
+        )
         knowledge = Knowledge(
             offsets=source.offsets,
             indices=ids,
             logprobs=logs,
-            residual=residual,
+            tail_logprob=tail_logprob,
             label_logprob=label,
             label_bytes=np.array([sample.answer_bytes for sample in samples]),
             tokenizer=self.source.fingerprint,
@@ -124,7 +126,7 @@ def made_up(
     frequent), and so is the probability over the entries of a row.
 
     Returns:
-        Ids, descending log-probabilities, log of the residual mass, and the label's.
+        Ids, descending log-probabilities, log of the tail mass, and the label's.
     """
     rows = len(label)
     frequency = 1 / np.arange(10, vocabulary + 10)
@@ -149,9 +151,9 @@ def made_up(
     outside = generator.uniform(0.02, 0.3, rows)
     share *= ((1 - outside) / share.sum(axis=1))[:, None]
     logs = np.log(share).astype(np.float32)
-    residual = np.log(outside).astype(np.float32)
-    unknown = residual - np.float32(np.log(vocabulary))
-    return ids, logs, residual, np.where(known, logs[each, place], unknown)
+    tail_logprob = np.log(outside).astype(np.float32)
+    unknown = tail_logprob - np.float32(np.log(vocabulary))
+    return ids, logs, tail_logprob, np.where(known, logs[each, place], unknown)
 
 
 def reference(bench: Bench, case: Case) -> Any:

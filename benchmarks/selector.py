@@ -18,12 +18,12 @@ import torch
 import typer
 
 from benchmarks.frame import Timings, machine, write_json
-from fedfuse.algorithms.local_model import Participant
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
-from fedfuse.factory.models import load_participant, load_splits, new_translator
-from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.factory.models import load_local_model, load_splits, new_aligner
+from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.mixing import fuse
-from fedfuse.fusion.teacher_stats import Evidence, examine, gather
+from fedfuse.fusion.teacher_stats import StackedStats, compute_stats, stack_stats
 from fedfuse.knowledge.record import Knowledge
 
 CLIENTS = 32
@@ -45,31 +45,31 @@ SELECTOR = ("view prompts", "examine", "select")
 class Work:
     """One side and what it does in a round, piece by piece."""
 
-    def __init__(self, config: RunConfig, who: Participant, candidates: list[Participant]) -> None:
+    def __init__(self, config: RunConfig, who: LocalModel, candidates: list[LocalModel]) -> None:
         self.config, self.who = config, who
-        self.view = who.view_prompts()
-        self.translator = new_translator(who, config.knowledge)
+        self.view = who.view_contexts()
+        self.aligner = new_aligner(who, config.knowledge)
         k = config.knowledge.k
         self.own = who.knowledge(k)
-        self.heard = [(c.knowledge(k), c.tokenizer, c.view_prompts().loss) for c in candidates]
-        self.projected = [self.translator.own(self.own)]
-        self.projected += [self.translator(known, tokenizer) for known, tokenizer, _ in self.heard]
+        self.heard = [(c.knowledge(k), c.tokenizer, c.view_contexts().loss) for c in candidates]
+        self.projected = [self.aligner.own(self.own)]
+        self.projected += [self.aligner(known, tokenizer) for known, tokenizer, _ in self.heard]
 
     def jobs(self, private: Any) -> dict[str, Callable[[], Any]]:
         """By name."""
         k = self.config.knowledge.k
         settings = self.config.selector.settings()
-        selectors = iter([LearnedSelector(settings, seed=0) for _ in range(99)])
-        evidence = self.evidence()
-        weights = LearnedSelector(settings, seed=0)(evidence)
+        selectors = iter([LearnedGate(settings, seed=0) for _ in range(99)])
+        stats = self.stats()
+        weights = LearnedGate(settings, seed=0)(stats)
         teacher = fuse(self.projected, weights, k)
         server = private is None
         phase = self.config.server_distill if server else self.config.client_distill
         jobs: dict[str, Callable[[], Any]] = {
             "extract": lambda: self.who.knowledge(k),
-            "translate": lambda: [self.translator(known, t) for known, t, _ in self.heard],
-            "examine": self.evidence,
-            "select": lambda: next(selectors)(evidence),
+            "translate": lambda: [self.aligner(known, t) for known, t, _ in self.heard],
+            "examine": self.stats,
+            "select": lambda: next(selectors)(stats),
             "fuse": lambda: fuse(self.projected, weights, k),
             "distil": lambda: self.who.learn(
                 self.who.public,
@@ -82,22 +82,22 @@ class Work:
         }
         jobs["evaluate"] = self.who.score
         if server:
-            jobs["view prompts"] = self.who.prompt_losses
+            jobs["view prompts"] = self.who.context_losses
         else:
-            jobs["extract and view"] = lambda: self.who.knowledge_with_prompts(k)
+            jobs["extract and view"] = lambda: self.who.knowledge_with_contexts(k)
             jobs["local"] = lambda: self.who.learn(private, self.config.local.settings(), seed=0)
         return jobs
 
-    def evidence(self) -> Evidence:
+    def stats(self) -> StackedStats:
         """About all candidates, side by side."""
-        label, vocab_size = self.translator.rows.token, self.who.tokenizer.vocab_size
+        label, vocab_size = self.aligner.rows.token, self.who.tokenizer.vocab_size
         told: list[tuple[Knowledge, Any]] = [(self.own, self.view.loss)]
         told += [(known, loss) for known, _, loss in self.heard]
         parts = [
-            examine(one, self.projected[0], label, vocab_size, known.loss, prompt_loss)
-            for one, (known, prompt_loss) in zip(self.projected, told, strict=True)
+            compute_stats(one, self.projected[0], label, vocab_size, known.loss, context_loss)
+            for one, (known, context_loss) in zip(self.projected, told, strict=True)
         ]
-        return gather(parts, self.own.offsets, self.view.state)
+        return stack_stats(parts, self.own.offsets, self.view.state)
 
 
 def main(
@@ -127,7 +127,7 @@ def measure(config: RunConfig, timings: Timings, repeats: int) -> dict[str, floa
     """The selector's share of a round's compute, by strategy."""
     private = load_splits(config.data, config.seed, CLIENTS).private
     clients = [
-        load_participant(
+        load_local_model(
             "client",
             model_of_partition(config.clients.model, number),
             config.clients,
@@ -136,7 +136,7 @@ def measure(config: RunConfig, timings: Timings, repeats: int) -> dict[str, floa
         )
         for number in range(CLIENTS)
     ]
-    server = load_participant(
+    server = load_local_model(
         "server", config.server.model, config.server, config.data, config.seed
     )
     sides = {"server": Work(config, server, clients).jobs(None)}

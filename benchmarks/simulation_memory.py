@@ -31,7 +31,7 @@ from benchmarks.memory_watch import Watch, memory_of
 from fedfuse.builtin.text_world import pretraining_text
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.run_config import RunConfig, flatten, parse
-from fedfuse.factory.models import load_participant, load_splits
+from fedfuse.factory.models import load_local_model, load_splits
 from fedfuse.flower.app_bundle import app_dir
 from fedfuse.simulation.flwr_run import simulate
 from fedfuse.simulation.memory_plan import Plan
@@ -187,11 +187,11 @@ def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any)
     splits = load_splits(config.data, 0, SHARERS)
     loaded.wait()
     loaded.wait()
-    participant = load_participant("client", config.clients.model, config.clients, config.data, 0)
+    local_model = load_local_model("client", config.clients.model, config.clients, config.data, 0)
     if copied:
-        for weight in participant.model.parameters():
+        for weight in local_model.model.parameters():
             weight.data = weight.data.clone()
-    participant.learn(participant.encode(splits.private[0][:4]), config.local.settings(), seed=0)
+    local_model.learn(local_model.encode(splits.private[0][:4]), config.local.settings(), seed=0)
     loaded.wait()
     measured.wait()
 

@@ -26,13 +26,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.frame import Timings, machine, write_json
-from fedfuse.algorithms.local_model import Participant
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import parse
-from fedfuse.config.training import TrainingSettings
-from fedfuse.data.sampling import shuffled
+from fedfuse.config.training import TrainingConfig
+from fedfuse.data.sampling import sample_indices
 from fedfuse.distillation.training import schedule
-from fedfuse.factory.models import load_participant
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.factory.models import load_local_model
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 QUICK = {"data.private": 20, "data.public": 4, "data.test": 1, "data.questions": 2}
 IGNORED = -100
@@ -42,13 +42,13 @@ class Places(IterableDataset[int]):
     """The samples of a phase, in the library's order."""
 
     def __init__(self, size: int, seed: int, count: int) -> None:
-        self.order = shuffled(size, seed, 0, count).tolist()
+        self.order = sample_indices(size, seed, 0, count).tolist()
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order)
 
 
-def inputs(data: EncodedSet, which: list[int]) -> dict[str, Tensor]:
+def inputs(data: TokenizedDataset, which: list[int]) -> dict[str, Tensor]:
     """A batch as Trainer wants it: whole samples, labels at the positions that they have."""
     batch = data.batch(np.array(which))
     ids = torch.nn.functional.pad(batch.input_ids, (0, 1))
@@ -57,10 +57,10 @@ def inputs(data: EncodedSet, which: list[int]) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": labels}
 
 
-def run_trainer(participant: Participant, settings: TrainingSettings, seed: int) -> float:
+def run_trainer(local_model: LocalModel, settings: TrainingConfig, seed: int) -> float:
     """A phase by Trainer; returns the mean loss over its last tenth."""
-    participant.reset()
-    model, data = participant.model, participant.public
+    local_model.reset()
+    model, data = local_model.model, local_model.public
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,
@@ -113,18 +113,16 @@ class Losses(TrainerCallback):
             self.all.append(float(logs["loss"]))
 
 
-def run_library(participant: Participant, settings: TrainingSettings, seed: int) -> float:
+def run_library(local_model: LocalModel, settings: TrainingConfig, seed: int) -> float:
     """A phase by the library."""
-    participant.reset()
-    return participant.learn(participant.public, settings, seed=seed)[0]
+    local_model.reset()
+    return local_model.learn(local_model.public, settings, seed=seed)[0]
 
 
-def run_library_with_logits(
-    participant: Participant, settings: TrainingSettings, seed: int
-) -> float:
+def run_library_with_logits(local_model: LocalModel, settings: TrainingConfig, seed: int) -> float:
     """A phase by the library, for a model whose head stays in place."""
     with patch("fedfuse.models.forward.find_head", lambda *_: None):
-        return run_library(participant, settings, seed)
+        return run_library(local_model, settings, seed)
 
 
 def main(
@@ -137,7 +135,7 @@ def main(
     started, about = time.monotonic(), machine()
     torch.set_num_threads(1)
     config = parse(dict(QUICK) if quick else {})
-    participant = load_participant(
+    local_model = load_local_model(
         "server", config.server.model, config.server, config.data, config.seed
     )
     settings = replace(config.server_distill.settings(), steps=steps)
@@ -147,12 +145,12 @@ def main(
         "library with logits": run_library_with_logits,
     }
     for loop in loops.values():
-        loop(participant, replace(settings, steps=1), config.seed)
+        loop(local_model, replace(settings, steps=1), config.seed)
     timings = Timings()
     losses = {}
     for _ in range(repeats):
         for name, loop in loops.items():
-            run = lambda loop=loop: loop(participant, settings, config.seed)  # noqa: E731
+            run = lambda loop=loop: loop(local_model, settings, config.seed)  # noqa: E731
             losses[name] = timings.measure(name, run)
     trainer = timings.median("trainer")
     write_json(

@@ -19,10 +19,10 @@ from flwr.clientapp import ClientApp
 
 from benchmarks.frame import Timings, load_text, load_tokenizer
 from fedfuse.data.sample import Sample
-from fedfuse.flower.messages import put_knowledge
+from fedfuse.flower.messages import pack_knowledge
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.payload import write
-from fedfuse.knowledge.quantizer import PRECISIONS
+from fedfuse.knowledge.quantizer import QUANTIZERS
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
 from fedfuse.simulation.in_process import InProcessGrid, message_bytes
@@ -53,7 +53,7 @@ def bigrams(material: Path, rows: int, k: int, seed: int) -> Knowledge:
     starts = np.searchsorted(counted[:-1][order], np.arange(tokenizer.vocab_size + 1))
     width = min(_CANDIDATES, tokenizer.vocab_size - 1)
     indices, logs = np.empty((rows, k), dtype=np.int64), np.empty((rows, k))
-    residual, label = np.empty(rows), np.empty(rows)
+    tail_logprob, label = np.empty(rows), np.empty(rows)
     for token in np.unique(before):
         at = np.flatnonzero(before == token)
         seen = counted[1:][order[starts[token] : starts[token + 1]]]
@@ -67,17 +67,17 @@ def bigrams(material: Path, rows: int, k: int, seed: int) -> Knowledge:
         best = np.argsort(-mass, axis=1)
         mass, chosen = np.take_along_axis(mass, best, axis=1), top[best]
         indices[at], logs[at] = chosen[:, :k], np.log(mass[:, :k])
-        residual[at] = np.log1p(-mass[:, :k].sum(1))
+        tail_logprob[at] = np.log1p(-mass[:, :k].sum(1))
         is_label = chosen == after[at][:, None]
         known = np.where(is_label, mass, 0).sum(1)
         label[at] = np.log(np.where(known > 0, known, probability[after[at]] * 0.1))
     kept = (indices == after[:, None]).any(1)
-    label = np.where(kept, label, np.minimum(label, np.minimum(logs[:, -1], residual)))
+    label = np.where(kept, label, np.minimum(label, np.minimum(logs[:, -1], tail_logprob)))
     return Knowledge(
         offsets=np.arange(0, rows + 1, ROWS_PER_SAMPLE),
         indices=indices,
         logprobs=logs.astype(np.float32),
-        residual=residual.astype(np.float32),
+        tail_logprob=tail_logprob.astype(np.float32),
         label_logprob=label.astype(np.float32),
         label_bytes=rng.integers(100, 200, size=rows // ROWS_PER_SAMPLE),
         tokenizer=tokenizer.fingerprint,
@@ -89,7 +89,7 @@ def of_model(material: Path, rows: int, k: int) -> Knowledge:
     """What a real model knows of worked answers: about ``rows`` rows, or all."""
     from fedfuse.knowledge.extract import extract
     from fedfuse.models.causal_lm import load_causal_lm
-    from fedfuse.tokenizers.dataset import EncodedSet
+    from fedfuse.tokenizers.dataset import TokenizedDataset
 
     lm = load_causal_lm(str(material / "models" / MODEL))
     samples: list[Sample] = []
@@ -98,7 +98,7 @@ def of_model(material: Path, rows: int, k: int) -> Knowledge:
             samples.append(Sample("Answer:", f" {line['target']}"))
             if len(samples) * 100 >= rows:
                 break
-    return extract(lm.model, EncodedSet(lm.tokenizer, samples, lm.max_length), k)
+    return extract(lm.model, TokenizedDataset(lm.tokenizer, samples, lm.max_length), k)
 
 
 def bodies(material: Path, k: int, *, seed: int, quick: bool) -> dict[str, Knowledge]:
@@ -112,7 +112,7 @@ def bytes_per_row(knowledge: Knowledge, wire: str, mass: float) -> float:
     """Of the serialized message that carries the knowledge."""
     InProcessGrid(ClientApp(), [{}], {})  # messages belong to one
     content = RecordDict({})
-    put_knowledge(content, write(knowledge, wire, mass))
+    pack_knowledge(content, write(knowledge, wire, mass))
     return message_bytes(Message(content, 1, "train.local")) / knowledge.rows
 
 
@@ -123,7 +123,7 @@ def measure_wire(
     raw: dict[str, Any] = {"mass": mass}
     results: dict[str, float] = {}
     speeds: list[float] = []
-    for wire in PRECISIONS:
+    for wire in QUANTIZERS:
         sizes = {name: bytes_per_row(k, wire, mass) for name, k in known.items()}
         whole = {name: bytes_per_row(k, wire, 1.0) for name, k in known.items()}
         results[f"wire_bytes_per_row_{wire}"] = max(sizes.values())

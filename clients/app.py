@@ -23,8 +23,8 @@ from fedfuse.flower.messages import (
     EVALUATE,
     LOCAL,
     REGISTER,
-    put_round,
-    take_occasion,
+    pack_round,
+    unpack_context,
 )
 from fedfuse.flower.piggyback import JOINT, join, split
 
@@ -65,6 +65,6 @@ def answer(message: Message, context: Context) -> Message:
     answers = {}
     for phase, request in requests.items():
         answers[phase] = PHASES[phase](client, request)
-        put_round(answers[phase], take_occasion(request).round)
+        pack_round(answers[phase], unpack_context(request).round)
     client.memory.keep()
     return Message(join(answers) if kind == JOINT else answers[kind], reply_to=message)

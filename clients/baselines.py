@@ -20,28 +20,28 @@ def train_baselines(client: DistillationClient) -> RecordDict:
     Both get as many steps as the federation gives: ``rounds`` local phases, and as many phases on
     the public set.
     """
-    config, participant = client.config, client.participant
-    participant.reset()
+    config, local_model = client.config, client.local_model
+    local_model.reset()
     state = None
     for _ in range(config.rounds):
-        _, state = participant.learn(
+        _, state = local_model.learn(
             client.private,
             config.local.settings(),
             seed=derive_seed(config, "local", client.partition),
             state=state,
         )
-    scores = {"standalone": participant.score()}
+    scores = {"standalone": local_model.score()}
     state = None
     public = config.client_distill
     for _ in range(config.rounds):
-        _, state = participant.learn(
-            participant.public,
+        _, state = local_model.learn(
+            local_model.public,
             public.settings(),
             seed=derive_seed(config, "distill", client.partition),
             replay=client.private if public.replay else None,
             state=state,
         )
-    scores["public-only"] = participant.score()
+    scores["public-only"] = local_model.score()
     reply = RecordDict({"info": ConfigRecord({"stages": sorted(scores)})})
     for stage, score in scores.items():
         reply[stage] = MetricRecord(scores_to_metrics(score))

@@ -16,10 +16,10 @@ from flwr.app import ConfigRecord, RecordDict
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.client import Client
 from fedfuse.flower.messages import (
-    Occasion,
+    RequestContext,
     arrays_to_record,
     record_to_arrays,
-    take_occasion,
+    unpack_context,
 )
 from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints
 
@@ -50,11 +50,11 @@ class Memory:
         state: RecordDict,
         folder: Path,
         facts: dict[str, str],
-        occasion: Occasion,
+        request_context: RequestContext,
         after: int | None = None,
     ) -> None:
-        self.state, self.occasion = state, occasion
-        self._folder, self._facts = folder / "state", {**facts, "run": occasion.id}
+        self.state, self.request_context = state, request_context
+        self._folder, self._facts = folder / "state", {**facts, "run": request_context.id}
         self._files = Checkpoints(self._folder, KEPT)
         if after is not None:
             state.clear()
@@ -66,10 +66,10 @@ class Memory:
         if new or self._is_behind():
             self._recall()
         now = int(state.config_records[_RUN]["round"])  # type: ignore[arg-type]
-        if occasion.round < now:
+        if request_context.round < now:
             raise FedfuseError(
-                f"a message of round {occasion.round} came late; allowed: at least round {now}, "
-                "where this client is"
+                f"a message of round {request_context.round} came late; allowed: at least "
+                f"round {now}, where this client is"
             )
         self._before = dict(state)
 
@@ -89,7 +89,7 @@ class Memory:
         if all(self.state.get(key) is before.get(key) for key in {*self.state, *before}):
             return
         kept = self._kept() + 1
-        self.state[_RUN] = ConfigRecord({"round": self.occasion.round, "kept": kept})
+        self.state[_RUN] = ConfigRecord({"round": self.request_context.round, "kept": kept})
         arrays = {
             f"{name}|{key}": value
             for name, record in self.state.array_records.items()
@@ -100,7 +100,7 @@ class Memory:
         }
         empty = [name for name, record in self.state.array_records.items() if not record]
         facts = {**self._facts, "texts": texts, "empty": empty, "kept": kept}
-        self._files.save(Checkpoint(self.occasion.round, arrays, facts))
+        self._files.save(Checkpoint(self.request_context.round, arrays, facts))
 
     def _kept(self) -> int:
         """How often the state was kept so far."""
@@ -110,13 +110,13 @@ class Memory:
         """Whether the copy on the disk is newer: the process that answered the last message was
         killed before Flower had put ``Context.state`` away.
         """
-        facts = self._files.glance(self.occasion.round)
-        return facts.get("run") == self.occasion.id and facts["kept"] > self._kept()
+        facts = self._files.peek(self.request_context.round)
+        return facts.get("run") == self.request_context.id and facts["kept"] > self._kept()
 
     def _recall(self) -> None:
         """The newest state on the disk that is no later than the message, if it is newer."""
-        found = self._files.newest(self.occasion.round)
-        if found is None or found.facts["run"] != self.occasion.id:
+        found = self._files.latest(self.request_context.round)
+        if found is None or found.facts["run"] != self.request_context.id:
             return
         if found.facts["kept"] <= self._kept():  # What is newer is damaged.
             return
@@ -138,8 +138,8 @@ class Memory:
 
     def _own_the_folder(self) -> None:
         """Remove what an earlier run of the same name left on this machine."""
-        found = self._files.newest()
-        if found is None or found.facts.get("run") != self.occasion.id:
+        found = self._files.latest()
+        if found is None or found.facts.get("run") != self.request_context.id:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -160,10 +160,10 @@ def remember(state: RecordDict, client: Client, model: str, request: RecordDict)
     Raises:
         FedfuseError: as ``Memory`` does, and for a request that does not say what it belongs to.
     """
-    occasion, config = take_occasion(request), request.config_records["config"]
+    request_context, config = unpack_context(request), request.config_records["config"]
     after = int(config["after"]) if "after" in config else None  # type: ignore[arg-type]
     facts = {
         "partition": f"{client.node.partition_id} of {client.node.num_partitions}",
         "model": model,
     }
-    return Memory(state, run_folder(client, occasion.run), facts, occasion, after)
+    return Memory(state, run_folder(client, request_context.run), facts, request_context, after)

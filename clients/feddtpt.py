@@ -21,9 +21,9 @@ from fedfuse.factory.feddtpt import (
 )
 from fedfuse.feddtpt.accuracy import draw
 from fedfuse.feddtpt.prompt import Prompt
-from fedfuse.feddtpt.tuner import Searcher
-from fedfuse.flower.feddtpt_messages import put_prompt, put_tuned, take_prompt
-from fedfuse.flower.messages import Metrics, take_occasion
+from fedfuse.feddtpt.tuner import ClientPromptTuner
+from fedfuse.flower.feddtpt_messages import pack_prompt, pack_tuned, unpack_prompt
+from fedfuse.flower.messages import Metrics, unpack_context
 
 
 class PromptClient:
@@ -64,8 +64,8 @@ class PromptClient:
     def local(self, request: RecordDict) -> RecordDict:
         """Search from the global prompt; reply with the best one found."""
         reply = RecordDict({})
-        now = take_occasion(request).round
-        put_tuned(reply, self._searcher().search(self._told(request), now))
+        now = unpack_context(request).round
+        pack_tuned(reply, self._searcher().search(self._told(request), now))
         return reply
 
     def standalone(self, request: RecordDict) -> RecordDict:
@@ -76,13 +76,13 @@ class PromptClient:
             tuned = searcher.search(prompt, turn)
             prompt, queries = tuned.prompt, queries + tuned.queries
         reply = RecordDict({})
-        put_tuned(reply, tuned)
+        pack_tuned(reply, tuned)
         reply.metric_records["metrics"]["queries"] = queries
         return reply
 
     def evaluate(self, request: RecordDict) -> RecordDict:
         """How the global prompt, and this client's last one, do on its private examples."""
-        searcher, now = self._searcher(), take_occasion(request).round
+        searcher, now = self._searcher(), unpack_context(request).round
         private = private_examples(self._client)
         metrics: Metrics = {"global": searcher.accuracy(self._told(request), private, now + 1)}
         if last := searcher.last(now):
@@ -91,11 +91,11 @@ class PromptClient:
 
     def _told(self, request: RecordDict) -> Prompt:
         """The prompt that a request is about, which is kept."""
-        prompt = take_prompt(request)
-        put_prompt(self._state, prompt)
+        prompt = unpack_prompt(request)
+        pack_prompt(self._state, prompt)
         return prompt
 
-    def _searcher(self, what: str = "federated") -> Searcher:
+    def _searcher(self, what: str = "federated") -> ClientPromptTuner:
         config, device = self._config, self._config.clients.device
         prompts = config.prompts
         task, splits = load_task(
@@ -103,8 +103,8 @@ class PromptClient:
         )
         seed = search_seed(config, self._name)
         sizes = prompts.private, prompts.public
-        return Searcher(
-            run_folder(self._client, self.memory.occasion.run) / what,
+        return ClientPromptTuner(
+            run_folder(self._client, self.memory.request_context.run) / what,
             task,
             draw(private_examples(self._client), splits.public, sizes, seed),
             load_masked_lm(prompts.masked_lm, device),

@@ -17,42 +17,42 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from clients.client_state import remember, run_folder
-from fedfuse.algorithms.local_model import Participant
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.factory.client import Client, parse_client
 from fedfuse.factory.models import (
     derive_seed,
-    load_participant,
-    new_translator,
+    load_local_model,
+    new_aligner,
     public_of_round,
 )
 from fedfuse.flower.messages import (
     Metrics,
     arrays_to_record,
-    put_knowledge,
-    put_prompt_loss,
-    put_signal,
-    put_tokenizer,
-    put_verdict,
+    pack_acceptance,
+    pack_context_loss,
+    pack_gate_loss,
+    pack_knowledge,
+    pack_tokenizer,
     record_to_arrays,
     scores_to_metrics,
-    take_knowledge,
-    take_prompt_loss,
-    take_tokenizer,
+    unpack_context_loss,
+    unpack_knowledge,
+    unpack_tokenizer,
 )
-from fedfuse.fusion.fuser import Learner, Lesson
-from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.fusion.fuser import FusedTargets, KnowledgeFuser
+from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.row_rules import by_loss
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.fusion.teacher_shares import teacher_shares
-from fedfuse.knowledge.aligner import Translator
+from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.delta import digest
-from fedfuse.knowledge.payload import Letter, read, write, write_changes
+from fedfuse.knowledge.payload import Payload, encode_delta, read, write
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
 from fedfuse.models.causal_lm import save_adapter
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 ADAPTER = "adapter"
 # With freshness: what the server holds of this client's knowledge, and the client of the server's.
@@ -81,23 +81,23 @@ class DistillationClient:
         self.model_name = self.config.clients.model
         if self._client.node.threads:
             torch.set_num_threads(self._client.node.threads)
-        self.participant = load_participant(
+        self.local_model = load_local_model(
             "client", self.model_name, self.config.clients, self.config.data, self.config.seed
         )
         self.memory = remember(context.state, self._client, self.model_name, request)
         self._restore()
 
     @property
-    def private(self) -> EncodedSet:
+    def private(self) -> TokenizedDataset:
         """The client's own data, as its model sees it."""
-        return _private(self._client, self.participant)
+        return _private(self._client, self.local_model)
 
     def register(self, request: RecordDict) -> RecordDict:
         """Who this client is: model, tokenizer, size and domain of its data.
 
         The server's tokenizer is told here and kept: it may be larger than all that follows.
         """
-        put_tokenizer(self._state, take_tokenizer(request))
+        pack_tokenizer(self._state, unpack_tokenizer(request))
         domains = Counter(sample.domain for sample in self.private.samples)
         domain, count = domains.most_common(1)[0]
         own = domain if 2 * count > domains.total() else ""
@@ -116,7 +116,7 @@ class DistillationClient:
                 "metrics": MetricRecord({"private-samples": len(self.private)}),
             }
         )
-        put_tokenizer(reply, self.participant.tokenizer)
+        pack_tokenizer(reply, self.local_model.tokenizer)
         return reply
 
     def local(self, request: RecordDict) -> RecordDict:
@@ -125,24 +125,24 @@ class DistillationClient:
         config = request.config_records["config"]
         wanted = config["reply"]
         if ADAPTER in request:  # weights are averaged: start from the server's
-            self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
+            self.local_model.adapter = record_to_arrays(request.array_records[ADAPTER])
         loss = self._train_local()
         self._keep()
         reply = RecordDict({})
         if wanted == "knowledge":
-            public = public_of_round(self.config, self.participant, _round(request))
+            public = public_of_round(self.config, self.local_model, _round(request))
             k = self.config.knowledge.k
             if config.get("prompts"):
-                now, losses = self.participant.knowledge_with_prompts(k, public)
+                now, losses = self.local_model.knowledge_with_contexts(k, public)
                 self._state[PROMPTS] = arrays_to_record({public.fingerprint: losses})
-                put_prompt_loss(reply, losses)
+                pack_context_loss(reply, losses)
             else:
-                now = self.participant.knowledge(k, public)
-            put_knowledge(reply, self._letter(now, str(config.get("held", ""))))
+                now = self.local_model.knowledge(k, public)
+            pack_knowledge(reply, self._payload(now, str(config.get("held", ""))))
             heard = self._known(HEARD)
             reply["info"] = ConfigRecord({"heard": digest(heard) if heard else ""})
         elif wanted == "adapter":
-            reply[ADAPTER] = arrays_to_record(self.participant.adapter)
+            reply[ADAPTER] = arrays_to_record(self.local_model.adapter)
         seconds = time.perf_counter() - started
         metrics: Metrics = {"loss": loss, "seconds": seconds, "num-examples": len(self.private)}
         metrics |= self._backed_off("local")
@@ -152,23 +152,23 @@ class DistillationClient:
     def distill(self, request: RecordDict) -> RecordDict:
         """Learn from the server where it knows better (Algorithm 1, steps 9-11)."""
         started = time.perf_counter()
-        rules, tokenizer = self.config.knowledge, take_tokenizer(self._state)
-        public = public_of_round(self.config, self.participant, _round(request))
-        translator = new_translator(self.participant, rules, public)
-        rows = len(translator.dictionary(tokenizer).rows.token)
-        knowledge = read(take_knowledge(request), self._known(HEARD), rows=rows, k=rules.k)
-        translator.verify(knowledge, tokenizer, public.fingerprint)
+        rules, tokenizer = self.config.knowledge, unpack_tokenizer(self._state)
+        public = public_of_round(self.config, self.local_model, _round(request))
+        aligner = new_aligner(self.local_model, rules, public)
+        rows = len(aligner.dictionary(tokenizer).rows.token)
+        knowledge = read(unpack_knowledge(request), self._known(HEARD), rows=rows, k=rules.k)
+        aligner.verify(knowledge, tokenizer, public.fingerprint)
         if rules.freshness:
             self._state[HEARD] = arrays_to_record(to_arrays(knowledge))
-        lesson, selector = self._choose(request, public, translator, knowledge)
+        fused_targets, selector = self._choose(request, public, aligner, knowledge)
         phase, state = self.config.client_distill, self._training("distill")
 
         def learn() -> tuple[float, TrainingState]:
-            return self.participant.learn(
+            return self.local_model.learn(
                 public,
                 phase.settings(),
                 seed=derive_seed(self.config, "distill", self.partition),
-                teacher=lesson.teacher,
+                teacher=fused_targets.teacher,
                 label_share=phase.label_share,
                 replay=self.private if phase.replay else None,
                 state=state,
@@ -177,8 +177,8 @@ class DistillationClient:
         reply = RecordDict({})
         if self.config.promotion:
             seed = derive_seed(self.config, "promotion", self.partition, _round(request))
-            (loss, learned), verdict = self.participant.on_trial(learn, seed)
-            put_verdict(reply, verdict)
+            (loss, learned), verdict = self.local_model.train_with_rollback(learn, seed)
+            pack_acceptance(reply, verdict)
             keep = verdict.keep
         else:
             (loss, learned), keep = learn(), True
@@ -187,8 +187,8 @@ class DistillationClient:
         self._keep()
         if selector and selector.last:
             self._state[SELECTOR] = arrays_to_record(selector.state())
-            put_signal(reply, selector.last.before, selector.last.after)
-        shares = teacher_shares(public.samples, lesson.weights, ["server"])
+            pack_gate_loss(reply, selector.last.before, selector.last.after)
+        shares = teacher_shares(public.samples, fused_targets.weights, ["server"])
         flat: Metrics = {
             f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()
         }
@@ -200,35 +200,37 @@ class DistillationClient:
     def _choose(
         self,
         request: RecordDict,
-        public: EncodedSet,
-        translator: Translator,
+        public: TokenizedDataset,
+        aligner: KnowledgeAligner,
         knowledge: Knowledge,
-    ) -> tuple[Lesson, LearnedSelector | None]:
+    ) -> tuple[FusedTargets, LearnedGate | None]:
         """What to take from the server, and the selector that learned when, if one is asked for."""
-        rules, tokenizer = self.config.knowledge, take_tokenizer(self._state)
-        own = self.participant.knowledge(rules.k, public)
-        selector, prompts, prompt_loss = None, None, None
+        rules, tokenizer = self.config.knowledge, unpack_tokenizer(self._state)
+        own = self.local_model.knowledge(rules.k, public)
+        selector, prompts, context_loss = None, None, None
         if request.config_records["config"].get("selector"):
             selector = self._selector()
-            prompts = self.participant.view_prompts(public, self._prompt_losses(public))
-            prompt_loss = take_prompt_loss(request, len(public))
-        learner = Learner(translator, own, prompts)
-        server = learner.hear(knowledge, tokenizer, prompt_loss)
-        lesson = learner.teach([server], selector or by_loss(dual_min_ce), rules.k, tail=rules.tail)
-        return lesson, selector
+            prompts = self.local_model.view_contexts(public, self._prompt_losses(public))
+            context_loss = unpack_context_loss(request, len(public))
+        fuser = KnowledgeFuser(aligner, own, prompts)
+        server = fuser.add_teacher(knowledge, tokenizer, context_loss)
+        fused_targets = fuser.fuse_teachers(
+            [server], selector or by_loss(dual_min_ce), rules.k, tail=rules.tail
+        )
+        return fused_targets, selector
 
-    def _prompt_losses(self, public: EncodedSet) -> Float32[ndarray, " samples"]:
+    def _prompt_losses(self, public: TokenizedDataset) -> Float32[ndarray, " samples"]:
         """``[N]`` as this client told them already, if its model has not learned since."""
         kept = self._state.get(PROMPTS)
         known = record_to_arrays(kept) if isinstance(kept, ArrayRecord) else {}
         if public.fingerprint in known:
             return known[public.fingerprint]
-        return self.participant.prompt_losses(public)
+        return self.local_model.context_losses(public)
 
-    def _selector(self) -> LearnedSelector:
+    def _selector(self) -> LearnedGate:
         """The selector as the last message left it."""
         seed = derive_seed(self.config, "selector", self.partition)
-        selector = LearnedSelector(self.config.selector.settings(), seed)
+        selector = LearnedGate(self.config.selector.settings(), seed)
         kept = self._state.get(SELECTOR)
         if isinstance(kept, ArrayRecord):
             selector.load(record_to_arrays(kept))
@@ -237,27 +239,27 @@ class DistillationClient:
     def evaluate(self, request: RecordDict) -> RecordDict:
         """Score the model on the test set, per domain, and save its adapter on this machine."""
         if ADAPTER in request:  # weights were averaged: score the server's
-            self.participant.adapter = record_to_arrays(request.array_records[ADAPTER])
+            self.local_model.adapter = record_to_arrays(request.array_records[ADAPTER])
             self._keep()
-        folder = run_folder(self._client, self.memory.occasion.run)
-        save_adapter(self.participant.model, folder / "adapter")
+        folder = run_folder(self._client, self.memory.request_context.run)
+        save_adapter(self.local_model.model, folder / "adapter")
         before = self._state.get(UNTOUCHED)
         known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
-        scores, nats = self.participant.measure(known)
+        scores, nats = self.local_model.measure(known)
         if known is None and ADAPTER not in self._state:  # nothing has been learned yet
             self._state[UNTOUCHED] = arrays_to_record({"nats": nats})
         return RecordDict({"metrics": MetricRecord(scores_to_metrics(scores))})
 
-    def _letter(self, now: Knowledge, held: str) -> Letter:
+    def _payload(self, now: Knowledge, held: str) -> Payload:
         """What this client knows, or what changed since the server was told what it holds."""
         rules, told = self.config.knowledge, self._known(TOLD)
         if rules.freshness and told and digest(told) == held:
-            letter = write_changes(now, told, rules.freshness, rules.wire, rules.mass)
+            payload = encode_delta(now, told, rules.freshness, rules.wire, rules.mass)
         else:
-            letter, told = write(now, rules.wire, rules.mass), None
+            payload, told = write(now, rules.wire, rules.mass), None
         if rules.freshness:
-            self._state[TOLD] = arrays_to_record(to_arrays(read(letter, told)))
-        return letter
+            self._state[TOLD] = arrays_to_record(to_arrays(read(payload, told)))
+        return payload
 
     def _known(self, what: str) -> Knowledge | None:
         """Knowledge that was told or heard in an earlier message."""
@@ -265,7 +267,7 @@ class DistillationClient:
         return from_arrays(record_to_arrays(record)) if isinstance(record, ArrayRecord) else None
 
     def _train_local(self) -> float:
-        loss, state = self.participant.learn(
+        loss, state = self.local_model.learn(
             self.private,
             self.config.local.settings(),
             seed=derive_seed(self.config, "local", self.partition),
@@ -278,12 +280,12 @@ class DistillationClient:
         """Put the model into the state that this client's last message left."""
         kept = self._state.get(ADAPTER)
         if isinstance(kept, ArrayRecord):
-            self.participant.adapter = record_to_arrays(kept)
+            self.local_model.adapter = record_to_arrays(kept)
         else:
-            self.participant.reset()
+            self.local_model.reset()
 
     def _keep(self) -> None:
-        self._state[ADAPTER] = arrays_to_record(self.participant.adapter)
+        self._state[ADAPTER] = arrays_to_record(self.local_model.adapter)
         self._state.pop(PROMPTS, None)
 
     def _backed_off(self, phase: str) -> Metrics:
@@ -297,8 +299,8 @@ class DistillationClient:
 
 
 @lru_cache(maxsize=16)
-def _private(client: Client, participant: Participant) -> EncodedSet:
-    return participant.encode(client.private_samples())
+def _private(client: Client, local_model: LocalModel) -> TokenizedDataset:
+    return local_model.encode(client.private_samples())
 
 
 def _round(request: RecordDict) -> int:

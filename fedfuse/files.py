@@ -13,7 +13,7 @@ from fedfuse.errors import FedfuseError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A scratch file to write, which takes the place of ``path`` when the block is left well.
 
     It reaches the disk before it gets its name, so not even a loss of power leaves half of it.

@@ -21,9 +21,9 @@ from numpy import ndarray
 from fedfuse.config.run_config import RunConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from fedfuse.tracking.checkpoints import Checkpoint, below
+from fedfuse.tracking.checkpoints import Checkpoint, strip_prefix
 from fedfuse.tracking.run_writer import RunWriter
-from strategies.client_registry import Member, Roll
+from strategies.client_registry import ClientInfo, ClientRegistry
 from strategies.message_round import Exchange, require
 from strategies.phases import Rounds
 from strategies.results import restore_result, result_facts
@@ -58,7 +58,7 @@ class OpenRun(Protocol):
         ...
 
 
-class PhasedStrategy(Strategy):
+class BaseStrategy(Strategy):
     """Register once; then per round train, distill and evaluate.
 
     Args:
@@ -73,7 +73,7 @@ class PhasedStrategy(Strategy):
     def __init__(self, session: OpenRun) -> None:
         self.session = session
         self.config = session.config
-        self.roll = Roll(session.run, self.greeting, self.admit)
+        self.roll = ClientRegistry(session.run, self.registration_request, self.parse_registration)
         self.exchange: Exchange
 
     @staticmethod
@@ -84,11 +84,11 @@ class PhasedStrategy(Strategy):
     # --- Hooks of the registration ----------------------------------------------------------------
 
     @abstractmethod
-    def greeting(self) -> RecordDict:
+    def registration_request(self) -> RecordDict:
         """What clients are told when they are asked who they are."""
 
     @abstractmethod
-    def admit(self, reply: Message) -> Member:
+    def parse_registration(self, reply: Message) -> ClientInfo:
         """Who a client says that it is.
 
         Raises:
@@ -183,7 +183,7 @@ class PhasedStrategy(Strategy):
         kept = self.session.resume()
         result = Result(arrays=initial_arrays)
         if kept:
-            self.load(below(kept.arrays, "strategy|"))
+            self.load(strip_prefix(kept.arrays, "strategy|"))
             result = restore_result(self.initial(), kept.facts["result"])
         self._wait_for_nodes(grid, timeout)
         self.roll.call(grid, self.exchange, kept.round if kept else -1)
@@ -200,7 +200,7 @@ class PhasedStrategy(Strategy):
         for number in range(kept.round + 1 if kept else first, last + 1):
             if number:
                 self.roll.call(grid, self.exchange, number - 1)
-            joint = self.occasion(number) if self.config.piggyback else None
+            joint = self.request_context(number) if self.config.piggyback else None
             for steps in rounds.turn(number, num_rounds):
                 carry_out(steps, self.exchange, joint)
             self.session.checkpoint(number, self.state(), result_facts(result))
@@ -209,10 +209,10 @@ class PhasedStrategy(Strategy):
             self.measure_baselines(last)
         return result
 
-    def occasion(self, server_round: int) -> messages.Occasion:
+    def request_context(self, server_round: int) -> messages.RequestContext:
         """What the requests of a round belong to."""
         run = self.session.run
-        return messages.Occasion(run.folder.name, run.id, server_round)
+        return messages.RequestContext(run.folder.name, run.id, server_round)
 
     def requests(
         self, kind: str, config: ConfigRecord, content: RecordDict | None = None

@@ -7,19 +7,19 @@ from dataclasses import replace
 from flwr.app import Message
 
 from fedfuse.flower import messages
-from strategies.server_state import SERVER, Session, all_private
+from strategies.server_state import SERVER, ServerState, all_private
 
 
-def server_baselines(session: Session) -> None:
+def server_baselines(session: ServerState) -> None:
     """Public-only and centralized training of the server's model; leaves it untrained."""
     config = session.config
     session.restart()
     for server_round in range(1, config.rounds + 1):
         session.learn(server_round, teacher=None, label_share=1.0)
-        session.run.scores("public-only", server_round, SERVER, session.participant.score())
+        session.run.scores("public-only", server_round, SERVER, session.local_model.score())
     session.restart()
     # As many steps as a client and the server take together, on everybody's private data.
-    everything = session.participant.encode([*all_private(config), *session.public.samples])
+    everything = session.local_model.encode([*all_private(config), *session.public.samples])
     settings = replace(
         config.server_distill.settings(),
         steps=config.local.steps + config.server_distill.steps,
@@ -27,11 +27,11 @@ def server_baselines(session: Session) -> None:
     )
     for server_round in range(1, config.rounds + 1):
         session.fit("centralized", everything, settings, server_round)
-    session.run.scores("centralized", config.rounds, SERVER, session.participant.score())
+    session.run.scores("centralized", config.rounds, SERVER, session.local_model.score())
     session.restart()
 
 
-def client_baselines(session: Session, client: str, reply: Message) -> None:
+def client_baselines(session: ServerState, client: str, reply: Message) -> None:
     """Write down what a client measured.
 
     Raises:

@@ -19,7 +19,7 @@ from strategies.server_state import SERVER
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ClientInfo:
     """A client as it registers.
 
     Attributes:
@@ -36,7 +36,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Recollection:
+class ResumeInfo:
     """What a client has of the run already.
 
     Attributes:
@@ -48,7 +48,7 @@ class Recollection:
     damaged: list[str]
 
 
-class Roll:
+class ClientRegistry:
     """Registers nodes.
 
     Args:
@@ -60,10 +60,10 @@ class Roll:
     def __init__(
         self,
         run: RunWriter,
-        greeting: Callable[[], RecordDict],
-        admit: Callable[[Message], Member],
+        registration_request: Callable[[], RecordDict],
+        parse_registration: Callable[[Message], ClientInfo],
     ) -> None:
-        self._run, self._greeting, self._admit = run, greeting, admit
+        self._run, self._greeting, self._admit = run, registration_request, parse_registration
         self._before = {name for name in run.models if name != SERVER}
         self._answered: set[int] = set()
         self._called = False
@@ -82,12 +82,14 @@ class Roll:
             self._run.describe(nodes=len(there))
         if unheard:
             config = ConfigRecord({"after": after})
-            occasion = messages.Occasion(self._run.folder.name, self._run.id, max(after, 0))
-            messages.put_occasion(config, occasion)
-            greeting = RecordDict({**self._greeting(), "config": config})
-            requests = [Message(greeting, node, messages.REGISTER) for node in unheard]
+            request_context = messages.RequestContext(
+                self._run.folder.name, self._run.id, max(after, 0)
+            )
+            messages.pack_context(config, request_context)
+            registration_request = RecordDict({**self._greeting(), "config": config})
+            requests = [Message(registration_request, node, messages.REGISTER) for node in unheard]
             greet = partial(self._greet, exchange, there, after)
-            deque(exchange.stream(occasion.round, requests, greet=greet), maxlen=0)
+            deque(exchange.stream(request_context.round, requests, greet=greet), maxlen=0)
         exchange.absent = self._before - set(exchange.names.values())
         self._called = True
 
@@ -97,7 +99,7 @@ class Roll:
         self._answered.add(node)
         try:
             member = self._admit(reply)
-            recollection = read_recollection(reply.content)
+            resume_info = parse_resume_info(reply.content)
             held = [n for n, name in exchange.names.items() if name == member.client]
             if set(held) & there:
                 # To Flower a machine that was killed is there for a minute: its next node is asked
@@ -112,9 +114,9 @@ class Roll:
         # By name: in which order clients are asked is no matter of who was quicker to register.
         names = {**exchange.names, node: member.client}
         exchange.names = dict(sorted(names.items(), key=itemgetter(1)))
-        self._write_down(member, recollection, after)
+        self._write_down(member, resume_info, after)
 
-    def _write_down(self, member: Member, recollection: Recollection, after: int) -> None:
+    def _write_down(self, member: ClientInfo, resume_info: ResumeInfo, after: int) -> None:
         client, run = member.client, self._run
         run.add(
             models={client: member.model},
@@ -122,19 +124,17 @@ class Roll:
             own_domain={client: member.domain},
         )
         known, self._before = client in self._before, {*self._before, client}
-        for error in recollection.damaged:
+        for error in resume_info.damaged:
             run.event(max(after, 0), "damaged", client, error)
-        if after < 0 or (recollection.remembers == after and not self._called):
+        if after < 0 or (resume_info.remembers == after and not self._called):
             return  # The run begins, or goes on as if nothing had happened.
-        if recollection.remembers < 0:
+        if resume_info.remembers < 0:
             run.event(after, "lost" if known else "joined", client, "begins anew")
         else:
-            run.event(
-                after, "returned", client, f"with its state of round {recollection.remembers}"
-            )
+            run.event(after, "returned", client, f"with its state of round {resume_info.remembers}")
 
 
-def read_recollection(content: RecordDict) -> Recollection:
+def parse_resume_info(content: RecordDict) -> ResumeInfo:
     """Read what a client says that it has of the run.
 
     Raises:
@@ -142,7 +142,7 @@ def read_recollection(content: RecordDict) -> Recollection:
     """
     info = content.config_records["info"]
     damaged = info.get("damaged", [])
-    return Recollection(
+    return ResumeInfo(
         remembers=int(info.get("remembers", -1)),  # type: ignore[arg-type]
         damaged=[str(error) for error in damaged] if isinstance(damaged, list) else [],
     )

@@ -34,19 +34,19 @@ class FedAvgLoRA(ModelStrategy):
     ) -> Iterable[Message]:
         """Send the global adapter; every client trains it on its private data and sends it back."""
         request = ConfigRecord({**config, "reply": "adapter"})
-        adapter = messages.arrays_to_record(self.session.participant.adapter)
+        adapter = messages.arrays_to_record(self.session.local_model.adapter)
         return self.requests(messages.LOCAL, request, RecordDict({"adapter": adapter}))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what came back, weighted by the number of private samples."""
-        own = self.session.participant.adapter
+        own = self.session.local_model.adapter
 
         def read(reply: Message) -> tuple[AdapterState, float, float]:
             adapter = messages.record_to_arrays(reply.content.array_records["adapter"])
             _check(adapter, own)
-            number = messages.take_number(reply.content, "num-examples")
+            number = messages.unpack_number(reply.content, "num-examples")
             if number <= 0:
                 raise FedfuseError(f"metrics.num-examples is {number:g}; allowed: above 0")
             return adapter, number, take_loss(reply)
@@ -56,7 +56,7 @@ class FedAvgLoRA(ModelStrategy):
         # By name: sums of floats depend on their order, and no result on who was quicker.
         adapters, examples, losses = zip(*(found[name] for name in sorted(found)), strict=True)
         averaged = weighted_mean(adapters, examples)
-        self.session.participant.adapter = averaged
+        self.session.local_model.adapter = averaged
         return messages.arrays_to_record(averaged), mean_loss(losses)
 
     def configure_evaluate(
@@ -65,7 +65,7 @@ class FedAvgLoRA(ModelStrategy):
         """Every client scores the global adapter."""
         requests = list(super().configure_evaluate(server_round, arrays, config, grid))
         for request in requests if server_round else []:
-            adapter = self.session.participant.adapter
+            adapter = self.session.local_model.adapter
             request.content["adapter"] = messages.arrays_to_record(adapter)
         return requests
 

@@ -23,24 +23,24 @@ from flwr.serverapp import Grid
 from numpy import ndarray
 
 from fedfuse.config.run_config import RunConfig
-from fedfuse.feddtpt.next_prompt import Succession, next_prompt
+from fedfuse.feddtpt.next_prompt import AggregationResult, next_prompt
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from fedfuse.flower import messages
-from fedfuse.flower.feddtpt_messages import put_prompt, take_member
+from fedfuse.flower.feddtpt_messages import pack_prompt, unpack_registration
 from fedfuse.report.prompt_origin import aggregation_line
 from fedfuse.tracking.checkpoints import as_array, as_texts
 from fedfuse.tracking.feddtpt_records import PromptLine
-from strategies.base import FEDERATED, ZERO_SHOT, PhasedStrategy
-from strategies.client_registry import Member
+from strategies.base import FEDERATED, ZERO_SHOT, BaseStrategy
+from strategies.client_registry import ClientInfo
 from strategies.feddtpt_baselines import centralized, standalone
-from strategies.feddtpt_state import TEST, VALIDATION, PromptSession, open_prompt_session
+from strategies.feddtpt_state import TEST, VALIDATION, FedDTPTState, open_feddtpt_state
 from strategies.message_round import require
 from strategies.server_state import SERVER
 
 log = logging.getLogger(__name__)
 
 
-class FedDTPT(PhasedStrategy):
+class FedDTPT(BaseStrategy):
     """The global prompt goes down; each client's best one, with measured gains, comes up.
 
     Attributes:
@@ -50,9 +50,9 @@ class FedDTPT(PhasedStrategy):
     """
 
     tunes_prompts = True
-    session: PromptSession
+    session: FedDTPTState
 
-    def __init__(self, session: PromptSession) -> None:
+    def __init__(self, session: FedDTPTState) -> None:
         super().__init__(session)
         self.prompt = session.start
         self.tuned: dict[str, TunedPrompt] = {}
@@ -60,11 +60,11 @@ class FedDTPT(PhasedStrategy):
         self._test = 0.0
 
     @staticmethod
-    def open(config: RunConfig) -> PromptSession:
+    def open(config: RunConfig) -> FedDTPTState:
         """Examples, masked language model and black box."""
-        return open_prompt_session(config)
+        return open_feddtpt_state(config)
 
-    def select(self, tuned: dict[str, TunedPrompt]) -> Succession:
+    def select(self, tuned: dict[str, TunedPrompt]) -> AggregationResult:
         """The next global prompt, out of the clients' and the present one.
 
         Override this for a rule of your own.
@@ -104,14 +104,14 @@ class FedDTPT(PhasedStrategy):
         """The global prompt."""
         return messages.arrays_to_record(self._prompt())
 
-    def greeting(self) -> RecordDict:
+    def registration_request(self) -> RecordDict:
         """The global prompt."""
         return self._content()
 
-    def admit(self, reply: Message) -> Member:
+    def parse_registration(self, reply: Message) -> ClientInfo:
         """A client's partition and black box; its vocabulary must be the server's."""
-        client, model = take_member(reply.content, self.session.lm.tokenizer.fingerprint)
-        return Member(client, model, f"client {client}")
+        client, model = unpack_registration(reply.content, self.session.lm.tokenizer.fingerprint)
+        return ClientInfo(client, model, f"client {client}")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -171,8 +171,8 @@ class FedDTPT(PhasedStrategy):
             content = reply.content
             own = "own" in content.metric_records["metrics"]
             return (
-                messages.take_number(content, "global", 0, 1),
-                messages.take_number(content, "own", 0, 1) if own else None,
+                messages.unpack_number(content, "global", 0, 1),
+                messages.unpack_number(content, "own", 0, 1) if own else None,
             )
 
         heard = dict(sorted(self.accept(server_round, replies, read)))
@@ -198,7 +198,7 @@ class FedDTPT(PhasedStrategy):
         """Local search only, and one searcher with everybody's data."""
         log.info("baselines: standalone, centralized")
         config = ConfigRecord({})
-        messages.put_occasion(config, self.occasion(turn))
+        messages.pack_context(config, self.request_context(turn))
         content = self._content(config, self.session.start)
         requests = [Message(content, node, messages.BASELINE) for node in self.exchange.names]
         replies = self.exchange(self.config.rounds, requests)
@@ -235,5 +235,5 @@ class FedDTPT(PhasedStrategy):
     ) -> RecordDict:
         """A request with a prompt, by default the global one."""
         content = RecordDict({"config": config or ConfigRecord()})
-        put_prompt(content, prompt or self.prompt)
+        pack_prompt(content, prompt or self.prompt)
         return content

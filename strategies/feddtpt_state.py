@@ -22,17 +22,17 @@ from fedfuse.feddtpt.ledger import Budget, Ledger
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.feddtpt.meter import Meter
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
-from fedfuse.files import whole_file
-from fedfuse.flower.feddtpt_messages import take_tuned
+from fedfuse.files import atomic_write
+from fedfuse.flower.feddtpt_messages import unpack_tuned
 from fedfuse.tracking.checkpoints import Checkpoint
 from fedfuse.tracking.run_writer import RunWriter
-from strategies.server_state import SERVER, checkpoints, go_back, open_run
+from strategies.server_state import SERVER, checkpoints, open_run, restore_latest
 
 VALIDATION, TEST = "validation", "test"
 
 
 @dataclass(slots=True)
-class PromptSession:
+class FedDTPTState:
     """One run on the server, which has no language model of its own.
 
     Attributes:
@@ -72,7 +72,7 @@ class PromptSession:
         """
         tokens = tuple(strategy["prompt"].tolist())
         whole = {"round": server_round, "text": self.lm.text(Prompt(tokens)), "tokens": tokens}
-        with whole_file(self.folder / "prompt.json") as scratch:
+        with atomic_write(self.folder / "prompt.json") as scratch:
             scratch.write_text(json.dumps(whole) + "\n")
         arrays = {f"strategy|{name}": value for name, value in strategy.items()}
         facts = {"sizes": self.run.sizes(), "result": result}
@@ -80,7 +80,7 @@ class PromptSession:
 
     def resume(self) -> Checkpoint | None:
         """Go back to the last whole round of the run that the config names, if it names one."""
-        return go_back(self.config, self.run)
+        return restore_latest(self.config, self.run)
 
     @property
     def folder(self) -> Path:
@@ -122,7 +122,7 @@ class PromptSession:
             return known.issuperset(prompt.tokens) and self.lm.canonical(prompt) == prompt
 
         length = max(self.config.prompts.length, len(given.tokens))
-        return take_tuned(reply.content, fits, length, queries)
+        return unpack_tuned(reply.content, fits, length, queries)
 
     def words(self, prompt: Prompt) -> list[str]:
         """The text of each token."""
@@ -133,7 +133,7 @@ class PromptSession:
         return self.lm.tokenizer.decode([token])
 
 
-def open_prompt_session(config: RunConfig) -> PromptSession:
+def open_feddtpt_state(config: RunConfig) -> FedDTPTState:
     """Load data and models, then make the run folder: bad input leaves none behind."""
     prompts, device = config.prompts, config.server.device
     task, splits = load_task(prompts, config.data.template, config.seed, 1)
@@ -142,4 +142,4 @@ def open_prompt_session(config: RunConfig) -> PromptSession:
     backend = load_backend(config.black_box, device)
     run = open_run(config, domains=[task.name], models={SERVER: config.black_box.model})
     (run.folder / SERVER).mkdir(exist_ok=True)
-    return PromptSession(config, run, task, splits, lm, backend, start)
+    return FedDTPTState(config, run, task, splits, lm, backend, start)

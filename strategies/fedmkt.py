@@ -19,19 +19,19 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from fedfuse.fusion.disk_buffer import Spool
-from fedfuse.fusion.fuser import Candidate, Learner, Lesson
+from fedfuse.fusion.disk_buffer import DiskBuffer
+from fedfuse.fusion.fuser import AlignedTeacher, FusedTargets, KnowledgeFuser
 from fedfuse.fusion.row_rules import RowWeights, by_loss
 from fedfuse.fusion.rules import Losses, Weights, dual_min_ce
 from fedfuse.fusion.teacher_shares import teacher_shares
-from fedfuse.fusion.teacher_stats import Evidence
-from fedfuse.knowledge.payload import read, write, write_changes
+from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.knowledge.payload import encode_delta, read, write
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
-from fedfuse.tracking.checkpoints import as_array, as_texts, below
+from fedfuse.tracking.checkpoints import as_array, as_texts, strip_prefix
 from strategies.knowledge_cache import Held
 from strategies.model import ModelStrategy, mean_loss, take_loss
-from strategies.server_state import SERVER, Session
+from strategies.server_state import SERVER, ServerState
 
 
 class FedMKT(ModelStrategy):
@@ -44,10 +44,10 @@ class FedMKT(ModelStrategy):
             DualMinCE.
     """
 
-    reads_prompts = False
+    reads_contexts = False
     clients_learn_whom = False
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ServerState) -> None:
         super().__init__(session)
         self.held = Held(session.run.folder / SERVER / "held")
         # With freshness: what clients were last told, and the digest of what each of them holds.
@@ -67,7 +67,7 @@ class FedMKT(ModelStrategy):
         """
         return dual_min_ce(losses)
 
-    def weigh(self, evidence: Evidence) -> RowWeights:
+    def weigh(self, stats: StackedStats) -> RowWeights:
         """Whom the server trusts on which label row, by all that is known of the candidates.
 
         Args:
@@ -77,7 +77,7 @@ class FedMKT(ModelStrategy):
             ``[T, C]`` weights, not negative; a row of zeros learns from labels alone, weight in
             column 0 holds the server where it is.
         """
-        return by_loss(self.select)(evidence)
+        return by_loss(self.select)(stats)
 
     def receive(self, reply: Message) -> Knowledge:
         """A client's knowledge, verified (step 3).
@@ -89,10 +89,10 @@ class FedMKT(ModelStrategy):
         node = reply.metadata.src_node_id
         client, tokenizer = self.exchange.name(node), self.tokenizers[node]
         session, rules = self.session, self.config.knowledge
-        rows = len(session.translator.dictionary(tokenizer).rows.token)
-        letter = messages.take_knowledge(reply.content)
-        knowledge = read(letter, self.held.get(client), rows=rows, k=rules.k)
-        session.translator.verify(knowledge, tokenizer, session.public.fingerprint)
+        rows = len(session.aligner.dictionary(tokenizer).rows.token)
+        payload = messages.unpack_knowledge(reply.content)
+        knowledge = read(payload, self.held.get(client), rows=rows, k=rules.k)
+        session.aligner.verify(knowledge, tokenizer, session.public.fingerprint)
         if rules.freshness:
             self.held.put(client, knowledge)
         return knowledge
@@ -111,7 +111,7 @@ class FedMKT(ModelStrategy):
                 **config,
                 "reply": "knowledge",
                 "held": self.held.digest(client),
-                "prompts": self.reads_prompts,
+                "prompts": self.reads_contexts,
             }
             content = RecordDict({"config": ConfigRecord(asked)})
             requests.append(Message(content, node, messages.LOCAL))
@@ -125,25 +125,25 @@ class FedMKT(ModelStrategy):
         Each reply is translated when it arrives, and waits in a file; of all of them together no
         more is in memory than what selection looks at.
         """
-        k, translator = self.config.knowledge.k, self.session.translator
+        k, aligner = self.config.knowledge.k, self.session.aligner
         # The clients train meanwhile.
-        prompts = self.session.view_prompts() if self.reads_prompts else None
-        learner = Learner(translator, self.session.knowledge(), prompts)
+        prompts = self.session.view_contexts() if self.reads_contexts else None
+        fuser = KnowledgeFuser(aligner, self.session.knowledge(), prompts)
 
-        def listen(reply: Message) -> tuple[float, Candidate]:
+        def listen(reply: Message) -> tuple[float, AlignedTeacher]:
             node, loss = reply.metadata.src_node_id, take_loss(reply)
             knowledge = self.receive(reply)
-            prompt_loss = (
-                messages.take_prompt_loss(reply.content, knowledge.samples)
-                if self.reads_prompts
+            context_loss = (
+                messages.unpack_context_loss(reply.content, knowledge.samples)
+                if self.reads_contexts
                 else None
             )
-            candidate = learner.hear(knowledge, self.tokenizers[node], prompt_loss)
-            self.heard[self.exchange.name(node)] = messages.take_heard(reply.content)
+            candidate = fuser.add_teacher(knowledge, self.tokenizers[node], context_loss)
+            self.heard[self.exchange.name(node)] = messages.unpack_cache_digest(reply.content)
             return loss, candidate
 
-        heard: dict[str, tuple[float, Candidate]] = {}
-        with Spool(self.session.run.folder) as spool:
+        heard: dict[str, tuple[float, AlignedTeacher]] = {}
+        with DiskBuffer(self.session.run.folder) as spool:
             for client, (loss, candidate) in self.accept(server_round, replies, listen):
                 heard[client] = loss, spool.put(candidate)
             if len(heard) < self.config.min_clients:
@@ -155,40 +155,40 @@ class FedMKT(ModelStrategy):
             heard = dict(sorted(heard.items(), key=lambda item: item[0]))
             candidates = [candidate for _, candidate in heard.values()]
             tail = self.config.knowledge.tail
-            lesson = learner.teach(candidates, self.weigh, k, tail=tail)
-        shares = teacher_shares(self.session.public.samples, lesson.weights, list(heard))
+            fused_targets = fuser.fuse_teachers(candidates, self.weigh, k, tail=tail)
+        shares = teacher_shares(self.session.public.samples, fused_targets.weights, list(heard))
         self.session.run.selection(server_round, "up", SERVER, shares)
-        self.learn(server_round, lesson)
-        adapter = messages.arrays_to_record(self.session.participant.adapter)
+        self.learn(server_round, fused_targets)
+        adapter = messages.arrays_to_record(self.session.local_model.adapter)
         return adapter, mean_loss([loss for loss, _ in heard.values()])
 
-    def learn(self, server_round: int, lesson: Lesson) -> None:
+    def learn(self, server_round: int, fused_targets: FusedTargets) -> None:
         """Step 6: distil into the server's model."""
-        learn = self.session.learn_on_trial if self.config.promotion else self.session.learn
-        learn(server_round, lesson.teacher, self.config.server_distill.label_share)
+        learn = self.session.train_with_rollback if self.config.promotion else self.session.learn
+        learn(server_round, fused_targets.teacher, self.config.server_distill.label_share)
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Steps 7 and 8: the server's knowledge, to every client."""
         now, rules = self.server_knowledge(), self.config.knowledge
-        letter, changes, before = write(now, rules.wire, rules.mass), None, ""
+        payload, changes, before = write(now, rules.wire, rules.mass), None, ""
         if rules.freshness:
             if self.told:
-                changes = write_changes(now, self.told, rules.freshness, rules.wire, rules.mass)
+                changes = encode_delta(now, self.told, rules.freshness, rules.wire, rules.mass)
                 before = changes.before
                 now = read(changes, self.told)
-                letter = write(now, rules.wire, 1.0)
-            self.told = now if changes else read(letter)
-        prompts = self.session.view_prompts() if self.clients_learn_whom else None
+                payload = write(now, rules.wire, 1.0)
+            self.told = now if changes else read(payload)
+        prompts = self.session.view_contexts() if self.clients_learn_whom else None
         requests = []
         for node, client in self.exchange.names.items():
             asked = {**config, "selector": self.clients_learn_whom}
             content = RecordDict({"config": ConfigRecord(asked)})
             if prompts:
-                messages.put_prompt_loss(content, prompts.loss)
+                messages.pack_context_loss(content, prompts.loss)
             knows = changes is not None and self.heard.get(client) == before
-            messages.put_knowledge(content, changes if knows and changes else letter)
+            messages.pack_knowledge(content, changes if knows and changes else payload)
             requests.append(Message(content, node, messages.DISTILL))
         return requests
 
@@ -206,10 +206,10 @@ class FedMKT(ModelStrategy):
                 shares[domain, teacher] = float(share)  # type: ignore[arg-type]
             self.session.run.selection(server_round, "down", client, shares)
             if self.config.promotion:
-                keep, changes = messages.take_verdict(reply.content)
+                keep, changes = messages.unpack_acceptance(reply.content)
                 self.session.run.verdict(server_round, client, keep=keep, changes=changes)
             if self.clients_learn_whom:
-                signal = messages.take_signal(reply.content)
+                signal = messages.unpack_gate_loss(reply.content)
                 self.session.run.selector(server_round, client, *signal)
             return loss
 
@@ -227,7 +227,7 @@ class FedMKT(ModelStrategy):
         """Go on where ``state`` was taken."""
         if not self.config.knowledge.freshness:
             return
-        if told := below(state, "told/"):
+        if told := strip_prefix(state, "told/"):
             self.told = from_arrays(told)
         self.held.load(as_texts(state["held"]))
         self.heard = as_texts(state["heard"])

@@ -15,13 +15,13 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.models import derive_seed
-from fedfuse.fusion.fuser import Lesson
-from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.fusion.fuser import FusedTargets
+from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.row_rules import RowWeights
-from fedfuse.fusion.teacher_stats import Evidence
-from fedfuse.tracking.checkpoints import below
+from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.tracking.checkpoints import strip_prefix
 from strategies.fedmkt import FedMKT
-from strategies.server_state import SERVER, Session
+from strategies.server_state import SERVER, ServerState
 
 
 class FusionX(FedMKT):
@@ -32,9 +32,9 @@ class FusionX(FedMKT):
             settled sample by sample, once for all rounds.
     """
 
-    reads_prompts = True
+    reads_contexts = True
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ServerState) -> None:
         super().__init__(session)
         share = self.config.knowledge.public_share
         if share < 1:
@@ -43,17 +43,17 @@ class FusionX(FedMKT):
                 f"{self.config.strategy!r}, whose selector needs the same samples in every round"
             )
         seed = derive_seed(self.config, SERVER, "selector")
-        self.selector = LearnedSelector(self.config.selector.settings(), seed)
+        self.selector = LearnedGate(self.config.selector.settings(), seed)
 
-    def weigh(self, evidence: Evidence) -> RowWeights:
+    def weigh(self, stats: StackedStats) -> RowWeights:
         """Learn from the round's evidence, then weigh."""
-        return self.selector(evidence)
+        return self.selector(stats)
 
-    def learn(self, server_round: int, lesson: Lesson) -> None:
+    def learn(self, server_round: int, fused_targets: FusedTargets) -> None:
         """Step 6, after a note on the selector."""
         if fit := self.selector.last:
             self.session.run.selector(server_round, SERVER, fit.before, fit.after)
-        super().learn(server_round, lesson)
+        super().learn(server_round, fused_targets)
 
     def state(self) -> dict[str, ndarray]:
         """The selector's networks and optimizers, besides what each side was told."""
@@ -63,4 +63,4 @@ class FusionX(FedMKT):
     def load(self, state: Mapping[str, ndarray]) -> None:
         """Go on where ``state`` was taken."""
         super().load(state)
-        self.selector.load(below(state, "selector/"))
+        self.selector.load(strip_prefix(state, "selector/"))

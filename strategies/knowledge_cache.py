@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedfuse.files import whole_file
+from fedfuse.files import atomic_write
 from fedfuse.knowledge.delta import digest
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
@@ -45,7 +45,7 @@ class Held:
         """
         self._digests[client] = digest(knowledge)
         with (
-            whole_file(self._path(client, self._digests[client])) as scratch,
+            atomic_write(self._path(client, self._digests[client])) as scratch,
             scratch.open("wb") as file,
         ):
             np.savez(file, allow_pickle=False, **to_arrays(knowledge))

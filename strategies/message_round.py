@@ -45,7 +45,7 @@ class Phase:
     started: float
 
 
-class Arrivals(Iterator[Message]):
+class ReplyStream(Iterator[Message]):
     """Good replies as they arrive; a reply that was handed out is not kept.
 
     Attributes:
@@ -113,7 +113,7 @@ class Exchange:
         messages: Iterable[Message],
         greet: Callable[[Message], None] | None = None,
         minimum: int = 0,
-    ) -> Arrivals:
+    ) -> ReplyStream:
         """Send messages at once; the replies without an error come one by one, as they arrive.
 
         Args:
@@ -124,7 +124,7 @@ class Exchange:
         """
         asked = list(messages)
         if not asked:
-            return Arrivals(iter(()))
+            return ReplyStream(iter(()))
         there = set(self._grid.get_node_ids())
         sent = [message for message in asked if message.metadata.dst_node_id in there]
         phase = Phase(
@@ -143,7 +143,7 @@ class Exchange:
         for message in sent:
             message.metadata.ttl = self._timeout + GRACE_SECONDS
         waiting = list(self._grid.push_messages(sent))
-        return Arrivals(self._receive(phase, waiting, greet, minimum))
+        return ReplyStream(self._receive(phase, waiting, greet, minimum))
 
     def refuse(self, server_round: int, phase: str, node_id: int, error: Exception) -> None:
         """Note that a reply's content was no good."""

@@ -14,16 +14,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fedfuse.config.run_config import RunConfig
 from fedfuse.flower import messages
 from fedfuse.tokenizers.tokenizer import TextTokenizer
-from strategies.base import FEDERATED, ZERO_SHOT, PhasedStrategy
+from strategies.base import FEDERATED, ZERO_SHOT, BaseStrategy
 from strategies.baselines import client_baselines, server_baselines
-from strategies.client_registry import Member
-from strategies.server_state import SERVER, Session, open_session
+from strategies.client_registry import ClientInfo
+from strategies.server_state import SERVER, ServerState, open_server_state
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class ModelStrategy(PhasedStrategy):
+class ModelStrategy(BaseStrategy):
     """Clients tell their tokenizers, train on private data, and score their models.
 
     Args:
@@ -33,38 +33,38 @@ class ModelStrategy(PhasedStrategy):
         tokenizers: of the clients, by node.
     """
 
-    session: Session
+    session: ServerState
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ServerState) -> None:
         super().__init__(session)
         self.tokenizers: dict[int, TextTokenizer] = {}
 
     @staticmethod
-    def open(config: RunConfig) -> Session:
+    def open(config: RunConfig) -> ServerState:
         """The server's model and data."""
-        return open_session(config)
+        return open_server_state(config)
 
     def initial(self) -> ArrayRecord:
         """The server's adapter."""
-        return messages.arrays_to_record(self.session.participant.adapter)
+        return messages.arrays_to_record(self.session.local_model.adapter)
 
-    def greeting(self) -> RecordDict:
+    def registration_request(self) -> RecordDict:
         """The server's tokenizer."""
-        greeting = RecordDict({})
-        messages.put_tokenizer(greeting, self.session.participant.tokenizer)
-        return greeting
+        registration_request = RecordDict({})
+        messages.pack_tokenizer(registration_request, self.session.local_model.tokenizer)
+        return registration_request
 
-    def admit(self, reply: Message) -> Member:
+    def parse_registration(self, reply: Message) -> ClientInfo:
         """A client's model, the domain of its data, and its tokenizer, which is kept."""
         info = reply.content.config_records["info"]
-        tokenizer = messages.take_tokenizer(reply.content)
+        tokenizer = messages.unpack_tokenizer(reply.content)
         client = str(int(info["partition"]))  # type: ignore[arg-type]
         model, domain = str(info["model"]), str(info["own-domain"])
         # Clients of one model share one tokenizer.
         same = (t for t in self.tokenizers.values() if t.fingerprint == tokenizer.fingerprint)
         self.tokenizers[reply.metadata.src_node_id] = next(same, tokenizer)
         label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
-        return Member(client, model, f"{domain or client} / {label}", domain)
+        return ClientInfo(client, model, f"{domain or client} / {label}", domain)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -79,7 +79,7 @@ class ModelStrategy(PhasedStrategy):
         stage = FEDERATED if server_round else ZERO_SHOT
 
         def note(reply: Message) -> list[float]:
-            scores = messages.take_scores(reply.content)
+            scores = messages.unpack_scores(reply.content)
             client = self.exchange.name(reply.metadata.src_node_id)
             self.session.run.scores(stage, server_round, client, scores)
             return [score.loss for score in scores.values()]
@@ -103,7 +103,7 @@ class ModelStrategy(PhasedStrategy):
 
         def read_both(reply: Message) -> tuple[T, str, int]:
             phase = reply.metadata.message_type.removeprefix("train.")
-            return read(reply), phase, messages.take_max_tokens(reply.content)
+            return read(reply), phase, messages.unpack_max_tokens(reply.content)
 
         for client, (found, phase, tokens) in super().accept(server_round, replies, read_both):
             if tokens:
@@ -118,7 +118,7 @@ class ModelStrategy(PhasedStrategy):
         """Standalone, public-only and centralized training."""
         log.info("baselines: standalone, public-only, centralized")
         config = ConfigRecord({})
-        messages.put_occasion(config, self.occasion(turn))
+        messages.pack_context(config, self.request_context(turn))
         requests = self.requests(messages.BASELINE, config)
         with one_thread():
             replies = self.exchange(
@@ -149,7 +149,7 @@ def take_loss(reply: Message) -> float:
     Raises:
         FedfuseError: when it says nothing, or no finite number.
     """
-    return messages.take_number(reply.content, "loss")
+    return messages.unpack_number(reply.content, "loss")
 
 
 def mean_loss(losses: Sequence[float]) -> MetricRecord | None:

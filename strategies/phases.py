@@ -14,12 +14,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fedfuse.flower import messages
-from strategies.message_round import Arrivals
+from strategies.message_round import ReplyStream
 from strategies.server_state import SERVER
 from strategies.steps import Step
 
 if TYPE_CHECKING:
-    from strategies.base import PhasedStrategy
+    from strategies.base import BaseStrategy
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Rounds:
         evaluate_fn: the caller's own measure of the server's arrays after a round.
     """
 
-    strategy: PhasedStrategy
+    strategy: BaseStrategy
     grid: Grid
     result: Result
     train_config: ConfigRecord
@@ -77,7 +77,7 @@ class Rounds:
         config = self._about(server_round, self.train_config)
         requests = list(strategy.configure_train(server_round, result.arrays, config, self.grid))
 
-        def take(replies: Arrivals) -> None:
+        def take(replies: ReplyStream) -> None:
             started = time.monotonic()
             arrays, metrics = strategy.aggregate_train(server_round, replies)
             deque(replies, maxlen=0)  # Whatever a strategy leaves out, every client is heard.
@@ -101,7 +101,7 @@ class Rounds:
             strategy.configure_distill(server_round, self.result.arrays, config, self.grid)
         )
 
-        def take(replies: Arrivals) -> None:
+        def take(replies: ReplyStream) -> None:
             strategy.aggregate_distill(server_round, self._by_name(replies))
 
         if requests:
@@ -115,7 +115,7 @@ class Rounds:
         requests = list(strategy.configure_evaluate(server_round, result.arrays, config, self.grid))
         own: list[MetricRecord] = []
 
-        def take(replies: Arrivals) -> None:
+        def take(replies: ReplyStream) -> None:
             metrics = strategy.aggregate_evaluate(server_round, self._by_name(replies))
             if metrics is not None:
                 result.evaluate_metrics_clientapp[server_round] = metrics
@@ -130,9 +130,9 @@ class Rounds:
     def _about(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
         """A request's config with what it belongs to."""
         about = ConfigRecord({**config})
-        messages.put_occasion(about, self.strategy.occasion(server_round))
+        messages.pack_context(about, self.strategy.request_context(server_round))
         return about
 
-    def _by_name(self, replies: Arrivals) -> list[Message]:
+    def _by_name(self, replies: ReplyStream) -> list[Message]:
         name = self.strategy.exchange.name
         return sorted(replies, key=lambda reply: name(reply.metadata.src_node_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from fedfuse.errors import FedfuseError
-from strategies.base import PhasedStrategy
+from strategies.base import BaseStrategy
 from strategies.fedavg_lora import FedAvgLoRA
 from strategies.feddtpt import FedDTPT
 from strategies.fedfuse import FedFuse
@@ -13,7 +13,7 @@ from strategies.fedmkt import FedMKT
 from strategies.fusion_x import FusionX
 from strategies.llm2slm import LLM2SLM
 
-STRATEGIES: dict[str, type[PhasedStrategy]] = {
+STRATEGIES: dict[str, type[BaseStrategy]] = {
     "fedfuse": FedFuse,
     "fusion-x": FusionX,
     "fedmkt": FedMKT,
@@ -23,7 +23,7 @@ STRATEGIES: dict[str, type[PhasedStrategy]] = {
 }
 
 
-def find_strategy(name: str) -> type[PhasedStrategy]:
+def find_strategy(name: str) -> type[BaseStrategy]:
     """A built-in strategy, or your own class as ``module:Class``.
 
     Raises:
@@ -39,6 +39,6 @@ def find_strategy(name: str) -> type[PhasedStrategy]:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise FedfuseError(f"strategy = {name!r}: {error}; allowed: {allowed}") from error
-    if not (isinstance(found, type) and issubclass(found, PhasedStrategy)):
+    if not (isinstance(found, type) and issubclass(found, BaseStrategy)):
         raise FedfuseError(f"strategy = {name!r} is {found!r}; allowed: {allowed}")
     return found

@@ -12,28 +12,28 @@ from typing import Any
 
 from numpy import ndarray
 
-from fedfuse.algorithms.local_model import Participant
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, flatten
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import SampleNats, Score
+from fedfuse.evaluation.scoring import SampleNLL, Score
 from fedfuse.factory.models import (
     derive_seed,
-    load_participant,
+    load_local_model,
     load_splits,
-    new_translator,
+    new_aligner,
     public_of_round,
 )
-from fedfuse.knowledge.aligner import Translator
-from fedfuse.knowledge.contexts import PromptView
+from fedfuse.knowledge.aligner import KnowledgeAligner
+from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import save_adapter
-from fedfuse.tokenizers.dataset import EncodedSet
-from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, below
+from fedfuse.tokenizers.dataset import TokenizedDataset
+from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, strip_prefix
 from fedfuse.tracking.run_writer import RunWriter
 
 SERVER = "server"
@@ -41,11 +41,19 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
 # What a resumed run may do otherwise than the one that it goes on with.
-FREE = ("name", "output", "resume", "timeout", "min-clients", "log-format", "metrics-port")
+RESUMABLE_KEYS = (
+    "name",
+    "output",
+    "resume",
+    "timeout",
+    "min-clients",
+    "log-format",
+    "metrics-port",
+)
 
 
 @dataclass(slots=True)
-class Session:
+class ServerState:
     """One run on the server.
 
     Attributes:
@@ -59,27 +67,27 @@ class Session:
     """
 
     config: RunConfig
-    participant: Participant
+    local_model: LocalModel
     run: RunWriter
-    public: EncodedSet
-    translator: Translator
+    public: TokenizedDataset
+    aligner: KnowledgeAligner
     training: dict[str, TrainingState] = field(default_factory=dict)
-    untouched: SampleNats | None = None
+    untouched: SampleNLL | None = None
     _parts: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def begin(self, server_round: int) -> None:
         """Take up the public samples of a round."""
-        public = public_of_round(self.config, self.participant, server_round)
+        public = public_of_round(self.config, self.local_model, server_round)
         if public.fingerprint != self.public.fingerprint:
-            self.public, self.translator = public, self.translator.on(public.samples)
+            self.public, self.aligner = public, self.aligner.on(public.samples)
 
     def knowledge(self) -> Knowledge:
         """What the server's model knows about the round's public samples."""
-        return self.participant.knowledge(self.config.knowledge.k, self.public)
+        return self.local_model.knowledge(self.config.knowledge.k, self.public)
 
     def score(self) -> dict[str, Score]:
         """The server's model on the test set."""
-        scores, nats = self.participant.measure(self.untouched)
+        scores, nats = self.local_model.measure(self.untouched)
         if self.untouched is None:
             self.untouched = nats
         return scores
@@ -89,10 +97,10 @@ class Session:
         settings = self.config.server_distill.settings()
         return self.fit("distill", self.public, settings, server_round, teacher, label_share)
 
-    def learn_on_trial(self, server_round: int, teacher: Teacher, label_share: float) -> None:
+    def train_with_rollback(self, server_round: int, teacher: Teacher, label_share: float) -> None:
         """The same phase, taken back if it made a domain of the held-out set worse."""
         state = self.training.get("distill")
-        _, verdict = self.participant.on_trial(
+        _, verdict = self.local_model.train_with_rollback(
             lambda: self.learn(server_round, teacher, label_share),
             derive_seed(self.config, SERVER, "promotion", server_round),
         )
@@ -106,21 +114,21 @@ class Session:
         changes = {domain: change.mean for domain, change in verdict.changes.items()}
         self.run.verdict(server_round, SERVER, keep=verdict.keep, changes=changes)
 
-    def view_prompts(self) -> PromptView:
+    def view_contexts(self) -> ContextView:
         """What the server's model makes of the round's public prompts."""
-        return self.participant.view_prompts(self.public)
+        return self.local_model.view_contexts(self.public)
 
     def fit(
         self,
         phase: str,
-        data: EncodedSet,
-        settings: TrainingSettings,
+        data: TokenizedDataset,
+        settings: TrainingConfig,
         server_round: int,
         teacher: Teacher | None = None,
         label_share: float = 1.0,
     ) -> float:
         """Train the server's adapter; returns the final loss."""
-        loss, self.training[phase] = self.participant.learn(
+        loss, self.training[phase] = self.local_model.learn(
             data,
             settings,
             seed=derive_seed(self.config, SERVER, phase),
@@ -142,8 +150,8 @@ class Session:
 
     def restart(self) -> None:
         """Back to the untrained adapter, and to the whole public set."""
-        self.public = self.participant.public
-        self.participant.reset()
+        self.public = self.local_model.public
+        self.local_model.reset()
         self.training.clear()
 
     def checkpoint(
@@ -159,8 +167,8 @@ class Session:
         Raises:
             FedfuseError: when it cannot be written; the checkpoint before stays.
         """
-        save_adapter(self.participant.model, self.run.folder / SERVER / "adapter")
-        arrays = {f"adapter|{name}": value for name, value in self.participant.adapter.items()}
+        save_adapter(self.local_model.model, self.run.folder / SERVER / "adapter")
+        arrays = {f"adapter|{name}": value for name, value in self.local_model.adapter.items()}
         for phase, state in self.training.items():
             arrays |= {f"training|{phase}|{name}": value for name, value in state.items()}
         arrays |= {f"strategy|{name}": value for name, value in strategy.items()}
@@ -175,12 +183,12 @@ class Session:
         Returns:
             the checkpoint; None where the run begins.
         """
-        found = go_back(self.config, self.run)
+        found = restore_latest(self.config, self.run)
         if found is None:
             return None
-        self.participant.adapter = below(found.arrays, "adapter|")
+        self.local_model.adapter = strip_prefix(found.arrays, "adapter|")
         phases = {name.split("|")[1] for name in found.arrays if name.startswith("training|")}
-        self.training = {p: below(found.arrays, f"training|{p}|") for p in sorted(phases)}
+        self.training = {p: strip_prefix(found.arrays, f"training|{p}|") for p in sorted(phases)}
         self.untouched = found.arrays.get("untouched")
         return found
 
@@ -198,14 +206,14 @@ def progress(what: str, steps: int) -> Callable[[int, float], None]:
     return tell
 
 
-def open_session(config: RunConfig) -> Session:
+def open_server_state(config: RunConfig) -> ServerState:
     """Load data and model, then make the run folder: bad input leaves none behind."""
     splits = load_splits(config.data, config.seed, 1)
-    participant = load_participant(
+    local_model = load_local_model(
         SERVER, config.server.model, config.server, config.data, config.seed
     )
-    participant.reset()
-    translator = new_translator(participant, config.knowledge)
+    local_model.reset()
+    aligner = new_aligner(local_model, config.knowledge)
     floor = splits.floor
     run = open_run(
         config,
@@ -213,7 +221,7 @@ def open_session(config: RunConfig) -> Session:
         models={SERVER: config.server.model},
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
     )
-    return Session(config, participant, run, participant.public, translator)
+    return ServerState(config, local_model, run, local_model.public, aligner)
 
 
 def open_run(config: RunConfig, **facts: Any) -> RunWriter:
@@ -240,7 +248,7 @@ def checkpoints(run: RunWriter) -> Checkpoints:
     return Checkpoints(run.folder / SERVER / "checkpoints")
 
 
-def go_back(config: RunConfig, run: RunWriter) -> Checkpoint | None:
+def restore_latest(config: RunConfig, run: RunWriter) -> Checkpoint | None:
     """Bring a run folder back to the last whole round, if the config says to go on with it.
 
     Returns:
@@ -249,7 +257,7 @@ def go_back(config: RunConfig, run: RunWriter) -> Checkpoint | None:
     if not config.resume:
         return None
     kept = checkpoints(run)
-    found = kept.newest()
+    found = kept.latest()
     done = found.round if found else -1
     run.cut(found.facts["sizes"] if found else {})
     for left in run.folder.glob("candidates-*"):
@@ -274,7 +282,7 @@ def check_same(config: RunConfig, before: Mapping[str, Any]) -> None:
     other = [
         f"{key} = {now[key]!r}: allowed: {was[key]!r}"
         for key in now
-        if key not in FREE and now[key] != was[key]
+        if key not in RESUMABLE_KEYS and now[key] != was[key]
     ]
     if other:
         raise FedfuseError(

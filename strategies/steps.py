@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.messages import Occasion, put_occasion
+from fedfuse.flower.messages import RequestContext, pack_context
 from fedfuse.flower.piggyback import JOINT, join, split
-from strategies.message_round import Arrivals, Exchange
+from strategies.message_round import Exchange, ReplyStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class Step:
 
     round: int
     requests: Sequence[Message]
-    take: Callable[[Arrivals], None]
+    take: Callable[[ReplyStream], None]
     meanwhile: Callable[[], None] | None = None
     minimum: int = 0
 
 
-def carry_out(steps: Sequence[Step], exchange: Exchange, joint: Occasion | None) -> None:
+def carry_out(steps: Sequence[Step], exchange: Exchange, joint: RequestContext | None) -> None:
     """Ask for phases, each client in one message, and hand out the replies.
 
     Args:
@@ -52,10 +52,10 @@ def carry_out(steps: Sequence[Step], exchange: Exchange, joint: Occasion | None)
     for step in steps:
         if step.meanwhile:
             step.meanwhile()
-    last.take(Arrivals(_handed_out(steps, exchange, arrivals)) if joint else arrivals)
+    last.take(ReplyStream(_handed_out(steps, exchange, arrivals)) if joint else arrivals)
 
 
-def _joined(steps: Sequence[Step], occasion: Occasion) -> list[Message]:
+def _joined(steps: Sequence[Step], request_context: RequestContext) -> list[Message]:
     """A message for each node that anything is asked of."""
     parts: dict[int, dict[str, RecordDict]] = {}
     for step in steps:
@@ -63,7 +63,7 @@ def _joined(steps: Sequence[Step], occasion: Occasion) -> list[Message]:
             asked = parts.setdefault(request.metadata.dst_node_id, {})
             asked[request.metadata.message_type] = request.content
     config = ConfigRecord()
-    put_occasion(config, occasion)
+    pack_context(config, request_context)
     return [
         Message(RecordDict({**join(asked), "config": config}), node, JOINT)
         for node, asked in parts.items()
@@ -100,4 +100,4 @@ def _handed_out(
         if answers[-1]:
             yield answers[-1]
     for step, mine in zip(early, heard, strict=True):
-        step.take(Arrivals(iter(mine)))
+        step.take(ReplyStream(iter(mine)))

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from fedfuse.builtin.architectures import ARCHITECTURES, tiny_causal_lm
 from fedfuse.builtin.text_world import World, WorldSize, pretraining_text
 from fedfuse.builtin.tokenizers import KINDS, train_tokenizer
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 MAX_LENGTH = 64
@@ -30,8 +30,8 @@ class Tiny:
     model: PreTrainedModel
     tokenizer: TextTokenizer
 
-    def encode(self, samples: list[Sample], max_length: int = MAX_LENGTH) -> EncodedSet:
-        return EncodedSet(self.tokenizer, samples, max_length)
+    def encode(self, samples: list[Sample], max_length: int = MAX_LENGTH) -> TokenizedDataset:
+        return TokenizedDataset(self.tokenizer, samples, max_length)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,8 +77,8 @@ def _trained(tiny_tokenizers: dict[str, TextTokenizer], language: list[str]) -> 
             # Some rows more than the tokenizer has tokens, as in many published models.
             size = tokenizer.vocab_size + 7
             model = tiny_causal_lm(architecture, vocab_size=size, width=16, layers=1)
-            data = EncodedSet(tokenizer, [Sample("", text) for text in language], MAX_LENGTH)
-            settings = TrainingSettings(steps=20, batch_size=8, learning_rate=1e-2)
+            data = TokenizedDataset(tokenizer, [Sample("", text) for text in language], MAX_LENGTH)
+            settings = TrainingConfig(steps=20, batch_size=8, learning_rate=1e-2)
             train(model, data, settings, vocab_size=tokenizer.vocab_size, seed=0)
         models[architecture] = Tiny(model.eval(), tokenizer)
     return models

@@ -57,7 +57,7 @@ def tiny_builtin() -> Iterator[dict[str, Path]]:
         for name, recipe in recipes.items():
             patch.setitem(builtin.RECIPES, name, recipe)
         yield {name: builtin.build(f"builtin:{name}") for name in recipes}
-    for cached in (workspace.load_participant, workspace.load_splits, _private):
+    for cached in (workspace.load_local_model, workspace.load_splits, _private):
         cached.cache_clear()
 
 
@@ -99,6 +99,6 @@ def about(folder: Path) -> dict[str, Any]:
 
 def checkpoint(folder: Path) -> Mapping[str, ndarray]:
     """The arrays of the server's last checkpoint."""
-    found = Checkpoints(folder / "server" / "checkpoints").newest()
+    found = Checkpoints(folder / "server" / "checkpoints").latest()
     assert found is not None
     return found.arrays

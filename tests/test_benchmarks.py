@@ -237,7 +237,7 @@ def test_distillation_reports_every_number(
 def test_losses_that_are_compared_are_the_same() -> None:
     """Where nothing is cut and nothing is left, one merged teacher is as good as many dense."""
     case = Case(Size(rows=6, vocab=50, width=8, k=4), teachers=3, seed=0)
-    whole = [replace(t, residual=np.full(6, -np.inf, np.float32)) for t in case.teachers]
+    whole = [replace(t, tail_logprob=np.full(6, -np.inf, np.float32)) for t in case.teachers]
     shares = [np.exp(t.logprobs).sum(1, keepdims=True) for t in whole]
     case.teachers = [
         replace(t, logprobs=t.logprobs - np.log(share))
@@ -273,14 +273,14 @@ def test_phases_before_and_after_are_the_same_work(
     assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
     side = phases.Side(parse(phases.QUICK), 0)
     before, after = (side.extract(way) for way in phases.WAYS)
-    for name in ("logprobs", "residual", "label_logprob"):
+    for name in ("logprobs", "tail_logprob", "label_logprob"):
         np.testing.assert_allclose(before[name], getattr(after, name), atol=1e-4)
     known = side.own_teacher()
-    start = side.participant.adapter
+    start = side.local_model.adapter
     ends = []
     for way in phases.WAYS:
         loss = side.distil(way, known, start, 3)
-        ends.append((loss, side.participant.adapter))
+        ends.append((loss, side.local_model.adapter))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
     assert any(np.abs(ends[0][1][name] - start[name]).max() > 1e-3 for name in start)
     for name, right in ends[0][1].items():

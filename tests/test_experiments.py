@@ -137,7 +137,7 @@ def test_shuffling_deals_rows_of_one_rank() -> None:
         offsets=offsets,
         indices=np.arange(rows)[:, None],  # a row's number travels with it
         logprobs=-np.arange(rows, dtype=np.float32)[:, None] / 100,
-        residual=np.full(rows, -5, dtype=np.float32) - np.arange(rows, dtype=np.float32),
+        tail_logprob=np.full(rows, -5, dtype=np.float32) - np.arange(rows, dtype=np.float32),
         label_logprob=-np.ones(rows, dtype=np.float32),
         label_bytes=np.full(4, 3),
         tokenizer="t",
@@ -150,7 +150,7 @@ def test_shuffling_deals_rows_of_one_rank() -> None:
     assert (came_from != np.arange(rows)).any()
     np.testing.assert_array_equal(ranks[came_from], ranks)
     np.testing.assert_allclose(found.logprobs[:, 0], -came_from / 100, atol=1e-6)
-    np.testing.assert_allclose(found.residual, -5 - came_from)
+    np.testing.assert_allclose(found.tail_logprob, -5 - came_from)
     np.testing.assert_array_equal(found.offsets, offsets)
     np.testing.assert_array_equal(found.label_bytes, knowledge.label_bytes)
     assert (found.tokenizer, found.public) == ("t", "p")

@@ -38,7 +38,7 @@ def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
     config = parse({**FAST, "data.domains": 2, "data.public": 12, "server-distill.steps": 8})
     clients = one_round.train_clients(config)
     assert len(clients) == 2
-    server = one_round.participant(config, "server", config.server.model)
+    server = one_round.local_model(config, "server", config.server.model)
     cells = []
     for variant, order in ((REFERENCE, 0), (Variant("compact"), 0), (REFERENCE, 1), (REFERENCE, 0)):
         teacher, size = one_round.told(config, server, clients, variant)

@@ -172,7 +172,7 @@ def random_knowledge(
         offsets=offsets,
         indices=indices,
         logprobs=logs[:, :k],
-        residual=logs[:, k],
+        tail_logprob=logs[:, k],
         label_logprob=logs[:, 0],
         label_bytes=np.ones(len(offsets) - 1, dtype=np.int64),
         tokenizer="teacher",

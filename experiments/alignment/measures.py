@@ -150,5 +150,5 @@ def label_loss(projected: Projected, rows: LabelRows, vocab_size: int) -> Float6
     is_label = (projected.indices == rows.token[:, None]) & used
     at_label = np.where(is_label, projected.logprobs, -np.inf).max(axis=1)
     others = np.maximum(vocab_size - used.sum(axis=1), 1)
-    outside = np.maximum(projected.residual, np.log(1e-12)) - np.log(others)
+    outside = np.maximum(projected.tail_logprob, np.log(1e-12)) - np.log(others)
     return -np.where(is_label.any(axis=1), at_label, outside).astype(np.float64)

@@ -29,7 +29,7 @@ from fedfuse.data.records import load_records
 from fedfuse.data.sample import Sample
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.causal_lm import CausalLM, load_causal_lm
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.label_rows import label_rows
 from fedfuse.tokenizers.load import load_tokenizer
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -116,7 +116,7 @@ def measure(
     teacher: CausalLM, student: TextTokenizer, texts: Sequence[Sample]
 ) -> dict[Choice, Quality]:
     """Every choice for one teacher and one student's tokenizer."""
-    data = EncodedSet(teacher.tokenizer, texts, MAX_LENGTH)
+    data = TokenizedDataset(teacher.tokenizer, texts, MAX_LENGTH)
     knowledge = extract(teacher.model, data, K)
     _, rows = label_rows(student, texts, MAX_LENGTH)
     cache = cache_root() / "tables"

@@ -164,7 +164,7 @@ class Fleet(InProcessGrid):
         return reply
 
     def _place(self, message: Message) -> Place:
-        number = messages.take_occasion(message.content).round
+        number = messages.unpack_context(message.content).round
         return number, message.metadata.message_type, self._client[message.metadata.dst_node_id]
 
 

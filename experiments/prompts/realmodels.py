@@ -27,10 +27,10 @@ from experiments.prompts.realtasks import Exercise
 from fedfuse.builtin.architectures import HEADS, tiny_masked_lm
 from fedfuse.builtin.models import cache_root
 from fedfuse.builtin.tokenizers import SPECIALS, train_tokenizer
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Of what code below and in realtasks makes; raised when it changes.
@@ -124,10 +124,10 @@ def _causal_lm(
     # The first stage teaches what strong words mean, the second to weigh words.
     stages = (("drills", recipe.drills, 0.05, 1.0), ("whole", recipe.steps, 0.0, 0.02))
     for name, steps, warmup, final in stages:
-        settings = TrainingSettings(
+        settings = TrainingConfig(
             *(steps, recipe.batch_size, recipe.learning_rate, warmup, final), max_tokens=PART
         )
-        data = EncodedSet(known, samples[name], MAX_LENGTH)
+        data = TokenizedDataset(known, samples[name], MAX_LENGTH)
         report = _reporter(f"{recipe.architecture}, {name}", steps)
         train(
             model,

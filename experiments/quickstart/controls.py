@@ -23,12 +23,12 @@ class ShuffledKnowledge(FedFuse):
         """Verified, then shuffled."""
         knowledge = super().receive(reply)
         tokenizer = self.tokenizers[reply.metadata.src_node_id]
-        labels = self.session.translator.dictionary(tokenizer).rows.token
+        labels = self.session.aligner.dictionary(tokenizer).rows.token
         return shuffle(knowledge, labels, self.config.seed)
 
     def server_knowledge(self) -> Knowledge:
         """Shuffled on the way down as well."""
-        labels = self.session.translator.rows.token
+        labels = self.session.aligner.rows.token
         return shuffle(super().server_knowledge(), labels, self.config.seed)
 
 
@@ -50,15 +50,15 @@ def shuffle(knowledge: Knowledge, labels: Int64[ndarray, " rows"], seed: int) ->
         rows = np.flatnonzero(rank == r)
         source[rows] = rng.permutation(rows)
     indices, logprobs = knowledge.indices[source], knowledge.logprobs[source]
-    residual = knowledge.residual[source]
+    tail_logprob = knowledge.tail_logprob[source]
     is_label = indices == labels[:, None]
     kept = np.where(is_label, logprobs, -np.inf).max(1)
-    outside = np.minimum(logprobs[:, -1], residual)
+    outside = np.minimum(logprobs[:, -1], tail_logprob)
     label_logprob = np.where(is_label.any(1), kept, outside)
     return replace(
         knowledge,
         indices=indices,
         logprobs=logprobs,
-        residual=residual,
+        tail_logprob=tail_logprob,
         label_logprob=np.maximum(label_logprob, LOWEST).astype(np.float32),
     )

@@ -11,11 +11,11 @@ import torch
 from transformers import AutoTokenizer
 
 from fedfuse.builtin.architectures import MAX_LENGTH, tiny_causal_lm
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.records import load_records
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TEXTS_PER_SOURCE = 2000
@@ -66,8 +66,8 @@ def _build(recipe: Recipe, material: Path, texts: Sequence[str], folder: Path) -
     model = tiny_causal_lm(
         recipe.architecture, vocab_size=text_tokenizer.vocab_size, width=WIDTH, layers=LAYERS
     )
-    data = EncodedSet(text_tokenizer, [Sample("", text) for text in texts], MAX_LENGTH // 2)
-    settings = TrainingSettings(STEPS, BATCH, 3e-3)
+    data = TokenizedDataset(text_tokenizer, [Sample("", text) for text in texts], MAX_LENGTH // 2)
+    settings = TrainingConfig(STEPS, BATCH, 3e-3)
     print(f"pretraining {recipe.name} on {len(texts)} texts", flush=True)
     loss, _ = train(model, data, settings, vocab_size=text_tokenizer.vocab_size, seed=0)
     print(f"pretrained {recipe.name}: {loss:.3f} nats per token", flush=True)

@@ -27,19 +27,19 @@ from fedfuse.builtin.models import build
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
 from fedfuse.flower.messages import (
     arrays_to_record,
-    put_knowledge,
-    put_round,
-    put_tokenizer,
-    take_occasion,
+    pack_knowledge,
+    pack_round,
+    pack_tokenizer,
+    unpack_context,
 )
-from fedfuse.fusion.fuser import Candidate
+from fedfuse.fusion.fuser import AlignedTeacher
 from fedfuse.knowledge.payload import write
 from fedfuse.knowledge.storage import load
 from fedfuse.simulation.in_process import InProcessGrid
 from fedfuse.tokenizers.load import load_tokenizer
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from strategies.fedmkt import FedMKT
-from strategies.server_state import open_session
+from strategies.server_state import open_server_state
 
 
 class Measured(FedMKT):
@@ -51,10 +51,10 @@ class Measured(FedMKT):
         """Watch the memory meanwhile."""
         self.found: dict[str, float] = {}
         # What is there once, however many the clients are.
-        own = self.session.participant.knowledge(self.config.knowledge.k)
+        own = self.session.local_model.knowledge(self.config.knowledge.k)
         for tokenizer in set(self.tokenizers.values()):
-            self.session.translator.dictionary(tokenizer)
-        told = patch.object(self.session.participant, "knowledge", lambda *_: own)
+            self.session.aligner.dictionary(tokenizer)
+        told = patch.object(self.session.local_model, "knowledge", lambda *_: own)
         with told, extra_memory(self.found, "extra_mb"):
             return super().aggregate_train(server_round, replies)
 
@@ -81,7 +81,7 @@ class Held:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def put(self, candidate: Candidate) -> Candidate:
+    def put(self, candidate: AlignedTeacher) -> AlignedTeacher:
         """Keep it as it is."""
         return candidate
 
@@ -100,15 +100,15 @@ def playback(folder: Path, config: RunConfig) -> ClientApp:
         model = model_of_partition(config.clients.model, number)
         info = ConfigRecord({"partition": number, "model": model, "own-domain": ""})
         reply = RecordDict({"info": info})
-        put_tokenizer(reply, tokenizer(model))
+        pack_tokenizer(reply, tokenizer(model))
         return Message(reply, reply_to=message)
 
     @app.train("local")
     def local(message: Message, context: Context) -> Message:
         reply = RecordDict({"metrics": MetricRecord({"loss": 1.0})})
         knowledge = load(folder / KNOWLEDGE / f"{context.node_config['partition-id']}.bin")
-        put_knowledge(reply, write(knowledge, "default", 1.0))
-        put_round(reply, take_occasion(message.content).round)
+        pack_knowledge(reply, write(knowledge, "default", 1.0))
+        pack_round(reply, unpack_context(message.content).round)
         return Message(reply, reply_to=message)
 
     return app
@@ -126,9 +126,9 @@ def main(
     clients = len(list((folder / KNOWLEDGE).glob("*.bin")))
     nodes = [{"partition-id": number, "num-partitions": clients} for number in range(clients)]
     grid = InProcessGrid(playback(folder, config), nodes, {})
-    strategy = Measured(open_session(config))
-    with patch("strategies.fedmkt.Spool", Held) if held else nullcontext():
-        strategy.start(grid, arrays_to_record(strategy.session.participant.adapter), num_rounds=1)
+    strategy = Measured(open_server_state(config))
+    with patch("strategies.fedmkt.DiskBuffer", Held) if held else nullcontext():
+        strategy.start(grid, arrays_to_record(strategy.session.local_model.adapter), num_rounds=1)
     print(json.dumps({"clients": clients, **strategy.found}))
 
 

@@ -15,18 +15,18 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.selection.scenarios import Scenario
-from fedfuse.algorithms.local_model import AdapterState, Participant
+from fedfuse.algorithms.local_model import AdapterState, LocalModel
 from fedfuse.builtin.text_lexicon import LEXICONS
 from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.config.sections import DataConfig, ModelConfig, ServerDistillConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import sample_nats
-from fedfuse.factory.models import derive_seed, load_participant, load_splits
-from fedfuse.knowledge.contexts import view_prompts
+from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.factory.models import derive_seed, load_local_model, load_splits
+from fedfuse.knowledge.contexts import view_contexts
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Raised when the code that makes material changes what it makes.
@@ -36,7 +36,7 @@ TREC_CLASSES = (("DESC", "ENTY"), ("HUM", "LOC"), ("NUM", "ABBR"))
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class AlignedTeacher:
     """One client's knowledge of the public set.
 
     Attributes:
@@ -48,7 +48,7 @@ class Candidate:
 
     knowledge: Knowledge
     tokenizer: TextTokenizer
-    prompt_loss: ndarray
+    context_loss: ndarray
     domain: str
 
 
@@ -71,7 +71,7 @@ class Material:
     scenario: Scenario
     public: list[Sample]
     splits: Splits
-    candidates: list[Candidate]
+    candidates: list[AlignedTeacher]
     start: AdapterState
     held_out: dict[str, ndarray]
 
@@ -88,13 +88,13 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
     world = {"seed": seed, "trec": scenario.trec, "untested": scenario.untested}
     candidates, held_out = [], []
     for number, steps in enumerate(scenario.steps):
-        client = participant("client", model_of_partition(config.clients.model, number), config)
+        client = local_model("client", model_of_partition(config.clients.model, number), config)
         private = splits.private[number]
         noise = scenario.noise_of(number)
         what = {**world, "client": number, "steps": steps, "noise": noise, "of": scenario.clients}
 
         def fit(
-            client: Participant = client,
+            client: LocalModel = client,
             private: Sequence[Sample] = private,
             what: dict[str, Any] = what,
         ) -> AdapterState:
@@ -104,24 +104,24 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
         # What is tested has no say in how clients were trained.
         client.adapter = cached(cache, {**what, "untested": ""}, fit)
 
-        def tell(client: Participant = client) -> dict[str, ndarray]:
+        def tell(client: LocalModel = client) -> dict[str, ndarray]:
             data = client.encode(public)
-            view = view_prompts(client.model, data)
+            view = view_contexts(client.model, data)
             known = extract(client.model, data, config.knowledge.k)
-            return known.arrays() | {"prompt_loss": view.loss}
+            return known.arrays() | {"context_loss": view.loss}
 
         told = cached(cache, {**what, "public": scenario.public_noise}, tell)
-        prompt_loss = told.pop("prompt_loss")
+        context_loss = told.pop("context_loss")
 
-        def test(client: Participant = client) -> dict[str, ndarray]:
+        def test(client: LocalModel = client) -> dict[str, ndarray]:
             return {"loss": losses(client, splits.holdout)}
 
         held_out.append(cached(cache, {**what, "held-out": True}, test)["loss"])
         known = Knowledge(
             **told, tokenizer=client.tokenizer.fingerprint, public=client.encode(public).fingerprint
         )
-        candidates.append(Candidate(known, client.tokenizer, prompt_loss, private[0].domain))
-    server = participant("server", config.server.model, config)
+        candidates.append(AlignedTeacher(known, client.tokenizer, context_loss, private[0].domain))
+    server = local_model("server", config.server.model, config)
     server.reset()
     start = server.adapter
     if scenario.server_domains:
@@ -197,20 +197,20 @@ def by_class(samples: Sequence[Sample]) -> list[Sample]:
 
 
 @lru_cache(maxsize=8)
-def participant(role: str, model: str, config: RunConfig) -> Participant:
+def local_model(role: str, model: str, config: RunConfig) -> LocalModel:
     """A model with an untrained adapter."""
     side = config.server if role == "server" else config.clients
-    return load_participant(role, model, side, config.data, config.seed)
+    return load_local_model(role, model, side, config.data, config.seed)
 
 
-def losses(who: Participant, samples: Sequence[Sample]) -> ndarray:
+def losses(who: LocalModel, samples: Sequence[Sample]) -> ndarray:
     """``[N]`` nats per byte of answer."""
     data = who.encode(samples)
-    return sample_nats(who.model, data, who.tokenizer.vocab_size) / data.label_bytes
+    return sample_nll(who.model, data, who.tokenizer.vocab_size) / data.label_bytes
 
 
 def trained(
-    who: Participant, data: EncodedSet, steps: int, config: RunConfig, name: object
+    who: LocalModel, data: TokenizedDataset, steps: int, config: RunConfig, name: object
 ) -> AdapterState:
     """The adapter after one local phase of so many steps."""
     who.reset()

@@ -9,20 +9,20 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from experiments.selection.material import Material, losses, participant
+from experiments.selection.material import Material, local_model, losses
 from experiments.selection.variants import Variant
 from fedfuse.algorithms.local_model import AdapterState
 from fedfuse.builtin.models import cache_root
 from fedfuse.distillation.targets import Teacher
-from fedfuse.evaluation.acceptance import judge
-from fedfuse.evaluation.scoring import sample_nats
+from fedfuse.evaluation.acceptance import acceptance_test
+from fedfuse.evaluation.scoring import sample_nll
 from fedfuse.factory.models import derive_seed
-from fedfuse.fusion.fuser import Learner
-from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.fusion.fuser import KnowledgeFuser
+from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.row_rules import RowWeights, Selector
-from fedfuse.fusion.teacher_stats import Evidence
-from fedfuse.knowledge.aligner import Translator
-from fedfuse.knowledge.contexts import view_prompts
+from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.knowledge.aligner import KnowledgeAligner
+from fedfuse.knowledge.contexts import view_contexts
 from fedfuse.knowledge.extract import extract
 
 
@@ -69,13 +69,13 @@ class Trial:
         config = material.config
         self.material = material
         self.round = 0
-        self.server = participant("server", config.server.model, config)
+        self.server = local_model("server", config.server.model, config)
         self.data = self.server.encode(material.public)
         self.test = self.server.encode(material.splits.test)
         self.domains = np.array([sample.domain for sample in material.splits.test])
         self.public_domains = np.array([sample.domain for sample in material.public])
         rules = config.knowledge
-        self.translator = Translator(
+        self.aligner = KnowledgeAligner(
             self.server.tokenizer,
             material.public,
             config.data.max_length,
@@ -109,7 +109,7 @@ class Trial:
         selector = variant.selector(self) if variant.selector else None
         phase, state = config.server_distill, None
         settings = phase.settings()
-        if not variant.consolidate:
+        if not variant.estimate_ewc:
             settings = replace(settings, consolidation=0.0)
         choices: list[Choice] = []
         rolled_back = 0
@@ -145,37 +145,41 @@ class Trial:
         self.server.adapter = before
         old = losses(self.server, samples)
         self.server.adapter = after
-        return judge(old, new, [sample.domain for sample in samples]).keep
+        return acceptance_test(old, new, [sample.domain for sample in samples]).keep
 
     def _select(self, selector: Selector) -> tuple[Teacher, Choice, float]:
         """The round's teacher, who is trusted, and the seconds that choosing took."""
         k = self.material.config.knowledge.k
         own = extract(self.server.model, self.data, k)
-        learner = Learner(self.translator, own, view_prompts(self.server.model, self.data))
+        fuser = KnowledgeFuser(self.aligner, own, view_contexts(self.server.model, self.data))
         others = []
         for c in self.present:
             told = self.material.candidates[c]
-            others.append(learner.hear(told.knowledge, told.tokenizer, told.prompt_loss))
+            others.append(fuser.add_teacher(told.knowledge, told.tokenizer, told.context_loss))
         seconds, chosen = 0.0, None
 
-        def watched(evidence: Evidence) -> RowWeights:
+        def watched(stats: StackedStats) -> RowWeights:
             nonlocal seconds, chosen
             started = time.perf_counter()
-            weights = selector(evidence)
-            seconds, chosen = time.perf_counter() - started, evidence
+            weights = selector(stats)
+            seconds, chosen = time.perf_counter() - started, stats
             return weights
 
-        lesson = learner.teach(others, watched, k)
+        fused_targets = fuser.fuse_teachers(others, watched, k)
         assert chosen is not None
-        fit = selector.last if isinstance(selector, LearnedSelector) else None
+        fit = selector.last if isinstance(selector, LearnedGate) else None
         signal = (round(fit.before, 4), round(fit.after, 4)) if fit else None
-        return lesson.teacher, self._choice(lesson.weights.copy(), chosen, signal), seconds
+        return (
+            fused_targets.teacher,
+            self._choice(fused_targets.weights.copy(), chosen, signal),
+            seconds,
+        )
 
     def _choice(
-        self, shares: ndarray, evidence: Evidence, signal: tuple[float, float] | None
+        self, shares: ndarray, stats: StackedStats, signal: tuple[float, float] | None
     ) -> Choice:
         shares[:, 0] += 1 - shares.sum(1)  # no teacher is trust in oneself
-        right = float(shares[np.arange(evidence.samples), self.right_source()].mean())
+        right = float(shares[np.arange(stats.samples), self.right_source()].mean())
         whole = np.zeros((len(shares), self.material.scenario.clients + 1))
         whole[:, 0], whole[:, self.present + 1] = shares[:, 0], shares[:, 1:]
         by_domain = {
@@ -185,5 +189,5 @@ class Trial:
         return Choice(by_domain, round(right, 4), signal)
 
     def _test(self) -> Float64[ndarray, " samples"]:
-        nats = sample_nats(self.server.model, self.test, self.server.tokenizer.vocab_size)
+        nats = sample_nll(self.server.model, self.test, self.server.tokenizer.vocab_size)
         return nats / self.test.label_bytes

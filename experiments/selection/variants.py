@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fedfuse.config.gate import LABEL_FREE, SelectorSettings
-from fedfuse.fusion.gating.learned_gate import LearnedSelector
+from fedfuse.config.gate import LABEL_FREE, GateConfig
+from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.row_rules import RowWeights, Selector, avg_ce, by_loss, oracle, untrained_gate
 from fedfuse.fusion.rules import dual_min_ce, min_ce, uniform
 
 if TYPE_CHECKING:
     from experiments.selection.trial import Trial
-    from fedfuse.fusion.teacher_stats import Evidence
+    from fedfuse.fusion.teacher_stats import StackedStats
 
 Maker = Callable[["Trial"], Selector]
 
@@ -32,25 +32,23 @@ class Variant:
     selector: Maker | None
     order: int = 0
     promote: bool = False
-    consolidate: bool = True
+    estimate_ewc: bool = True
 
 
-BASE = SelectorSettings()
+BASE = GateConfig()
 # The paper's: its network, threshold and beta, its training signal, without folds.
-PAPER = SelectorSettings(
+PAPER = GateConfig(
     network="perceptron", signal="distillation", threshold=0.15, feedback=0.5, folds=1
 )
 
 
-def learned(
-    settings: SelectorSettings, *, promote: bool = False, consolidate: bool = True
-) -> Variant:
+def learned(settings: GateConfig, *, promote: bool = False, estimate_ewc: bool = True) -> Variant:
     """A learned selector."""
 
     def make(trial: Trial) -> Selector:
-        return LearnedSelector(settings, trial.material.config.seed)
+        return LearnedGate(settings, trial.material.config.seed)
 
-    return Variant(make, promote=promote, consolidate=consolidate)
+    return Variant(make, promote=promote, estimate_ewc=estimate_ewc)
 
 
 def rule(select: Selector) -> Variant:
@@ -61,8 +59,8 @@ def rule(select: Selector) -> Variant:
 def all_knowing(trial: Trial) -> Selector:
     """Whoever of those present knows a sample's domain best, in every round anew."""
 
-    def select(evidence: Evidence) -> RowWeights:
-        return oracle(trial.right_source())(evidence)
+    def select(stats: StackedStats) -> RowWeights:
+        return oracle(trial.right_source())(stats)
 
     return select
 
@@ -79,7 +77,7 @@ MAIN: dict[str, Variant] = {
 MORE: dict[str, Variant] = {
     "dual-min-ce": rule(by_loss(dual_min_ce)),
     "promoted": learned(BASE, promote=True),
-    "not-held": learned(BASE, consolidate=False),
+    "not-held": learned(BASE, estimate_ewc=False),
     "oracle-again": Variant(all_knowing, order=1),
 }
 MORE_ON = ("default", "label-noise", "expert-server")

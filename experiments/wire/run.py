@@ -20,11 +20,11 @@ from rich.progress import track
 
 from experiments.frame import put_table, write_results
 from experiments.wire.tables import one_round
-from fedfuse.algorithms.local_model import Participant
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.distillation.targets import Teacher
-from fedfuse.factory.models import derive_seed, load_participant, load_splits, new_translator
-from fedfuse.fusion.fuser import Learner
+from fedfuse.factory.models import derive_seed, load_local_model, load_splits, new_aligner
+from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.row_rules import by_loss
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.codec import decode, encode
@@ -90,7 +90,7 @@ def main(
     for seed in numbers:
         config = RunConfig(seed=seed)
         know = train_clients(config)
-        server = participant(config, "server", config.server.model)
+        server = local_model(config, "server", config.server.model)
         for variant in track(dict.fromkeys(VARIANTS), f"seed {seed}"):
             teacher, size = told(config, server, know, variant)
             for order in range(orders):
@@ -113,10 +113,10 @@ def main(
     put_table(DOCUMENT, one_round(summary), "one round")
 
 
-def participant(config: RunConfig, role: str, name: str) -> Participant:
+def local_model(config: RunConfig, role: str, name: str) -> LocalModel:
     """A model of the run, untrained."""
     model = config.server if role == "server" else config.clients
-    loaded = load_participant(role, name, model, config.data, config.seed)
+    loaded = load_local_model(role, name, model, config.data, config.seed)
     loaded.reset()
     return loaded
 
@@ -129,7 +129,7 @@ def train_clients(config: RunConfig) -> list[Knower]:
     knowers = []
     private = load_splits(config.data, config.seed, config.data.domains).private
     for partition, samples in enumerate(private):
-        client = participant(config, "client", model_of_partition(config.clients.model, partition))
+        client = local_model(config, "client", model_of_partition(config.clients.model, partition))
         client.learn(
             client.encode(samples),
             config.local.settings(),
@@ -141,25 +141,23 @@ def train_clients(config: RunConfig) -> list[Knower]:
 
 
 def told(
-    config: RunConfig, server: Participant, clients: list[Knower], variant: Variant
+    config: RunConfig, server: LocalModel, clients: list[Knower], variant: Variant
 ) -> tuple[Teacher, float]:
     """What the untrained server should learn, and the bytes a label row that it took to tell."""
     server.reset()
-    translator = new_translator(server, config.knowledge)
-    learner = Learner(translator, server.knowledge(variant.k))
+    aligner = new_aligner(server, config.knowledge)
+    fuser = KnowledgeFuser(aligner, server.knowledge(variant.k))
     arrived, size, rows = [], 0, 0
     for client in clients:
         knowledge, tokenizer = client(variant.k)
         received, taken = variant.travel(knowledge)
-        arrived.append(learner.hear(received, tokenizer))
+        arrived.append(fuser.add_teacher(received, tokenizer))
         size, rows = size + taken, rows + knowledge.rows
-    lesson = learner.teach(arrived, by_loss(dual_min_ce), variant.k, tail=variant.tail)
-    return lesson.teacher, round(size / rows, 2)
+    fused_targets = fuser.fuse_teachers(arrived, by_loss(dual_min_ce), variant.k, tail=variant.tail)
+    return fused_targets.teacher, round(size / rows, 2)
 
 
-def distil(
-    config: RunConfig, server: Participant, teacher: Teacher, order: int
-) -> dict[str, float]:
+def distil(config: RunConfig, server: LocalModel, teacher: Teacher, order: int) -> dict[str, float]:
     """The server's test loss and accuracy after one phase, with batches in some order."""
     server.reset()
     phase = config.server_distill

@@ -11,26 +11,26 @@ from jaxtyping import Float32, Float64
 from numpy import ndarray
 from peft import PeftModel
 
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.acceptance import Verdict, judge
-from fedfuse.evaluation.scoring import Evaluator, SampleNats, Score, sample_nats
-from fedfuse.knowledge.contexts import PromptView, prompt_losses, prompt_states
-from fedfuse.knowledge.extract import extract, extract_with_prompts
+from fedfuse.evaluation.acceptance import AcceptanceResult, acceptance_test
+from fedfuse.evaluation.scoring import Evaluator, SampleNLL, Score, sample_nll
+from fedfuse.knowledge.contexts import ContextView, context_losses, context_states
+from fedfuse.knowledge.extract import extract, extract_with_contexts
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import adapter_state, load_adapter_state
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 T = TypeVar("T")
 AdapterState = dict[str, ndarray]
 
 
-class Participant:
+class LocalModel:
     """A model with a trainable adapter that learns, tells what it knows, and is scored.
 
     The base weights are frozen and may be shared; everything that a participant learns is in
@@ -54,7 +54,7 @@ class Participant:
         self.max_length = max_length
         self.autocast = autocast
         self.public = self.encode(public)
-        self.holdout: EncodedSet | None = self.encode(holdout) if holdout else None
+        self.holdout: TokenizedDataset | None = self.encode(holdout) if holdout else None
         self._evaluator = Evaluator(tokenizer, test, questions, max_length)
         self._fresh = adapter_state(model)
         self._states: tuple[str, ndarray | None] | None = None
@@ -72,19 +72,19 @@ class Participant:
         """Back to the untrained adapter, with which the model is its base."""
         self.adapter = self._fresh
 
-    def encode(self, samples: Sequence[Sample]) -> EncodedSet:
+    def encode(self, samples: Sequence[Sample]) -> TokenizedDataset:
         """Samples as this model sees them."""
-        return EncodedSet(self.tokenizer, samples, self.max_length)
+        return TokenizedDataset(self.tokenizer, samples, self.max_length)
 
     def learn(
         self,
-        data: EncodedSet,
-        settings: TrainingSettings,
+        data: TokenizedDataset,
+        settings: TrainingConfig,
         *,
         seed: int,
         teacher: Teacher | None = None,
         label_share: float = 1.0,
-        replay: EncodedSet | None = None,
+        replay: TokenizedDataset | None = None,
         state: TrainingState | None = None,
         on_step: Callable[[int, float], None] | None = None,
     ) -> tuple[float, TrainingState]:
@@ -103,26 +103,26 @@ class Participant:
             on_step=on_step,
         )
 
-    def knowledge(self, k: int, public: EncodedSet | None = None) -> Knowledge:
+    def knowledge(self, k: int, public: TokenizedDataset | None = None) -> Knowledge:
         """What the model knows about the public set, or about some of it."""
         return extract(self.model, public or self.public, k, self.autocast)
 
-    def knowledge_with_prompts(
-        self, k: int, public: EncodedSet | None = None
+    def knowledge_with_contexts(
+        self, k: int, public: TokenizedDataset | None = None
     ) -> tuple[Knowledge, Float32[ndarray, " samples"]]:
         """The same and the losses of the prompts, in hardly more time than the one."""
-        return extract_with_prompts(self.model, public or self.public, k, self.autocast)
+        return extract_with_contexts(self.model, public or self.public, k, self.autocast)
 
     def score(self) -> dict[str, Score]:
         """Test loss and accuracy per domain."""
         return self.measure()[0]
 
     @torch.no_grad()
-    def measure(self, before: SampleNats | None = None) -> tuple[dict[str, Score], SampleNats]:
+    def measure(self, before: SampleNLL | None = None) -> tuple[dict[str, Score], SampleNLL]:
         """The same, and what a later call compares with; see ``Evaluator.measure``."""
         return self._evaluator.measure(self.model, self.autocast, before)
 
-    def on_trial(self, learn: Callable[[], T], seed: int) -> tuple[T, Verdict]:
+    def train_with_rollback(self, learn: Callable[[], T], seed: int) -> tuple[T, AcceptanceResult]:
         """Learn, and go back to the adapter from before if a held-out domain got worse.
 
         Args:
@@ -138,33 +138,35 @@ class Participant:
         adapter, before = self.adapter, self._losses(held_out)
         result = learn()
         domains = [sample.domain for sample in held_out.samples]
-        verdict = judge(before, self._losses(held_out), domains, seed=seed)
+        verdict = acceptance_test(before, self._losses(held_out), domains, seed=seed)
         if not verdict.keep:
             self.adapter = adapter
         return result, verdict
 
-    def _losses(self, data: EncodedSet) -> Float64[ndarray, " samples"]:
+    def _losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
         """``[N]`` loss of each sample, nats per byte; 0 where nothing is scored."""
-        nats = sample_nats(self.model, data, self.tokenizer.vocab_size, self.autocast)
+        nats = sample_nll(self.model, data, self.tokenizer.vocab_size, self.autocast)
         return np.asarray(nats / np.maximum(data.label_bytes, 1))
 
-    def prompt_losses(self, public: EncodedSet | None = None) -> Float32[ndarray, " samples"]:
+    def context_losses(
+        self, public: TokenizedDataset | None = None
+    ) -> Float32[ndarray, " samples"]:
         """Loss of the public prompts; see ``knowledge.prompts``."""
-        return prompt_losses(self.model, public or self.public)
+        return context_losses(self.model, public or self.public)
 
-    def view_prompts(
+    def view_contexts(
         self,
-        public: EncodedSet | None = None,
+        public: TokenizedDataset | None = None,
         loss: Float32[ndarray, " samples"] | None = None,
-    ) -> PromptView:
+    ) -> ContextView:
         """What the model makes of the public prompts alone; see ``knowledge.prompts``.
 
         Args:
             public: the public set, or some of it.
-            loss: ``[N]`` what ``prompt_losses`` found with the adapter of now, where it is known.
+            loss: ``[N]`` what ``context_losses`` found with the adapter of now, where it is known.
         """
         data = public or self.public
         # The base does not change, so its states are good for all rounds.
         if self._states is None or self._states[0] != data.fingerprint:
-            self._states = data.fingerprint, prompt_states(self.model, data)
-        return PromptView(self.prompt_losses(data) if loss is None else loss, self._states[1])
+            self._states = data.fingerprint, context_states(self.model, data)
+        return ContextView(self.context_losses(data) if loss is None else loss, self._states[1])

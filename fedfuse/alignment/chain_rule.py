@@ -39,13 +39,13 @@ class Candidates:
     Attributes:
         ids: ``[R, c]`` target ids; -1 in unused slots.
         logprobs: ``[R, c]`` log-probabilities in any order; -inf in unused slots.
-        residual: ``[R]`` mass outside them.
+        tail_logprob: ``[R]`` mass outside them.
         usable: ``[R]`` whether the teacher says anything.
     """
 
     ids: Int64[ndarray, "rows c"]
     logprobs: Float64[ndarray, "rows c"]
-    residual: Float64[ndarray, " rows"]
+    tail_logprob: Float64[ndarray, " rows"]
     usable: ndarray
 
 
@@ -74,7 +74,7 @@ def spanning(
     ids, logs = [target_token[:, None]], []
     read = np.zeros(rows)  # log-probability of the source's tokens so far
     front = np.zeros(rows, dtype=np.uint64)  # digest of their bytes
-    residual = np.zeros(rows)
+    tail_logprob = np.zeros(rows)
     for step in range(span):
         row = first + step
         label = source.token[row]
@@ -88,17 +88,19 @@ def spanning(
             found = spelling.token_of(spelling.joined(front[:, None], entries))
         values = np.where(is_label, -np.inf, values + read[:, None])
         lost = np.where(found == NO_TOKEN, np.exp(values), 0.0).sum(axis=1)
-        # A label that was not kept is in the residual; it goes on to the next step instead.
+        # A label that was not kept is in the tail; it goes on to the next step instead.
         own = knowledge.label_logprob[row].astype(np.float64)
-        rest = np.exp(knowledge.residual[row].astype(np.float64))
+        rest = np.exp(knowledge.tail_logprob[row].astype(np.float64))
         rest -= np.where(is_label.any(axis=1), 0.0, np.exp(own))
-        residual += lost + np.exp(read) * np.maximum(rest, 0.0)
+        tail_logprob += lost + np.exp(read) * np.maximum(rest, 0.0)
         ids.append(found)
         logs.append(np.where(found == NO_TOKEN, -np.inf, values))
         read = read + own
         front = spelling.joined(front, label) if step else spelling.led(lead, label)
     logprobs = np.concatenate([read[:, None], *logs], axis=1)
-    return Candidates(np.concatenate(ids, axis=1), logprobs, residual, np.ones(rows, dtype=bool))
+    return Candidates(
+        np.concatenate(ids, axis=1), logprobs, tail_logprob, np.ones(rows, dtype=bool)
+    )
 
 
 def continuing(
@@ -128,13 +130,13 @@ def continuing(
     following = spelling.pieces[entries, seen].astype(np.int64)
     total = mass.sum(axis=1)
     usable = total > 0
-    outside = np.exp(knowledge.residual[row].astype(np.float64))
+    outside = np.exp(knowledge.tail_logprob[row].astype(np.float64))
     share = mass * ((1.0 - outside) / np.where(usable, total, 1.0))[:, None]
     ended = following == NO_TOKEN
-    residual = outside + np.where(ended, share, 0.0).sum(axis=1)
+    tail_logprob = outside + np.where(ended, share, 0.0).sum(axis=1)
     share[ended] = 0.0
     ids = np.where(share > 0, following, NO_TOKEN)
-    return Candidates(ids, _log(share), residual, usable & (share > 0).any(axis=1))
+    return Candidates(ids, _log(share), tail_logprob, usable & (share > 0).any(axis=1))
 
 
 def rows_by(

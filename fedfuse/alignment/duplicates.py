@@ -9,7 +9,7 @@ from numpy import ndarray
 RULES = ("sum", "first")
 
 
-def put_together(
+def sum_duplicates(
     ids: Int64[ndarray, "rows c"], logprobs: Num[ndarray, "rows c"], k: int, rule: str
 ) -> tuple[Int64[ndarray, "rows k"], Float32[ndarray, "rows k"], Float64[ndarray, " rows"]]:
     """Merge entries of a row that share an id and keep the k largest.

@@ -31,7 +31,7 @@ from rapidfuzz.distance import Levenshtein
 from fedfuse.alignment.vocabulary_map import VocabularyTable
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.label_rows import LabelRows
-from fedfuse.tokenizers.token_bytes import Surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes
 
 UNMATCHED = -1
 MODES = ("merge", "boundary", "dtw")
@@ -63,8 +63,8 @@ def align_rows(
     source: LabelRows,
     target: LabelRows,
     mode: str = "boundary",
-    source_surfaces: Surfaces | None = None,
-    target_surfaces: Surfaces | None = None,
+    source_surfaces: VocabularyBytes | None = None,
+    target_surfaces: VocabularyBytes | None = None,
     table: VocabularyTable | None = None,
 ) -> Alignment:
     """Pair the target's label rows with the source's.
@@ -169,7 +169,10 @@ def _last_of_each_place(
 
 
 def _by_warping(
-    source: LabelRows, target: LabelRows, source_surfaces: Surfaces, target_surfaces: Surfaces
+    source: LabelRows,
+    target: LabelRows,
+    source_surfaces: VocabularyBytes,
+    target_surfaces: VocabularyBytes,
 ) -> Int64[ndarray, " target_rows"]:
     """Dynamic time warping by sample; rows to which several source rows fall are unmatched."""
     matched = np.full(len(target.token), UNMATCHED, dtype=np.int64)

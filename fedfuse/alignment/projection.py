@@ -6,7 +6,7 @@ largest) to reach an id wins; an unmatched position gets a one-hot distribution 
 
 Differs from the paper: by default the mass of entries that collide is summed, and unmatched rows
 carry no weight (``collisions="first"``, ``unmatched="one-hot"`` are the paper's rule). Mass that is
-lost under "first" goes to the residual, so a row's mass is one either way. One-hot is on the token
+lost under "first" goes to the tail, so a row's mass is one either way. One-hot is on the token
 that the row predicts.
 """
 
@@ -21,7 +21,7 @@ from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.alignment.chain_rule import Candidates, merged_rows
-from fedfuse.alignment.duplicates import RULES, put_together
+from fedfuse.alignment.duplicates import RULES, sum_duplicates
 from fedfuse.alignment.positions import Alignment
 from fedfuse.alignment.spelling import Spelling
 from fedfuse.alignment.vocabulary_map import VocabularyTable
@@ -41,14 +41,14 @@ class Projected:
     Attributes:
         indices: ``[T_t, k]`` token ids in the student's vocabulary; 0 in unused slots.
         logprobs: ``[T_t, k]`` log-probabilities, descending; -inf in unused slots.
-        residual: ``[T_t]`` log of the mass outside the k entries; -inf for none, 0 without teacher.
+        tail_logprob: ``[T_t]`` log of the mass outside the k entries; -inf for none, 0 without teacher.
         weight: ``[T_t]`` 1 where the row has a teacher, else 0.
         tokenizer: fingerprint of the student's tokenizer.
     """
 
     indices: Int64[ndarray, "rows k"]
     logprobs: Float32[ndarray, "rows k"]
-    residual: Float32[ndarray, " rows"]
+    tail_logprob: Float32[ndarray, " rows"]
     weight: Float32[ndarray, " rows"]
     tokenizer: str
 
@@ -63,7 +63,7 @@ class Projected:
             self,
             indices=self.indices[part],
             logprobs=self.logprobs[part],
-            residual=self.residual[part],
+            tail_logprob=self.tail_logprob[part],
             weight=self.weight[part],
         )
 
@@ -112,7 +112,7 @@ def project(
     result = Projected(
         indices=np.zeros((rows, k), dtype=np.int64),
         logprobs=np.full((rows, k), -np.inf, dtype=np.float32),
-        residual=np.zeros(rows, dtype=np.float32),
+        tail_logprob=np.zeros(rows, dtype=np.float32),
         weight=np.zeros(rows, dtype=np.float32),
         tokenizer=target_fingerprint,
     )
@@ -138,7 +138,7 @@ def project(
         alone = result.weight == 0
         result.indices[alone, 0] = target.token[alone]
         result.logprobs[alone, 0] = 0.0
-        result.residual[alone] = -np.inf
+        result.tail_logprob[alone] = -np.inf
         result.weight[:] = 1.0
     return result
 
@@ -158,12 +158,12 @@ def _project_single(
     if share is not None:
         logs = (logs[:, :, None] + share[entries]).reshape(ids.shape)
     k = result.indices.shape[1]
-    result.indices[part], result.logprobs[part], lost = put_together(ids, logs, k, collisions)
-    residual = knowledge.residual[teacher]
+    result.indices[part], result.logprobs[part], lost = sum_duplicates(ids, logs, k, collisions)
+    tail_logprob = knowledge.tail_logprob[teacher]
     if lost.any():
-        grown = np.logaddexp(residual.astype(np.float64), _log(lost))
-        residual = np.where(lost > 0, grown, residual)
-    result.residual[part] = residual
+        grown = np.logaddexp(tail_logprob.astype(np.float64), _log(lost))
+        tail_logprob = np.where(lost > 0, grown, tail_logprob)
+    result.tail_logprob[part] = tail_logprob
     result.weight[part] = 1.0
 
 
@@ -174,9 +174,9 @@ def _fill(
     use = said.usable
     part = part[use]
     k = result.indices.shape[1]
-    ids, logs, lost = put_together(said.ids[use], said.logprobs[use], k, collisions)
+    ids, logs, lost = sum_duplicates(said.ids[use], said.logprobs[use], k, collisions)
     result.indices[part], result.logprobs[part] = ids, logs
-    result.residual[part] = _log(said.residual[use] + lost)
+    result.tail_logprob[part] = _log(said.tail_logprob[use] + lost)
     result.weight[part] = 1.0
 
 

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from fedfuse.alignment.vocabulary_map import VocabularyTable
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.token_bytes import Surfaces, surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Distances 0, 1, 2, 3, and all from 4.
@@ -115,7 +115,7 @@ def _example(
     )
 
 
-def _stands_for_text(own: Surfaces) -> Bool[ndarray, " vocab"]:
+def _stands_for_text(own: VocabularyBytes) -> Bool[ndarray, " vocab"]:
     """By id, whether there is such a token and it stands for text."""
     return np.array(
         [bool(raw) and i in own.used and i not in own.special for i, raw in enumerate(own.bytes)]

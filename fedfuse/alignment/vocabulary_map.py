@@ -23,7 +23,7 @@ from numpy import ndarray
 
 from fedfuse.alignment.nearest import Progress, nearest_texts
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.token_bytes import Surfaces, surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Part of every cache file's name: raise it when the same tokenizers would give another table.
@@ -117,7 +117,7 @@ def minimum_edit_distance_table(
 
 
 def _build(
-    source: Surfaces, target: Surfaces, unit: str, m: int, progress: Progress | None
+    source: VocabularyBytes, target: VocabularyBytes, unit: str, m: int, progress: Progress | None
 ) -> VocabularyTable:
     """The table of ordinary tokens by distance, with special tokens set by role on top."""
     id_of = ids_of_texts(target)
@@ -147,7 +147,7 @@ def _characters(text: bytes) -> str:
     return text.decode(errors="surrogateescape")
 
 
-def ids_of_texts(target: Surfaces) -> dict[bytes, int]:
+def ids_of_texts(target: VocabularyBytes) -> dict[bytes, int]:
     """Bytes to id, for the target's tokens that stand for text."""
     ordinary = sorted(target.used - target.special, key=lambda i: (i in target.fallback, i))
     result: dict[bytes, int] = {}
@@ -157,7 +157,7 @@ def ids_of_texts(target: Surfaces) -> dict[bytes, int]:
     return result
 
 
-def _special_target(source: Surfaces, target: Surfaces, token_id: int) -> int | None:
+def _special_target(source: VocabularyBytes, target: VocabularyBytes, token_id: int) -> int | None:
     """The target's special token of the same role or, without a role, of the same name."""
     id_of_role = {role: i for i, roles in target.roles.items() for role in roles}
     own = source.roles.get(token_id, ())

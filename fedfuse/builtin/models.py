@@ -33,11 +33,11 @@ from fedfuse.builtin.prompt_models import (
 )
 from fedfuse.builtin.text_world import pretraining_text
 from fedfuse.builtin.tokenizers import train_tokenizer
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 PREFIX = "builtin:"
@@ -187,7 +187,7 @@ def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]
     texts = [sample.text for sample in samples]
     tokenizer = train_tokenizer(recipe.tokenizer, recipe.vocab_size, texts)
     plain = [Sample("", text) for text in texts]  # every position is scored
-    data = EncodedSet(TextTokenizer.from_pretrained(tokenizer), plain, MAX_LENGTH)
+    data = TokenizedDataset(TextTokenizer.from_pretrained(tokenizer), plain, MAX_LENGTH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = tiny_causal_lm(
@@ -196,7 +196,7 @@ def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]
             width=recipe.width,
             layers=recipe.layers,
         )
-        settings = TrainingSettings(recipe.steps, recipe.batch_size, recipe.learning_rate)
+        settings = TrainingConfig(recipe.steps, recipe.batch_size, recipe.learning_rate)
         train(
             model,
             data,

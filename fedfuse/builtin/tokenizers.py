@@ -134,12 +134,12 @@ def _wordpiece(vocab_size: int, texts: Sequence[str]) -> Tokenizer:
     # The trainer numbers characters inside words in the order of a hash table, and breaks ties
     # between merges by these numbers. As special tokens of a copy they have fixed ones.
     inside = sorted({f"##{c}" for word in _words(tokenizer, texts) for c in word[1:]})
-    learner = Tokenizer.from_str(tokenizer.to_str())
+    fuser = Tokenizer.from_str(tokenizer.to_str())
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=[*SPECIALS, *inside], show_progress=False
     )
-    learner.train_from_iterator(texts, trainer)
-    tokenizer.model = models.WordPiece(learner.get_vocab(), unk_token=SPECIALS[3])
+    fuser.train_from_iterator(texts, trainer)
+    tokenizer.model = models.WordPiece(fuser.get_vocab(), unk_token=SPECIALS[3])
     tokenizer.add_special_tokens(list(SPECIALS))
     return tokenizer
 

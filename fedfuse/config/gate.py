@@ -15,7 +15,7 @@ LABEL_FREE = FEATURES[:-1]
 
 
 @dataclass(frozen=True, slots=True)
-class SelectorSettings:
+class GateConfig:
     """An adaptive selector and its training.
 
     Attributes:

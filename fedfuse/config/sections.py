@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fedfuse.config.fields import between, one_of, text
-from fedfuse.config.gate import NETWORKS, SIGNALS, UNITS, SelectorSettings
-from fedfuse.config.training import AUTOCAST, DIVERGENCES, PLAIN, Comparison, TrainingSettings
+from fedfuse.config.gate import NETWORKS, SIGNALS, UNITS, GateConfig
+from fedfuse.config.training import AUTOCAST, DIVERGENCES, PLAIN, Comparison, TrainingConfig
 
-SELECTOR = SelectorSettings()
+SELECTOR = GateConfig()
 # The data source that is made on the spot.
 BUILTIN_DATA = "builtin"
 
@@ -94,9 +94,9 @@ class PhaseConfig:
     learning_rate: float = between(5e-3, 0, above=True)
     max_tokens: int = between(0, 0)
 
-    def settings(self) -> TrainingSettings:
+    def settings(self) -> TrainingConfig:
         """What the training loop is told."""
-        return TrainingSettings(
+        return TrainingConfig(
             self.steps, self.batch_size, self.learning_rate, max_tokens=self.max_tokens
         )
 
@@ -125,7 +125,7 @@ class ServerDistillConfig(PhaseConfig):
     temperature: float = between(PLAIN.temperature, 0, above=True)
     consolidation: float = between(10.0, 0)
 
-    def settings(self) -> TrainingSettings:
+    def settings(self) -> TrainingConfig:
         """What the training loop is told."""
         return replace(
             PhaseConfig.settings(self),
@@ -213,14 +213,14 @@ class SelectorConfig:
     feedback: float = between(SELECTOR.feedback, 0)
     steps: int = between(SELECTOR.steps, 0)
 
-    def settings(self) -> SelectorSettings:
+    def settings(self) -> GateConfig:
         """What the selector is told.
 
         Raises:
             FedfuseError: for a feature that does not exist.
         """
         features = tuple(name.strip() for name in self.features.split(",") if name.strip())
-        return SelectorSettings(
+        return GateConfig(
             network=self.network,
             signal=self.signal,
             features=features,

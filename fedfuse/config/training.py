@@ -46,7 +46,7 @@ PLAIN = Comparison()
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSettings:
+class TrainingConfig:
     """How one training phase runs.
 
     Attributes:

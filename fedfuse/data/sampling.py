@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 
-def shuffled(size: int, seed: int, position: int, count: int) -> Int64[ndarray, " count"]:
+def sample_indices(size: int, seed: int, position: int, count: int) -> Int64[ndarray, " count"]:
     """A piece of the endless stream of a set's samples, epoch after epoch.
 
     Each epoch has every sample once, in an order of its own.

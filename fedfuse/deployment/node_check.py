@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from packaging.requirements import Requirement
 
-from fedfuse.algorithms.local_model import Participant
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.data.sample import Sample
 from fedfuse.deployment.superlink import Credentials, greet
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.client import Client, parse_client
-from fedfuse.factory.models import check_model, load_participant, load_splits
+from fedfuse.factory.models import check_model, load_local_model, load_splits
 from fedfuse.flower.app_bundle import app_dir, dependencies
 from fedfuse.models.loading import resolve_device
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 GIGABYTE = 2**30
 
 
-class Fault(Exception):
+class CheckError(Exception):
     """What a check found wrong, and what mends it."""
 
     def __init__(self, found: str, mend: str) -> None:
@@ -41,7 +41,7 @@ class Fault(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What one check found.
 
     Attributes:
@@ -69,7 +69,7 @@ class Machine:
     node_config: Mapping[str, Any]
     run_config: Mapping[str, Any]
     credentials: Credentials | None = None
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[CheckResult] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
@@ -80,12 +80,12 @@ class Machine:
         """Note what a check found; returns what it made, None where something is wrong."""
         try:
             found, made = what()
-        except Fault as fault:
-            self.findings.append(Finding(name, str(fault), fault.mend))
+        except CheckError as fault:
+            self.findings.append(CheckResult(name, str(fault), fault.mend))
         except FedfuseError as error:
-            self.findings.append(Finding(name, str(error), mend))
+            self.findings.append(CheckResult(name, str(error), mend))
         else:
-            self.findings.append(Finding(name, found))
+            self.findings.append(CheckResult(name, found))
             return made
         return None
 
@@ -107,13 +107,13 @@ def check_machine(machine: Machine) -> None:
             lambda: _tokenizer(client),
             "take a model with a tokenizer.json, that is a fast tokenizer",
         )
-        participant: Participant | None = tokenizer and machine.check(
+        local_model: LocalModel | None = tokenizer and machine.check(
             "model", lambda: _model(client), "correct model, device or dtype in the node config"
         )
-        if participant and private:
+        if local_model and private:
             machine.check(
                 "memory",
-                lambda: _memory(client, participant, private),
+                lambda: _memory(client, local_model, private),
                 "give samples with an answer within data.max-length",
             )
     if machine.credentials:
@@ -143,7 +143,7 @@ def check_versions() -> tuple[str, bool]:
         if found := _wrong_version(package):
             wrong.append(found)
     if wrong:
-        raise Fault(
+        raise CheckError(
             "\n".join(wrong), "install fedfuse with its constraints: make setup, or pip install"
         )
     return f"Python {here}, flwr {version('flwr')}, torch {torch.__version__}", True
@@ -179,46 +179,44 @@ def _tokenizer(client: Client) -> tuple[str, bool]:
     return "fast", True
 
 
-def _model(client: Client) -> tuple[str, Participant]:
+def _model(client: Client) -> tuple[str, LocalModel]:
     config = client.config
     started = time.perf_counter()
     try:
-        participant = load_participant(
+        local_model = load_local_model(
             "client", config.clients.model, config.clients, config.data, config.seed
         )
     except torch.OutOfMemoryError as error:
         mend = "quantization = '4bit' or another model in the node config"
-        raise Fault(f"does not fit into the GPU's memory: {error}", mend) from error
-    size = sum(parameter.numel() for parameter in participant.model.parameters())
+        raise CheckError(f"does not fit into the GPU's memory: {error}", mend) from error
+    size = sum(parameter.numel() for parameter in local_model.model.parameters())
     seconds = time.perf_counter() - started
-    return f"{size / 1e6:.1f} million parameters, loaded in {seconds:.1f} s", participant
+    return f"{size / 1e6:.1f} million parameters, loaded in {seconds:.1f} s", local_model
 
 
-def _memory(
-    client: Client, participant: Participant, private: Sequence[Sample]
-) -> tuple[str, bool]:
+def _memory(client: Client, local_model: LocalModel, private: Sequence[Sample]) -> tuple[str, bool]:
     """Both trainings on the longest samples, and extraction: the most that a round takes."""
     config = client.config
-    place = next(participant.model.parameters()).device
+    place = next(local_model.model.parameters()).device
     on_gpu = place.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(place)
     started = time.perf_counter()
-    own = _longest(participant, participant.encode(private), config.local.batch_size)
-    public = _longest(participant, participant.public, config.client_distill.batch_size)
+    own = _longest(local_model, local_model.encode(private), config.local.batch_size)
+    public = _longest(local_model, local_model.public, config.client_distill.batch_size)
     try:
         # In the second step the optimizer has its state.
         local = replace(config.local.settings(), steps=2)
-        participant.learn(own, local, seed=0)
+        local_model.learn(own, local, seed=0)
         distill = replace(config.client_distill.settings(), steps=2)
         replay = own if config.client_distill.replay else None
-        participant.learn(public, distill, seed=0, replay=replay)
-        participant.knowledge(config.knowledge.k)
+        local_model.learn(public, distill, seed=0, replay=replay)
+        local_model.knowledge(config.knowledge.k)
     except torch.OutOfMemoryError as error:
         mend = "set max-tokens in the node config: half of what it is, or 4096 for a start"
-        raise Fault(f"a step does not fit into the GPU's memory: {error}", mend) from error
+        raise CheckError(f"a step does not fit into the GPU's memory: {error}", mend) from error
     finally:
-        participant.reset()
+        local_model.reset()
     found = f"two steps of each phase and the public set: {time.perf_counter() - started:.1f} s"
     if on_gpu:
         peak = torch.cuda.max_memory_allocated(place) / GIGABYTE
@@ -227,9 +225,9 @@ def _memory(
     return found, True
 
 
-def _longest(participant: Participant, data: EncodedSet, number: int) -> EncodedSet:
+def _longest(local_model: LocalModel, data: TokenizedDataset, number: int) -> TokenizedDataset:
     order = np.argsort(-data.lengths, kind="stable")[:number]
-    return participant.encode([data.samples[i] for i in order])
+    return local_model.encode([data.samples[i] for i in order])
 
 
 def _authority(credentials: Credentials) -> tuple[str, bool]:
@@ -246,18 +244,18 @@ def _superlink(credentials: Credentials) -> tuple[str, bool]:
     try:
         greet(credentials)
     except ssl.SSLCertVerificationError as error:
-        raise Fault(
+        raise CheckError(
             f"{where} shows a certificate that is not to be trusted: {error.verify_message}",
             "copy the ca.crt of this SuperLink; connect by a name that its certificate has",
         ) from error
     except PermissionError as error:
-        raise Fault(
+        raise CheckError(
             f"{where} does not let this machine in: {error}",
             "register its public key there: flwr supernode register NAME.pub; stop a SuperNode "
             "that has this key already; set this machine's clock",
         ) from error
     except OSError as error:
-        raise Fault(
+        raise CheckError(
             f"{where} cannot be reached: {error}",
             "start the SuperLink; open its port; correct --superlink",
         ) from error

@@ -22,17 +22,17 @@ from jaxtyping import Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sampling import parts_by_length
 from fedfuse.distillation.loss import SparseTargets
 from fedfuse.distillation.targets import Teacher, batch_losses
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 Named = Mapping[str, nn.Parameter]
 
 
 @dataclass(frozen=True, slots=True)
-class Consolidation:
+class EWCPenalty:
     """Where parameters are held, and how firmly.
 
     Attributes:
@@ -87,18 +87,18 @@ class Consolidation:
         return cls(start, pull)
 
 
-def consolidate(
+def estimate_ewc(
     model: nn.Module,
     named: Named,
-    data: EncodedSet,
+    data: TokenizedDataset,
     teacher: Teacher,
-    settings: TrainingSettings,
+    settings: TrainingConfig,
     *,
     vocab_size: int,
     seed: int,
     max_tokens: int,
     autocast: str,
-) -> Consolidation | None:
+) -> EWCPenalty | None:
     """Hold what the model is trusted with itself; None where that is nothing.
 
     The pull's mean over all parameters is the settings' strength times the share of the samples
@@ -133,7 +133,7 @@ def consolidate(
                 yield mean * len(batch.row)
 
     strength = settings.consolidation * float(teacher.own.mean())
-    return Consolidation.of(named, fisher_information(named, losses()), strength)
+    return EWCPenalty.of(named, fisher_information(named, losses()), strength)
 
 
 def fisher_information(named: Named, losses: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ class Teacher:
         indices: ``[T, k]`` token ids in the student's vocabulary; an unused slot repeats an
             earlier one of its row.
         logprobs: ``[T, k]`` log-probabilities, -inf in unused slots.
-        residual: ``[T]`` log of the mass outside the kept entries; -inf for a teacher without a
+        tail_logprob: ``[T]`` log of the mass outside the kept entries; -inf for a teacher without a
             tail.
         weight: ``[T]`` in [0, 1], 0 where nobody teaches.
         own: ``[N]`` in [0, 1] the student's trust in itself on each sample of the set; None where
@@ -34,13 +34,13 @@ class Teacher:
 
     indices: Int64[ndarray, "rows k"]
     logprobs: Float32[ndarray, "rows k"]
-    residual: Float32[ndarray, " rows"]
+    tail_logprob: Float32[ndarray, " rows"]
     weight: Float32[ndarray, " rows"]
     own: Float32[ndarray, " samples"] | None = None
 
     def rows(self, which: Int64[ndarray, " some"], device: torch.device | str) -> SparseTargets:
         """Some rows as tensors, as probabilities that sum to one."""
-        mass = np.exp(np.column_stack([self.logprobs[which], self.residual[which]]))
+        mass = np.exp(np.column_stack([self.logprobs[which], self.tail_logprob[which]]))
         mass /= np.maximum(mass.sum(1, keepdims=True), 1e-30)
         return SparseTargets(
             to_tensor(self.indices[which], device),

@@ -18,9 +18,9 @@ from jaxtyping import Int64
 from numpy import ndarray
 from torch import nn
 
-from fedfuse.config.training import TrainingSettings
-from fedfuse.data.sampling import parts_by_length, shuffled, step_seed
-from fedfuse.distillation.ewc import Consolidation, consolidate
+from fedfuse.config.training import TrainingConfig
+from fedfuse.data.sampling import parts_by_length, sample_indices, step_seed
+from fedfuse.distillation.ewc import EWCPenalty, estimate_ewc
 from fedfuse.distillation.oom import is_out_of_memory, smaller_parts
 from fedfuse.distillation.optimizer_state import (
     TrainingState,
@@ -30,7 +30,7 @@ from fedfuse.distillation.optimizer_state import (
     scaler_state,
 )
 from fedfuse.distillation.targets import Teacher, batch_losses
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 log = logging.getLogger(__name__)
 MAX_TOKENS = "max-tokens"
@@ -38,14 +38,14 @@ MAX_TOKENS = "max-tokens"
 
 def train(
     model: nn.Module,
-    data: EncodedSet,
-    settings: TrainingSettings,
+    data: TokenizedDataset,
+    settings: TrainingConfig,
     *,
     vocab_size: int,
     seed: int,
     teacher: Teacher | None = None,
     label_share: float = 1.0,
-    replay: EncodedSet | None = None,
+    replay: TokenizedDataset | None = None,
     autocast: str = "none",
     state: TrainingState | None = None,
     on_step: Callable[[int, float], None] | None = None,
@@ -104,14 +104,14 @@ class Training:
     def __init__(
         self,
         model: nn.Module,
-        data: EncodedSet,
-        settings: TrainingSettings,
+        data: TokenizedDataset,
+        settings: TrainingConfig,
         *,
         vocab_size: int,
         seed: int,
         teacher: Teacher | None = None,
         label_share: float = 1.0,
-        replay: EncodedSet | None = None,
+        replay: TokenizedDataset | None = None,
         autocast: str = "none",
         state: TrainingState | None = None,
     ) -> None:
@@ -149,7 +149,7 @@ class Training:
         state = state or {}
         restore_optimizer(self._optimizer, self._named, state)
         restore_scaler(self._scaler, state)
-        self._held = Consolidation.from_state(state, self._named)
+        self._held = EWCPenalty.from_state(state, self._named)
         self.step, self.position = int(state.get("step", 0)), int(state.get("position", 0))
         self.max_tokens = int(state.get(MAX_TOKENS, 0)) or settings.max_tokens
         if settings.max_tokens:
@@ -211,12 +211,12 @@ class Training:
                 raise
             return None
 
-    def _consolidate(self) -> Consolidation | None:
+    def _consolidate(self) -> EWCPenalty | None:
         """Hold what the model is trusted with itself, where the settings say so."""
         if self.teacher is None or not self.settings.consolidation:
             return None
         self.model.eval()
-        held = consolidate(
+        held = estimate_ewc(
             self.model,
             self._named,
             self.data,
@@ -234,15 +234,15 @@ class Training:
         """Tokens of each sample of the step, those that are replayed last."""
         address = self.seed, self.position, self.settings.batch_size
         sets = [self.data] if self.replay is None else [self.data, self.replay]
-        return np.concatenate([s.lengths[shuffled(len(s), *address)] for s in sets])
+        return np.concatenate([s.lengths[sample_indices(len(s), *address)] for s in sets])
 
     def _backward(self) -> float:
         """Add a step's gradient to the parameters', a part at a time; returns its loss."""
         address = self.seed, self.position, self.settings.batch_size
-        own = shuffled(len(self.data), *address)
+        own = sample_indices(len(self.data), *address)
         lengths, rows, old_rows = self._lengths(), self.data.count(own), 0
         if self.replay is not None:
-            replayed = shuffled(len(self.replay), *address)
+            replayed = sample_indices(len(self.replay), *address)
             old_rows = self.replay.count(replayed)
         total = torch.zeros((), device=self._device)
         for part in parts_by_length(lengths, self.max_tokens):
@@ -269,7 +269,7 @@ class Training:
         return float(total)
 
 
-def schedule(step: int, settings: TrainingSettings) -> float:
+def schedule(step: int, settings: TrainingConfig) -> float:
     """Share of the peak learning rate at a step (from 0): linear warm-up, then cosine."""
     warmup = max(1, round(settings.warmup_ratio * settings.steps))
     if step < warmup:

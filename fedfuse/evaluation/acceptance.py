@@ -43,7 +43,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AcceptanceResult:
     """Whether a round is kept.
 
     Attributes:
@@ -60,14 +60,14 @@ class Verdict:
         return [domain for domain, change in self.changes.items() if change.worse]
 
 
-def judge(
+def acceptance_test(
     before: Float[ndarray, " samples"],
     after: Float[ndarray, " samples"],
     domains: Sequence[str],
     *,
     level: float = 0.05,
     seed: int = 0,
-) -> Verdict:
+) -> AcceptanceResult:
     """Decide on a round.
 
     Args:
@@ -102,4 +102,4 @@ def judge(
         means = rng.choice(found, (_DRAWS, len(found))).mean(1)
         lower = float(np.quantile(means, level / len(groups)))
         changes[domain] = Change(float(found.mean()), lower, lower > 0)
-    return Verdict(not any(change.worse for change in changes.values()), changes)
+    return AcceptanceResult(not any(change.worse for change in changes.values()), changes)

@@ -15,7 +15,7 @@ from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.interference import paired_noise
 from fedfuse.models.forward import logits_in_chunks
-from fedfuse.tokenizers.dataset import Batch, EncodedSet
+from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Tokens in one forward pass of a model that is only scored, padding included. More of them leave
@@ -24,7 +24,7 @@ MAX_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
 
 # Label loss of each test sample, nats, summed over its answer.
-SampleNats = Float64[ndarray, " samples"]
+SampleNLL = Float64[ndarray, " samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Score:
 @torch.no_grad()
 def label_logits(
     model: nn.Module,
-    data: EncodedSet,
+    data: TokenizedDataset,
     vocab_size: int,
     autocast: str = "none",
 ) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
@@ -66,8 +66,8 @@ def label_logits(
         yield from logits_in_chunks(model, batch, vocab_size, autocast)
 
 
-def sample_nats(
-    model: nn.Module, data: EncodedSet, vocab_size: int, autocast: str = "none"
+def sample_nll(
+    model: nn.Module, data: TokenizedDataset, vocab_size: int, autocast: str = "none"
 ) -> Float64[ndarray, " samples"]:
     """``[N]`` label loss of each sample, nats, summed over its answer."""
     rows = np.zeros(len(data.rows.token))
@@ -94,7 +94,7 @@ class Evaluator:
             FedfuseError: for a domain that has nothing to score in the test set.
         """
         self._vocab_size = tokenizer.vocab_size
-        self._test = EncodedSet(tokenizer, test, max_length)
+        self._test = TokenizedDataset(tokenizer, test, max_length)
         scored = {s.domain for s, n in zip(test, self._test.label_bytes, strict=True) if n}
         if empty := sorted({s.domain for s in test} - scored):
             raise FedfuseError(
@@ -105,15 +105,15 @@ class Evaluator:
         expanded = [
             Sample(q.prompt, option, q.domain) for q in self._questions for option in q.options
         ]
-        self._options = EncodedSet(tokenizer, expanded, max_length) if expanded else None
+        self._options = TokenizedDataset(tokenizer, expanded, max_length) if expanded else None
 
     def score(self, model: nn.Module, autocast: str = "none") -> dict[str, Score]:
         """Loss and accuracy per domain, domains sorted."""
         return self.measure(model, autocast)[0]
 
     def measure(
-        self, model: nn.Module, autocast: str = "none", before: SampleNats | None = None
-    ) -> tuple[dict[str, Score], SampleNats]:
+        self, model: nn.Module, autocast: str = "none", before: SampleNLL | None = None
+    ) -> tuple[dict[str, Score], SampleNLL]:
         """The same, and the loss of each test sample.
 
         Args:
@@ -121,7 +121,7 @@ class Evaluator:
             autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
             before: ``[N]`` what an earlier call returned, to tell a change from noise.
         """
-        nats = sample_nats(model, self._test, self._vocab_size, autocast)
+        nats = sample_nll(model, self._test, self._vocab_size, autocast)
         correct = self._correct(model, autocast)
         domains = np.array([s.domain for s in self._test.samples])
         asked = np.array([q.domain for q in self._questions])
@@ -148,7 +148,7 @@ class Evaluator:
         """
         if self._options is None:
             return np.empty(0)
-        nats = sample_nats(model, self._options, self._vocab_size, autocast)
+        nats = sample_nll(model, self._options, self._vocab_size, autocast)
         correct = np.zeros(len(self._questions))
         start = 0
         for i, question in enumerate(self._questions):

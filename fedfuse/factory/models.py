@@ -11,7 +11,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from fedfuse.algorithms.local_model import Participant
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.models import build, cache_root, is_builtin, recipe_of
 from fedfuse.builtin.text_world import World, WorldSize
 from fedfuse.config.run_config import RunConfig
@@ -20,10 +20,10 @@ from fedfuse.data.public_subset import turn
 from fedfuse.data.sample import Splits
 from fedfuse.data.splits import build_splits, check_splits
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.aligner import Translator
+from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.models.causal_lm import LoraSettings, add_lora, load_causal_lm
 from fedfuse.models.loading import load_tokenizer
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 
 @lru_cache(maxsize=2)
@@ -55,9 +55,9 @@ def load_splits(data: DataConfig, seed: int, num_partitions: int) -> Splits:
 
 
 @lru_cache(maxsize=8)
-def load_participant(
+def load_local_model(
     role: str, name: str, model: ModelConfig, data: DataConfig, seed: int
-) -> Participant:
+) -> LocalModel:
     """A model with a fresh adapter on the run's public and test sets.
 
     Args:
@@ -85,7 +85,7 @@ def load_participant(
     )
     adapted = add_lora(lm, settings, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
     splits = load_splits(data, seed, 1)
-    return Participant(
+    return LocalModel(
         adapted,
         lm.tokenizer,
         public=splits.public,
@@ -110,26 +110,28 @@ def check_model(name: str) -> None:
         load_tokenizer(name)
 
 
-def public_of_round(config: RunConfig, participant: Participant, server_round: int) -> EncodedSet:
+def public_of_round(
+    config: RunConfig, local_model: LocalModel, server_round: int
+) -> TokenizedDataset:
     """The public samples that a round is about, the same for everybody."""
-    public, share = participant.public, config.knowledge.public_share
+    public, share = local_model.public, config.knowledge.public_share
     if share == 1:
         return public
     which = turn(len(public), share, derive_seed(config, "public"), server_round)
-    return participant.encode([public.samples[i] for i in which])
+    return local_model.encode([public.samples[i] for i in which])
 
 
-def new_translator(
-    participant: Participant,
+def new_aligner(
+    local_model: LocalModel,
     knowledge: KnowledgeConfig,
-    public: EncodedSet | None = None,
+    public: TokenizedDataset | None = None,
     cache: Path | None = None,
-) -> Translator:
+) -> KnowledgeAligner:
     """A translator into a participant's terms; tables are cached on disk."""
-    return Translator(
-        participant.tokenizer,
-        (public or participant.public).samples,
-        participant.max_length,
+    return KnowledgeAligner(
+        local_model.tokenizer,
+        (public or local_model.public).samples,
+        local_model.max_length,
         positions=knowledge.positions,
         collisions=knowledge.collisions,
         unmatched=knowledge.unmatched,

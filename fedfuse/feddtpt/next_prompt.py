@@ -23,7 +23,7 @@ PREVIOUS, AGGREGATED = "previous", "aggregated"
 
 
 @dataclass(frozen=True, slots=True)
-class Succession:
+class AggregationResult:
     """The next prompt, and where it comes from.
 
     Attributes:
@@ -43,7 +43,7 @@ def next_prompt(
     settings: AggregationSettings | None,
     choice: str,
     score: Callable[[Prompt], float],
-) -> Succession:
+) -> AggregationResult:
     """The next global prompt.
 
     Args:
@@ -67,6 +67,6 @@ def next_prompt(
         candidates = {AGGREGATED: lm.canonical(aggregation.prompt)}
         candidates |= own if choice == "all" else {}
     if choice != "none":
-        return Succession(choose({PREVIOUS: previous, **candidates}, score), aggregation)
+        return AggregationResult(choose({PREVIOUS: previous, **candidates}, score), aggregation)
     best = max(candidates, key=lambda name: tuned[name].accuracy if name in tuned else 0.0)
-    return Succession(Choice(best, candidates[best], {}), aggregation)
+    return AggregationResult(Choice(best, candidates[best], {}), aggregation)

@@ -30,7 +30,7 @@ from fedfuse.feddtpt.search_state import SearchState
 
 
 @dataclass(frozen=True)
-class Searcher:
+class ClientPromptTuner:
     """A client with its examples, its black box and its folder.
 
     Attributes:

@@ -15,17 +15,17 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
-from fedfuse.flower.messages import arrays_to_record, record_to_arrays, take_number
+from fedfuse.flower.messages import arrays_to_record, record_to_arrays, unpack_number
 
 PROMPT = "prompt"
 
 
-def put_prompt(content: RecordDict, prompt: Prompt) -> None:
+def pack_prompt(content: RecordDict, prompt: Prompt) -> None:
     """Add a prompt to a request's content."""
     content[PROMPT] = arrays_to_record({"tokens": np.array(prompt.tokens, dtype=np.uint32)})
 
 
-def take_prompt(content: RecordDict) -> Prompt:
+def unpack_prompt(content: RecordDict) -> Prompt:
     """Read a prompt out of a message's content.
 
     Raises:
@@ -34,7 +34,7 @@ def take_prompt(content: RecordDict) -> Prompt:
     return Prompt(tuple(_array(content, "tokens", np.uint32).tolist()))
 
 
-def put_tuned(content: RecordDict, tuned: TunedPrompt) -> None:
+def pack_tuned(content: RecordDict, tuned: TunedPrompt) -> None:
     """Add a tuned prompt to a reply's content."""
     content[PROMPT] = arrays_to_record(
         {
@@ -45,7 +45,7 @@ def put_tuned(content: RecordDict, tuned: TunedPrompt) -> None:
     content["metrics"] = MetricRecord({"accuracy": tuned.accuracy, "queries": tuned.queries})
 
 
-def take_tuned(
+def unpack_tuned(
     content: RecordDict, fits: Callable[[Prompt], bool], length: int, queries: int
 ) -> TunedPrompt:
     """Read a tuned prompt out of a reply's content, and check all that it says.
@@ -59,7 +59,7 @@ def take_tuned(
     Raises:
         FedfuseError: when there is none, or it is malformed, too long or impossible.
     """
-    prompt = take_prompt(content)
+    prompt = unpack_prompt(content)
     if not 1 <= len(prompt.tokens) <= length:
         raise FedfuseError(f"prompt.tokens are {len(prompt.tokens)} tokens; allowed: 1 to {length}")
     if not fits(prompt):
@@ -76,12 +76,12 @@ def take_tuned(
     return TunedPrompt(
         prompt,
         tuple(gain.astype(float).tolist()),
-        take_number(content, "accuracy", 0, 1),
-        int(take_number(content, "queries", 0, queries)),
+        unpack_number(content, "accuracy", 0, 1),
+        int(unpack_number(content, "queries", 0, queries)),
     )
 
 
-def take_member(content: RecordDict, vocabulary: str) -> tuple[str, str]:
+def unpack_registration(content: RecordDict, vocabulary: str) -> tuple[str, str]:
     """Who answers a registration: partition and black box.
 
     Args:

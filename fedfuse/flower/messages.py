@@ -19,9 +19,9 @@ from numpy import ndarray
 
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.acceptance import Verdict
+from fedfuse.evaluation.acceptance import AcceptanceResult
 from fedfuse.evaluation.scoring import Score
-from fedfuse.knowledge.payload import Letter
+from fedfuse.knowledge.payload import Payload
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 REGISTER = "query.register"
@@ -39,7 +39,7 @@ _LETTERS = ({"message"}, {"message", "rows", "before"})
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
+class RequestContext:
     """What a request belongs to.
 
     Attributes:
@@ -53,13 +53,13 @@ class Occasion:
     round: int
 
 
-def put_occasion(config: ConfigRecord, occasion: Occasion) -> None:
+def pack_context(config: ConfigRecord, request_context: RequestContext) -> None:
     """Add to the ``config`` of a request what it belongs to."""
-    config["run"], config["run-id"] = occasion.run, occasion.id
-    config["round"] = occasion.round
+    config["run"], config["run-id"] = request_context.run, request_context.id
+    config["round"] = request_context.round
 
 
-def take_occasion(content: RecordDict) -> Occasion:
+def unpack_context(content: RecordDict) -> RequestContext:
     """Read out of a request what it belongs to.
 
     Raises:
@@ -72,10 +72,10 @@ def take_occasion(content: RecordDict) -> Occasion:
         raise FedfuseError(
             f"the request's config holds {sorted(values)}; allowed: besides, run, run-id and round"
         )
-    return Occasion(run, run_id, number)
+    return RequestContext(run, run_id, number)
 
 
-def put_round(content: RecordDict, answered: int) -> None:
+def pack_round(content: RecordDict, answered: int) -> None:
     """Add to a reply the round of the request that it answers."""
     info = content.get("info")
     content["info"] = ConfigRecord({**(info if isinstance(info, ConfigRecord) else {})})
@@ -104,7 +104,7 @@ def record_to_arrays(record: ArrayRecord) -> dict[str, ndarray]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def put_knowledge(content: RecordDict, letter: Letter) -> None:
+def pack_knowledge(content: RecordDict, letter: Payload) -> None:
     """Add knowledge, or what changed of it, to a message's content."""
     parts = {"message": letter.message, "rows": letter.rows, "before": letter.before.encode()}
     content[_KNOWLEDGE] = arrays_to_record(
@@ -112,7 +112,7 @@ def put_knowledge(content: RecordDict, letter: Letter) -> None:
     )
 
 
-def take_knowledge(content: RecordDict) -> Letter:
+def unpack_knowledge(content: RecordDict) -> Payload:
     """Read a letter out of a message's content; what it says is not checked yet.
 
     Raises:
@@ -130,15 +130,15 @@ def take_knowledge(content: RecordDict) -> Letter:
             )
         parts[name] = array.tobytes()
     before = parts.get("before", b"").decode("ascii", errors="replace")
-    return Letter(parts["message"], parts.get("rows", b""), before)
+    return Payload(parts["message"], parts.get("rows", b""), before)
 
 
-def put_prompt_loss(content: RecordDict, loss: Float32[ndarray, " samples"]) -> None:
+def pack_context_loss(content: RecordDict, loss: Float32[ndarray, " samples"]) -> None:
     """Add a model's loss of the public prompts, ``[N]`` nats per byte, in half precision."""
     content[_PROMPTS] = arrays_to_record({"loss": loss.astype(np.float16)})
 
 
-def take_prompt_loss(content: RecordDict, samples: int) -> Float32[ndarray, " samples"]:
+def unpack_context_loss(content: RecordDict, samples: int) -> Float32[ndarray, " samples"]:
     """Read it out of a message's content.
 
     Raises:
@@ -157,13 +157,13 @@ def take_prompt_loss(content: RecordDict, samples: int) -> Float32[ndarray, " sa
     return loss.astype(np.float32)
 
 
-def take_heard(content: RecordDict) -> str:
+def unpack_cache_digest(content: RecordDict) -> str:
     """Digest of what a client holds of the server's knowledge; empty when it says none."""
     info = content.get("info")
     return str(info.get("heard", "")) if isinstance(info, ConfigRecord) else ""
 
 
-def take_max_tokens(content: RecordDict) -> int:
+def unpack_max_tokens(content: RecordDict) -> int:
     """Tokens that a client trains on at once since its memory ran out; 0 while it has not.
 
     Raises:
@@ -171,15 +171,15 @@ def take_max_tokens(content: RecordDict) -> int:
     """
     record = content.get("metrics")
     known = isinstance(record, MetricRecord) and MAX_TOKENS in record
-    return int(take_number(content, MAX_TOKENS)) if known else 0
+    return int(unpack_number(content, MAX_TOKENS)) if known else 0
 
 
-def put_tokenizer(content: RecordDict, tokenizer: TextTokenizer) -> None:
+def pack_tokenizer(content: RecordDict, tokenizer: TextTokenizer) -> None:
     """Add a tokenizer to a message's content, as its own JSON."""
     content["tokenizer"] = ConfigRecord({"json": tokenizer.to_json()})
 
 
-def take_tokenizer(content: RecordDict) -> TextTokenizer:
+def unpack_tokenizer(content: RecordDict) -> TextTokenizer:
     """Read a tokenizer out of a message's content; only JSON is parsed, no code is run.
 
     Raises:
@@ -191,7 +191,7 @@ def take_tokenizer(content: RecordDict) -> TextTokenizer:
     return TextTokenizer.from_json(str(record["json"]))
 
 
-def take_number(
+def unpack_number(
     content: RecordDict, name: str, low: float = -math.inf, high: float = math.inf
 ) -> float:
     """Read a number out of a reply's metrics.
@@ -202,7 +202,7 @@ def take_number(
     return _number(_metrics(content), name, low, high)
 
 
-def take_scores(content: RecordDict) -> dict[str, Score]:
+def unpack_scores(content: RecordDict) -> dict[str, Score]:
     """Read scores out of a reply's metrics.
 
     Raises:
@@ -250,14 +250,14 @@ def metrics_to_scores(metrics: Mapping[str, object]) -> dict[str, Score]:
     return scores
 
 
-def put_verdict(content: RecordDict, verdict: Verdict) -> None:
+def pack_acceptance(content: RecordDict, verdict: AcceptanceResult) -> None:
     """Add to a reply whether its sender kept what it learned, and each domain's change of loss."""
     changes = {f"change/{domain}": change.mean for domain, change in verdict.changes.items()}
     content["verdict"] = MetricRecord({"keep": int(verdict.keep), **changes})
 
 
-def take_verdict(content: RecordDict) -> tuple[bool, dict[str, float]]:
-    """The inverse of ``put_verdict``: whether it was kept, and the changes, nats per byte.
+def unpack_acceptance(content: RecordDict) -> tuple[bool, dict[str, float]]:
+    """The inverse of ``pack_acceptance``: whether it was kept, and the changes, nats per byte.
 
     Raises:
         FedfuseError: when there is none or it is no numbers.
@@ -268,13 +268,13 @@ def take_verdict(content: RecordDict) -> tuple[bool, dict[str, float]]:
     return _number(metrics, "keep", 0, 1) == 1, changes
 
 
-def put_signal(content: RecordDict, before: float, after: float) -> None:
+def pack_gate_loss(content: RecordDict, before: float, after: float) -> None:
     """Add to a reply what its sender's selector minimises, before and after its learning."""
     content["selector"] = MetricRecord({"before": before, "after": after})
 
 
-def take_signal(content: RecordDict) -> tuple[float, float]:
-    """The inverse of ``put_signal``, nats per label row.
+def unpack_gate_loss(content: RecordDict) -> tuple[float, float]:
+    """The inverse of ``pack_gate_loss``, nats per label row.
 
     Raises:
         FedfuseError: when there is none or it is no numbers.

@@ -11,13 +11,13 @@ import numpy as np
 
 from fedfuse.alignment.projection import Projected
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion.fuser import Candidate
+from fedfuse.fusion.fuser import AlignedTeacher
 
-FIELDS = ("indices", "logprobs", "residual", "weight")
+FIELDS = ("indices", "logprobs", "tail_logprob", "weight")
 
 
 @dataclass(frozen=True, slots=True)
-class Spooled:
+class BufferedRows:
     """A candidate's distributions in a file, of which no more is in memory than what is asked for.
 
     Attributes:
@@ -41,11 +41,11 @@ class Spooled:
             table = np.array(np.load(self.path, mmap_mode="r")[part])
         except (OSError, ValueError) as error:
             raise FedfuseError(f"{self.path}: {error}; allowed: what was written there") from error
-        indices, logprobs, residual, weight = (table[name] for name in FIELDS)
-        return Projected(indices, logprobs, residual, weight, self.tokenizer)
+        indices, logprobs, tail_logprob, weight = (table[name] for name in FIELDS)
+        return Projected(indices, logprobs, tail_logprob, weight, self.tokenizer)
 
 
-class Spool:
+class DiskBuffer:
     """A folder for candidates, which goes with all that is in it when the block is left.
 
     Args:
@@ -66,7 +66,7 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def put(self, candidate: Candidate) -> Candidate:
+    def put(self, candidate: AlignedTeacher) -> AlignedTeacher:
         """Write a candidate's distributions; the candidate as it is with those in a file.
 
         Raises:
@@ -87,4 +87,4 @@ class Spool:
                 f"{path}: {error.strerror or error}; allowed: a disk with {table.nbytes} bytes "
                 f"free for each client"
             ) from error
-        return replace(candidate, distributions=Spooled(path, whole.k, whole.tokenizer))
+        return replace(candidate, distributions=BufferedRows(path, whole.k, whole.tokenizer))

@@ -1,7 +1,8 @@
 """From what everybody knows to what one model should learn: translate, select, fuse.
 
-In two passes, so that candidates need not be in memory together: ``Learner.hear`` translates one at
-a time, ``Learner.teach`` selects among all and reads of each only the rows on which it is trusted.
+In two passes, so that teachers need not be in memory together: ``KnowledgeFuser.add_teacher``
+aligns one at a time, ``KnowledgeFuser.fuse_teachers`` selects among all and reads of each only the
+rows on which it has weight.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from fedfuse.distillation.targets import Teacher
 from fedfuse.fusion.mixing import Distributions, fuse
 from fedfuse.fusion.row_rules import Selector, check_weights, on_samples
 from fedfuse.fusion.rules import Weights
-from fedfuse.fusion.teacher_stats import CandidateEvidence, examine, gather
-from fedfuse.knowledge.aligner import Translator
-from fedfuse.knowledge.contexts import PromptView
+from fedfuse.fusion.teacher_stats import TeacherStats, compute_stats, stack_stats
+from fedfuse.knowledge.aligner import KnowledgeAligner
+from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class FusedTargets:
     """What one model should learn in one round, and from whom.
 
     Attributes:
@@ -40,7 +41,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class AlignedTeacher:
     """A possible teacher, heard and translated.
 
     What selection looks at is here in memory, and takes a few numbers per sample or row; the
@@ -51,11 +52,11 @@ class Candidate:
         distributions: on the same rows.
     """
 
-    evidence: CandidateEvidence
+    stats: TeacherStats
     distributions: Distributions
 
 
-class Learner:
+class KnowledgeFuser:
     """The learning model in one round, as others' knowledge is compared with its own.
 
     Args:
@@ -65,21 +66,21 @@ class Learner:
     """
 
     def __init__(
-        self, translator: Translator, own: Knowledge, prompts: PromptView | None = None
+        self, aligner: KnowledgeAligner, own: Knowledge, prompts: ContextView | None = None
     ) -> None:
-        self._translator = translator
+        self._translator = aligner
         self._offsets = own.offsets
-        self._own = translator.own(own)
+        self._own = aligner.own(own)
         self._state = prompts.state if prompts else None
-        prompt_loss = prompts.loss if prompts else None
-        self._myself = Candidate(self._examine(self._own, own.loss, prompt_loss), self._own)
+        context_loss = prompts.loss if prompts else None
+        self._myself = AlignedTeacher(self._examine(self._own, own.loss, context_loss), self._own)
 
-    def hear(
+    def add_teacher(
         self,
         knowledge: Knowledge,
         tokenizer: TextTokenizer,
-        prompt_loss: Float32[ndarray, " samples"] | None = None,
-    ) -> Candidate:
+        context_loss: Float32[ndarray, " samples"] | None = None,
+    ) -> AlignedTeacher:
         """Make a candidate of what another model knows.
 
         Args:
@@ -89,15 +90,15 @@ class Learner:
                 asked.
         """
         projected = self._translator(knowledge, tokenizer)
-        return Candidate(self._examine(projected, knowledge.loss, prompt_loss), projected)
+        return AlignedTeacher(self._examine(projected, knowledge.loss, context_loss), projected)
 
-    def teach(
-        self, others: Sequence[Candidate], select: Selector, k: int, *, tail: bool = True
-    ) -> Lesson:
+    def fuse_teachers(
+        self, others: Sequence[AlignedTeacher], select: Selector, k: int, *, tail: bool = True
+    ) -> FusedTargets:
         """Make a lesson of what the others know.
 
         Args:
-            others: each possible teacher, as ``hear`` makes it; ties may go to the first.
+            others: each possible teacher, as ``add_teacher`` makes it; ties may go to the first.
             select: the selector.
             k: entries to keep per row.
             tail: keep the mass outside the k entries as a class of its own; without, the kept
@@ -108,21 +109,21 @@ class Learner:
                 finite.
         """
         candidates = [self._myself, *others]
-        evidence = gather([c.evidence for c in candidates], self._offsets, self._state)
-        weights = check_weights(select(evidence), evidence.usable.shape)
+        stats = stack_stats([c.stats for c in candidates], self._offsets, self._state)
+        weights = check_weights(select(stats), stats.usable.shape)
         teacher = fuse([c.distributions for c in candidates], weights, k)
         if not tail:
-            teacher = replace(teacher, residual=np.full_like(teacher.residual, -np.inf))
-        trust = on_samples(weights, evidence)
+            teacher = replace(teacher, tail_logprob=np.full_like(teacher.tail_logprob, -np.inf))
+        trust = on_samples(weights, stats)
         # Where nobody else is trusted, the model goes on as it is.
         own = (1 - trust[:, 1:].sum(1)).clip(0, 1)
-        return Lesson(replace(teacher, own=own), trust)
+        return FusedTargets(replace(teacher, own=own), trust)
 
     def _examine(
         self,
         candidate: Projected,
         loss: Float32[ndarray, " samples"],
-        prompt_loss: Float32[ndarray, " samples"] | None,
-    ) -> CandidateEvidence:
+        context_loss: Float32[ndarray, " samples"] | None,
+    ) -> TeacherStats:
         label, vocab_size = self._translator.rows.token, self._translator.tokenizer.vocab_size
-        return examine(candidate, self._own, label, vocab_size, loss, prompt_loss)
+        return compute_stats(candidate, self._own, label, vocab_size, loss, context_loss)

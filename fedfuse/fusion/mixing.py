@@ -24,7 +24,7 @@ _ENTRIES = 2**16
 class Distributions(Protocol):
     """A candidate's sparse distributions on the T label rows of a student, some rows at a time.
 
-    ``Projected`` holds them; ``Spooled`` has them in a file.
+    ``Projected`` holds them; ``BufferedRows`` has them in a file.
     """
 
     @property
@@ -85,8 +85,10 @@ def _fuse(
     indices = np.concatenate([c.indices for c in candidates], axis=1)  # [T, C*k]
     kept = [np.exp(c.logprobs.astype(np.float64)) for c in candidates]
     mass = np.concatenate([p * share[:, n, None] for n, p in enumerate(kept)], axis=1)
-    tails = np.stack([np.exp(c.residual.astype(np.float64)) for c in candidates], axis=1)  # [T, C]
-    merged_indices, merged_mass = merge_duplicates(indices, mass)
+    tails = np.stack(
+        [np.exp(c.tail_logprob.astype(np.float64)) for c in candidates], axis=1
+    )  # [T, C]
+    merged_indices, merged_mass = sum_duplicate_mass(indices, mass)
     k = min(teacher.indices.shape[1], indices.shape[1])
     order = np.argsort(-merged_mass, axis=1, kind="stable")
     along = np.arange(len(order))[:, None]
@@ -101,7 +103,7 @@ def _fuse(
     teacher.indices[part, :k] = np.where(found > 0, chosen, largest)
     with np.errstate(divide="ignore"):
         teacher.logprobs[part, :k] = np.log(found)
-        teacher.residual[part] = np.log(tail)
+        teacher.tail_logprob[part] = np.log(tail)
     teacher.weight[part] = np.minimum(total, 1)
 
 
@@ -110,7 +112,7 @@ def _sum(values: Float32[ndarray, "rows m"] | Float64[ndarray, "rows m"]) -> nda
     return np.cumsum(values, axis=1)[:, -1]
 
 
-def merge_duplicates(
+def sum_duplicate_mass(
     indices: Int64[ndarray, "rows m"], mass: Float64[ndarray, "rows m"]
 ) -> tuple[Int64[ndarray, "rows m"], Float64[ndarray, "rows m"]]:
     """Sum the mass of equal indices in each row; a slot so freed keeps its index, without mass."""

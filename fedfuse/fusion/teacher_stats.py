@@ -30,7 +30,7 @@ _ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class CandidateEvidence:
+class TeacherStats:
     """One candidate, on the T label rows of N samples of the learning model.
 
     Attributes:
@@ -54,21 +54,21 @@ class CandidateEvidence:
     entropy: Float32[ndarray, " rows"]
     margin: Float32[ndarray, " rows"]
     kept_mass: Float32[ndarray, " rows"]
-    student_nats: Float32[ndarray, " rows"]
-    prompt_loss: Float32[ndarray, " samples"]
+    cross_entropy_to_student: Float32[ndarray, " rows"]
+    context_loss: Float32[ndarray, " samples"]
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class StackedStats:
     """C candidates side by side; column 0 is the learning model itself.
 
     Attributes:
         offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
         loss: ``[N, C]`` nats per byte of answer.
         usable, label_logprob, entropy, margin, kept_mass, student_nats: ``[T, C]``, see
-            ``CandidateEvidence``.
+            ``TeacherStats``.
         prompt_loss: ``[N, C]`` nats per byte of prompt, NaN where unknown.
-        state: ``[N, d]`` pooled hidden state of the learning model (``view_prompts``), or None.
+        state: ``[N, d]`` pooled hidden state of the learning model (``view_contexts``), or None.
     """
 
     offsets: Int64[ndarray, " n_plus_1"]
@@ -78,8 +78,8 @@ class Evidence:
     entropy: Float32[ndarray, "rows candidates"]
     margin: Float32[ndarray, "rows candidates"]
     kept_mass: Float32[ndarray, "rows candidates"]
-    student_nats: Float32[ndarray, "rows candidates"]
-    prompt_loss: Float32[ndarray, "samples candidates"]
+    cross_entropy_to_student: Float32[ndarray, "rows candidates"]
+    context_loss: Float32[ndarray, "samples candidates"]
     state: Float32[ndarray, "samples width"] | None = None
 
     @property
@@ -103,7 +103,7 @@ class Evidence:
         return self._sums(self.usable.astype(np.float64)) > 0
 
     @property
-    def reward(self) -> Float32[ndarray, "samples candidates"]:
+    def label_likelihood(self) -> Float32[ndarray, "samples candidates"]:
         """``[N, C]`` the paper's score ``exp(-CE)``, CE in nats per usable row of the sample; 0
         where a candidate has none.
         """
@@ -128,17 +128,17 @@ class Evidence:
         return sums
 
 
-def gather(
-    candidates: Sequence[CandidateEvidence],
+def stack_stats(
+    candidates: Sequence[TeacherStats],
     offsets: Int64[ndarray, " n_plus_1"],
     state: Float32[ndarray, "samples width"] | None = None,
-) -> Evidence:
+) -> StackedStats:
     """Put the evidence about all candidates together, the learning model's own first."""
 
     def side_by_side(name: str) -> ndarray:
         return np.stack([getattr(candidate, name) for candidate in candidates], axis=1)
 
-    return Evidence(
+    return StackedStats(
         offsets=offsets,
         loss=side_by_side("loss"),
         usable=side_by_side("usable"),
@@ -146,25 +146,25 @@ def gather(
         entropy=side_by_side("entropy"),
         margin=side_by_side("margin"),
         kept_mass=side_by_side("kept_mass"),
-        student_nats=side_by_side("student_nats"),
-        prompt_loss=side_by_side("prompt_loss"),
+        cross_entropy_to_student=side_by_side("cross_entropy_to_student"),
+        context_loss=side_by_side("context_loss"),
         state=state,
     )
 
 
-def examine(
+def compute_stats(
     candidate: Projected,
     own: Projected,
     label: Int64[ndarray, " rows"],
     vocab_size: int,
     loss: Float32[ndarray, " samples"],
-    prompt_loss: Float32[ndarray, " samples"] | None = None,
-) -> CandidateEvidence:
+    context_loss: Float32[ndarray, " samples"] | None = None,
+) -> TeacherStats:
     """The evidence about one candidate.
 
     Args:
         candidate: its knowledge in the learning model's terms.
-        own: the learning model's own knowledge (``Translator.own``); ``candidate`` may be it.
+        own: the learning model's own knowledge (``KnowledgeAligner.own``); ``candidate`` may be it.
         label: ``[T]`` label tokens of the learning model's rows.
         vocab_size: of the learning model.
         loss: ``[N]`` the candidate's, nats per byte.
@@ -174,7 +174,7 @@ def examine(
     usable = candidate.weight > 0
     # In some fusions a slot that repeats a token stays; what is not used has no mass either way.
     mass = np.exp(candidate.logprobs.astype(np.float64))
-    tail = np.exp(candidate.residual.astype(np.float64))
+    tail = np.exp(candidate.tail_logprob.astype(np.float64))
     entropy = -(_xlogx(mass).sum(1) + _xlogx(tail))
     second = mass[:, 1] if mass.shape[1] > 1 else np.zeros(len(mass))
     label_logprob = token_logprobs(candidate, label[:, None], vocab_size)[:, 0]
@@ -183,12 +183,12 @@ def examine(
         "entropy": entropy,
         "margin": mass[:, 0] - second,
         "kept_mass": (mass * used).sum(1),
-        "student_nats": _cross_entropy(candidate, mass, tail, own, vocab_size),
+        "cross_entropy_to_student": _cross_entropy(candidate, mass, tail, own, vocab_size),
     }
     rows = {name: np.where(usable, v, 0).astype(np.float32) for name, v in columns.items()}
-    if prompt_loss is None:
-        prompt_loss = np.full(len(loss), np.nan, dtype=np.float32)
-    return CandidateEvidence(loss=loss, usable=usable, prompt_loss=prompt_loss, **rows)
+    if context_loss is None:
+        context_loss = np.full(len(loss), np.nan, dtype=np.float32)
+    return TeacherStats(loss=loss, usable=usable, context_loss=context_loss, **rows)
 
 
 def token_logprobs(
@@ -201,7 +201,7 @@ def token_logprobs(
     """
     used = candidate.logprobs > -np.inf
     others = np.maximum(vocab_size - used.sum(1), 1)
-    outside = candidate.residual - np.log(others).astype(np.float32)
+    outside = candidate.tail_logprob - np.log(others).astype(np.float32)
     found = np.empty(tokens.shape, dtype=np.float32)
     for start in range(0, len(tokens), _ROWS):
         part = slice(start, start + _ROWS)

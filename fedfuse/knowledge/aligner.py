@@ -27,7 +27,7 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Dictionary:
+class TokenizerPair:
     """Everything that depends only on two tokenizers and the public text: made once per pair.
 
     Attributes:
@@ -46,7 +46,7 @@ class Dictionary:
     spelling: Spelling | None
 
 
-class Translator:
+class KnowledgeAligner:
     """Translates into one model's terms; keeps one dictionary per foreign tokenizer."""
 
     def __init__(
@@ -69,12 +69,12 @@ class Translator:
         self._unmatched = unmatched
         self._cache = cache
         _, self.rows = label_rows(tokenizer, public, max_length)
-        self._dictionaries: dict[str, Dictionary] = {}
+        self._dictionaries: dict[str, TokenizerPair] = {}
         self._vocabularies: dict[str, tuple[VocabularyTable, Spelling | None]] = {}
 
-    def on(self, public: Sequence[Sample]) -> Translator:
+    def on(self, public: Sequence[Sample]) -> KnowledgeAligner:
         """The same for other samples; what depends on tokenizers alone is shared."""
-        other = Translator(
+        other = KnowledgeAligner(
             self.tokenizer,
             public,
             self._max_length,
@@ -86,7 +86,7 @@ class Translator:
         other._vocabularies = self._vocabularies
         return other
 
-    def dictionary(self, source: TextTokenizer) -> Dictionary:
+    def dictionary(self, source: TextTokenizer) -> TokenizerPair:
         """The dictionary from a foreign tokenizer."""
         known = self._dictionaries.get(source.fingerprint)
         if known is None:
@@ -96,7 +96,7 @@ class Translator:
                 rows, self.rows, self._positions, surfaces(source), surfaces(self.tokenizer), table
             )
             label_bytes = scored_bytes(self._public, rows, self._max_length)
-            known = Dictionary(rows, label_bytes, table, alignment, spelling)
+            known = TokenizerPair(rows, label_bytes, table, alignment, spelling)
             self._dictionaries[source.fingerprint] = known
         return known
 
@@ -141,7 +141,7 @@ class Translator:
         kept = is_label.any(1)
         at_label = np.where(is_label, knowledge.logprobs, -np.inf).max(1, initial=-np.inf)
         smallest = np.where(used, knowledge.logprobs, 0).min(1, initial=0)
-        bound = np.minimum(smallest, knowledge.residual)
+        bound = np.minimum(smallest, knowledge.tail_logprob)
         claim = knowledge.label_logprob
         with np.errstate(invalid="ignore"):
             wrong = np.where(kept, np.abs(claim - at_label), claim - bound)
@@ -172,5 +172,9 @@ class Translator:
         """One's own knowledge, as a candidate beside translated ones."""
         weight = np.ones(knowledge.rows, dtype=np.float32)
         return Projected(
-            knowledge.indices, knowledge.logprobs, knowledge.residual, weight, knowledge.tokenizer
+            knowledge.indices,
+            knowledge.logprobs,
+            knowledge.tail_logprob,
+            weight,
+            knowledge.tokenizer,
         )

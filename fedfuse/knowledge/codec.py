@@ -26,9 +26,9 @@ from fedfuse.knowledge.container import (
     unpack_numbers,
     unseal,
 )
-from fedfuse.knowledge.quantizer import PRECISIONS, Precision, same
+from fedfuse.knowledge.quantizer import QUANTIZERS, LogprobQuantizer, same
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
-from fedfuse.knowledge.token_index import Postings, read_gaps, write_gaps
+from fedfuse.knowledge.token_index import TokenIndex, read_gaps, write_gaps
 
 # A row, a code and a token together fit one int64 that sorts: 26 bits, 16 and 20 at most.
 _CODE_BITS = 16
@@ -48,20 +48,20 @@ def encode(knowledge: Knowledge, wire: str = "default") -> bytes:
         FedfuseError: for an unknown wire, knowledge that is malformed or too large, or a label that
             is neither as likely as an entry nor less likely than all and than what is left.
     """
-    if wire not in PRECISIONS:
-        raise FedfuseError(f"knowledge.wire is {wire!r}; allowed: {', '.join(PRECISIONS)}")
-    precision = PRECISIONS[wire]
+    if wire not in QUANTIZERS:
+        raise FedfuseError(f"knowledge.wire is {wire!r}; allowed: {', '.join(QUANTIZERS)}")
+    precision = QUANTIZERS[wire]
     _check_encodable(knowledge)
     codes = precision.codes(knowledge.logprobs)  # [T, k], unused slots at precision.nothing
     used = codes < precision.nothing
     k = int(used.sum(1).max(initial=1))  # slots that no row uses are not sent either
     smallest = np.where(used, codes, 0).max(1, initial=0)  # [T]
     label = precision.codes(knowledge.label_logprob)
-    residual = precision.codes(knowledge.residual)
+    tail_logprob = precision.codes(knowledge.tail_logprob)
     # Where the label is all that is left, rounding must not make it more likely than that.
-    alone = same(knowledge.residual, knowledge.label_logprob)
-    residual = np.where(alone, np.minimum(residual, label), residual)
-    place, beyond = _write_labels(codes, np.maximum(smallest, residual), label, k)
+    alone = same(knowledge.tail_logprob, knowledge.label_logprob)
+    tail_logprob = np.where(alone, np.minimum(tail_logprob, label), tail_logprob)
+    place, beyond = _write_labels(codes, np.maximum(smallest, tail_logprob), label, k)
     postings, code = _by_token(knowledge.indices, codes, precision)
     gaps, remainders = write_gaps(postings, knowledge.rows)
     fields = {
@@ -73,7 +73,7 @@ def encode(knowledge: Knowledge, wire: str = "default") -> bytes:
         "remainders": remainders.tobytes(),
         "smallest": pack_numbers(smallest),
         "logprobs": pack_numbers(smallest[postings.rows] - code),
-        "residual": pack_numbers(residual),
+        "tail_logprob": pack_numbers(tail_logprob),
         "label_place": pack_numbers(place),
         "label_logprob": pack_numbers(beyond),
     }
@@ -101,24 +101,24 @@ def decode(message: bytes, *, rows: int | None = None, k: int | None = None) -> 
     Raises:
         FedfuseError: for a message that is damaged, of another version, too large (before its
             contents are decompressed), or that contradicts itself. Whether what it says is about
-            the right thing is for ``Translator.verify``.
+            the right thing is for ``KnowledgeAligner.verify``.
     """
     header, fields = unseal(message)
     check("rows", header.rows, rows, rows in (None, header.rows))
     check("k", header.k, f"at most {k}", k is None or header.k <= k)
-    precision = PRECISIONS[header.wire]
+    precision = QUANTIZERS[header.wire]
     sizes = unpack_numbers("offsets", fields["offsets"], header.samples)
     check("offsets", int(sizes.sum()), header.rows, sizes.sum() == header.rows)
     smallest = _read_codes("smallest", fields, header.rows, precision)
     check("smallest", "no probability", "finite values",
            smallest.max(initial=0) < precision.nothing)  # fmt: skip
     indices, codes, kept = _read_entries(header, fields, smallest, precision)
-    residual = _read_codes("residual", fields, header.rows, precision)
-    label = _read_labels(fields, codes, kept, np.maximum(smallest, residual), precision)
+    tail_logprob = _read_codes("tail_logprob", fields, header.rows, precision)
+    label = _read_labels(fields, codes, kept, np.maximum(smallest, tail_logprob), precision)
 
     table = precision.logprobs()
     probability = np.exp(table)
-    mass = probability[codes].sum(1) + probability[residual]  # [T]
+    mass = probability[codes].sum(1) + probability[tail_logprob]  # [T]
     wrong = float(np.abs(mass - 1).max(initial=0))
     # Each of k + 1 classes is off by error * p * (1 - log p), in all at most by their entropy's.
     allowed = MASS_TOLERANCE + precision.error * (2 + np.log(header.k + 1))
@@ -133,7 +133,7 @@ def decode(message: bytes, *, rows: int | None = None, k: int | None = None) -> 
         offsets=np.concatenate([[0], sizes.cumsum()]),
         indices=indices,
         logprobs=(table[codes] - shift[:, None]).astype(np.float32),
-        residual=logprobs(residual),
+        tail_logprob=logprobs(tail_logprob),
         label_logprob=logprobs(label),
         label_bytes=unpack_numbers("label_bytes", fields["label_bytes"], header.samples),
         tokenizer=header.tokenizer,
@@ -142,8 +142,8 @@ def decode(message: bytes, *, rows: int | None = None, k: int | None = None) -> 
 
 
 def _by_token(
-    indices: Int64[ndarray, "rows k"], codes: Codes, precision: Precision
-) -> tuple[Postings, Int64[ndarray, " m"]]:
+    indices: Int64[ndarray, "rows k"], codes: Codes, precision: LogprobQuantizer
+) -> tuple[TokenIndex, Int64[ndarray, " m"]]:
     """Entries by token and then row, and their codes, by one sort of all three at once."""
     row_bits = len(codes).bit_length()
     slot = np.flatnonzero(codes < precision.nothing)
@@ -157,14 +157,14 @@ def _by_token(
         check("indices", f"{token[again[0]]} twice in row {row[again[0]]}", "once", False)
     first = np.flatnonzero(np.diff(token, prepend=-1))
     counts = np.diff(first, append=len(token))
-    return Postings(token[first], counts, row), code
+    return TokenIndex(token[first], counts, row), code
 
 
 def _read_entries(
     header: Header,
     fields: dict[str, bytes],
     smallest: Int64[ndarray, " rows"],
-    precision: Precision,
+    precision: LogprobQuantizer,
 ) -> tuple[Int64[ndarray, "rows k"], Codes, Int64[ndarray, " rows"]]:
     """``[T, k]`` ids and codes, most likely first, and ``[T]`` how many a row has."""
     tokens = (unpack_numbers("tokens", fields["tokens"], header.tokens) + 1).cumsum() - 1
@@ -205,7 +205,7 @@ def _write_labels(
     if beyond.min(initial=0) < -1:
         row = int(np.flatnonzero(explicit)[beyond.argmin()])
         check("label_logprob", f"too likely at row {row}",
-               "that of an entry, or at most the smallest and the residual", False)  # fmt: skip
+               "that of an entry, or at most the smallest and the tail", False)  # fmt: skip
     return place, np.maximum(beyond, 0)
 
 
@@ -214,7 +214,7 @@ def _read_labels(
     codes: Codes,
     kept: Int64[ndarray, " rows"],
     bound: Int64[ndarray, " rows"],
-    precision: Precision,
+    precision: LogprobQuantizer,
 ) -> Int64[ndarray, " rows"]:
     """``[T]`` codes of the labels: the inverse of ``_write_labels``."""
     rows, k = codes.shape
@@ -232,7 +232,7 @@ def _read_labels(
 
 
 def _read_codes(
-    name: str, fields: dict[str, bytes], count: int, precision: Precision
+    name: str, fields: dict[str, bytes], count: int, precision: LogprobQuantizer
 ) -> Int64[ndarray, " count"]:
     return unpack_numbers(name, fields[name], count, width=precision.bits // 8)
 
@@ -243,7 +243,7 @@ def _check_encodable(knowledge: Knowledge) -> None:
     least, most = knowledge.label_bytes.min(initial=0), knowledge.label_bytes.max(initial=0)
     good = least >= 0 and most < 1 << 32
     check("label_bytes", (int(least), int(most)), f"0..{2**32 - 1}", good)
-    for name in ("logprobs", "residual", "label_logprob"):
+    for name in ("logprobs", "tail_logprob", "label_logprob"):
         values = getattr(knowledge, name)
         good = bool((values <= MASS_TOLERANCE).all())  # False for NaN too
         check(name, "NaN or positive values", "log-probabilities", good)

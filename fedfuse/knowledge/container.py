@@ -25,7 +25,7 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.checking import check
-from fedfuse.knowledge.quantizer import PRECISIONS
+from fedfuse.knowledge.quantizer import QUANTIZERS
 
 VERSION = 2
 # What knowledge may take in memory at most: 12 bytes an entry, 0.8 GB.
@@ -35,13 +35,13 @@ MAX_VOCABULARY = 2**20
 # ``gaps`` and ``remainders`` are bits as they are; all others are ``pack_numbers``.
 FIELDS = (
     "offsets", "label_bytes", "tokens", "counts", "gaps", "remainders", "smallest", "logprobs",
-    "residual", "label_place", "label_logprob",
+    "tail_logprob", "label_place", "label_logprob",
 )  # fmt: skip
 _MAGIC = b"FFKN"
 _HEADER = struct.Struct(f"<4sBB5I{len(FIELDS)}I")
 _LENGTH = struct.Struct("<H")
 _CHECKSUM = struct.Struct("<I")
-_WIRES = tuple(PRECISIONS)
+_WIRES = tuple(QUANTIZERS)
 _LEVEL = 1  # of zstandard: what is left to it has no long repeats, so more effort finds nothing
 
 

@@ -15,23 +15,23 @@ from torch import Tensor, nn
 
 from fedfuse.models.forward import RowStates, label_row_logits, label_row_states
 from fedfuse.models.head import rows_per_chunk
-from fedfuse.tokenizers.dataset import Batch, EncodedSet, to_tensor
+from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, to_tensor
 
 
 @dataclass(frozen=True, slots=True)
-class PromptView:
+class ContextView:
     """N prompts as one model sees them.
 
     Attributes:
-        loss: ``[N]`` see ``prompt_losses``.
-        state: ``[N, d]`` see ``prompt_states``; None for models that have none.
+        loss: ``[N]`` see ``context_losses``.
+        state: ``[N, d]`` see ``context_states``; None for models that have none.
     """
 
     loss: Float32[ndarray, " samples"]
     state: Float32[ndarray, "samples width"] | None
 
 
-def view_prompts(model: nn.Module, data: EncodedSet, batch_size: int = 128) -> PromptView:
+def view_contexts(model: nn.Module, data: TokenizedDataset, batch_size: int = 128) -> ContextView:
     """Loss of every prompt by the model, and its pooled state by the model's base.
 
     Nothing at or behind the first label token is looked at, so neither depends on the answer.
@@ -41,17 +41,17 @@ def view_prompts(model: nn.Module, data: EncodedSet, batch_size: int = 128) -> P
         data: N samples, encoded with the model's tokenizer.
         batch_size: samples at a time.
     """
-    losses = prompt_losses(model, data, batch_size)
-    return PromptView(losses, prompt_states(model, data, batch_size))
+    losses = context_losses(model, data, batch_size)
+    return ContextView(losses, context_states(model, data, batch_size))
 
 
 @torch.no_grad()
-def prompt_losses(
-    model: nn.Module, data: EncodedSet, batch_size: int = 128
+def context_losses(
+    model: nn.Module, data: TokenizedDataset, batch_size: int = 128
 ) -> Float32[ndarray, " samples"]:
     """``[N]`` mean loss of the prompt, nats per byte of the text before the first label token.
 
-    NaN where there is none. For the arguments see ``view_prompts``.
+    NaN where there is none. For the arguments see ``view_contexts``.
     """
     vocab_size = data.tokenizer.vocab_size
     nats = np.zeros(len(data))
@@ -70,7 +70,9 @@ def prompt_losses(
     return per_byte(data, nats)
 
 
-def per_byte(data: EncodedSet, nats: Float64[ndarray, " samples"]) -> Float32[ndarray, " samples"]:
+def per_byte(
+    data: TokenizedDataset, nats: Float64[ndarray, " samples"]
+) -> Float32[ndarray, " samples"]:
     """``[N]`` the nats of prompts over their bytes; NaN for a sample without a prompt."""
     first, has_rows = _first_rows(data)
     size = np.zeros(len(data))
@@ -81,7 +83,9 @@ def per_byte(data: EncodedSet, nats: Float64[ndarray, " samples"]) -> Float32[nd
     return mean
 
 
-def with_prompts(data: EncodedSet, which: Int64[ndarray, " batch"], device: torch.device) -> Batch:
+def with_prompts(
+    data: TokenizedDataset, which: Int64[ndarray, " batch"], device: torch.device
+) -> Batch:
     """A batch of label rows, and behind them the rows of the prompts that predict a prompt's token.
 
     Of the latter ``index`` is ``-1 - n`` for the n-th sample of ``data``.
@@ -99,8 +103,8 @@ def with_prompts(data: EncodedSet, which: Int64[ndarray, " batch"], device: torc
 
 
 @torch.no_grad()
-def prompt_states(
-    model: nn.Module, data: EncodedSet, batch_size: int = 128
+def context_states(
+    model: nn.Module, data: TokenizedDataset, batch_size: int = 128
 ) -> Float32[ndarray, "samples width"] | None:
     """``[N, d]`` mean last hidden state over the prompt's positions, the begin token included.
 
@@ -109,7 +113,7 @@ def prompt_states(
     to it as well. So the same in all rounds.
 
     None for models whose hidden states cannot be told apart (``find_head``). For the arguments see
-    ``view_prompts``.
+    ``view_contexts``.
     """
     pooled: list[ndarray] = []
     with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
@@ -122,7 +126,7 @@ def prompt_states(
 
 
 def _prompts(
-    model: nn.Module, data: EncodedSet, batch_size: int
+    model: nn.Module, data: TokenizedDataset, batch_size: int
 ) -> Iterator[tuple[Int64[ndarray, " batch"], Batch]]:
     """The prompts' rows, and which samples they are of, some samples at a time."""
     model.eval()
@@ -132,7 +136,7 @@ def _prompts(
         yield which, _prompt_rows(data, which, device)
 
 
-def _first_rows(data: EncodedSet) -> tuple[Int64[ndarray, " samples"], ndarray]:
+def _first_rows(data: TokenizedDataset) -> tuple[Int64[ndarray, " samples"], ndarray]:
     """``[N]`` the first label row of each sample; 0 for a sample without any."""
     offsets = data.rows.offsets
     has_rows = np.diff(offsets) > 0
@@ -141,7 +145,9 @@ def _first_rows(data: EncodedSet) -> tuple[Int64[ndarray, " samples"], ndarray]:
     return first, has_rows
 
 
-def _prompt_rows(data: EncodedSet, which: Int64[ndarray, " batch"], device: torch.device) -> Batch:
+def _prompt_rows(
+    data: TokenizedDataset, which: Int64[ndarray, " batch"], device: torch.device
+) -> Batch:
     """The batch with the rows of its prompts, and the tokens that they predict; -1 for a label."""
     batch = data.batch(which, device)
     first = _first_rows(data)[0][which]

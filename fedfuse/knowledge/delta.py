@@ -66,11 +66,11 @@ def overlay(before: Knowledge, update: Update) -> Knowledge:
         check(name, "other counts", "those of the rows that are told", same)
     k = max(before.k, new.k)
     indices, logprobs = (_widen(a, k) for a in (before.indices, before.logprobs))
-    residual, label = before.residual.copy(), before.label_logprob.copy()
+    tail_logprob, label = before.tail_logprob.copy(), before.label_logprob.copy()
     indices[rows], logprobs[rows] = _widen(new.indices, k), _widen(new.logprobs, k)
-    residual[rows], label[rows] = new.residual, new.label_logprob
+    tail_logprob[rows], label[rows] = new.tail_logprob, new.label_logprob
     return replace(
-        before, indices=indices, logprobs=logprobs, residual=residual, label_logprob=label
+        before, indices=indices, logprobs=logprobs, tail_logprob=tail_logprob, label_logprob=label
     )
 
 
@@ -81,7 +81,7 @@ def take(knowledge: Knowledge, rows: Bool[ndarray, " rows"]) -> Knowledge:
         offsets=_offsets(knowledge, rows),
         indices=knowledge.indices[rows],
         logprobs=knowledge.logprobs[rows],
-        residual=knowledge.residual[rows],
+        tail_logprob=knowledge.tail_logprob[rows],
         label_logprob=knowledge.label_logprob[rows],
     )
 
@@ -114,7 +114,7 @@ def digest(knowledge: Knowledge) -> str:
 
 def _distances(one: Knowledge, other: Knowledge, rows: slice) -> Float64[ndarray, " rows"]:
     mass = [np.exp(known.logprobs[rows].astype(np.float64)) for known in (one, other)]
-    rest = [np.exp(known.residual[rows].astype(np.float64)) for known in (one, other)]
+    rest = [np.exp(known.tail_logprob[rows].astype(np.float64)) for known in (one, other)]
     ids = np.concatenate([one.indices[rows], other.indices[rows]], axis=1)
     moved = np.concatenate([mass[0], -mass[1]], axis=1)
     order = np.argsort(ids, axis=1, kind="stable")

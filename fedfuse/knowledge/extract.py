@@ -19,13 +19,13 @@ from fedfuse.evaluation.scoring import MAX_TOKENS, label_logits
 from fedfuse.knowledge.contexts import per_byte, with_prompts
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.forward import logits_in_chunks
-from fedfuse.tokenizers.dataset import Batch, EncodedSet
+from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 
 # The rows of a chunk, and ``[rows, vocab]``.
 Logits = tuple[Batch, Tensor]
 
 
-def extract(model: nn.Module, data: EncodedSet, k: int, autocast: str = "none") -> Knowledge:
+def extract(model: nn.Module, data: TokenizedDataset, k: int, autocast: str = "none") -> Knowledge:
     """The model's k most probable tokens on every label row of ``data``.
 
     Args:
@@ -38,10 +38,10 @@ def extract(model: nn.Module, data: EncodedSet, k: int, autocast: str = "none") 
 
 
 @torch.no_grad()
-def extract_with_prompts(
-    model: nn.Module, data: EncodedSet, k: int, autocast: str = "none"
+def extract_with_contexts(
+    model: nn.Module, data: TokenizedDataset, k: int, autocast: str = "none"
 ) -> tuple[Knowledge, Float32[ndarray, " samples"]]:
-    """``extract``, and ``prompts.prompt_losses``, in one pass over the texts.
+    """``extract``, and ``prompts.context_losses``, in one pass over the texts.
 
     For the arguments see ``extract``.
     """
@@ -53,7 +53,7 @@ def extract_with_prompts(
 
 
 def _all_logits(
-    model: nn.Module, data: EncodedSet, device: torch.device, autocast: str
+    model: nn.Module, data: TokenizedDataset, device: torch.device, autocast: str
 ) -> Iterator[Logits]:
     """On label rows and prompts."""
     for which in parts_by_length(data.lengths, MAX_TOKENS.get(device.type, MAX_TOKENS["cpu"])):
@@ -74,13 +74,13 @@ def _label_rows(chunks: Iterable[Logits], nats: Float64[ndarray, " samples"]) ->
             yield batch.part(slice(labels)), logits[:labels]
 
 
-def _collect(chunks: Iterable[Logits], data: EncodedSet, k: int) -> Knowledge:
+def _collect(chunks: Iterable[Logits], data: TokenizedDataset, k: int) -> Knowledge:
     """Knowledge from the logits on all label rows, which are overwritten."""
     k = min(k, data.tokenizer.vocab_size)
     rows = len(data.rows.token)
     indices = np.empty((rows, k), dtype=np.int64)
     logprobs = np.empty((rows, k), dtype=np.float32)
-    residual = np.empty(rows, dtype=np.float32)
+    tail_logprob = np.empty(rows, dtype=np.float32)
     label_logprob = np.empty(rows, dtype=np.float32)
     for batch, logits in chunks:
         top, chosen = logits.topk(k, dim=-1)
@@ -92,12 +92,12 @@ def _collect(chunks: Iterable[Logits], data: EncodedSet, k: int) -> Knowledge:
         indices[batch.index] = chosen.cpu().numpy()
         logprobs[batch.index] = (top - everything).cpu().numpy()
         label_logprob[batch.index] = (label - everything)[:, 0].cpu().numpy()
-        residual[batch.index] = (rest - everything)[:, 0].cpu().numpy()
+        tail_logprob[batch.index] = (rest - everything)[:, 0].cpu().numpy()
     return Knowledge(
         offsets=data.rows.offsets,
         indices=indices,
         logprobs=logprobs,
-        residual=residual,
+        tail_logprob=tail_logprob,
         label_logprob=label_logprob,
         label_bytes=data.label_bytes,
         tokenizer=data.tokenizer.fingerprint,

@@ -15,7 +15,7 @@ from fedfuse.knowledge.top_p import trim
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Payload:
     """What travels.
 
     Attributes:
@@ -29,7 +29,7 @@ class Letter:
     before: str = ""
 
 
-def write(now: Knowledge, wire: str, mass: float) -> Letter:
+def write(now: Knowledge, wire: str, mass: float) -> Payload:
     """All of it.
 
     Args:
@@ -37,20 +37,20 @@ def write(now: Knowledge, wire: str, mass: float) -> Letter:
         wire: how precisely; see ``codec.encode``.
         mass: how much of each row; see ``trim``.
     """
-    return Letter(encode(trim(now, mass), wire))
+    return Payload(encode(trim(now, mass), wire))
 
 
-def write_changes(
+def encode_delta(
     now: Knowledge, held: Knowledge, threshold: float, wire: str, mass: float
-) -> Letter:
+) -> Payload:
     """What moved by ``threshold`` or more since the receiver was told; see ``difference``."""
     update = difference(held, trim(now, mass), threshold)
     bits = np.packbits(update.rows).tobytes()
-    return Letter(encode(update.knowledge, wire), bits, update.before)
+    return Payload(encode(update.knowledge, wire), bits, update.before)
 
 
 def read(
-    letter: Letter,
+    payload: Payload,
     held: Knowledge | None = None,
     *,
     rows: int | None = None,
@@ -68,12 +68,12 @@ def read(
         FedfuseError: for a message that ``codec.decode`` refuses, or an update of something that
             is not held.
     """
-    if not letter.before:
-        return decode(letter.message, rows=rows, k=k)
+    if not payload.before:
+        return decode(payload.message, rows=rows, k=k)
     if held is None:
         raise FedfuseError("knowledge is an update; allowed: all of it, as nothing is held yet")
     width = -(-held.rows // 8)
-    check("rows", f"{len(letter.rows)} bytes", width, len(letter.rows) == width)
-    told = np.unpackbits(np.frombuffer(letter.rows, dtype=np.uint8), count=held.rows) > 0
-    new = decode(letter.message, rows=int(told.sum()), k=k)
-    return overlay(held, Update(told, new, letter.before))
+    check("rows", f"{len(payload.rows)} bytes", width, len(payload.rows) == width)
+    told = np.unpackbits(np.frombuffer(payload.rows, dtype=np.uint8), count=held.rows) > 0
+    new = decode(payload.message, rows=int(told.sum()), k=k)
+    return overlay(held, Update(told, new, payload.before))

@@ -19,7 +19,7 @@ _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
+class LogprobQuantizer:
     """How finely log-probabilities are told.
 
     Attributes:
@@ -68,7 +68,7 @@ def same(one: Float[ndarray, " n"], other: Float[ndarray, " n"]) -> ndarray:
 
 
 @lru_cache(maxsize=8)
-def _table(precision: Precision) -> Float[ndarray, " codes"]:
+def _table(precision: LogprobQuantizer) -> Float[ndarray, " codes"]:
     table = -np.expm1(np.arange(precision.nothing + 1) / precision.steps)
     table[-1] = -np.inf
     table.setflags(write=False)
@@ -77,4 +77,4 @@ def _table(precision: Precision) -> Float[ndarray, " codes"]:
 
 # The run config's knowledge.wire. A 16-bit code is as good as float16, whose error is up to
 # 2**-11 * |logprob|, from -1 on.
-PRECISIONS = {"default": Precision(2048, 16), "compact": Precision(48, 8)}
+QUANTIZERS = {"default": LogprobQuantizer(2048, 16), "compact": LogprobQuantizer(48, 8)}

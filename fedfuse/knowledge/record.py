@@ -31,7 +31,7 @@ class Knowledge:
         offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
         indices: ``[T, k]`` token ids in the vocabulary of ``tokenizer``.
         logprobs: ``[T, k]`` their log-probabilities, descending; -inf fills unused slots.
-        residual: ``[T]`` log of the mass outside the k kept entries; -inf for none.
+        tail_logprob: ``[T]`` log of the mass outside the k kept entries; -inf for none.
         label_logprob: ``[T]`` log-probability of the label token.
         label_bytes: ``[N]`` UTF-8 bytes of the scored text.
         tokenizer: fingerprint of the tokenizer that the ids belong to.
@@ -41,7 +41,7 @@ class Knowledge:
     offsets: Int64[ndarray, " n_plus_1"]
     indices: Int64[ndarray, "rows k"]
     logprobs: Float32[ndarray, "rows k"]
-    residual: Float32[ndarray, " rows"]
+    tail_logprob: Float32[ndarray, " rows"]
     label_logprob: Float32[ndarray, " rows"]
     label_bytes: Int64[ndarray, " n"]
     tokenizer: str
@@ -55,7 +55,7 @@ class Knowledge:
     @property
     def rows(self) -> int:
         """Number of label rows T."""
-        return len(self.residual)
+        return len(self.tail_logprob)
 
     @property
     def k(self) -> int:
@@ -88,7 +88,7 @@ class Knowledge:
         check("public", self.public, public, self.public == public)
         check("rows", self.rows, rows, self.rows == rows)
         self.check_shapes()
-        for name in ("logprobs", "residual", "label_logprob"):
+        for name in ("logprobs", "tail_logprob", "label_logprob"):
             values = getattr(self, name)
             good = not np.isnan(values).any() and bool((values <= MASS_TOLERANCE).all())
             check(name, "NaN or positive values", "log-probabilities", good)
@@ -98,7 +98,7 @@ class Knowledge:
             "indices", (int(low), int(high)), f"0..{vocab_size - 1}", low >= 0 and high < vocab_size
         )
         mass = np.exp(self.logprobs.astype(np.float64)).sum(1) + np.exp(
-            self.residual.astype(np.float64)
+            self.tail_logprob.astype(np.float64)
         )
         wrong = float(np.abs(mass - 1).max()) if mass.size else 0.0
         check(
@@ -120,7 +120,7 @@ class Knowledge:
             self.logprobs.shape,
             self.indices.shape == self.logprobs.shape,
         )
-        for name in ("indices", "residual", "label_logprob"):
+        for name in ("indices", "tail_logprob", "label_logprob"):
             found = len(getattr(self, name))
             check(name, f"{found} rows", f"{self.rows} rows", found == self.rows)
         check("k", self.k, "at least 1", self.k >= 1)
@@ -136,7 +136,7 @@ class Knowledge:
 
     def _check_labels(self) -> None:
         """A label's probability can be no larger than the largest that the row holds."""
-        bound = np.maximum(self.logprobs[:, 0], self.residual) + MASS_TOLERANCE
+        bound = np.maximum(self.logprobs[:, 0], self.tail_logprob) + MASS_TOLERANCE
         good = bool((self.label_logprob <= bound).all())
         check("label_logprob", "above the row's largest probability", "at most that", good)
 

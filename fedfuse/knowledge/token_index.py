@@ -21,7 +21,7 @@ IntArray = Int64[ndarray, " n"]
 
 
 @dataclass(frozen=True, slots=True)
-class Postings:
+class TokenIndex:
     """M kept entries of T rows, ordered by token and then by row, D distinct tokens in all.
 
     Attributes:
@@ -35,7 +35,9 @@ class Postings:
     rows: Int64[ndarray, " m"]
 
 
-def write_gaps(postings: Postings, rows: int) -> tuple[UInt8[ndarray, " a"], UInt8[ndarray, " b"]]:
+def write_gaps(
+    postings: TokenIndex, rows: int
+) -> tuple[UInt8[ndarray, " a"], UInt8[ndarray, " b"]]:
     """The rows of all postings as bits: quotients in unary, then remainders plane by plane.
 
     Args:

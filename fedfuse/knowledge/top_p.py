@@ -13,7 +13,7 @@ def trim(knowledge: Knowledge, mass: float) -> Knowledge:
     """Keep the most likely entries of each row until they have this much mass.
 
     Rows whose entries have less keep them all; every row keeps one. What is dropped goes to the
-    residual, so no mass is lost, and a label that is dropped keeps its log-probability.
+    tail, so no mass is lost, and a label that is dropped keeps its log-probability.
 
     Args:
         knowledge: with entries in descending order.
@@ -27,10 +27,10 @@ def trim(knowledge: Knowledge, mass: float) -> Knowledge:
     drop[:, :1] = False
     dropped = np.where(drop, kept, 0).sum(1)
     with np.errstate(divide="ignore"):
-        rest = np.log(np.exp(knowledge.residual.astype(np.float64)) + dropped)
+        rest = np.log(np.exp(knowledge.tail_logprob.astype(np.float64)) + dropped)
     return replace(
         knowledge,
         indices=np.where(drop, 0, knowledge.indices),
         logprobs=np.where(drop, np.float32(-np.inf), knowledge.logprobs),
-        residual=np.where(dropped > 0, rest, knowledge.residual).astype(np.float32),
+        tail_logprob=np.where(dropped > 0, rest, knowledge.tail_logprob).astype(np.float32),
     )

@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fedfuse.report import exchange_plots, plots, tables
 from fedfuse.report import feddtpt as prompts
 from fedfuse.report import incidents as postmortem
+from fedfuse.report import message_plots, plots, tables
 from fedfuse.report import regressions as harm
 from fedfuse.report.css import STYLE
 from fedfuse.report.html_template import TEMPLATE
@@ -27,10 +27,10 @@ PLOTS = {
     "headline": plots.headline_svg,
     "curves": plots.curves,
     "heat_map": plots.heat_map,
-    "teachers_up": exchange_plots.teachers_up,
-    "teachers_down": exchange_plots.teachers_down,
+    "teachers_up": message_plots.teachers_up,
+    "teachers_down": message_plots.teachers_down,
     "selectors": harm.selectors,
-    "traffic": exchange_plots.traffic,
+    "traffic": message_plots.traffic,
     "accuracy_by_queries": prompts.accuracy_by_queries,
     "token_clusters": prompts.token_clusters,
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedfuse.feddtpt.clusters import plane
-from fedfuse.feddtpt.next_prompt import Succession
+from fedfuse.feddtpt.next_prompt import AggregationResult
 from fedfuse.tracking.feddtpt_records import AggregationLine, KeptLine, PointLine
 
 
 def aggregation_line(
-    server_round: int, succession: Succession, word: Callable[[int], str]
+    server_round: int, succession: AggregationResult, word: Callable[[int], str]
 ) -> AggregationLine:
     """A round's aggregation and choice.
 

@@ -19,7 +19,7 @@ from fedfuse.models.causal_lm import LoraSettings
 from fedfuse.models.dry_run import ModelNeeds, dry_run
 from fedfuse.models.loading import load_tokenizer, resolve_device
 from fedfuse.simulation.memory_plan import Plan, check_gpu, plan_memory
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 # Of the longest texts, which decide how large a step gets.
 _LONGEST = 64
@@ -132,7 +132,7 @@ def _needs(
     passes, rows = [], 0
     for samples, phase, times in phases:
         longest = sorted(samples, key=lambda sample: len(sample.text))[-_LONGEST:]
-        encoded = EncodedSet(tokenizer, longest, config.data.max_length)
+        encoded = TokenizedDataset(tokenizer, longest, config.data.max_length)
         length = int(encoded.lengths.max())
         together = times * phase.batch_size
         if phase.max_tokens:

@@ -65,7 +65,7 @@ class Batch:
         )
 
 
-class EncodedSet:
+class TokenizedDataset:
     """Samples tokenized once for one model; batches are gathered without loops over tokens.
 
     Attributes:

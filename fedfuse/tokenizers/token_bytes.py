@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.token_decoder import BYTE_TOKEN, Pieces
+from fedfuse.tokenizers.token_decoder import BYTE_TOKEN, TokenDecoder
 
 if TYPE_CHECKING:
     from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -25,7 +25,7 @@ _MODELS = ("BPE", "Unigram", "WordLevel", "WordPiece")
 
 
 @dataclass(frozen=True, slots=True)
-class Surfaces:
+class VocabularyBytes:
     """What the tokens of one vocabulary stand for.
 
     Attributes:
@@ -44,12 +44,12 @@ class Surfaces:
     used: frozenset[int]
 
 
-def surfaces(tokenizer: TextTokenizer) -> Surfaces:
+def surfaces(tokenizer: TextTokenizer) -> VocabularyBytes:
     """The surface of every token of ``tokenizer``."""
     roles: dict[int, tuple[str, ...]] = {}
     for role, token_id in tokenizer.special_ids.items():
         roles[token_id] = (*roles.get(token_id, ()), role)
-    return Surfaces(
+    return VocabularyBytes(
         bytes=tokenizer.token_bytes,
         roles=roles,
         special=frozenset(roles) | tokenizer.marked_special,
@@ -74,7 +74,7 @@ def token_bytes(spec: Mapping[str, Any], vocabulary: Mapping[str, int], size: in
         raise FedfuseError(f"tokenizer model type is {kind!r}; allowed: {', '.join(_MODELS)}")
     added = {token["id"]: token for token in spec.get("added_tokens") or []}
     own = _model_tokens(spec["model"])
-    pieces = Pieces(spec)
+    pieces = TokenDecoder(spec)
     result = [b""] * size
     for token, token_id in sorted(vocabulary.items()):
         settings = added.get(token_id)

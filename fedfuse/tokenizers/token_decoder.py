@@ -28,7 +28,7 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CLEANED_UP = frozenset(".,?!")
 
 
-class Pieces:
+class TokenDecoder:
     """The tokens of one tokenizer, read by its own settings."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:

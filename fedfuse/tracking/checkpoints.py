@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedfuse.errors import FedfuseError
-from fedfuse.files import whole_file
+from fedfuse.files import atomic_write
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"round-(\d+)\.safetensors")
@@ -65,12 +65,12 @@ class Checkpoints:
         arrays = {n: np.asarray(value, order="C") for n, value in checkpoint.arrays.items()}
         said = json.dumps({"round": checkpoint.round, "facts": dict(checkpoint.facts)})
         metadata = {"said": said, "sha256": _digest(said, arrays)}
-        with whole_file(self._folder / f"round-{checkpoint.round}.safetensors") as scratch:
+        with atomic_write(self._folder / f"round-{checkpoint.round}.safetensors") as scratch:
             save_file(arrays, scratch, metadata)
         for number in self.rounds()[: -self._keep]:
             self._path(number).unlink()
 
-    def newest(self, last: int | None = None) -> Checkpoint | None:
+    def latest(self, last: int | None = None) -> Checkpoint | None:
         """The newest that is whole, of round ``last`` or before; None where there is none.
 
         Damaged ones are passed over, with a word in the log and in ``damaged``.
@@ -85,7 +85,7 @@ class Checkpoints:
                     self.damaged.append(str(error))
         return None
 
-    def glance(self, last: int) -> Mapping[str, Any]:
+    def peek(self, last: int) -> Mapping[str, Any]:
         """The facts of the newest of round ``last`` or before, unchecked and without reading its
         arrays; empty where there is none that can be read.
         """
@@ -141,7 +141,7 @@ def as_texts(array: ndarray) -> dict[str, str]:
     return dict(json.loads(array.tobytes()))
 
 
-def below(arrays: Mapping[str, ndarray], prefix: str) -> dict[str, ndarray]:
+def strip_prefix(arrays: Mapping[str, ndarray], prefix: str) -> dict[str, ndarray]:
     """The arrays whose names start with ``prefix``, under the rest of their names."""
     return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
 

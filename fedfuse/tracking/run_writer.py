@@ -20,7 +20,7 @@ from typing import Any
 
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
-from fedfuse.files import append_line, sync, whole_file
+from fedfuse.files import append_line, atomic_write, sync
 from fedfuse.tracking.feddtpt_records import AggregationLine, PromptLine
 from fedfuse.tracking.json_fields import read_object
 from fedfuse.tracking.logs import now
@@ -105,7 +105,7 @@ class RunWriter:
             FedfuseError: when it cannot be written.
         """
         self._about |= facts
-        with whole_file(self.folder / "config.json") as scratch:
+        with atomic_write(self.folder / "config.json") as scratch:
             scratch.write_text(json.dumps(self._about, indent=1, sort_keys=True) + "\n")
 
     def add(self, **facts: Mapping[str, str]) -> None:

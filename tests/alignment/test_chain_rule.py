@@ -35,22 +35,29 @@ PARTS = ["[U]", "[CLS]", "wor", "##k", "##m", "##ks", "work", "##shop", "##er", 
 def knowledge_of(
     rows: LabelRows, said: list[dict[int, float]], k: int, fingerprint: str = "s"
 ) -> Knowledge:
-    """Knowledge with the given probabilities by token id on each row; the rest is residual."""
+    """Knowledge with the given probabilities by token id on each row; the rest is tail."""
     indices = np.zeros((len(said), k), dtype=np.int64)
     logs = np.full((len(said), k), -np.inf, dtype=np.float32)
     label = np.empty(len(said), dtype=np.float32)
-    residual = np.full(len(said), -np.inf, dtype=np.float32)
+    tail_logprob = np.full(len(said), -np.inf, dtype=np.float32)
     for row, masses in enumerate(said):
         largest = sorted(masses.items(), key=lambda item: -item[1])
         for slot, (token, mass) in enumerate(largest):
             indices[row, slot], logs[row, slot] = token, math.log(mass)
         rest = 1 - sum(masses.values())
         if rest > 1e-9:
-            residual[row] = math.log(rest)
+            tail_logprob[row] = math.log(rest)
         label[row] = math.log(masses.get(int(rows.token[row]), rest / 2))
     n = len(rows.offsets) - 1
     return Knowledge(
-        rows.offsets, indices, logs, residual, label, np.ones(n, dtype=np.int64), fingerprint, "p"
+        rows.offsets,
+        indices,
+        logs,
+        tail_logprob,
+        label,
+        np.ones(n, dtype=np.int64),
+        fingerprint,
+        "p",
     )
 
 
@@ -91,18 +98,18 @@ def test_several_source_tokens_are_one_target_token() -> None:
     got = probabilities(found, 0)
     assert got == pytest.approx({to["work"]: 0.3, to["worm"]: 0.1, to["a"]: 0.3}, rel=1e-5)
     # Left over: 0.2 of the first step; of the second "works", which is no token, and its rest.
-    assert math.exp(found.residual[0]) == pytest.approx(0.2 + 0.05 + 0.05, rel=1e-5)
+    assert math.exp(found.tail_logprob[0]) == pytest.approx(0.2 + 0.05 + 0.05, rel=1e-5)
 
 
 def test_a_label_that_was_not_kept_is_carried_on() -> None:
-    """Its probability is part of the first step's residual, and must not be counted twice."""
+    """Its probability is part of the first step's tail, and must not be counted twice."""
     source = by_hand("wordpiece", PARTS[:6] + PARTS[9:], cls="[CLS]")
     target = by_hand("wordpiece", WHOLE, cls="[CLS]")
     ids, to = source.vocabulary, target.vocabulary
     said = [{ids["a"]: 0.6}, {ids["##k"]: 1.0}]  # half of the first rest, 0.2, is "wor"
     found, _ = translate(source, target, [Sample("", "work")], said)
     assert probabilities(found, 0) == pytest.approx({to["a"]: 0.6, to["work"]: 0.2}, rel=1e-5)
-    assert math.exp(found.residual[0]) == pytest.approx(0.2, rel=1e-5)
+    assert math.exp(found.tail_logprob[0]) == pytest.approx(0.2, rel=1e-5)
 
 
 def test_one_source_token_is_several_target_tokens() -> None:
@@ -117,7 +124,7 @@ def test_one_source_token_is_several_target_tokens() -> None:
     # 0.7 of the mass goes on; "work" itself has nothing to say of what follows.
     expected = {to["##shop"]: 0.8 * 4 / 7, to["##er"]: 0.8 * 2 / 7}
     assert probabilities(found, 1) == pytest.approx(expected, rel=1e-5)
-    assert math.exp(found.residual[1]) == pytest.approx(0.2 + 0.8 / 7, rel=1e-5)
+    assert math.exp(found.tail_logprob[1]) == pytest.approx(0.2 + 0.8 / 7, rel=1e-5)
     assert found.weight.tolist() == [1, 1]
 
 
@@ -200,7 +207,7 @@ def test_merge_equals_oracle(
         target_fingerprint="t",
     )
     mass = np.exp(projected.logprobs.astype(float)).sum(1)
-    np.testing.assert_allclose(mass + np.exp(projected.residual.astype(float)), 1, atol=1e-5)
+    np.testing.assert_allclose(mass + np.exp(projected.tail_logprob.astype(float)), 1, atol=1e-5)
     pieces = [[int(p) for p in row if p != NO_TOKEN] for row in spelling.pieces]
     heads = [row[0] for row in pieces]
     texts = ids_of_texts(surfaces(target))

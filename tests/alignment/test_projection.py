@@ -24,7 +24,7 @@ from tests.tokenizer_kinds import KINDS, TEXTS, by_hand
 
 
 def record(indices: npt.ArrayLike, probabilities: npt.ArrayLike) -> Knowledge:
-    """Knowledge of one sample; what the probabilities leave is the residual."""
+    """Knowledge of one sample; what the probabilities leave is the tail."""
     ids = np.array(indices, dtype=np.int64)
     given = np.array(probabilities, dtype=np.float64)
     rows = len(given)
@@ -35,7 +35,7 @@ def record(indices: npt.ArrayLike, probabilities: npt.ArrayLike) -> Knowledge:
         offsets=np.array([0, rows]),
         indices=ids,
         logprobs=logs,
-        residual=rest,
+        tail_logprob=rest,
         label_logprob=np.zeros(rows, dtype=np.float32),
         label_bytes=np.array([1]),
         tokenizer="source",
@@ -54,7 +54,7 @@ def table_of(targets: list[int]) -> VocabularyTable:
 
 def mass(projected: Projected) -> np.ndarray:
     kept = np.exp(projected.logprobs.astype(np.float64)).sum(1)
-    return kept + np.exp(projected.residual.astype(np.float64))
+    return kept + np.exp(projected.tail_logprob.astype(np.float64))
 
 
 KNOWLEDGE = record([[0, 1, 2], [3, 1, 0]], [[0.4, 0.3, 0.2], [0.5, 0.25, 0.25]])
@@ -74,15 +74,15 @@ def test_sum_by_hand() -> None:
     np.testing.assert_allclose(
         np.exp(found.logprobs), [[0.75, 0.25, 0], [0, 0, 0], [0.5, 0.4, 0]], rtol=1e-6
     )
-    np.testing.assert_allclose(np.exp(found.residual), [0, 1, 0.1], atol=1e-7)
+    np.testing.assert_allclose(np.exp(found.tail_logprob), [0, 1, 0.1], atol=1e-7)
     assert found.weight.tolist() == [1, 0, 1]
     assert found.tokenizer == "target"
-    assert found.logprobs.dtype == found.residual.dtype == found.weight.dtype == np.float32
+    assert found.logprobs.dtype == found.tail_logprob.dtype == found.weight.dtype == np.float32
     assert found.indices.dtype == np.int64
 
 
 def test_paper_rule_by_hand() -> None:
-    """The first wins and what it displaces is residual; no teacher gives the predicted token."""
+    """The first wins and what it displaces is tail; no teacher gives the predicted token."""
     found = project(
         KNOWLEDGE,
         TABLE,
@@ -96,7 +96,7 @@ def test_paper_rule_by_hand() -> None:
     np.testing.assert_allclose(
         np.exp(found.logprobs), [[0.5, 0.25, 0], [1, 0, 0], [0.4, 0.3, 0]], rtol=1e-6
     )
-    np.testing.assert_allclose(np.exp(found.residual), [0.25, 0, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(found.tail_logprob), [0.25, 0, 0.3], rtol=1e-6)
     assert found.weight.tolist() == [1, 1, 1]
 
 
@@ -197,7 +197,7 @@ def test_projection_equals_oracle(
             want, rest = oracle.project_row(
                 knowledge.indices[s].tolist(),
                 knowledge.logprobs[s].tolist(),
-                float(knowledge.residual[s]),
+                float(knowledge.tail_logprob[s]),
                 table.best.tolist(),
                 collisions,
             )
@@ -208,7 +208,7 @@ def test_projection_equals_oracle(
         assert got.keys() == want.keys()
         for token_id, logprob in got.items():
             assert math.exp(logprob) == pytest.approx(want[token_id], rel=1e-5)
-        assert math.exp(found.residual[t]) == pytest.approx(rest, abs=1e-6)
+        assert math.exp(found.tail_logprob[t]) == pytest.approx(rest, abs=1e-6)
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -230,7 +230,7 @@ def test_identity_returns_its_input(
     used = np.isfinite(knowledge.logprobs)
     np.testing.assert_array_equal(found.indices[used], knowledge.indices[used])
     np.testing.assert_array_equal(found.logprobs, knowledge.logprobs)
-    np.testing.assert_array_equal(found.residual, knowledge.residual)
+    np.testing.assert_array_equal(found.tail_logprob, knowledge.tail_logprob)
     assert found.weight.all()
 
 

@@ -147,7 +147,7 @@ def test_projection_conserves_mass(one: str, other: str) -> None:
 def check_mass(found: Projected, alignment: Alignment, target: TextTokenizer) -> None:
     """Every row's mass is one; rows without a teacher have none of it kept."""
     kept = np.exp(found.logprobs.astype(np.float64)).sum(axis=1)
-    np.testing.assert_allclose(kept + np.exp(found.residual), 1.0, atol=1e-5)
+    np.testing.assert_allclose(kept + np.exp(found.tail_logprob), 1.0, atol=1e-5)
     matched = alignment.source_row >= 0
     assert (found.weight == matched).all()
     assert (kept[~matched] == 0).all()
@@ -185,7 +185,7 @@ def check_same(knowledge: Knowledge, found: Projected, matched: np.ndarray) -> N
         found.logprobs[matched], knowledge.logprobs[matched], rtol=1e-5, atol=1e-5
     )
     np.testing.assert_allclose(
-        found.residual[matched], knowledge.residual[matched], rtol=1e-5, atol=1e-5
+        found.tail_logprob[matched], knowledge.tail_logprob[matched], rtol=1e-5, atol=1e-5
     )
     # Entries of equal probability may change places.
     tied = np.isclose(np.diff(knowledge.logprobs[matched], axis=1), 0, atol=1e-5).any(axis=1)

@@ -288,7 +288,7 @@ def test_pair(unseen: dict[str, TextTokenizer], one: str, other: str) -> None:
 
         knowledge = random_knowledge(len(rows.token), source.vocab_size, rows.offsets, seed=0)
         found = project(knowledge, table, alignment, goal, target_fingerprint="student")
-        mass = np.exp(found.logprobs.astype(np.float64)).sum(axis=1) + np.exp(found.residual)
+        mass = np.exp(found.logprobs.astype(np.float64)).sum(axis=1) + np.exp(found.tail_logprob)
         np.testing.assert_allclose(mass, 1.0, atol=1e-5)
         assert found.weight.tolist() == matched.astype(float).tolist()
         assert found.indices.max() < target.vocab_size

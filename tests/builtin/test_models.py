@@ -18,7 +18,7 @@ from fedfuse.builtin.models import build, cache_root, ensure, is_builtin, model_
 from fedfuse.builtin.text_world import pretraining_text
 from fedfuse.builtin.tokenizers import KINDS
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import sample_nats
+from fedfuse.evaluation.scoring import sample_nll
 from fedfuse.models.causal_lm import load_causal_lm
 from tests.conftest import Tiny
 from tests.models.workers import TINY, build_in_worker
@@ -53,7 +53,7 @@ def test_a_built_model_can_be_loaded_and_has_learnt(cache: Path) -> None:
         assert lm.tokenizer.special_ids == {"bos": 0, "eos": 1, "pad": 2, "unk": 3}
         model = Tiny(lm.model, lm.tokenizer)
         data = model.encode(pretraining_text(5, seed=9))
-        nats.append(sample_nats(lm.model, data, lm.vocab_size).sum() / data.label_bytes.sum())
+        nats.append(sample_nll(lm.model, data, lm.vocab_size).sum() / data.label_bytes.sum())
     assert nats[1] < 0.8 * nats[0]
 
 

@@ -37,7 +37,7 @@ def refused(
     monkeypatch.setenv("COLUMNS", "500")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(cli, "build_models", lambda names: pytest.fail("models are built"))
-    for cached in (workspace.load_splits, workspace.load_participant):
+    for cached in (workspace.load_splits, workspace.load_local_model):
         cached.cache_clear()
 
     def call(*arguments: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedfuse.config.run_config import RunConfig, flatten, model_of_partition, parse
 from fedfuse.config.sections import DataConfig, ModelConfig
-from fedfuse.config.training import Comparison, TrainingSettings
+from fedfuse.config.training import Comparison, TrainingConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.app_bundle import app_dir, default_run_config
 
@@ -212,10 +212,10 @@ def test_every_key_is_documented() -> None:
 
 def test_phases_become_settings() -> None:
     config = parse({"local.steps": 7, "local.learning-rate": 0.2, "client-distill.temperature": 2})
-    assert config.local.settings() == TrainingSettings(7, 32, 0.2)
-    assert config.server_distill.settings() == TrainingSettings(200, 32, 4e-3, consolidation=10.0)
+    assert config.local.settings() == TrainingConfig(7, 32, 0.2)
+    assert config.server_distill.settings() == TrainingConfig(200, 32, 4e-3, consolidation=10.0)
     warm = Comparison("cross-entropy", 2.0)
-    assert config.client_distill.settings() == TrainingSettings(200, 32, 8e-3, comparison=warm)
+    assert config.client_distill.settings() == TrainingConfig(200, 32, 8e-3, comparison=warm)
 
 
 def test_models_in_a_cycle() -> None:

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfuse.data.sampling import parts_by_length, shuffled, step_seed
+from fedfuse.data.sampling import parts_by_length, sample_indices, step_seed
 
 
 @pytest.mark.parametrize("count", [1, 5, 12, 30])
 def test_an_epoch_sees_every_sample_once(count: int) -> None:
     """Twelve samples; batches go over the end of an epoch, and may hold several epochs."""
-    seen = np.concatenate([shuffled(12, 1, position, count) for position in range(0, 60, count)])
+    seen = np.concatenate(
+        [sample_indices(12, 1, position, count) for position in range(0, 60, count)]
+    )
     epochs = seen.reshape(5, 12)
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs.tolist())
     assert len(set(map(tuple, epochs.tolist()))) == 5
@@ -23,13 +25,16 @@ def test_an_epoch_sees_every_sample_once(count: int) -> None:
 def test_the_stream_is_one_however_it_is_read(
     size: int, position: int, first: int, second: int
 ) -> None:
-    whole = shuffled(size, 7, position, first + second)
-    parts = [shuffled(size, 7, position, first), shuffled(size, 7, position + first, second)]
+    whole = sample_indices(size, 7, position, first + second)
+    parts = [
+        sample_indices(size, 7, position, first),
+        sample_indices(size, 7, position + first, second),
+    ]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 def test_seeds_differ() -> None:
-    assert not np.array_equal(shuffled(50, 1, 0, 50), shuffled(50, 2, 0, 50))
+    assert not np.array_equal(sample_indices(50, 1, 0, 50), sample_indices(50, 2, 0, 50))
     seeds = [step_seed(seed, position) for seed in range(20) for position in range(0, 640, 32)]
     assert len(set(seeds)) == 400
     assert all(0 <= seed < 2**64 for seed in seeds)

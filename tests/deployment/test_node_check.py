@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fedfuse.algorithms.local_model import Participant
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.cli.main import app
 from fedfuse.deployment import node_check as module
 from fedfuse.deployment.certificates import make_node_files, make_superlink_files
@@ -85,13 +85,13 @@ def test_weights_that_do_not_load(tiny_builtin: dict[str, Path], tmp_path: Path)
 def test_memory_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def learn(self: Participant, *arguments: Any, **options: Any) -> Any:
+    def learn(self: LocalModel, *arguments: Any, **options: Any) -> Any:
         asked.append(options.get("replay"))
         if len(asked) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 0.0, {}
 
-    monkeypatch.setattr(Participant, "learn", learn)
+    monkeypatch.setattr(LocalModel, "learn", learn)
     findings = found({})
     assert "does not fit into the GPU's memory: CUDA out of memory" in wrong(findings)["memory"]
     assert "max-tokens" in findings["memory"].mend

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedfuse.data.sample import Sample
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
 from tests.distillation.phases import Make
 
@@ -16,5 +16,5 @@ def gpt2(tiny: Make) -> Tiny:
 
 
 @pytest.fixture
-def data(gpt2: Tiny, public: list[Sample]) -> EncodedSet:
+def data(gpt2: Tiny, public: list[Sample]) -> TokenizedDataset:
     return gpt2.encode(public)

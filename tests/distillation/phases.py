@@ -9,27 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import train
 from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]
-SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=5e-3)
+SETTINGS = TrainingConfig(steps=6, batch_size=4, learning_rate=5e-3)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def run(tiny: Tiny, data: EncodedSet, settings: TrainingSettings, **more: Any) -> Any:
+def run(tiny: Tiny, data: TokenizedDataset, settings: TrainingConfig, **more: Any) -> Any:
     options = {"vocab_size": tiny.tokenizer.vocab_size, "seed": 3} | more
     return train(tiny.model, data, settings, **options)
 
 
-def one_hot(data: EncodedSet, token: int, weight: float = 1.0) -> Teacher:
+def one_hot(data: TokenizedDataset, token: int, weight: float = 1.0) -> Teacher:
     """A teacher who says the same token everywhere."""
     rows = len(data.rows.token)
     return Teacher(

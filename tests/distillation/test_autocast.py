@@ -26,7 +26,7 @@ def test_gradients_in_mixed_precision(
         model = tiny(architecture)
         data = model.encode(public)
         teacher = replace(
-            one_hot(data, 5), residual=np.full(len(data.rows.token), -1.0, np.float32)
+            one_hot(data, 5), tail_logprob=np.full(len(data.rows.token), -1.0, np.float32)
         )
         loss, _ = batch_losses(
             model.model, data.batch(np.arange(8)), model.tokenizer.vocab_size, teacher, 0.3,

@@ -12,7 +12,7 @@ from fedfuse.config.training import AUTOCAST
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState, optimizer_moments, restore_optimizer
 from fedfuse.distillation.training import Training
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
 
@@ -109,7 +109,7 @@ def test_without_the_moments_training_is_another(tiny: Make, public: list[Sample
     assert max(float((ends[0][n] - ends[1][n]).abs().max()) for n in ends[0]) > 1e-3
 
 
-def test_moments_round_trip(gpt2: Tiny, data: EncodedSet) -> None:
+def test_moments_round_trip(gpt2: Tiny, data: TokenizedDataset) -> None:
     _, moments = run(gpt2, data, SETTINGS)
     moments = {name: value for name, value in moments.items() if "/" in name}
     assert all(v.dtype == np.float32 for v in moments.values())

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.ewc import (
-    Consolidation,
-    consolidate,
+    EWCPenalty,
     draw_labels,
+    estimate_ewc,
     fisher_information,
 )
 from fedfuse.distillation.loss import SparseTargets
@@ -22,7 +22,7 @@ from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import Training
 from fedfuse.knowledge.extract import extract
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
 
@@ -81,7 +81,7 @@ def test_labels_are_drawn_from_the_teacher() -> None:
 def test_the_pull_by_hand() -> None:
     named = {"a": nn.Parameter(torch.zeros(2)), "b": nn.Parameter(torch.zeros(2))}
     information = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([0.0, 0.0])}
-    held = Consolidation.of(named, information, strength=2.0)
+    held = EWCPenalty.of(named, information, strength=2.0)
     for parameter in named.values():
         parameter.data.fill_(1.0)
     held.apply(named, 0.1)  # the mean information is 1
@@ -89,12 +89,12 @@ def test_the_pull_by_hand() -> None:
     assert named["b"].tolist() == [1.0, 1.0]
     held.apply(named, 1e6)
     assert named["a"].tolist() == [0.0, 0.0]  # and no further
-    nothing = Consolidation.of(named, {name: 0 * value for name, value in information.items()}, 2.0)
+    nothing = EWCPenalty.of(named, {name: 0 * value for name, value in information.items()}, 2.0)
     nothing.apply(named, 1.0)
     assert named["b"].tolist() == [1.0, 1.0]
 
 
-def taught(model: Tiny, data: EncodedSet, own: np.ndarray | None) -> Teacher:
+def taught(model: Tiny, data: TokenizedDataset, own: np.ndarray | None) -> Teacher:
     """A teacher who says one token on the second half, and on the first what the model says."""
     known = extract(model.model, data, 4)
     teacher = one_hot(data, 5)
@@ -103,12 +103,12 @@ def taught(model: Tiny, data: EncodedSet, own: np.ndarray | None) -> Teacher:
     logprobs = np.full(indices.shape, -np.inf, dtype=np.float32)
     logprobs[:, 0] = 0
     indices[:half], logprobs[:half] = known.indices[:half], known.logprobs[:half]
-    residual = teacher.residual.copy()
-    residual[:half] = np.log1p(-np.exp(known.logprobs[:half]).sum(1).clip(0, 1 - 1e-6))
-    return Teacher(indices, logprobs, residual, teacher.weight, own)
+    tail_logprob = teacher.tail_logprob.copy()
+    tail_logprob[:half] = np.log1p(-np.exp(known.logprobs[:half]).sum(1).clip(0, 1 - 1e-6))
+    return Teacher(indices, logprobs, tail_logprob, teacher.weight, own)
 
 
-def phase(tiny: Make, public: list[Sample], settings: TrainingSettings, own: float | None) -> Tiny:
+def phase(tiny: Make, public: list[Sample], settings: TrainingConfig, own: float | None) -> Tiny:
     model = adapted(tiny, dropout=0.0)
     data = model.encode(public)
     trust = None if own is None else np.zeros(len(data), dtype=np.float32)
@@ -139,7 +139,7 @@ def test_what_is_trusted_changes_less(tiny: Make, public: list[Sample]) -> None:
             logits = model.model(input_ids=batch.input_ids).logits
         return logits[batch.sample, batch.row][rows].log_softmax(1)
 
-    def change(settings: TrainingSettings) -> float:
+    def change(settings: TrainingConfig) -> float:
         after = word(phase(tiny, public, settings, 1.0))
         before = word(start)
         return float((before.exp() * (before - after)).sum(1).mean())
@@ -155,13 +155,13 @@ def test_trust_decides_what_counts(tiny: Make, public: list[Sample]) -> None:
     named = {n: p for n, p in model.model.named_parameters() if p.requires_grad}
     options = {"vocab_size": model.tokenizer.vocab_size, "seed": 1, "max_tokens": 0}
 
-    def held(own: np.ndarray) -> Consolidation:
+    def held(own: np.ndarray) -> EWCPenalty:
         teacher = taught(model, data, own.astype(np.float32))
-        found = consolidate(model.model, named, data, teacher, HELD, autocast="none", **options)
+        found = estimate_ewc(model.model, named, data, teacher, HELD, autocast="none", **options)
         assert found is not None
         return found
 
-    def mean(found: Consolidation) -> float:
+    def mean(found: EWCPenalty) -> float:
         values = torch.cat([value.flatten() for value in found.pull.values()])
         return float(values.mean())
 

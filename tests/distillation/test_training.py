@@ -12,21 +12,21 @@ import torch
 from torch import nn
 
 from fedfuse.builtin.architectures import ARCHITECTURES
-from fedfuse.config.training import Comparison, TrainingSettings
+from fedfuse.config.training import Comparison, TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.targets import Teacher, batch_losses
 from fedfuse.distillation.training import Training, schedule
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import sample_nats
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
 
 
 def test_schedule_by_hand() -> None:
     """Two steps of warm-up, then a cosine over eight from 1 to 0.2."""
-    settings = TrainingSettings(10, 1, 1.0, warmup_ratio=0.2, final_ratio=0.2)
+    settings = TrainingConfig(10, 1, 1.0, warmup_ratio=0.2, final_ratio=0.2)
     values = [schedule(step, settings) for step in range(11)]
     assert values[:3] == [0.5, 1.0, 1.0]
     assert values[6] == pytest.approx(0.6)
@@ -37,12 +37,12 @@ def test_schedule_by_hand() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_schedule_may_be_constant(steps: int) -> None:
-    settings = TrainingSettings(steps, 1, 1.0, warmup_ratio=0.0, final_ratio=1.0)
+    settings = TrainingConfig(steps, 1, 1.0, warmup_ratio=0.0, final_ratio=1.0)
     assert [schedule(step, settings) for step in range(steps)] == [1.0] * steps
 
 
 def test_the_schedule_is_what_the_optimizer_gets(
-    gpt2: Tiny, data: EncodedSet, monkeypatch: pytest.MonkeyPatch
+    gpt2: Tiny, data: TokenizedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = []
     step = torch.optim.AdamW.step
@@ -59,17 +59,17 @@ def test_the_schedule_is_what_the_optimizer_gets(
 
 
 def test_epochs_go_on_over_phases(
-    gpt2: Tiny, data: EncodedSet, monkeypatch: pytest.MonkeyPatch
+    gpt2: Tiny, data: TokenizedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three phases of two steps see the twelve samples once in three steps, then once more."""
     seen: list[int] = []
-    batch = EncodedSet.batch
+    batch = TokenizedDataset.batch
 
-    def recorded(self: EncodedSet, which: np.ndarray, device: object) -> Any:
+    def recorded(self: TokenizedDataset, which: np.ndarray, device: object) -> Any:
         seen.extend(which.tolist())
         return batch(self, which, "cpu")
 
-    monkeypatch.setattr(EncodedSet, "batch", recorded)
+    monkeypatch.setattr(TokenizedDataset, "batch", recorded)
     state: TrainingState | None = None
     for _ in range(3):
         _, state = run(gpt2, data, replace(SETTINGS, steps=2), state=state)
@@ -95,7 +95,7 @@ def test_two_runs_with_one_seed_are_the_same(tiny: Make, public: list[Sample]) -
     assert all(np.array_equal(moments[name], same[name]) for name in moments)
 
 
-def test_the_loss_returned_is_of_the_last_tenth(gpt2: Tiny, data: EncodedSet) -> None:
+def test_the_loss_returned_is_of_the_last_tenth(gpt2: Tiny, data: TokenizedDataset) -> None:
     told: list[tuple[int, float]] = []
     settings = replace(SETTINGS, steps=20)
     loss, _ = run(gpt2, data, settings, on_step=lambda step, value: told.append((step, value)))
@@ -105,7 +105,7 @@ def test_the_loss_returned_is_of_the_last_tenth(gpt2: Tiny, data: EncodedSet) ->
     assert not gpt2.model.training
 
 
-def test_no_steps(gpt2: Tiny, data: EncodedSet) -> None:
+def test_no_steps(gpt2: Tiny, data: TokenizedDataset) -> None:
     before = weights(gpt2.model)
     loss, moments = run(gpt2, data, replace(SETTINGS, steps=0))
     assert math.isnan(loss)
@@ -113,7 +113,7 @@ def test_no_steps(gpt2: Tiny, data: EncodedSet) -> None:
     assert all(torch.equal(before[n], p) for n, p in weights(gpt2.model).items())
 
 
-def test_only_trainable_parameters_move(gpt2: Tiny, data: EncodedSet) -> None:
+def test_only_trainable_parameters_move(gpt2: Tiny, data: TokenizedDataset) -> None:
     gpt2.model.requires_grad_(False)
     moving = {n for n, p in gpt2.model.named_parameters() if n.endswith("mlp.c_fc.weight")}
     for name, parameter in gpt2.model.named_parameters():
@@ -201,11 +201,11 @@ def test_replay_keeps_what_was_known(tiny: Make, public: list[Sample]) -> None:
         settings = replace(SETTINGS, steps=15)
         replay = old if replayed else None
         run(model, new, settings, teacher=one_hot(new, 5), label_share=0.0, replay=replay)
-        after.append(sample_nats(model.model, old, model.tokenizer.vocab_size).sum())
+        after.append(sample_nll(model.model, old, model.tokenizer.vocab_size).sum())
     assert after[1] < 0.8 * after[0]
 
 
-def test_the_student_learns_from_its_teacher(gpt2: Tiny, data: EncodedSet) -> None:
+def test_the_student_learns_from_its_teacher(gpt2: Tiny, data: TokenizedDataset) -> None:
     teacher = one_hot(data, 7)
     loss, _ = run(
         gpt2, data, replace(SETTINGS, steps=25, learning_rate=2e-2), teacher=teacher, label_share=0
@@ -217,7 +217,7 @@ def test_the_student_learns_from_its_teacher(gpt2: Tiny, data: EncodedSet) -> No
     assert loss < 0.5
 
 
-def test_teacher_rows_follow_the_batch(gpt2: Tiny, data: EncodedSet) -> None:
+def test_teacher_rows_follow_the_batch(gpt2: Tiny, data: TokenizedDataset) -> None:
     """A teacher of the labels themselves teaches the label loss, in whatever order batches come."""
     teacher = replace(one_hot(data, 0), indices=data.rows.token[:, None])
     batch = data.batch(np.array([5, 0, 9]))
@@ -231,8 +231,10 @@ def test_teacher_rows_sum_to_one() -> None:
     """Knowledge that went over the wire in half precision does not quite."""
     logs = np.log(np.array([[0.5, 0.3], [0.7, 0.2], [0.1, 0.1]])).astype(np.float32)
     logs[2] = -np.inf  # a row that nobody teaches
-    residual = np.array([np.log(0.204), -np.inf, -np.inf], dtype=np.float32)
-    teacher = Teacher(np.array([[1, 2], [3, 4], [0, 0]]), logs, residual, np.ones(3, np.float32))
+    tail_logprob = np.array([np.log(0.204), -np.inf, -np.inf], dtype=np.float32)
+    teacher = Teacher(
+        np.array([[1, 2], [3, 4], [0, 0]]), logs, tail_logprob, np.ones(3, np.float32)
+    )
     targets = teacher.rows(np.array([2, 0, 1]), "cpu")
     np.testing.assert_allclose(targets.probs.sum(1) + targets.tail, [0, 1, 1], atol=1e-6)
     np.testing.assert_allclose(targets.probs[1], [0.5 / 1.004, 0.3 / 1.004], rtol=1e-5)
@@ -247,7 +249,9 @@ def test_with_and_without_a_head_of_its_own(
     """Fused, or over logits of the whole batch: the same loss and gradients of all weights."""
     model = tiny(architecture)
     data = model.encode(public)
-    teacher = replace(one_hot(data, 5), residual=np.full(len(data.rows.token), -1.0, np.float32))
+    teacher = replace(
+        one_hot(data, 5), tail_logprob=np.full(len(data.rows.token), -1.0, np.float32)
+    )
     found = []
     for known in (True, False):
         if not known:
@@ -271,7 +275,7 @@ def test_with_and_without_a_head_of_its_own(
         torch.testing.assert_close(found[0][1][name], right, rtol=1e-4, atol=1e-5)
 
 
-def test_settings_say_how_to_compare(gpt2: Tiny, data: EncodedSet) -> None:
+def test_settings_say_how_to_compare(gpt2: Tiny, data: TokenizedDataset) -> None:
     teacher = one_hot(data, 5)
     losses = []
     for comparison in (Comparison(), Comparison("reverse-kl"), Comparison(temperature=4.0)):
@@ -280,7 +284,9 @@ def test_settings_say_how_to_compare(gpt2: Tiny, data: EncodedSet) -> None:
     assert len({round(loss, 3) for loss in losses}) == 3
 
 
-def test_rows_of_the_head_beyond_the_vocabulary_are_cut_off(gpt2: Tiny, data: EncodedSet) -> None:
+def test_rows_of_the_head_beyond_the_vocabulary_are_cut_off(
+    gpt2: Tiny, data: TokenizedDataset
+) -> None:
     """A padded row with a huge logit would otherwise take all the mass."""
     batch = data.batch(np.arange(3))
     vocab = gpt2.tokenizer.vocab_size

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.acceptance import OVERALL, judge
+from fedfuse.evaluation.acceptance import OVERALL, acceptance_test
 
 
 def test_better_is_kept_and_worse_rolled_back() -> None:
     rng = np.random.default_rng(0)
     before, noise = rng.random(80), rng.normal(scale=0.02, size=80)
     domains = ["bank"] * 40 + ["clinic"] * 40
-    assert judge(before, before - 0.05 + noise, domains).keep
-    verdict = judge(before, before + 0.05 + noise, domains)
+    assert acceptance_test(before, before - 0.05 + noise, domains).keep
+    verdict = acceptance_test(before, before + 0.05 + noise, domains)
     assert not verdict.keep
     assert verdict.worse == [OVERALL, "bank", "clinic"]
     assert verdict.changes["bank"].mean == pytest.approx(0.05 + noise[:40].mean())
@@ -25,7 +25,7 @@ def test_one_domain_is_enough() -> None:
     """Even where the others gain more."""
     rng = np.random.default_rng(1)
     change = np.repeat([-0.3, 0.05], 40) + rng.normal(scale=0.02, size=80)
-    verdict = judge(np.ones(80), 1 + change, ["bank"] * 40 + ["clinic"] * 40)
+    verdict = acceptance_test(np.ones(80), 1 + change, ["bank"] * 40 + ["clinic"] * 40)
     assert verdict.worse == ["clinic"]
 
 
@@ -33,7 +33,7 @@ def test_noise_alone_seldom_rolls_back() -> None:
     domains = [f"d{i % 4}" for i in range(160)]
     rng = np.random.default_rng(2)
     before = rng.random(160)
-    kept = [judge(before, before + rng.normal(size=160), domains).keep for _ in range(60)]
+    kept = [acceptance_test(before, before + rng.normal(size=160), domains).keep for _ in range(60)]
     assert np.mean(kept) > 0.88
 
 
@@ -41,19 +41,19 @@ def test_too_few_samples_of_a_domain_count_among_all() -> None:
     before = np.zeros(40)
     after = before.copy()
     after[:3] = 0.5
-    verdict = judge(before, after, ["rare"] * 3 + ["bank"] * 37)
+    verdict = acceptance_test(before, after, ["rare"] * 3 + ["bank"] * 37)
     assert set(verdict.changes) == {OVERALL, "bank"}
 
 
 def test_no_change_is_kept() -> None:
-    assert judge(np.ones(10), np.ones(10), [""] * 10).keep
-    assert set(judge(np.ones(10), np.ones(10), [""] * 10).changes) == {OVERALL}
+    assert acceptance_test(np.ones(10), np.ones(10), [""] * 10).keep
+    assert set(acceptance_test(np.ones(10), np.ones(10), [""] * 10).changes) == {OVERALL}
 
 
 def test_the_same_seed_the_same_verdict() -> None:
     rng = np.random.default_rng(3)
     before, after = rng.random(20), rng.random(20)
-    assert judge(before, after, ["a"] * 20) == judge(before, after, ["a"] * 20)
+    assert acceptance_test(before, after, ["a"] * 20) == acceptance_test(before, after, ["a"] * 20)
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_the_same_seed_the_same_verdict() -> None:
 )
 def test_nonsense_is_refused(before, after, domains, level, message) -> None:
     with pytest.raises(FedfuseError, match=message):
-        judge(np.array(before), np.array(after), domains, level=level)
+        acceptance_test(np.array(before), np.array(after), domains, level=level)

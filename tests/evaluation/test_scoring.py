@@ -13,7 +13,7 @@ from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation import scoring
-from fedfuse.evaluation.scoring import Evaluator, label_logits, sample_nats
+from fedfuse.evaluation.scoring import Evaluator, label_logits, sample_nll
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]
@@ -50,7 +50,7 @@ def test_loss_is_that_of_a_loop_over_tokens(tiny: Make, architecture: str) -> No
     model = tiny(architecture)
     data = model.encode(TEST)
     right = [nats_of(model, sample) for sample in TEST]
-    found = sample_nats(model.model, data, model.tokenizer.vocab_size)
+    found = sample_nll(model.model, data, model.tokenizer.vocab_size)
     np.testing.assert_allclose(found, right, rtol=1e-4)
     scores = Evaluator(model.tokenizer, TEST, [], MAX_LENGTH).score(model.model)
     assert list(scores) == ["bank", "clinic"]
@@ -83,7 +83,7 @@ def test_accuracy_by_hand(
     evaluator = Evaluator(model.tokenizer, TEST[1:2], asked, MAX_LENGTH)
     per_option = np.array([2.0, 2.1, 3.0])
     monkeypatch.setattr(
-        "fedfuse.evaluation.scoring.sample_nats",
+        "fedfuse.evaluation.scoring.sample_nll",
         lambda _, data, vocab, autocast: (
             per_option[: len(data)] if len(data) == 3 else np.ones(len(data))
         ),
@@ -105,7 +105,7 @@ def test_a_cut_answer_counts_as_far_as_it_is_scored(tiny: Make) -> None:
     data = model.encode([long], max_length=14)
     scored = int(data.label_bytes[0])
     assert 0 < scored < len(long.answer)
-    nats = sample_nats(model.model, data, model.tokenizer.vocab_size)[0]
+    nats = sample_nll(model.model, data, model.tokenizer.vocab_size)[0]
     short = Sample(long.prompt, long.answer[:scored])
     assert nats == pytest.approx(nats_of(model, short), rel=1e-4)
     score = Evaluator(model.tokenizer, [long], [], 14).score(model.model)["bank"]
@@ -146,7 +146,7 @@ def test_batches_do_not_matter(
         monkeypatch.setitem(scoring.MAX_TOKENS, "cpu", max_tokens)
         seen = [batch for batch, _ in label_logits(model.model, data, vocab)]
         assert batches in (None, len(seen))
-        found.append(sample_nats(model.model, data, vocab))
+        found.append(sample_nll(model.model, data, vocab))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
 

@@ -77,4 +77,4 @@ def test_a_model_shorter_than_the_runs_length_is_refused(
     monkeypatch.setattr(workspace, "load_causal_lm", lambda *_, **__: base)
     data = DataConfig(max_length=101)
     with pytest.raises(FedfuseError, match=r"data\.max-length = 101: allowed: at most 100.*short"):
-        workspace.load_participant("client", "short", ModelConfig(), data, 0)
+        workspace.load_local_model("client", "short", ModelConfig(), data, 0)

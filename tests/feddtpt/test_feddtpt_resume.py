@@ -25,7 +25,7 @@ SHORT: dict[str, Any] = {
 
 def outcome(folder: Path) -> list[Any]:
     """All that a run found out, and what it paid for it."""
-    kept = Checkpoints(folder / "server" / "checkpoints").newest()
+    kept = Checkpoints(folder / "server" / "checkpoints").latest()
     assert kept is not None
     state = {name: value.tobytes() for name, value in kept.arrays.items()}
     prompt = (folder / "server" / "prompt.json").read_text()

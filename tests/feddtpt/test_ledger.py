@@ -14,7 +14,7 @@ from fedfuse.feddtpt.ledger import Budget, Ledger, Spent, key_of
 from fedfuse.feddtpt.meter import Meter
 from tests.feddtpt.workers import Logged, ask_all
 
-FREE = Budget()
+RESUMABLE_KEYS = Budget()
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -24,23 +24,23 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_a_question_is_claimed_paid_and_answered_once(ledger: Ledger) -> None:
-    claim = ledger.claim("me", {"a": 7, "b": 8}, FREE)
+    claim = ledger.claim("me", {"a": 7, "b": 8}, RESUMABLE_KEYS)
     assert (claim.mine, claim.elsewhere, claim.answers) == (["a", "b"], [], {})
     assert ledger.spent("me") == Spent(2, 15)
-    again = ledger.claim("you", {"b": 8, "c": 9}, FREE)
+    again = ledger.claim("you", {"b": 8, "c": 9}, RESUMABLE_KEYS)
     assert (again.mine, again.elsewhere) == (["c"], ["b"])
     assert ledger.spent("you") == Spent(1, 9)
     ledger.settle("me", {"a": (Reply("A", 3), 7), "b": (Reply("", 2), 8)})
     assert ledger.spent("me") == Spent(2, 5)
-    assert ledger.claim("you", {"a": 7, "b": 8}, FREE).answers == {"a": "A", "b": ""}
+    assert ledger.claim("you", {"a": 7, "b": 8}, RESUMABLE_KEYS).answers == {"a": "A", "b": ""}
     assert ledger.spent("you") == Spent(1, 9)
 
 
 def test_what_is_released_can_be_claimed_and_stays_paid(ledger: Ledger) -> None:
-    ledger.claim("me", {"a": 7, "b": 7}, FREE)
+    ledger.claim("me", {"a": 7, "b": 7}, RESUMABLE_KEYS)
     ledger.settle("me", {"b": (Reply("B", 7), 7)})
     ledger.release(["a", "b"])
-    look = ledger.look("me", {"a": 7, "b": 7}, FREE)
+    look = ledger.look("me", {"a": 7, "b": 7}, RESUMABLE_KEYS)
     assert (look.mine, look.answers) == (["a"], {"b": "B"})
     assert ledger.spent("me") == Spent(2, 14)
     ledger.refund("me", [7])
@@ -63,7 +63,7 @@ def test_what_would_pass_the_budget_changes_nothing(
     assert ledger.spent("me") == Spent(1, 7)
     with pytest.raises(BudgetSpent, match=message):
         ledger.look("me", {"b": 7, "c": 7}, budget)
-    assert ledger.look("me", {"b": 7, "c": 7}, FREE).mine == ["b", "c"]
+    assert ledger.look("me", {"b": 7, "c": 7}, RESUMABLE_KEYS).mine == ["b", "c"]
     ledger.charge_again("me", [7], budget)
     with pytest.raises(BudgetSpent):
         ledger.charge_again("me", [7], budget)
@@ -74,9 +74,9 @@ def test_what_would_pass_the_budget_changes_nothing(
 
 def test_many_keys_are_found(ledger: Ledger) -> None:
     keys = {f"{i}": 1 for i in range(1234)}
-    ledger.claim("me", keys, FREE)
+    ledger.claim("me", keys, RESUMABLE_KEYS)
     ledger.settle("me", {key: (Reply(key, 1), 1) for key in keys})
-    assert ledger.look("me", keys, FREE).answers == {key: key for key in keys}
+    assert ledger.look("me", keys, RESUMABLE_KEYS).answers == {key: key for key in keys}
 
 
 def test_the_key_is_of_name_and_text() -> None:
@@ -87,7 +87,7 @@ def test_the_key_is_of_name_and_text() -> None:
 
 def test_text_is_not_in_the_file(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger") as ledger:
-        Meter(Logged(tmp_path / "log", 8), ledger, FREE, "me").answer(["private words"])
+        Meter(Logged(tmp_path / "log", 8), ledger, RESUMABLE_KEYS, "me").answer(["private words"])
     files = [file for file in tmp_path.iterdir() if file.name != "log"]
     assert files
     assert not any(b"private" in file.read_bytes() for file in files)
@@ -98,10 +98,10 @@ def test_text_is_not_in_the_file(tmp_path: Path) -> None:
 
 def test_another_owner_waits_until_the_first_has_gone(tmp_path: Path) -> None:
     first, second = Ledger(tmp_path / "ledger"), Ledger(tmp_path / "ledger")
-    first.claim("me", {"a": 1}, FREE)
-    assert second.claim("you", {"a": 1}, FREE).elsewhere == ["a"]
+    first.claim("me", {"a": 1}, RESUMABLE_KEYS)
+    assert second.claim("you", {"a": 1}, RESUMABLE_KEYS).elsewhere == ["a"]
     first.close()
-    assert second.claim("you", {"a": 1}, FREE).mine == ["a"]
+    assert second.claim("you", {"a": 1}, RESUMABLE_KEYS).mine == ["a"]
     second.close()
 
 

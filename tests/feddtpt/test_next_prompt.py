@@ -6,7 +6,7 @@ import pytest
 
 from fedfuse.config.feddtpt_settings import AggregationSettings
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.next_prompt import Succession, next_prompt
+from fedfuse.feddtpt.next_prompt import AggregationResult, next_prompt
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from tests.feddtpt.fakes import masked_lm
 
@@ -28,7 +28,7 @@ TUNED = {"b": tuned("judge mood", 0.2), "a": tuned("judge feeling", 0.6)}
 
 def follow(
     settings: AggregationSettings | None, choice: str, sent: dict[str, TunedPrompt] = TUNED
-) -> tuple[Succession, list[str]]:
+) -> tuple[AggregationResult, list[str]]:
     asked: list[str] = []
 
     def score(prompt: Prompt) -> float:

@@ -11,15 +11,17 @@ from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.accuracy import draw
 from fedfuse.feddtpt.black_box import BlackBoxError
 from fedfuse.feddtpt.prompt import Prompt
-from fedfuse.feddtpt.tuner import Searcher
+from fedfuse.feddtpt.tuner import ClientPromptTuner
 from tests.feddtpt.fakes import EXAMPLES, MOOD, Function, masked_lm, understands
 
 BATCH = draw(EXAMPLES[:12], EXAMPLES[12:], (12, 12), 0)
 SETTINGS = SearchSettings(evaluations=300, patience=25, max_length=9)
 
 
-def searcher(folder: Path, backend: Function, queries: int = 500, seed: int = 3) -> Searcher:
-    return Searcher(folder, MOOD, BATCH, masked_lm(), backend, SETTINGS, queries, seed)
+def searcher(
+    folder: Path, backend: Function, queries: int = 500, seed: int = 3
+) -> ClientPromptTuner:
+    return ClientPromptTuner(folder, MOOD, BATCH, masked_lm(), backend, SETTINGS, queries, seed)
 
 
 def start() -> Prompt:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from fedfuse.flower.feddtpt_messages import (
-    put_prompt,
-    put_tuned,
-    take_member,
-    take_prompt,
-    take_tuned,
+    pack_prompt,
+    pack_tuned,
+    unpack_prompt,
+    unpack_registration,
+    unpack_tuned,
 )
 from fedfuse.flower.messages import arrays_to_record
 
@@ -32,27 +32,27 @@ def size(content: RecordDict) -> int:
 
 
 def take(content: RecordDict, length: int = 5, queries: int = 50) -> TunedPrompt:
-    return take_tuned(content, lambda prompt: 666 not in prompt.tokens, length, queries)
+    return unpack_tuned(content, lambda prompt: 666 not in prompt.tokens, length, queries)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(-1, 1)), min_size=1, max_size=150))
 def test_what_comes_back(tokens: list[tuple[int, float]]) -> None:
     ids, gains = zip(*tokens, strict=True)
     content = RecordDict({})
-    put_tuned(content, TunedPrompt(Prompt(ids), gains, 1.0, 3))
-    found = take_tuned(content, lambda _: True, 150, 3)
+    pack_tuned(content, TunedPrompt(Prompt(ids), gains, 1.0, 3))
+    found = unpack_tuned(content, lambda _: True, 150, 3)
     assert found.prompt.tokens == ids
     assert found.gain == pytest.approx(gains, abs=1e-3)
     assert (found.accuracy, found.queries) == (1.0, 3)
-    put_prompt(content, Prompt(ids))
-    assert take_prompt(content) == Prompt(ids)
+    pack_prompt(content, Prompt(ids))
+    assert unpack_prompt(content) == Prompt(ids)
 
 
 def test_the_longest_is_below_two_kilobytes_both_ways() -> None:
     longest = Prompt(tuple(range(2**31, 2**31 + 150)))
     down, up = RecordDict({"config": ConfigRecord({"round": 99, "run": "x" * 60})}), RecordDict({})
-    put_prompt(down, longest)
-    put_tuned(up, TunedPrompt(longest, (1.0,) * 150, 0.123456789, 10**6))
+    pack_prompt(down, longest)
+    pack_tuned(up, TunedPrompt(longest, (1.0,) * 150, 0.123456789, 10**6))
     assert size(up) <= 2000
     assert size(down) + size(up) <= 2 * 2000
 
@@ -97,7 +97,7 @@ def leave_out(name: str) -> Callable[[RecordDict], None]:
 )
 def test_what_is_refused(spoil: Callable[[RecordDict], None], why: str) -> None:
     content = RecordDict({})
-    put_tuned(content, TUNED)
+    pack_tuned(content, TUNED)
     assert take(content).prompt == TUNED.prompt
     spoil(content)
     with pytest.raises(FedfuseError, match=why):
@@ -106,7 +106,7 @@ def test_what_is_refused(spoil: Callable[[RecordDict], None], why: str) -> None:
 
 def test_bytes_that_are_no_array() -> None:
     content = RecordDict({})
-    put_tuned(content, TUNED)
+    pack_tuned(content, TUNED)
     record = content["prompt"]
     assert isinstance(record, ArrayRecord)
     record["tokens"].data = b"\x93NUMPY rubbish"
@@ -116,9 +116,9 @@ def test_bytes_that_are_no_array() -> None:
 
 def test_who_registers() -> None:
     info = {"partition": 4, "model": "m", "vocabulary": "aa"}
-    assert take_member(RecordDict({"info": ConfigRecord(info)}), "aa") == ("4", "m")
+    assert unpack_registration(RecordDict({"info": ConfigRecord(info)}), "aa") == ("4", "m")
     with pytest.raises(FedfuseError, match="vocabulary is 'aa'; allowed: the server's, 'bb'"):
-        take_member(RecordDict({"info": ConfigRecord(info)}), "bb")
+        unpack_registration(RecordDict({"info": ConfigRecord(info)}), "bb")
     for content in (RecordDict({}), RecordDict({"info": ConfigRecord({"partition": 1})})):
         with pytest.raises(FedfuseError, match="allowed: partition, model and vocabulary"):
-            take_member(content, "aa")
+            unpack_registration(content, "aa")

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.flower import messages
-from fedfuse.knowledge.payload import read, write, write_changes
+from fedfuse.knowledge.payload import encode_delta, read, write
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -23,7 +23,7 @@ def knowledge() -> Knowledge:
         offsets=np.array([0, 2, 3]),
         indices=np.array([[4, 1], [300, 0], [2, 7]]),
         logprobs=np.log(np.array([[0.5, 0.25], [0.75, 0.125], [0.5, 0.5]], dtype=np.float32)),
-        residual=np.log(np.array([0.25, 0.125, 1e-30], dtype=np.float32)),
+        tail_logprob=np.log(np.array([0.25, 0.125, 1e-30], dtype=np.float32)),
         label_logprob=np.log(np.array([0.5, 0.125, 1e-31], dtype=np.float32)),
         label_bytes=np.array([5, 70000]),
         tokenizer="ab",
@@ -34,8 +34,8 @@ def knowledge() -> Knowledge:
 @pytest.mark.parametrize(("wire", "tolerance"), [("default", 2e-3), ("compact", 0.05)])
 def test_knowledge_comes_back(knowledge: Knowledge, wire: str, tolerance: float) -> None:
     content = RecordDict({})
-    messages.put_knowledge(content, write(knowledge, wire, 1.0))
-    found = read(messages.take_knowledge(content), rows=3, k=2)
+    messages.pack_knowledge(content, write(knowledge, wire, 1.0))
+    found = read(messages.unpack_knowledge(content), rows=3, k=2)
     assert (found.tokenizer, found.public) == ("ab", "cd")
     for name, values in knowledge.arrays().items():
         back = getattr(found, name)
@@ -48,35 +48,35 @@ def test_knowledge_comes_back(knowledge: Knowledge, wire: str, tolerance: float)
 
 def test_only_so_much_mass_is_sent(knowledge: Knowledge) -> None:
     content = RecordDict({})
-    messages.put_knowledge(content, write(knowledge, "default", 0.7))
-    found = read(messages.take_knowledge(content))
+    messages.pack_knowledge(content, write(knowledge, "default", 0.7))
+    found = read(messages.unpack_knowledge(content))
     assert np.isfinite(found.logprobs).sum(1).tolist() == [2, 1, 2]
-    np.testing.assert_allclose(np.exp(found.residual), [0.25, 0.25, 0], atol=1e-3)
+    np.testing.assert_allclose(np.exp(found.tail_logprob), [0.25, 0.25, 0], atol=1e-3)
 
 
 def test_what_changed_comes_back(knowledge: Knowledge) -> None:
     content = RecordDict({})
-    letter = write_changes(knowledge, knowledge, 0.1, "default", 1.0)
-    messages.put_knowledge(content, letter)
-    assert messages.take_knowledge(content) == letter
+    letter = encode_delta(knowledge, knowledge, 0.1, "default", 1.0)
+    messages.pack_knowledge(content, letter)
+    assert messages.unpack_knowledge(content) == letter
 
 
 def test_missing_knowledge_is_refused() -> None:
     content = RecordDict({})
     with pytest.raises(FedfuseError, match="allowed: knowledge"):
-        messages.take_knowledge(content)
+        messages.unpack_knowledge(content)
     some = np.zeros(3, dtype=np.uint8)
     for names in ({"other"}, {"message", "rows"}):
         content["knowledge"] = messages.arrays_to_record(dict.fromkeys(names, some))
         with pytest.raises(FedfuseError, match="allowed: knowledge"):
-            messages.take_knowledge(content)
+            messages.unpack_knowledge(content)
 
 
 @pytest.mark.parametrize("array", [np.zeros((3, 3), np.uint8), np.zeros(9), np.zeros(9, np.int8)])
 def test_another_form_of_knowledge_is_refused(array: Any) -> None:
     record = messages.arrays_to_record({"message": array})
     with pytest.raises(FedfuseError, match=r"knowledge\.message is .*; allowed: uint8, 1-dim"):
-        messages.take_knowledge(RecordDict({"knowledge": record}))
+        messages.unpack_knowledge(RecordDict({"knowledge": record}))
 
 
 def test_arrays_come_back() -> None:
@@ -92,8 +92,8 @@ def test_arrays_come_back() -> None:
 def test_a_tokenizer_comes_back(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
     for tokenizer in tiny_tokenizers.values():
         content = RecordDict({})
-        messages.put_tokenizer(content, tokenizer)
-        found = messages.take_tokenizer(content)
+        messages.pack_tokenizer(content, tokenizer)
+        found = messages.unpack_tokenizer(content)
         assert found.fingerprint == tokenizer.fingerprint
         one, two = (t.encode(["a nurse gave aspirin"])[0].ids for t in (found, tokenizer))
         np.testing.assert_array_equal(one, two)
@@ -105,19 +105,19 @@ def test_a_tokenizer_comes_back(tiny_tokenizers: dict[str, TextTokenizer]) -> No
 def test_no_tokenizer_is_refused(record: Any) -> None:
     content = RecordDict({} if record is None else {"tokenizer": record})
     with pytest.raises(FedfuseError, match="allowed: a tokenizer"):
-        messages.take_tokenizer(content)
+        messages.unpack_tokenizer(content)
 
 
 @pytest.mark.parametrize("json", ["", "[", "{}", '{"model": {"type": "BPE"}}', "null"])
 def test_a_broken_tokenizer_is_refused(json: str) -> None:
     with pytest.raises(FedfuseError):
-        messages.take_tokenizer(RecordDict({"tokenizer": ConfigRecord({"json": json})}))
+        messages.unpack_tokenizer(RecordDict({"tokenizer": ConfigRecord({"json": json})}))
 
 
 def test_scores_come_back() -> None:
     scores = {"clinic": Score(1.25, 0.5, 12), "a/b": Score(0.75, None, 3)}
     record = MetricRecord({**messages.scores_to_metrics(scores), "seconds": 3.0})
-    assert messages.take_scores(RecordDict({"metrics": record})) == scores
+    assert messages.unpack_scores(RecordDict({"metrics": record})) == scores
 
 
 @pytest.mark.parametrize(
@@ -133,32 +133,32 @@ def test_scores_come_back() -> None:
 )
 def test_bad_scores_are_refused(metrics: Any, name: str) -> None:
     with pytest.raises(FedfuseError, match=rf"metrics.{name} is .*; allowed: a finite number"):
-        messages.take_scores(RecordDict({"metrics": MetricRecord(metrics)}))
+        messages.unpack_scores(RecordDict({"metrics": MetricRecord(metrics)}))
 
 
 def test_missing_metrics_are_refused() -> None:
     with pytest.raises(FedfuseError, match="allowed: metrics"):
-        messages.take_scores(RecordDict({}))
+        messages.unpack_scores(RecordDict({}))
     with pytest.raises(FedfuseError, match="no loss"):
-        messages.take_scores(RecordDict({"metrics": MetricRecord({})}))
+        messages.unpack_scores(RecordDict({"metrics": MetricRecord({})}))
     with pytest.raises(FedfuseError, match=r"metrics.loss is None"):
-        messages.take_number(RecordDict({"metrics": MetricRecord({})}), "loss")
+        messages.unpack_number(RecordDict({"metrics": MetricRecord({})}), "loss")
 
 
 def test_a_request_says_what_it_belongs_to() -> None:
     config = ConfigRecord({"reply": "knowledge"})
-    occasion = messages.Occasion("run", "5f", 3)
-    messages.put_occasion(config, occasion)
-    assert messages.take_occasion(RecordDict({"config": config})) == occasion
+    request_context = messages.RequestContext("run", "5f", 3)
+    messages.pack_context(config, request_context)
+    assert messages.unpack_context(RecordDict({"config": config})) == request_context
     del config["run-id"]
     for content in (RecordDict({"config": config}), RecordDict({})):
         with pytest.raises(FedfuseError, match="run-id"):
-            messages.take_occasion(content)
+            messages.unpack_context(content)
 
 
 def test_a_reply_says_what_it_answers() -> None:
     reply = RecordDict({"info": ConfigRecord({"heard": "x"})})
-    messages.put_round(reply, 2)
+    messages.pack_round(reply, 2)
     assert reply["info"] == ConfigRecord({"heard": "x", "round": 2})
     messages.check_round(reply, 2)
     with pytest.raises(FedfuseError, match="of round 2; allowed: 3"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.fusion.teacher_stats import StackedStats
 
 
 def made_up(
     rng: np.random.Generator, samples: int, candidates: int, width: int | None = 4
-) -> Evidence:
+) -> StackedStats:
     """Random evidence; one to three rows a sample, some of which some teachers do not speak of."""
     offsets = np.concatenate([[0], rng.integers(1, 4, samples).cumsum()])
     rows = int(offsets[-1])
@@ -22,7 +22,7 @@ def made_up(
     def per_sample(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, (samples, candidates)).astype(np.float32)
 
-    return Evidence(
+    return StackedStats(
         offsets=offsets,
         loss=per_sample(0.1, 0.8),
         usable=usable,
@@ -30,15 +30,15 @@ def made_up(
         entropy=per_row(0, 2),
         margin=per_row(0, 1),
         kept_mass=per_row(0.8, 1),
-        student_nats=per_row(0.5, 3),
-        prompt_loss=per_sample(0.1, 0.6),
+        cross_entropy_to_student=per_row(0.5, 3),
+        context_loss=per_sample(0.1, 0.6),
         state=None if width is None else rng.normal(size=(samples, width)).astype(np.float32),
     )
 
 
 def two_domains(
     rng: np.random.Generator, samples: int, experts: tuple[float, float], own: float
-) -> tuple[Evidence, np.ndarray]:
+) -> tuple[StackedStats, np.ndarray]:
     """Even samples are of one domain, odd ones of the other; teacher 1 is to know the even ones.
 
     Args:
@@ -59,7 +59,7 @@ def two_domains(
     logprob = np.minimum(mean + rng.normal(scale=1.0, size=mean.shape), -0.01).astype(np.float32)
     state = rng.normal(scale=0.3, size=(samples, 4)) + np.where(expert == 1, 1, -1)[:, None]
     flat = np.zeros((samples, 3), dtype=np.float32)
-    return Evidence(
+    return StackedStats(
         offsets=np.arange(samples + 1),
         loss=-logprob,
         usable=np.ones((samples, 3), dtype=bool),
@@ -67,7 +67,7 @@ def two_domains(
         entropy=flat + 1,
         margin=flat + 0.5,
         kept_mass=flat + 1,
-        student_nats=flat + 1,
-        prompt_loss=flat + 0.3,
+        cross_entropy_to_student=flat + 1,
+        context_loss=flat + 0.3,
         state=state.astype(np.float32),
     ), expert

@@ -13,10 +13,10 @@ import pytest
 from fedfuse.alignment.projection import Projected
 from fedfuse.distillation.targets import Teacher
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion.disk_buffer import Spool
-from fedfuse.fusion.fuser import Candidate
+from fedfuse.fusion.disk_buffer import DiskBuffer
+from fedfuse.fusion.fuser import AlignedTeacher
 from fedfuse.fusion.mixing import Distributions, fuse
-from fedfuse.fusion.teacher_stats import examine
+from fedfuse.fusion.teacher_stats import compute_stats
 
 VOCAB = 50
 
@@ -30,12 +30,12 @@ def projected(rng: np.random.Generator, rows: int, k: int) -> Projected:
     return Projected(ids, logs[:, :k], logs[:, k], weight, "student")
 
 
-def candidate(rng: np.random.Generator, rows: int = 7, k: int = 3) -> Candidate:
+def candidate(rng: np.random.Generator, rows: int = 7, k: int = 3) -> AlignedTeacher:
     distributions = projected(rng, rows, k)
     loss = rng.random(2).astype(np.float32)
     label = np.zeros(rows, dtype=np.int64)
-    evidence = examine(distributions, distributions, label, VOCAB, loss)
-    return Candidate(evidence, distributions)
+    stats = compute_stats(distributions, distributions, label, VOCAB, loss)
+    return AlignedTeacher(stats, distributions)
 
 
 def equal(mine: Projected | Teacher, right: Projected | Teacher) -> None:
@@ -48,11 +48,11 @@ def equal(mine: Projected | Teacher, right: Projected | Teacher) -> None:
 @pytest.mark.parametrize("part", [slice(None), slice(2, 5), slice(5, 99), slice(7, 9)])
 def test_rows_come_back_as_they_were(part: slice, tmp_path: Path) -> None:
     whole = candidate(np.random.default_rng(0))
-    with Spool(tmp_path) as spool:
+    with DiskBuffer(tmp_path) as spool:
         kept = spool.put(whole)
         equal(kept.distributions.rows(part), whole.distributions.rows(part))
         assert kept.distributions.k == 3
-        assert kept.evidence is whole.evidence
+        assert kept.stats is whole.stats
 
 
 @pytest.mark.parametrize("block", [2, 512])
@@ -66,7 +66,7 @@ def test_fused_from_files_bit_for_bit(
     weights[5:9] = 0
     whole = fuse([c.distributions for c in candidates], weights, 4)
     monkeypatch.setattr("fedfuse.fusion.mixing._ROWS", block)
-    with Spool(tmp_path) as spool:
+    with DiskBuffer(tmp_path) as spool:
         files = [spool.put(c).distributions for c in candidates]
         equal(fuse(files, weights, 4), whole)
     assert not whole.weight[5:9].any()
@@ -110,7 +110,7 @@ def test_memory_does_not_grow_with_the_candidates(tmp_path: Path) -> None:
         weights[np.arange(rows), rng.integers(number, size=rows)] = 1
         tracemalloc.start()
         try:
-            with Spool(tmp_path) as spool:
+            with DiskBuffer(tmp_path) as spool:
                 files: list[Distributions] = []
                 for _ in range(number):
                     files.append(spool.put(candidate(rng, rows, k)).distributions)
@@ -126,7 +126,7 @@ def test_memory_does_not_grow_with_the_candidates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [None, RuntimeError("no")])
 def test_nothing_is_left(error: Exception | None, tmp_path: Path) -> None:
     try:
-        with Spool(tmp_path) as spool:
+        with DiskBuffer(tmp_path) as spool:
             spool.put(candidate(np.random.default_rng(0)))
             assert len(list(tmp_path.rglob("*.npy"))) == 1
             if error:
@@ -143,15 +143,18 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("numpy.save", full)
     message = r"0\.npy: No space left on device; allowed: a disk with 308 bytes free"
-    with pytest.raises(FedfuseError, match=message), Spool(tmp_path) as spool:
+    with pytest.raises(FedfuseError, match=message), DiskBuffer(tmp_path) as spool:
         spool.put(candidate(np.random.default_rng(0)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_folder_or_a_damaged_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FedfuseError, match="nowhere: No such file"), Spool(tmp_path / "nowhere"):
+    with (
+        pytest.raises(FedfuseError, match="nowhere: No such file"),
+        DiskBuffer(tmp_path / "nowhere"),
+    ):
         pass
-    with Spool(tmp_path) as spool:
+    with DiskBuffer(tmp_path) as spool:
         kept = spool.put(candidate(np.random.default_rng(0)))
         [file] = tmp_path.rglob("*.npy")
         file.write_bytes(file.read_bytes()[:-1])

@@ -10,13 +10,13 @@ import pytest
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion.fuser import Learner, Lesson
+from fedfuse.fusion.fuser import FusedTargets, KnowledgeFuser
 from fedfuse.fusion.row_rules import RowWeights, by_loss
 from fedfuse.fusion.rules import Losses, Weights, dual_min_ce, uniform
 from fedfuse.fusion.teacher_shares import teacher_shares
-from fedfuse.fusion.teacher_stats import Evidence
-from fedfuse.knowledge.aligner import Translator
-from fedfuse.knowledge.contexts import PromptView
+from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.knowledge.aligner import KnowledgeAligner
+from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -34,7 +34,7 @@ class Class:
         known = [(extract(m.model, m.encode(public), 4), m.tokenizer) for m in models.values()]
         self.own, self.teachers = known[0][0], known[1:]
         self.public = public
-        self.translator = Translator(
+        self.aligner = KnowledgeAligner(
             known[0][1],
             public,
             MAX_LENGTH,
@@ -43,22 +43,22 @@ class Class:
             unmatched="skip",
             cache=None,
         )
-        self.learner = Learner(self.translator, self.own)
-        self.heard = [self.learner.hear(*teacher) for teacher in self.teachers]
+        self.fuser = KnowledgeFuser(self.aligner, self.own)
+        self.heard = [self.fuser.add_teacher(*teacher) for teacher in self.teachers]
 
-    def lesson(
+    def fused_targets(
         self,
         losses: list[list[float]],
         select: Callable[[Losses], Weights] = dual_min_ce,
         order: tuple[int, ...] = (0, 1, 2),
-    ) -> Lesson:
+    ) -> FusedTargets:
         """A lesson where everybody has the losses given, ``[C][N]``."""
         others = []
         for i in order:
-            evidence = replace(self.heard[i].evidence, loss=np.float32(losses[1 + i]))
-            others.append(replace(self.heard[i], evidence=evidence))
-        learner = Learner(self.translator, with_losses(self.own, losses[0]))
-        return learner.teach(others, by_loss(select), 4)
+            stats = replace(self.heard[i].stats, loss=np.float32(losses[1 + i]))
+            others.append(replace(self.heard[i], stats=stats))
+        fuser = KnowledgeFuser(self.aligner, with_losses(self.own, losses[0]))
+        return fuser.fuse_teachers(others, by_loss(select), 4)
 
 
 def with_losses(knowledge: Knowledge, losses: list[float]) -> Knowledge:
@@ -80,24 +80,26 @@ def test_a_sample_that_no_teacher_beats_carries_no_distillation(school: Class) -
     for i in range(n):
         if i % 4 < 3:
             losses[1 + i % 4][i] = 0.5
-    lesson = school.lesson(losses)
-    taught = lesson.weights.argmax(1)
+    fused_targets = school.fused_targets(losses)
+    taught = fused_targets.weights.argmax(1)
     assert [int(t) for t in taught] == [1 + i % 4 if i % 4 < 3 else 0 for i in range(n)]
-    assert lesson.weights.sum(1).tolist() == [float(i % 4 < 3) for i in range(n)]
+    assert fused_targets.weights.sum(1).tolist() == [float(i % 4 < 3) for i in range(n)]
     owner = school.own.sample_of_row
-    assert (lesson.teacher.weight[owner % 4 == 3] == 0).all()
+    assert (fused_targets.teacher.weight[owner % 4 == 3] == 0).all()
     for number, (knowledge, tokenizer) in enumerate(school.teachers):
         rows = owner % 4 == number
-        alone = school.translator(knowledge, tokenizer)
-        np.testing.assert_array_equal(lesson.teacher.weight[rows], alone.weight[rows])
+        alone = school.aligner(knowledge, tokenizer)
+        np.testing.assert_array_equal(fused_targets.teacher.weight[rows], alone.weight[rows])
         used = rows & (alone.weight > 0)
         assert used.any()
         # One-hot trust is the teacher himself.
         np.testing.assert_allclose(
-            np.exp(lesson.teacher.logprobs[used]), np.exp(alone.logprobs[used]), atol=1e-6
+            np.exp(fused_targets.teacher.logprobs[used]), np.exp(alone.logprobs[used]), atol=1e-6
         )
         np.testing.assert_allclose(
-            np.exp(lesson.teacher.residual[used]), np.exp(alone.residual[used]), atol=1e-6
+            np.exp(fused_targets.teacher.tail_logprob[used]),
+            np.exp(alone.tail_logprob[used]),
+            atol=1e-6,
         )
 
 
@@ -108,7 +110,7 @@ def test_the_losses_are_those_of_the_knowledge(school: Class) -> None:
         seen.append(losses)
         return dual_min_ce(losses)
 
-    school.learner.teach(school.heard, by_loss(watch), 4)
+    school.fuser.fuse_teachers(school.heard, by_loss(watch), 4)
     right = [school.own.loss, *(knowledge.loss for knowledge, _ in school.teachers)]
     np.testing.assert_array_equal(seen[0], np.stack(right, axis=1))
 
@@ -116,7 +118,7 @@ def test_the_losses_are_those_of_the_knowledge(school: Class) -> None:
 def test_the_order_of_teachers_does_not_matter(school: Class) -> None:
     rng = np.random.default_rng(0)
     losses = rng.random((4, len(school.public))).tolist()
-    first, second = school.lesson(losses), school.lesson(losses, order=(2, 0, 1))
+    first, second = school.fused_targets(losses), school.fused_targets(losses, order=(2, 0, 1))
     np.testing.assert_array_equal(first.weights[:, [0, 3, 1, 2]], second.weights)
     np.testing.assert_array_equal(first.teacher.weight, second.teacher.weight)
     used = first.teacher.weight > 0
@@ -127,21 +129,22 @@ def test_the_order_of_teachers_does_not_matter(school: Class) -> None:
 
 def test_everybody_on_every_sample(school: Class) -> None:
     losses = [[1.0] * len(school.public)] * 4
-    lesson = school.lesson(losses, uniform)
-    assert (lesson.weights[:, 1:] == np.float32(1 / 3)).all()
-    sizes = lesson.teacher.weight
-    aligned = sum(school.translator(k, t).weight for k, t in school.teachers)
+    fused_targets = school.fused_targets(losses, uniform)
+    assert (fused_targets.weights[:, 1:] == np.float32(1 / 3)).all()
+    sizes = fused_targets.teacher.weight
+    aligned = sum(school.aligner(k, t).weight for k, t in school.teachers)
     np.testing.assert_allclose(sizes, aligned / 3, atol=1e-6)
 
 
 def test_the_papers_rule_has_no_tail(school: Class) -> None:
     """The kept entries are all there is; who teaches what stays the same."""
     lessons = [
-        school.learner.teach(school.heard, by_loss(uniform), 4, tail=tail) for tail in (True, False)
+        school.fuser.fuse_teachers(school.heard, by_loss(uniform), 4, tail=tail)
+        for tail in (True, False)
     ]
     (ours, papers), rows = [x.teacher for x in lessons], np.arange(len(lessons[0].teacher.weight))
-    assert np.isneginf(papers.residual).all()
-    assert np.isfinite(ours.residual[ours.weight > 0]).all()
+    assert np.isneginf(papers.tail_logprob).all()
+    assert np.isfinite(ours.tail_logprob[ours.weight > 0]).all()
     np.testing.assert_array_equal(ours.logprobs, papers.logprobs)
     taught = papers.weight > 0
     np.testing.assert_allclose(papers.rows(rows, "cpu").probs[taught].sum(1), 1, atol=1e-6)
@@ -149,9 +152,9 @@ def test_the_papers_rule_has_no_tail(school: Class) -> None:
 
 
 def test_nobody_to_learn_from(school: Class) -> None:
-    lesson = school.learner.teach([], by_loss(dual_min_ce), 4)
-    assert lesson.weights.shape == (len(school.public), 1)
-    assert not lesson.teacher.weight.any()
+    fused_targets = school.fuser.fuse_teachers([], by_loss(dual_min_ce), 4)
+    assert fused_targets.weights.shape == (len(school.public), 1)
+    assert not fused_targets.teacher.weight.any()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_a_selector_that_returns_anything_else_is_refused(
     school: Class, wrong: Callable[[Losses], Weights]
 ) -> None:
     with pytest.raises(FedfuseError, match=r"selector returned .* allowed: shape \(12, 4\)"):
-        school.learner.teach(school.heard, by_loss(wrong), 4)
+        school.fuser.fuse_teachers(school.heard, by_loss(wrong), 4)
 
 
 def test_weights_of_rows_are_those_of_the_lesson(school: Class) -> None:
@@ -176,39 +179,39 @@ def test_weights_of_rows_are_those_of_the_lesson(school: Class) -> None:
     offsets = school.own.offsets
     first = np.zeros((school.own.rows, 4), dtype=np.float32)
     first[offsets[:-1], 2] = 1
-    lesson = school.learner.teach(school.heard, lambda _: first, 4)
-    np.testing.assert_allclose(lesson.weights[:, 2], 1 / np.diff(offsets), rtol=1e-6)
+    fused_targets = school.fuser.fuse_teachers(school.heard, lambda _: first, 4)
+    np.testing.assert_allclose(fused_targets.weights[:, 2], 1 / np.diff(offsets), rtol=1e-6)
     others = np.ones(school.own.rows, dtype=bool)
     others[offsets[:-1]] = False
-    assert not lesson.teacher.weight[others].any()
+    assert not fused_targets.teacher.weight[others].any()
     with pytest.raises(FedfuseError, match="selector returned"):
-        school.learner.teach(school.heard, lambda _: first[:-1], 4)
+        school.fuser.fuse_teachers(school.heard, lambda _: first[:-1], 4)
 
 
 def test_evidence_is_of_the_knowledge_heard(school: Class) -> None:
     """What a selector is shown: own first, prompt losses where they were told."""
-    seen: list[Evidence] = []
+    seen: list[StackedStats] = []
 
-    def watch(evidence: Evidence) -> RowWeights:
-        seen.append(evidence)
-        return np.zeros_like(evidence.label_logprob)
+    def watch(stats: StackedStats) -> RowWeights:
+        seen.append(stats)
+        return np.zeros_like(stats.label_logprob)
 
     n = len(school.public)
-    view = PromptView(np.full(n, 0.5, dtype=np.float32), np.ones((n, 3), dtype=np.float32))
-    learner = Learner(school.translator, school.own, view)
+    view = ContextView(np.full(n, 0.5, dtype=np.float32), np.ones((n, 3), dtype=np.float32))
+    fuser = KnowledgeFuser(school.aligner, school.own, view)
     told = np.arange(n, dtype=np.float32)
-    heard = [learner.hear(*school.teachers[0], told), learner.hear(*school.teachers[1])]
-    learner.teach(heard, watch, 4)
-    (evidence,) = seen
-    assert evidence.candidates == 3
-    np.testing.assert_array_equal(evidence.prompt_loss[:, 0], view.loss)
-    np.testing.assert_array_equal(evidence.prompt_loss[:, 1], told)
-    assert np.isnan(evidence.prompt_loss[:, 2]).all()
-    assert evidence.state is view.state
-    kept = (school.own.indices == school.translator.rows.token[:, None]).any(1)
+    heard = [fuser.add_teacher(*school.teachers[0], told), fuser.add_teacher(*school.teachers[1])]
+    fuser.fuse_teachers(heard, watch, 4)
+    (stats,) = seen
+    assert stats.candidates == 3
+    np.testing.assert_array_equal(stats.context_loss[:, 0], view.loss)
+    np.testing.assert_array_equal(stats.context_loss[:, 1], told)
+    assert np.isnan(stats.context_loss[:, 2]).all()
+    assert stats.state is view.state
+    kept = (school.own.indices == school.aligner.rows.token[:, None]).any(1)
     assert kept.any()
     np.testing.assert_allclose(
-        evidence.label_logprob[kept, 0], school.own.label_logprob[kept], atol=1e-5
+        stats.label_logprob[kept, 0], school.own.label_logprob[kept], atol=1e-5
     )
 
 

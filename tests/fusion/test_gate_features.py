@@ -9,48 +9,48 @@ import pytest
 
 from fedfuse.config.gate import FEATURES
 from fedfuse.fusion.gating import features
-from fedfuse.fusion.gating.features import build_features, track_records
-from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, Evidence
+from fedfuse.fusion.gating.features import build_features, neighbour_accuracy
+from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, StackedStats
 from tests.fusion.evidences import made_up
 from tests.oracles import selection as oracle
 
 
-def take(evidence: Evidence, columns: list[int]) -> Evidence:
+def take(stats: StackedStats, columns: list[int]) -> StackedStats:
     """Some candidates only."""
-    names = [n for n in evidence.__slots__ if n not in ("offsets", "state")]
-    return replace(evidence, **{n: getattr(evidence, n)[:, columns] for n in names})
+    names = [n for n in stats.__slots__ if n not in ("offsets", "state")]
+    return replace(stats, **{n: getattr(stats, n)[:, columns] for n in names})
 
 
-def track_record(evidence: Evidence, known: np.ndarray, neighbours: int) -> np.ndarray:
+def track_record(stats: StackedStats, known: np.ndarray, neighbours: int) -> np.ndarray:
     """``[N, C, 2]`` for one gate, which must be the same beside another one."""
-    both = track_records(evidence, np.stack([~known, known]), neighbours)
-    (alone,) = track_records(evidence, known[None], neighbours)
+    both = neighbour_accuracy(stats, np.stack([~known, known]), neighbours)
+    (alone,) = neighbour_accuracy(stats, known[None], neighbours)
     np.testing.assert_array_equal(both[1], alone)
     return alone
 
 
 @pytest.mark.parametrize("per_row", [False, True])
 def test_others_do_not_change_a_candidates_features(per_row: bool) -> None:
-    evidence = made_up(np.random.default_rng(0), samples=12, candidates=5)
+    stats = made_up(np.random.default_rng(0), samples=12, candidates=5)
     known = np.arange(12) % 3 > 0
 
-    def build(of: Evidence) -> np.ndarray:
+    def build(of: StackedStats) -> np.ndarray:
         records = track_record(of, known, 4)[None]
         (found,) = build_features(of, FEATURES, records, 1, per_row=per_row)
         return np.asarray(found)
 
-    whole, columns = build(evidence), [0, 3, 1]
-    assert whole.shape == (len(evidence.usable) if per_row else 12, 5, len(FEATURES) + 1)
-    np.testing.assert_array_equal(build(take(evidence, columns)), whole[:, columns])
+    whole, columns = build(stats), [0, 3, 1]
+    assert whole.shape == (len(stats.usable) if per_row else 12, 5, len(FEATURES) + 1)
+    np.testing.assert_array_equal(build(take(stats, columns)), whole[:, columns])
     assert (whole[:, 0] == 0).all()  # nobody differs from himself
     assert np.isfinite(whole).all()
 
 
 def test_unknown_prompt_losses_are_no_evidence() -> None:
-    evidence = made_up(np.random.default_rng(0), samples=6, candidates=3)
-    told = evidence.prompt_loss.copy()
+    stats = made_up(np.random.default_rng(0), samples=6, candidates=3)
+    told = stats.context_loss.copy()
     told[:, 2] = np.nan
-    asked = replace(evidence, prompt_loss=told)
+    asked = replace(stats, context_loss=told)
     first, found = build_features(asked, ("prompt-loss",), None, 2, per_row=False)
     np.testing.assert_array_equal(first, found)
     assert (found[:, 2] == 0).all()
@@ -62,23 +62,23 @@ def test_unknown_prompt_losses_are_no_evidence() -> None:
 def test_track_records_equal_the_oracle(neighbours: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "_SAMPLES", 4)  # the last block has three
     rng = np.random.default_rng(3)
-    evidence = made_up(rng, samples=15, candidates=3)
+    stats = made_up(rng, samples=15, candidates=3)
     known = rng.random(15) < 0.6
-    found = track_record(evidence, known, neighbours)
-    assert evidence.state is not None
-    logs = np.where(evidence.available, evidence.per_sample(evidence.label_logprob), LEAST_LOGPROB)
-    right = oracle.track_record(evidence.state.tolist(), known.tolist(), logs.tolist(), neighbours)
+    found = track_record(stats, known, neighbours)
+    assert stats.state is not None
+    logs = np.where(stats.available, stats.per_sample(stats.label_logprob), LEAST_LOGPROB)
+    right = oracle.track_record(stats.state.tolist(), known.tolist(), logs.tolist(), neighbours)
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-4)
 
 
 def test_a_record_does_not_know_its_own_label_or_a_held_out_one() -> None:
-    evidence = made_up(np.random.default_rng(4), samples=10, candidates=3)
+    stats = made_up(np.random.default_rng(4), samples=10, candidates=3)
     known = np.arange(10) < 7
-    before = track_record(evidence, known, 3)
+    before = track_record(stats, known, 3)
     for sample in (2, 8):  # a known one and one held out
-        changed = evidence.label_logprob.copy()
-        changed[evidence.sample_of_row == sample] -= 1
-        after = track_record(replace(evidence, label_logprob=changed), known, 3)
+        changed = stats.label_logprob.copy()
+        changed[stats.sample_of_row == sample] -= 1
+        after = track_record(replace(stats, label_logprob=changed), known, 3)
         np.testing.assert_array_equal(after[sample], before[sample])
         if sample == 8:
             np.testing.assert_array_equal(after, before)
@@ -87,13 +87,13 @@ def test_a_record_does_not_know_its_own_label_or_a_held_out_one() -> None:
 
 
 def test_without_states_everybody_is_a_neighbour() -> None:
-    evidence = made_up(np.random.default_rng(5), samples=8, candidates=2, width=None)
-    found = track_record(evidence, np.ones(8, dtype=bool), neighbours=2)
-    logs = np.where(evidence.available, evidence.per_sample(evidence.label_logprob), LEAST_LOGPROB)
+    stats = made_up(np.random.default_rng(5), samples=8, candidates=2, width=None)
+    found = track_record(stats, np.ones(8, dtype=bool), neighbours=2)
+    logs = np.where(stats.available, stats.per_sample(stats.label_logprob), LEAST_LOGPROB)
     np.testing.assert_allclose(found[3, :, 0], np.delete(logs, 3, 0).mean(0), rtol=1e-5)
 
 
 def test_nobody_known() -> None:
-    evidence = made_up(np.random.default_rng(6), samples=4, candidates=2)
-    found = track_record(evidence, np.zeros(4, dtype=bool), neighbours=2)
+    stats = made_up(np.random.default_rng(6), samples=4, candidates=2)
+    found = track_record(stats, np.zeros(4, dtype=bool), neighbours=2)
     assert (found == LEAST_LOGPROB).all()

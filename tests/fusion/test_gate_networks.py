@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedfuse.fusion.gating.networks import (
-    EquivariantNetworks,
-    Perceptrons,
+    BatchedEquivariant,
+    BatchedPerceptron,
     dynamic_selection,
     feedback_loss,
 )
@@ -21,7 +21,7 @@ from tests.oracles import selection as oracle
 
 
 def test_the_papers_perceptron_has_its_layers() -> None:
-    gates = Perceptrons(5, [0, 1])
+    gates = BatchedPerceptron(5, [0, 1])
     shapes = [tuple(p.shape) for name, p in gates.named_parameters() if name.endswith("weight")]
     assert shapes == [(2, 10, 5), (2, 5, 10), (2, 5, 5)]
     found = gates(torch.rand(2, 5, 7, 1), torch.ones(5, 7, dtype=torch.bool)).exp()
@@ -36,7 +36,9 @@ def test_networks_side_by_side_are_those_of_their_seeds(network: str) -> None:
     usable = torch.rand(4, 7, generator=generator) < 0.7
     usable[0] = True
     seeds = [4, 9, 2]
-    gates = Perceptrons(4, seeds) if network == "perceptron" else EquivariantNetworks(5, 6, seeds)
+    gates = (
+        BatchedPerceptron(4, seeds) if network == "perceptron" else BatchedEquivariant(5, 6, seeds)
+    )
     for found, seed, mine in zip(gates(features, usable), seeds, features, strict=True):
         torch.manual_seed(seed)
         one = perceptron if network == "perceptron" else equivariant
@@ -68,7 +70,7 @@ def equivariant(features: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
 def test_permuted_candidates_have_permuted_weights(seed: int, order: list[int]) -> None:
     """The learning model stays first; it always counts as usable."""
     generator = torch.Generator().manual_seed(seed)
-    gate = EquivariantNetworks(3, 8, [seed])
+    gate = BatchedEquivariant(3, 8, [seed])
     features = torch.randn(1, 6, 9, 3, generator=generator)
     usable = torch.rand(6, 9, generator=generator) < 0.7
     columns = [0, *order]
@@ -81,7 +83,7 @@ def test_permuted_candidates_have_permuted_weights(seed: int, order: list[int]) 
 
 
 def test_it_takes_any_number_of_candidates() -> None:
-    gate = EquivariantNetworks(2, 4, [0])
+    gate = BatchedEquivariant(2, 4, [0])
     for candidates in (1, 2, 33):
         usable = torch.ones(candidates, 3, dtype=torch.bool)
         found = gate(torch.randn(1, candidates, 3, 2), usable).exp()
@@ -89,7 +91,7 @@ def test_it_takes_any_number_of_candidates() -> None:
 
 
 def test_nobody_usable_leaves_the_learning_model() -> None:
-    for gate in (Perceptrons(3, [0]), EquivariantNetworks(1, 4, [0])):
+    for gate in (BatchedPerceptron(3, [0]), BatchedEquivariant(1, 4, [0])):
         found = gate(torch.randn(1, 3, 2, 1), torch.zeros(3, 2, dtype=torch.bool)).exp()
         torch.testing.assert_close(found, torch.tensor([[[1.0, 1], [0, 0], [0, 0]]]))
 

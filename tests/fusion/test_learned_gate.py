@@ -11,19 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfuse.config.gate import FEATURES, SelectorSettings
+from fedfuse.config.gate import FEATURES, GateConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion.gating.learned_gate import LearnedSelector, deal
+from fedfuse.fusion.gating.learned_gate import LearnedGate, deal
 from fedfuse.fusion.gating.networks import feedback_loss
 from fedfuse.fusion.gating.training import new_gates, prepare, signal, train_gates
 from fedfuse.fusion.row_rules import by_loss
 from fedfuse.fusion.rules import dual_min_ce, min_ce
-from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.fusion.teacher_stats import StackedStats
 from tests.fusion.evidences import made_up, two_domains
 from tests.fusion.test_gate_features import take
 from tests.oracles import selection as oracle
 
-PLAIN = SelectorSettings(steps=20)
+PLAIN = GateConfig(steps=20)
 
 
 def on_expert(weights: np.ndarray, expert: np.ndarray) -> float:
@@ -31,54 +31,54 @@ def on_expert(weights: np.ndarray, expert: np.ndarray) -> float:
 
 
 def test_it_learns_whom_to_trust_where_a_single_label_misleads() -> None:
-    evidence, expert = two_domains(np.random.default_rng(0), 120, (-1.0, -2.5), own=-3.0)
-    selector = LearnedSelector(SelectorSettings(), seed=0)
-    first = on_expert(selector(evidence), expert)
-    weights = [selector(evidence) for _ in range(2)][-1]
+    stats, expert = two_domains(np.random.default_rng(0), 120, (-1.0, -2.5), own=-3.0)
+    selector = LearnedGate(GateConfig(), seed=0)
+    first = on_expert(selector(stats), expert)
+    weights = [selector(stats) for _ in range(2)][-1]
     assert selector.last is not None
-    by_label = on_expert(by_loss(min_ce)(evidence), expert)
+    by_label = on_expert(by_loss(min_ce)(stats), expert)
     assert on_expert(weights, expert) > 0.97 > 0.9 > by_label
     assert on_expert(weights, expert) >= first
     np.testing.assert_allclose(selector.last.importance.sum(), 1, rtol=1e-5)
 
 
 def test_training_lowers_the_held_out_loss() -> None:
-    evidence, _ = two_domains(np.random.default_rng(1), 120, (-1.0, -2.5), own=-3.0)
-    selector = LearnedSelector(SelectorSettings(), seed=0)
-    selector(evidence)
+    stats, _ = two_domains(np.random.default_rng(1), 120, (-1.0, -2.5), own=-3.0)
+    selector = LearnedGate(GateConfig(), seed=0)
+    selector(stats)
     assert selector.last is not None
     assert selector.last.after < selector.last.before - 0.05
 
 
 def test_where_all_are_worse_than_oneself_nobody_teaches() -> None:
-    evidence, _ = two_domains(np.random.default_rng(2), 120, (-4.0, -4.5), own=-1.0)
-    selector = LearnedSelector(SelectorSettings(), seed=0)
-    weights = [selector(evidence) for _ in range(3)][-1]
+    stats, _ = two_domains(np.random.default_rng(2), 120, (-4.0, -4.5), own=-1.0)
+    selector = LearnedGate(GateConfig(), seed=0)
+    weights = [selector(stats) for _ in range(3)][-1]
     assert not weights.any()
     # A rule that believes single labels is taught nevertheless.
-    assert by_loss(dual_min_ce)(evidence).any()
+    assert by_loss(dual_min_ce)(stats).any()
 
 
 def test_one_candidate_has_weight_one_and_teaches_nobody() -> None:
-    evidence = made_up(np.random.default_rng(3), 10, 1)
-    selector = LearnedSelector(PLAIN, seed=0)
-    assert not selector(evidence).any()
+    stats = made_up(np.random.default_rng(3), 10, 1)
+    selector = LearnedGate(PLAIN, seed=0)
+    assert not selector(stats).any()
     assert selector.last is not None
     assert selector.last.importance.tolist() == [1]
 
 
 @pytest.mark.parametrize("unit", ["sample", "row"])
 def test_weights_are_distributions(unit: str) -> None:
-    evidence = made_up(np.random.default_rng(4), 40, 4)
-    weights = LearnedSelector(replace(PLAIN, unit=unit), seed=0)(evidence)
-    assert weights.shape == evidence.usable.shape
+    stats = made_up(np.random.default_rng(4), 40, 4)
+    weights = LearnedGate(replace(PLAIN, unit=unit), seed=0)(stats)
+    assert weights.shape == stats.usable.shape
     assert weights.dtype == np.float32
     assert weights[:, 1:].any()
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
     if unit == "row":
-        assert not weights[:, 1:][~evidence.usable[:, 1:]].any()
+        assert not weights[:, 1:][~stats.usable[:, 1:]].any()
     else:
-        first = np.repeat(evidence.offsets[:-1], np.diff(evidence.offsets))
+        first = np.repeat(stats.offsets[:-1], np.diff(stats.offsets))
         np.testing.assert_array_equal(weights, weights[first])
 
 
@@ -86,29 +86,28 @@ def test_weights_are_distributions(unit: str) -> None:
 @given(st.permutations(range(1, 5)))
 def test_permuted_candidates_have_permuted_weights(order: list[int]) -> None:
     """Through features, training and threshold."""
-    evidence = made_up(np.random.default_rng(5), 30, 5)
+    stats = made_up(np.random.default_rng(5), 30, 5)
     columns = [0, *order]
     plain, permuted = (
-        LearnedSelector(replace(PLAIN, steps=5), seed=0)(e)
-        for e in (evidence, take(evidence, columns))
+        LearnedGate(replace(PLAIN, steps=5), seed=0)(e) for e in (stats, take(stats, columns))
     )
     np.testing.assert_allclose(permuted, plain[:, columns], atol=2e-3)
 
 
 def test_candidates_may_come_and_go() -> None:
     rng = np.random.default_rng(6)
-    selector = LearnedSelector(PLAIN, seed=0)
+    selector = LearnedGate(PLAIN, seed=0)
     for candidates in (3, 5, 2):
         weights = selector(made_up(np.random.default_rng(7), 20, candidates))
         assert weights.shape[1] == candidates
-    fixed = LearnedSelector(replace(PLAIN, network="perceptron"), seed=0)
+    fixed = LearnedGate(replace(PLAIN, network="perceptron"), seed=0)
     fixed(made_up(rng, 20, 3))
     with pytest.raises(FedfuseError, match="3 candidates and is given 4"):
         fixed(made_up(rng, 20, 4))
 
 
 def test_other_samples_are_refused() -> None:
-    selector = LearnedSelector(PLAIN, seed=0)
+    selector = LearnedGate(PLAIN, seed=0)
     selector(made_up(np.random.default_rng(0), 20, 3))
     with pytest.raises(FedfuseError, match="20 samples and is given 21"):
         selector(made_up(np.random.default_rng(0), 21, 3))
@@ -116,18 +115,18 @@ def test_other_samples_are_refused() -> None:
 
 def test_no_sample_is_weighed_by_a_gate_that_saw_its_label() -> None:
     """Whatever the labels of a fold are, its weights stay the same; in all rounds."""
-    evidence = made_up(np.random.default_rng(8), 40, 4)
-    mine = np.isin(evidence.sample_of_row, np.flatnonzero(deal(40, PLAIN.folds, seed=0) == 2))
-    changed = evidence.label_logprob.copy()
+    stats = made_up(np.random.default_rng(8), 40, 4)
+    mine = np.isin(stats.sample_of_row, np.flatnonzero(deal(40, PLAIN.folds, seed=0) == 2))
+    changed = stats.label_logprob.copy()
     changed[mine] = np.random.default_rng(9).uniform(-5, -0.1, changed[mine].shape)
-    other = replace(evidence, label_logprob=changed.astype(np.float32))
-    selectors = [LearnedSelector(PLAIN, seed=0) for _ in range(2)]
+    other = replace(stats, label_logprob=changed.astype(np.float32))
+    selectors = [LearnedGate(PLAIN, seed=0) for _ in range(2)]
     for _ in range(2):
-        first, second = (s(e) for s, e in zip(selectors, (evidence, other), strict=True))
+        first, second = (s(e) for s, e in zip(selectors, (stats, other), strict=True))
         np.testing.assert_array_equal(first[mine], second[mine])
     assert (first[~mine] != second[~mine]).any()
     # Without folds they do not.
-    first, second = (LearnedSelector(replace(PLAIN, folds=1), seed=0)(e) for e in (evidence, other))
+    first, second = (LearnedGate(replace(PLAIN, folds=1), seed=0)(e) for e in (stats, other))
     assert (first[mine] != second[mine]).any()
 
 
@@ -136,15 +135,15 @@ def test_it_goes_on_bit_for_bit(network: str) -> None:
     # Fewer rows a step than there are, so that the order of batches matters too.
     chosen = replace(PLAIN, network=network, batch_size=16)
     rounds = [made_up(np.random.default_rng(10 + n), 30, 4) for n in range(3)]
-    whole = LearnedSelector(chosen, seed=1)
+    whole = LearnedGate(chosen, seed=1)
     right = [whole(e) for e in rounds]
-    cut = LearnedSelector(chosen, seed=1)
+    cut = LearnedGate(chosen, seed=1)
     for e in rounds[:2]:
         cut(e)
     kept = {name: value.copy() for name, value in cut.state().items()}
     assert all(isinstance(v, np.ndarray) and v.dtype != object for v in kept.values())
     cut(rounds[2])  # what is kept does not change with its origin
-    resumed = LearnedSelector(chosen, seed=1)
+    resumed = LearnedGate(chosen, seed=1)
     resumed.load(kept)
     np.testing.assert_array_equal(resumed(rounds[2]), right[2])
     for name, value in whole.state().items():
@@ -154,35 +153,35 @@ def test_it_goes_on_bit_for_bit(network: str) -> None:
 
 
 def test_a_fresh_state_can_be_loaded() -> None:
-    resumed = LearnedSelector(PLAIN, seed=1)
-    resumed.load(LearnedSelector(PLAIN, seed=1).state())
-    evidence = made_up(np.random.default_rng(0), 20, 3)
-    right = LearnedSelector(PLAIN, seed=1)(evidence)
-    np.testing.assert_array_equal(resumed(evidence), right)
+    resumed = LearnedGate(PLAIN, seed=1)
+    resumed.load(LearnedGate(PLAIN, seed=1).state())
+    stats = made_up(np.random.default_rng(0), 20, 3)
+    right = LearnedGate(PLAIN, seed=1)(stats)
+    np.testing.assert_array_equal(resumed(stats), right)
 
 
 def test_a_state_of_another_kind_is_refused() -> None:
-    selector = LearnedSelector(PLAIN, seed=0)
+    selector = LearnedGate(PLAIN, seed=0)
     selector(made_up(np.random.default_rng(0), 20, 3))
     for change in ({"network": "perceptron"}, {"width": 5}, {"folds": 6}):
         with pytest.raises(FedfuseError, match="does not fit"):
-            LearnedSelector(replace(PLAIN, **change), seed=0).load(selector.state())
+            LearnedGate(replace(PLAIN, **change), seed=0).load(selector.state())
 
 
 def test_signals_equal_the_oracle() -> None:
-    evidence = made_up(np.random.default_rng(11), 25, 4)
-    inputs = prepare(evidence, PLAIN, np.ones((1, 25), dtype=bool))
-    rows = torch.arange(0, len(evidence.usable), 2)
+    stats = made_up(np.random.default_rng(11), 25, 4)
+    inputs = prepare(stats, PLAIN, np.ones((1, 25), dtype=bool))
+    rows = torch.arange(0, len(stats.usable), 2)
     log_gate = torch.log_softmax(torch.randn(1, 4, len(rows), dtype=torch.float64), 1)
-    gate, usable = log_gate[0].mT.exp().tolist(), evidence.usable[rows].tolist()
-    right = oracle.mixture_nats(gate, usable, evidence.label_logprob[rows].tolist())
+    gate, usable = log_gate[0].mT.exp().tolist(), stats.usable[rows].tolist()
+    right = oracle.mixture_nats(gate, usable, stats.label_logprob[rows].tolist())
     found = signal(log_gate, inputs, rows, "labels")
     assert found.shape == (1, len(rows))
     assert found.mean().item() == pytest.approx(right, rel=1e-5)
     cross = [
         sum(g * n for g, n, u in zip(*row, strict=True) if u)
         / sum(g for g, u in zip(row[0], row[2], strict=True) if u)
-        for row in zip(gate, evidence.student_nats[rows].tolist(), usable, strict=True)
+        for row in zip(gate, stats.cross_entropy_to_student[rows].tolist(), usable, strict=True)
     ]
     found = signal(log_gate, inputs, rows, "distillation")
     np.testing.assert_allclose(found[0], cross, rtol=1e-5)
@@ -192,18 +191,18 @@ def test_signals_equal_the_oracle() -> None:
 @pytest.mark.parametrize("unit", ["sample", "row"])
 def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -> None:
     """Against one network, one optimizer and one fold's rows at a time."""
-    evidence = made_up(np.random.default_rng(13), 24, 4)
+    stats = made_up(np.random.default_rng(13), 24, 4)
     chosen = replace(PLAIN, network=network, unit=unit, steps=4, feedback=0.3)
     folds = deal(24, chosen.folds, seed=3)
     known = folds != np.arange(chosen.folds)[:, None]
-    inputs = prepare(evidence, chosen, known)
+    inputs = prepare(stats, chosen, known)
     gates = new_gates(chosen, 4, inputs.features.shape[3], seed=3)
     optimizer = torch.optim.AdamW(gates.parameters(), lr=0.01, weight_decay=0.1)
     train_gates(gates, optimizer, inputs, chosen, np.random.default_rng(0))
     for k in range(chosen.folds):
         alone = new_gates(replace(chosen, folds=1), 4, inputs.features.shape[3], seed=3 + k)
         mine = torch.optim.AdamW(alone.parameters(), lr=0.01, weight_decay=0.1)
-        rows = torch.from_numpy(np.flatnonzero(known[k][evidence.sample_of_row]))
+        rows = torch.from_numpy(np.flatnonzero(known[k][stats.sample_of_row]))
         units = torch.unique(inputs.unit_of_row[rows])
         for _ in range(chosen.steps):
             log_gate = alone(inputs.features[k : k + 1], inputs.usable)[0]
@@ -221,16 +220,16 @@ def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -
 
 
 def test_the_papers_signal_follows_what_the_learning_model_finds_easy() -> None:
-    evidence, _ = two_domains(np.random.default_rng(12), 60, (-1.0, -2.5), own=-3.0)
-    easy = evidence.student_nats.copy()
+    stats, _ = two_domains(np.random.default_rng(12), 60, (-1.0, -2.5), own=-3.0)
+    easy = stats.cross_entropy_to_student.copy()
     easy[:, 2] = 0.1
     # What differs between candidates must be seen: the second has a small entropy as well.
-    told = evidence.entropy.copy()
+    told = stats.entropy.copy()
     told[:, 2] = 0.2
     features = ("entropy",)
-    chosen = SelectorSettings(signal="distillation", features=features, feedback=0, steps=150)
-    selector = LearnedSelector(chosen, seed=0)
-    weights = selector(replace(evidence, student_nats=easy, entropy=told))
+    chosen = GateConfig(signal="distillation", features=features, feedback=0, steps=150)
+    selector = LearnedGate(chosen, seed=0)
+    weights = selector(replace(stats, cross_entropy_to_student=easy, entropy=told))
     assert weights[:, 2].mean() > 0.9
 
 
@@ -244,12 +243,12 @@ def test_an_untrained_gate_is_seeded_and_leaves_the_generator_alone() -> None:
 
 
 def test_each_feature_can_be_switched_off() -> None:
-    evidence: Evidence = made_up(np.random.default_rng(13), 20, 3)
+    stats: StackedStats = made_up(np.random.default_rng(13), 20, 3)
     for name in FEATURES:
         left = tuple(f for f in FEATURES if f != name)
         for features in (left, (name,)):
-            selector = LearnedSelector(replace(PLAIN, features=features, steps=1), seed=0)
-            assert selector(evidence).shape == evidence.usable.shape
+            selector = LearnedGate(replace(PLAIN, features=features, steps=1), seed=0)
+            assert selector(stats).shape == stats.usable.shape
 
 
 @pytest.mark.parametrize(
@@ -268,12 +267,12 @@ def test_each_feature_can_be_switched_off() -> None:
 )
 def test_settings_are_checked(change: dict[str, object], message: str) -> None:
     with pytest.raises(FedfuseError, match=message.replace("(", r"\(")):
-        SelectorSettings(**change)  # type: ignore[arg-type]
+        GateConfig(**change)  # type: ignore[arg-type]
 
 
 def test_thirty_two_candidates_cost_little() -> None:
-    evidence = made_up(np.random.default_rng(14), 480, 33)
-    selector = LearnedSelector(SelectorSettings(), seed=0)
+    stats = made_up(np.random.default_rng(14), 480, 33)
+    selector = LearnedGate(GateConfig(), seed=0)
     started = time.process_time()
-    selector(evidence)
+    selector(stats)
     assert time.process_time() - started < 10

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from fedfuse.alignment.projection import Projected
 from fedfuse.distillation.loss import distillation_loss
 from fedfuse.distillation.targets import Teacher
-from fedfuse.fusion.mixing import fuse, merge_duplicates
+from fedfuse.fusion.mixing import fuse, sum_duplicate_mass
 from tests.oracles import fusion as oracle
 
 VOCAB = 9
 
 
 def candidate(ids: object, probs: object, weight: object = None) -> Projected:
-    """What the probabilities leave of one is the residual; a row of no mass has no teacher."""
+    """What the probabilities leave of one is the tail; a row of no mass has no teacher."""
     mass = np.array(probs, dtype=np.float64)
     with np.errstate(divide="ignore"):
         logs = np.log(mass).astype(np.float32)
@@ -60,7 +60,7 @@ def test_equals_the_dense_mixture(seed: int, number: int, k: int) -> None:
             (
                 c.indices[row].tolist(),
                 c.logprobs[row].tolist(),
-                float(c.residual[row]),
+                float(c.tail_logprob[row]),
                 c.weight[row],
             )
             for c in candidates
@@ -70,7 +70,7 @@ def test_equals_the_dense_mixture(seed: int, number: int, k: int) -> None:
         found = as_dictionary(teacher, row)
         # Of entries of equal mass either may be the last to be kept.
         np.testing.assert_allclose(sorted(found.values()), sorted(kept.values()), rtol=1e-5)
-        assert np.exp(teacher.residual[row]) == pytest.approx(outside, abs=1e-5)
+        assert np.exp(teacher.tail_logprob[row]) == pytest.approx(outside, abs=1e-5)
         if weight:
             assert sum(found.values()) + outside == pytest.approx(1, abs=1e-5)
             assert set(found) == set(kept) or len(kept) == k
@@ -97,9 +97,13 @@ def test_by_hand() -> None:
     teacher = fuse([first, second], np.array([[0.6, 0.4]], dtype=np.float32), k=2)
     assert teacher.indices.tolist() == [[3, 1]]
     np.testing.assert_allclose(np.exp(teacher.logprobs), [[0.34, 0.18]], rtol=1e-6)
-    np.testing.assert_allclose(np.exp(teacher.residual), [0.6 * 0.2 + 0.4 * 0.7 + 0.08], rtol=1e-6)
+    np.testing.assert_allclose(
+        np.exp(teacher.tail_logprob), [0.6 * 0.2 + 0.4 * 0.7 + 0.08], rtol=1e-6
+    )
     assert teacher.weight.tolist() == [1]
-    assert teacher.logprobs.dtype == teacher.residual.dtype == teacher.weight.dtype == np.float32
+    assert (
+        teacher.logprobs.dtype == teacher.tail_logprob.dtype == teacher.weight.dtype == np.float32
+    )
     assert teacher.indices.dtype == np.int64
 
 
@@ -135,7 +139,7 @@ def test_fewer_entries_than_k() -> None:
     """What is not there is not made up."""
     teacher = fuse([candidate([[3, 1]], [[0.5, 0.3]])], np.ones((1, 1), dtype=np.float32), k=16)
     assert as_dictionary(teacher, 0) == pytest.approx({3: 0.5, 1: 0.3})
-    assert np.exp(teacher.residual[0]) == pytest.approx(0.2)
+    assert np.exp(teacher.tail_logprob[0]) == pytest.approx(0.2)
 
 
 def test_unused_slots_repeat_a_kept_token() -> None:
@@ -159,7 +163,7 @@ def test_unused_slots_repeat_a_kept_token() -> None:
 def test_merge_duplicates() -> None:
     indices = np.array([[5, 2, 5, 2, 2], [1, 2, 3, 4, 5]])
     mass = np.array([[0.1, 0.2, 0.3, 0.05, 0.0], [0.5, 0.4, 0.3, 0.2, 0.1]])
-    merged, summed = merge_duplicates(indices, mass)
+    merged, summed = sum_duplicate_mass(indices, mass)
     assert merged.tolist() == [[2, 2, 2, 5, 5], [1, 2, 3, 4, 5]]
     np.testing.assert_allclose(summed, [[0.25, 0, 0, 0.4, 0], mass[1]])
 

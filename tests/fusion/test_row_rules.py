@@ -14,18 +14,18 @@ from fedfuse.fusion.row_rules import (
     on_rows,
     on_samples,
     oracle,
-    unless_alone,
     untrained_gate,
+    zero_if_only_self,
 )
 from fedfuse.fusion.rules import dual_min_ce, min_ce, uniform
-from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.fusion.teacher_stats import StackedStats
 from tests.fusion.evidences import made_up
 
 inf = float("inf")
 
 
 @pytest.fixture
-def evidence() -> Evidence:
+def stats() -> StackedStats:
     return made_up(np.random.default_rng(0), samples=12, candidates=4)
 
 
@@ -38,40 +38,40 @@ def test_min_ce_does_not_ask_the_learning_model() -> None:
 
 
 @pytest.mark.parametrize("rule", [dual_min_ce, min_ce, uniform])
-def test_a_rule_over_losses_is_a_selector(rule, evidence: Evidence) -> None:
-    weights = by_loss(rule)(evidence)
-    right = rule(evidence.loss)
-    np.testing.assert_array_equal(weights, right[evidence.sample_of_row])
-    np.testing.assert_allclose(on_samples(weights, evidence), right, atol=1e-7)
+def test_a_rule_over_losses_is_a_selector(rule, stats: StackedStats) -> None:
+    weights = by_loss(rule)(stats)
+    right = rule(stats.loss)
+    np.testing.assert_array_equal(weights, right[stats.sample_of_row])
+    np.testing.assert_allclose(on_samples(weights, stats), right, atol=1e-7)
 
 
-def test_avg_ce_by_hand(evidence: Evidence) -> None:
-    weights = avg_ce(evidence)
-    row = int(evidence.offsets[5])
-    score = evidence.reward[5]
+def test_avg_ce_by_hand(stats: StackedStats) -> None:
+    weights = avg_ce(stats)
+    row = int(stats.offsets[5])
+    score = stats.label_likelihood[5]
     np.testing.assert_allclose(weights[row], score / score.sum(), rtol=1e-6)
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
 
 
-def test_an_untrained_gate_is_another_one_each_time(evidence: Evidence) -> None:
+def test_an_untrained_gate_is_another_one_each_time(stats: StackedStats) -> None:
     first, second = untrained_gate(0, 0.15), untrained_gate(0, 0.15)
-    weights = [first(evidence) for _ in range(2)]
+    weights = [first(stats) for _ in range(2)]
     assert (weights[0] != weights[1]).any()
-    np.testing.assert_array_equal(second(evidence), weights[0])
+    np.testing.assert_array_equal(second(stats), weights[0])
     assert ((weights[0] == 0) | (weights[0] > 0.15)).all()
 
 
-def test_the_oracle(evidence: Evidence) -> None:
+def test_the_oracle(stats: StackedStats) -> None:
     column = np.arange(12) % 4
-    weights = on_samples(oracle(column)(evidence), evidence)
+    weights = on_samples(oracle(column)(stats), stats)
     np.testing.assert_allclose(weights, np.eye(4)[column])
-    assert not oracle(np.zeros(12, dtype=np.int64))(evidence).any()  # nobody knows better
+    assert not oracle(np.zeros(12, dtype=np.int64))(stats).any()  # nobody knows better
 
 
-def test_samples_without_rows_have_no_weight(evidence: Evidence) -> None:
-    offsets = evidence.offsets.copy()
+def test_samples_without_rows_have_no_weight(stats: StackedStats) -> None:
+    offsets = stats.offsets.copy()
     offsets[4] = offsets[3]
-    moved = replace(evidence, offsets=offsets)
+    moved = replace(stats, offsets=offsets)
     weights = np.ones((12, 4), dtype=np.float32)
     found = on_samples(on_rows(weights, moved), moved)
     assert found[:, 0].tolist() == [float(i != 3) for i in range(12)]
@@ -79,12 +79,12 @@ def test_samples_without_rows_have_no_weight(evidence: Evidence) -> None:
 
 def test_trust_in_oneself_alone_is_no_lesson() -> None:
     weights = np.array([[1, 0, 0], [1, 0, 0]], dtype=np.float32)
-    assert not unless_alone(weights).any()
+    assert not zero_if_only_self(weights).any()
 
 
 def test_beside_a_teacher_it_holds_the_model_where_it_is() -> None:
     weights = np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]], dtype=np.float32)
-    assert unless_alone(weights).tolist() == weights.tolist()
+    assert zero_if_only_self(weights).tolist() == weights.tolist()
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_beside_a_teacher_it_holds_the_model_where_it_is() -> None:
         lambda losses: np.full_like(losses, np.nan),
     ],
 )
-def test_anything_else_is_refused(wrong, evidence: Evidence) -> None:
+def test_anything_else_is_refused(wrong, stats: StackedStats) -> None:
     with pytest.raises(FedfuseError, match=r"selector returned .* allowed: shape \(12, 4\)"):
-        by_loss(wrong)(evidence)
+        by_loss(wrong)(stats)

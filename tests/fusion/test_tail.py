@@ -11,13 +11,13 @@ def test_without_a_tail_the_kept_entries_are_all_there_is():
     teacher = Teacher(
         indices=np.array([[3, 5]]),
         logprobs=np.log(np.array([[0.3, 0.1]], dtype=np.float32)),
-        residual=np.log(np.array([0.6], dtype=np.float32)),
+        tail_logprob=np.log(np.array([0.6], dtype=np.float32)),
         weight=np.ones(1, dtype=np.float32),
     )
     rows = np.array([0])
     kept = teacher.rows(rows, "cpu")
     np.testing.assert_allclose(kept.probs.numpy(), [[0.3, 0.1]], rtol=1e-5)
     np.testing.assert_allclose(kept.tail.numpy(), [0.6], rtol=1e-5)
-    dropped = replace(teacher, residual=np.full(1, -np.inf, dtype=np.float32)).rows(rows, "cpu")
+    dropped = replace(teacher, tail_logprob=np.full(1, -np.inf, dtype=np.float32)).rows(rows, "cpu")
     np.testing.assert_allclose(dropped.probs.numpy(), [[0.75, 0.25]], rtol=1e-5)
     np.testing.assert_allclose(dropped.tail.numpy(), [0.0])

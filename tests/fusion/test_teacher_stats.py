@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from fedfuse.alignment.projection import Projected
-from fedfuse.fusion.teacher_stats import examine, gather, token_logprobs
+from fedfuse.fusion.teacher_stats import compute_stats, stack_stats, token_logprobs
 from tests.fusion.evidences import made_up
 from tests.fusion.test_mixing import VOCAB, random_candidate
 from tests.oracles import selection as oracle
 
-FIELDS = ("label_logprob", "entropy", "margin", "kept_mass", "student_nats")
+FIELDS = ("label_logprob", "entropy", "margin", "kept_mass", "cross_entropy_to_student")
 
 
 def kept_of(part: Projected, row: int) -> dict[int, float]:
@@ -23,7 +23,7 @@ def kept_of(part: Projected, row: int) -> dict[int, float]:
 
 
 def dense_of(part: Projected, row: int) -> dict[int, float]:
-    kept, tail = kept_of(part, row), float(np.exp(part.residual[row]))
+    kept, tail = kept_of(part, row), float(np.exp(part.tail_logprob[row]))
     return {t: kept.get(t, tail / max(VOCAB - len(kept), 1)) for t in range(VOCAB)}
 
 
@@ -35,9 +35,9 @@ def test_equals_the_oracle(seed: int) -> None:
     part = random_candidate(rng, rows, int(rng.integers(1, 7)))
     label = rng.integers(VOCAB, size=rows)
     loss = rng.random(3).astype(np.float32)
-    found = examine(part, own, label, VOCAB, loss)
+    found = compute_stats(part, own, label, VOCAB, loss)
     for row in range(rows):
-        tail = float(np.exp(part.residual[row]))
+        tail = float(np.exp(part.tail_logprob[row]))
         right = oracle.row_evidence(
             kept_of(part, row), tail, int(label[row]), dense_of(own, row), VOCAB
         )
@@ -47,7 +47,7 @@ def test_equals_the_oracle(seed: int) -> None:
             assert value == pytest.approx(expected, abs=2e-5), name
             assert value.dtype == np.float32
     np.testing.assert_array_equal(found.usable, part.weight > 0)
-    assert np.isnan(found.prompt_loss).all()
+    assert np.isnan(found.context_loss).all()
     assert found.loss is loss
 
 
@@ -66,9 +66,9 @@ def test_a_label_that_is_not_kept_has_a_share_of_the_rest() -> None:
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     own, label = random_candidate(rng, 11, 4), rng.integers(VOCAB, size=11)
-    whole = examine(own, own, label, VOCAB, np.zeros(1, np.float32))
+    whole = compute_stats(own, own, label, VOCAB, np.zeros(1, np.float32))
     monkeypatch.setattr("fedfuse.fusion.teacher_stats._ROWS", 3)
-    parts = examine(own, own, label, VOCAB, np.zeros(1, np.float32))
+    parts = compute_stats(own, own, label, VOCAB, np.zeros(1, np.float32))
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
@@ -78,26 +78,28 @@ def test_candidates_side_by_side() -> None:
     parts = [random_candidate(rng, 5, 3) for _ in range(3)]
     label, offsets = rng.integers(VOCAB, size=5), np.array([0, 2, 5])
     told = [
-        examine(part, parts[0], label, VOCAB, np.full(2, n, np.float32), np.full(2, n, np.float32))
+        compute_stats(
+            part, parts[0], label, VOCAB, np.full(2, n, np.float32), np.full(2, n, np.float32)
+        )
         for n, part in enumerate(parts)
     ]
-    evidence = gather(told, offsets)
-    assert (evidence.samples, evidence.candidates) == (2, 3)
-    assert evidence.loss.tolist() == evidence.prompt_loss.tolist() == [[0, 1, 2]] * 2
-    assert evidence.sample_of_row.tolist() == [0, 0, 1, 1, 1]
+    stats = stack_stats(told, offsets)
+    assert (stats.samples, stats.candidates) == (2, 3)
+    assert stats.loss.tolist() == stats.context_loss.tolist() == [[0, 1, 2]] * 2
+    assert stats.sample_of_row.tolist() == [0, 0, 1, 1, 1]
     for n, one in enumerate(told):
-        np.testing.assert_array_equal(evidence.entropy[:, n], one.entropy)
+        np.testing.assert_array_equal(stats.entropy[:, n], one.entropy)
 
 
 def test_means_and_rewards_are_over_usable_rows() -> None:
-    evidence = made_up(np.random.default_rng(2), samples=20, candidates=3)
-    reward, available = evidence.reward, evidence.available
+    stats = made_up(np.random.default_rng(2), samples=20, candidates=3)
+    label_likelihood, available = stats.label_likelihood, stats.available
     for i in range(20):
-        rows = slice(evidence.offsets[i], evidence.offsets[i + 1])
+        rows = slice(stats.offsets[i], stats.offsets[i + 1])
         for c in range(3):
-            use = evidence.usable[rows, c]
+            use = stats.usable[rows, c]
             assert available[i, c] == use.any()
-            nats = -evidence.label_logprob[rows, c][use]
+            nats = -stats.label_logprob[rows, c][use]
             expected = np.exp(-nats.mean()) if use.any() else 0
-            assert reward[i, c] == pytest.approx(expected, rel=1e-5)
+            assert label_likelihood[i, c] == pytest.approx(expected, rel=1e-5)
     assert not available.all()

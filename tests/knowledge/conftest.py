@@ -22,7 +22,7 @@ def random_knowledge(
         offsets=np.concatenate([[0], cuts, [rows]]),
         indices=np.argsort(rng.random((rows, VOCAB)), axis=1)[:, :k],
         logprobs=np.log(kept),
-        residual=np.log(mass[:, k].astype(np.float32)),
+        tail_logprob=np.log(mass[:, k].astype(np.float32)),
         label_logprob=np.log(kept[:, -1]),
         label_bytes=rng.integers(1, 300, size=samples),
         tokenizer="tokenizer",

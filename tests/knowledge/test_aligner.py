@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.aligner import Translator
+from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.extract import extract
-from fedfuse.knowledge.quantizer import PRECISIONS
+from fedfuse.knowledge.quantizer import QUANTIZERS
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -27,11 +27,11 @@ Make = Callable[[str], Tiny]
 PAIRS = [("gpt2", "llama"), ("llama", "gpt_neox"), ("gpt_neox", "gpt2"), ("opt", "llama")]
 
 
-def translator(
+def aligner(
     tokenizer: TextTokenizer, public: list[Sample], max_length: int = MAX_LENGTH, **rules: str
-) -> Translator:
+) -> KnowledgeAligner:
     options = {"positions": "boundary", "collisions": "sum", "unmatched": "skip"} | rules
-    return Translator(tokenizer, public, max_length, cache=None, **options)
+    return KnowledgeAligner(tokenizer, public, max_length, cache=None, **options)
 
 
 def sent(knowledge: Knowledge, wire: str = "default", mass: float = 1.0) -> Knowledge:
@@ -48,13 +48,13 @@ def test_between_equal_tokenizers_nothing_changes(tiny: Make, public: list[Sampl
     source, knowledge = known(tiny, "gpt2", public)
     target = tiny("opt")
     assert target.tokenizer.fingerprint == source.tokenizer.fingerprint
-    translate = translator(target.tokenizer, public)
+    translate = aligner(target.tokenizer, public)
     found, own = translate(knowledge, source.tokenizer), translate.own(knowledge)
     np.testing.assert_array_equal(found.indices, knowledge.indices)
     np.testing.assert_array_equal(found.logprobs, knowledge.logprobs)
-    np.testing.assert_array_equal(found.residual, knowledge.residual)
+    np.testing.assert_array_equal(found.tail_logprob, knowledge.tail_logprob)
     assert (found.weight == 1).all()
-    for name in ("indices", "logprobs", "residual", "weight", "tokenizer"):
+    for name in ("indices", "logprobs", "tail_logprob", "weight", "tokenizer"):
         np.testing.assert_array_equal(getattr(own, name), getattr(found, name))
 
 
@@ -66,11 +66,11 @@ def test_mass_is_conserved(
 ) -> None:
     model, knowledge = known(tiny, source, public)
     other = tiny(target).tokenizer
-    translate = translator(other, public, positions=positions, collisions=collisions)
+    translate = aligner(other, public, positions=positions, collisions=collisions)
     found = translate(knowledge, model.tokenizer)
     assert len(found.weight) == len(translate.rows.token)
     mass = np.exp(found.logprobs.astype(np.float64)).sum(1)
-    np.testing.assert_allclose(mass + np.exp(found.residual.astype(np.float64)), 1, atol=1e-5)
+    np.testing.assert_allclose(mass + np.exp(found.tail_logprob.astype(np.float64)), 1, atol=1e-5)
     assert found.indices.max() < other.vocab_size
     assert found.tokenizer == other.fingerprint
     assert found.weight.any()
@@ -79,8 +79,8 @@ def test_mass_is_conserved(
 def test_rows_without_a_partner_follow_the_rule(tiny: Make, public: list[Sample]) -> None:
     model, knowledge = known(tiny, "gpt_neox", public)
     target = tiny("gpt2").tokenizer
-    skip = translator(target, public)(knowledge, model.tokenizer)
-    one_hot = translator(target, public, unmatched="one-hot")
+    skip = aligner(target, public)(knowledge, model.tokenizer)
+    one_hot = aligner(target, public, unmatched="one-hot")
     found = one_hot(knowledge, model.tokenizer)
     alone = skip.weight == 0
     assert alone.any()
@@ -95,7 +95,7 @@ def test_a_dictionary_is_made_once_a_tokenizer(
 ) -> None:
     source, target = tiny("gpt2").tokenizer, tiny("llama").tokenizer
     again = TextTokenizer.from_json(source.to_json())
-    translate = Translator(
+    translate = KnowledgeAligner(
         target,
         public,
         MAX_LENGTH,
@@ -114,15 +114,15 @@ def test_a_dictionary_is_made_once_a_tokenizer(
 @pytest.mark.parametrize("k", [1, 4, 64])
 def test_honest_knowledge_is_accepted(tiny: Make, public: list[Sample], name: str, k: int) -> None:
     model, knowledge = known(tiny, name, public, k)
-    translate = translator(tiny("opt").tokenizer, public)
+    translate = aligner(tiny("opt").tokenizer, public)
     translate.verify(knowledge, model.tokenizer, fingerprint(public))
-    for wire in PRECISIONS:
+    for wire in QUANTIZERS:
         for mass in (0.3, 0.9, 1.0):
             received = sent(knowledge, wire, mass)
             translate.verify(received, model.tokenizer, fingerprint(public))
 
 
-@pytest.mark.parametrize("wire", PRECISIONS)
+@pytest.mark.parametrize("wire", QUANTIZERS)
 @pytest.mark.parametrize("k", [1, 8, 500])
 def test_honest_knowledge_of_a_confident_model_is_accepted(
     tiny: Make, public: list[Sample], k: int, wire: str
@@ -132,7 +132,7 @@ def test_honest_knowledge_of_a_confident_model_is_accepted(
     model.model.transformer.ln_f.weight.data.mul_(60)
     knowledge = extract(model.model, model.encode(public), k)
     assert knowledge.label_logprob.min() < -60
-    translate = translator(tiny("llama").tokenizer, public)
+    translate = aligner(tiny("llama").tokenizer, public)
     for mass in (0.5, 1.0):
         translate.verify(sent(knowledge, wire, mass), model.tokenizer, fingerprint(public))
 
@@ -144,7 +144,7 @@ def test_honest_knowledge_of_a_confident_model_is_accepted(
     name=st.sampled_from(["gpt2", "llama", "gpt_neox"]),
     k=st.integers(1, 500),
     mass=st.floats(0.01, 1),
-    wire=st.sampled_from(list(PRECISIONS)),
+    wire=st.sampled_from(list(QUANTIZERS)),
     sharpness=st.floats(0, 80),
 )
 def test_honest_knowledge_always_passes(
@@ -161,18 +161,18 @@ def test_honest_knowledge_always_passes(
     with torch.no_grad():
         model.model.get_output_embeddings().weight.mul_(sharpness)
     knowledge = extract(model.model, model.encode(public), k)
-    translate = translator(tiny("opt").tokenizer, public)
+    translate = aligner(tiny("opt").tokenizer, public)
     translate.verify(sent(knowledge, wire, mass), model.tokenizer, fingerprint(public))
 
 
 def test_an_unused_slot_is_no_entry(tiny: Make, public: list[Sample]) -> None:
     """Where the label is token 0, which is what unused slots hold."""
     model, knowledge = known(tiny, "gpt2", public)
-    translate = translator(tiny("llama").tokenizer, public)
+    translate = aligner(tiny("llama").tokenizer, public)
     labels = translate.dictionary(model.tokenizer).rows
     zero = replace(labels, token=np.zeros_like(labels.token))
     object.__setattr__(translate.dictionary(model.tokenizer), "rows", zero)
-    beyond = np.minimum(knowledge.logprobs[:, -1], knowledge.residual) - 0.1
+    beyond = np.minimum(knowledge.logprobs[:, -1], knowledge.tail_logprob) - 0.1
     trimmed = trim(replace(knowledge, label_logprob=beyond), 0.01)
     keep = (trimmed.indices[:, 0] != 0)[:, None]
     assert keep.all()
@@ -182,7 +182,7 @@ def test_an_unused_slot_is_no_entry(tiny: Make, public: list[Sample]) -> None:
 def test_honest_knowledge_of_cut_samples_is_accepted(tiny: Make, public: list[Sample]) -> None:
     model = tiny("gpt2")
     knowledge = extract(model.model, model.encode(public, 28), 4)
-    translate = translator(tiny("llama").tokenizer, public, 28)
+    translate = aligner(tiny("llama").tokenizer, public, 28)
     translate.verify(sent(knowledge), model.tokenizer, fingerprint(public))
     whole = model.encode(public).label_bytes
     assert (knowledge.label_bytes < whole).any()
@@ -192,11 +192,11 @@ class TestLiar:
     """Each lie on its own, in an otherwise honest record that came over the wire."""
 
     @pytest.fixture
-    def case(self, tiny: Make, public: list[Sample]) -> tuple[Translator, Tiny, Knowledge]:
+    def case(self, tiny: Make, public: list[Sample]) -> tuple[KnowledgeAligner, Tiny, Knowledge]:
         model, knowledge = known(tiny, "gpt_neox", public)
-        return translator(tiny("gpt2").tokenizer, public), model, sent(knowledge)
+        return aligner(tiny("gpt2").tokenizer, public), model, sent(knowledge)
 
-    def kept(self, case: tuple[Translator, Tiny, Knowledge]) -> np.ndarray:
+    def kept(self, case: tuple[KnowledgeAligner, Tiny, Knowledge]) -> np.ndarray:
         """Rows whose label is among the entries."""
         translate, model, knowledge = case
         labels = translate.dictionary(model.tokenizer).rows.token
@@ -205,7 +205,9 @@ class TestLiar:
         assert not kept.all()
         return kept
 
-    def refused(self, case: tuple[Translator, Tiny, Knowledge], match: str, **lie: object) -> None:
+    def refused(
+        self, case: tuple[KnowledgeAligner, Tiny, Knowledge], match: str, **lie: object
+    ) -> None:
         translate, model, knowledge = case
         translate.verify(knowledge, model.tokenizer, knowledge.public)
         with pytest.raises(FedfuseError, match=match):
@@ -213,7 +215,7 @@ class TestLiar:
 
     @pytest.mark.parametrize("by", [0.05, -0.05])
     def test_about_a_label_that_is_kept(
-        self, case: tuple[Translator, Tiny, Knowledge], by: float
+        self, case: tuple[KnowledgeAligner, Tiny, Knowledge], by: float
     ) -> None:
         """Too likely wins selections; too unlikely makes others win them."""
         kept = self.kept(case)
@@ -224,7 +226,9 @@ class TestLiar:
         match = rf"label_logprob claims {claim[row]:.4f} at row {row}; "
         self.refused(case, match, label_logprob=claim)
 
-    def test_about_a_label_that_is_not(self, case: tuple[Translator, Tiny, Knowledge]) -> None:
+    def test_about_a_label_that_is_not(
+        self, case: tuple[KnowledgeAligner, Tiny, Knowledge]
+    ) -> None:
         """It cannot be more likely than what is kept."""
         knowledge = case[2]
         row = int(np.flatnonzero(~self.kept(case))[0])
@@ -236,43 +240,47 @@ class TestLiar:
         self.refused(case, match, label_logprob=claim)
 
     def test_about_a_label_beyond_what_is_left(
-        self, case: tuple[Translator, Tiny, Knowledge]
+        self, case: tuple[KnowledgeAligner, Tiny, Knowledge]
     ) -> None:
         """Nor than all that is left together."""
         knowledge = case[2]
         row = int(np.flatnonzero(~self.kept(case))[0])
-        logprobs, residual = knowledge.logprobs.copy(), knowledge.residual.copy()
+        logprobs, tail_logprob = knowledge.logprobs.copy(), knowledge.tail_logprob.copy()
         logprobs[row] = np.log((1 - 1e-4) / knowledge.k)
-        residual[row] = np.log(1e-4)
+        tail_logprob[row] = np.log(1e-4)
         claim = knowledge.label_logprob.copy()
         claim[row] = logprobs[row, -1]
         match = rf"at row {row}; .* allows {np.log(1e-4):.4f}"
-        lie = {"logprobs": logprobs, "residual": residual, "label_logprob": claim}
+        lie = {"logprobs": logprobs, "tail_logprob": tail_logprob, "label_logprob": claim}
         translate, model, _ = case
-        honest = replace(knowledge, **(lie | {"label_logprob": np.minimum(claim, residual)}))
+        honest = replace(knowledge, **(lie | {"label_logprob": np.minimum(claim, tail_logprob)}))
         honest.label_logprob[self.kept(case)] = knowledge.label_logprob[self.kept(case)]
         translate.verify(honest, model.tokenizer, knowledge.public)
         self.refused(case, match, **lie)
 
-    def test_about_the_length_of_answers(self, case: tuple[Translator, Tiny, Knowledge]) -> None:
+    def test_about_the_length_of_answers(
+        self, case: tuple[KnowledgeAligner, Tiny, Knowledge]
+    ) -> None:
         """Nats over ten times the bytes would be a tenth of the loss."""
         self.refused(case, "label_bytes", label_bytes=case[2].label_bytes * 10)
 
-    def test_about_which_rows_are_whose(self, case: tuple[Translator, Tiny, Knowledge]) -> None:
+    def test_about_which_rows_are_whose(
+        self, case: tuple[KnowledgeAligner, Tiny, Knowledge]
+    ) -> None:
         """Rows moved to a neighbour would make a sample cheap."""
         offsets = case[2].offsets.copy()
         assert offsets[2] - offsets[1] > 1
         offsets[1] += 1
         self.refused(case, "offsets", offsets=offsets)
 
-    def test_with_nothing_kept(self, case: tuple[Translator, Tiny, Knowledge]) -> None:
+    def test_with_nothing_kept(self, case: tuple[KnowledgeAligner, Tiny, Knowledge]) -> None:
         knowledge = case[2]
         nothing = {
             "indices": knowledge.indices[:, :0],
             "logprobs": knowledge.logprobs[:, :0],
-            "residual": np.zeros_like(knowledge.residual),
+            "tail_logprob": np.zeros_like(knowledge.tail_logprob),
         }
         self.refused(case, r"knowledge\.k is 0", **nothing)
 
-    def test_about_another_public_set(self, case: tuple[Translator, Tiny, Knowledge]) -> None:
+    def test_about_another_public_set(self, case: tuple[KnowledgeAligner, Tiny, Knowledge]) -> None:
         self.refused(case, r"knowledge\.public is ", public="another")

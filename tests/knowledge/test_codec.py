@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.container import MAX_VOCABULARY, Header, pack_numbers, seal, unseal
-from fedfuse.knowledge.quantizer import PRECISIONS
+from fedfuse.knowledge.quantizer import QUANTIZERS
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
 from tests.knowledge.conftest import VOCAB, random_knowledge
 
-wires = st.sampled_from(list(PRECISIONS))
-each = pytest.mark.parametrize("wire", PRECISIONS)
+wires = st.sampled_from(list(QUANTIZERS))
+each = pytest.mark.parametrize("wire", QUANTIZERS)
 
 
 def check(knowledge: Knowledge) -> None:
@@ -38,7 +38,7 @@ def by_id(knowledge: Knowledge) -> list[dict[int, float]]:
 
 def bound(wire: str, knowledge: Knowledge, values: np.ndarray) -> np.ndarray:
     """What is declared: the rounding, and that of making the mass one again."""
-    error = PRECISIONS[wire].error
+    error = QUANTIZERS[wire].error
     return 1.1 * error * (2 + np.abs(values) + np.log(knowledge.k + 1)) + 1e-6
 
 
@@ -62,7 +62,7 @@ def test_round_trip_within_the_declared_precision(
             sent = sent if sent.ndim == 1 else sent[:, : again.k]
             assert (found.dtype, found.shape) == (sent.dtype, sent.shape)
     assert again.k == np.isfinite(knowledge.logprobs).sum(1).max(initial=1)
-    for name in ("residual", "label_logprob"):
+    for name in ("tail_logprob", "label_logprob"):
         sent, found = getattr(knowledge, name), getattr(again, name)
         assert (np.abs(found - sent) <= bound(wire, knowledge, sent)).all()
     for sent_row, found_row in zip(by_id(knowledge), by_id(again), strict=True):
@@ -70,7 +70,7 @@ def test_round_trip_within_the_declared_precision(
         for token, value in sent_row.items():
             assert abs(found_row[token] - value) <= bound(wire, knowledge, np.array(value))
     check(again)
-    total = np.exp(again.logprobs.astype(np.float64)).sum(1) + np.exp(again.residual)
+    total = np.exp(again.logprobs.astype(np.float64)).sum(1) + np.exp(again.tail_logprob)
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
@@ -79,11 +79,11 @@ def test_the_label_keeps_the_value_of_its_entry(wire: str) -> None:
     """So a claim needs no tolerance of its own; beyond the entries it stays below what is left."""
     knowledge = random_knowledge(rows=50, samples=5)
     explicit = np.arange(50) % 3 == 0
-    low = np.minimum(knowledge.logprobs[:, -1], knowledge.residual) - 0.3
+    low = np.minimum(knowledge.logprobs[:, -1], knowledge.tail_logprob) - 0.3
     label = np.where(explicit, low, knowledge.logprobs[:, 1])
     again = decode(encode(replace(knowledge, label_logprob=label), wire))
     np.testing.assert_array_equal(again.label_logprob[~explicit], again.logprobs[~explicit, 1])
-    below = np.minimum(again.logprobs[:, -1], again.residual)
+    below = np.minimum(again.logprobs[:, -1], again.tail_logprob)
     assert (again.label_logprob <= below)[explicit].all()
     wrong = np.abs(again.label_logprob - label)
     assert (wrong <= bound(wire, knowledge, label)).all()
@@ -91,13 +91,13 @@ def test_the_label_keeps_the_value_of_its_entry(wire: str) -> None:
 
 @each
 def test_a_label_that_is_all_that_is_left(wire: str) -> None:
-    """Whoever rounds the residual below the label's own must not make an honest sender a liar."""
+    """Whoever rounds the tail below the label's own must not make an honest sender a liar."""
     knowledge = random_knowledge(rows=400, samples=5)
     noise = np.random.default_rng(1).uniform(-1e-6, 1e-6, 400).astype(np.float32)
-    residual = np.minimum(knowledge.residual, knowledge.logprobs[:, -1])
-    claim = residual + noise
-    again = decode(encode(replace(knowledge, residual=residual, label_logprob=claim), wire))
-    assert (again.label_logprob <= again.residual).all()
+    tail_logprob = np.minimum(knowledge.tail_logprob, knowledge.logprobs[:, -1])
+    claim = tail_logprob + noise
+    again = decode(encode(replace(knowledge, tail_logprob=tail_logprob, label_logprob=claim), wire))
+    assert (again.label_logprob <= again.tail_logprob).all()
 
 
 @each
@@ -113,7 +113,7 @@ def test_few_bytes(wire: str) -> None:
         offsets=np.arange(0, rows + 1, 10),
         indices=np.stack(ids),
         logprobs=np.log(share).astype(np.float32),
-        residual=np.full(rows, np.log(0.03), dtype=np.float32),
+        tail_logprob=np.full(rows, np.log(0.03), dtype=np.float32),
         label_logprob=np.log(share[:, 0]).astype(np.float32),
         label_bytes=np.full(rows // 10, 30),
         tokenizer="t" * 64,
@@ -126,17 +126,17 @@ def test_few_bytes(wire: str) -> None:
 def test_no_probability_stays_none() -> None:
     """And in 8 bits what is below -198 is told as that."""
     knowledge = random_knowledge(k=3)
-    logprobs, residual = knowledge.logprobs.copy(), knowledge.residual.copy()
-    logprobs[0], residual[0], residual[1] = [0.0, -1e6, -np.inf], -np.inf, -1e6
+    logprobs, tail_logprob = knowledge.logprobs.copy(), knowledge.tail_logprob.copy()
+    logprobs[0], tail_logprob[0], tail_logprob[1] = [0.0, -1e6, -np.inf], -np.inf, -1e6
     label = np.where(np.arange(7) < 2, logprobs[:, 0], knowledge.label_logprob)
-    logprobs[1] += np.log1p(np.exp(knowledge.residual[1]) / np.exp(logprobs[1]).sum())
+    logprobs[1] += np.log1p(np.exp(knowledge.tail_logprob[1]) / np.exp(logprobs[1]).sum())
     label[1] = logprobs[1, 0]
-    odd = replace(knowledge, logprobs=logprobs, residual=residual, label_logprob=label)
-    for wire, low in (("default", -1e6), ("compact", PRECISIONS["compact"].smallest)):
+    odd = replace(knowledge, logprobs=logprobs, tail_logprob=tail_logprob, label_logprob=label)
+    for wire, low in (("default", -1e6), ("compact", QUANTIZERS["compact"].smallest)):
         again = decode(encode(odd, wire))
-        assert again.residual[0] == again.logprobs[0, 2] == -np.inf
+        assert again.tail_logprob[0] == again.logprobs[0, 2] == -np.inf
         assert again.logprobs[0, 1] == pytest.approx(low, rel=1e-3)
-        assert again.residual[1] == pytest.approx(low, rel=1e-3)
+        assert again.tail_logprob[1] == pytest.approx(low, rel=1e-3)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -152,7 +152,7 @@ def test_hardly_any_rows(wire: str, rows: int) -> None:
         ("indices is", lambda k: _set(k, "indices", (3, 0), -1)),
         (r"indices is \(\d+, 1048576\)", lambda k: _set(k, "indices", (3, 0), MAX_VOCABULARY)),
         ("logprobs is NaN", lambda k: _set(k, "logprobs", (2, 1), np.nan)),
-        ("residual is NaN or positive", lambda k: _set(k, "residual", 2, 0.5)),
+        ("tail_logprob is NaN or positive", lambda k: _set(k, "tail_logprob", 2, 0.5)),
         ("label_logprob is -inf", lambda k: _set(k, "label_logprob", 2, -np.inf)),
         ("label_logprob is too likely at row 2", lambda k: _set(k, "label_logprob", 2, -1e-3)),
         ("label_bytes is", lambda k: _set(k, "label_bytes", 1, 2**32)),
@@ -205,8 +205,8 @@ FORGERIES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("smallest is 28 bytes", {}, {"smallest": [2**31] * 7}),
     ("smallest is no probability", {}, {"smallest": [65535] * 7}),
     ("logprobs is -", {}, {"logprobs": [65535] * 28}),
-    ("residual is 28 bytes", {}, {"residual": [2**31] * 7}),
-    ("mass is off by", {}, {"residual": [0] * 7}),
+    ("tail_logprob is 28 bytes", {}, {"tail_logprob": [2**31] * 7}),
+    ("mass is off by", {}, {"tail_logprob": [0] * 7}),
     ("label_place is that of no entry", {}, {"label_place": [5] * 7}),
     ("label_logprob is", {}, {"label_place": [4] * 7, "label_logprob": [65535] * 7}),
     ("label_logprob is damaged", {}, {"label_logprob": b"1234"}),

@@ -19,7 +19,7 @@ def slow_distance(one: Knowledge, other: Knowledge, row: int) -> float:
     """Half the sum of absolute differences, token by token."""
     sides = []
     for known in (one, other):
-        mass = dict.fromkeys(range(VOCAB), 0.0) | {"rest": float(np.exp(known.residual[row]))}
+        mass = dict.fromkeys(range(VOCAB), 0.0) | {"rest": float(np.exp(known.tail_logprob[row]))}
         for token, logprob in zip(known.indices[row], known.logprobs[row], strict=True):
             mass[int(token)] += float(np.exp(logprob))
         sides.append(mass)
@@ -62,9 +62,9 @@ def test_the_receiver_ends_with_what_was_told(seed: int, threshold: float, k: in
     np.testing.assert_array_equal(after.indices[told][:, :k], now.indices[told])
     np.testing.assert_array_equal(after.logprobs[told][:, :k], now.logprobs[told])
     np.testing.assert_array_equal(after.label_logprob[told], now.label_logprob[told])
-    np.testing.assert_array_equal(after.residual[told], now.residual[told])
+    np.testing.assert_array_equal(after.tail_logprob[told], now.tail_logprob[told])
     np.testing.assert_array_equal(after.logprobs[~told][:, :4], before.logprobs[~told])
-    np.testing.assert_array_equal(after.residual[~told], before.residual[~told])
+    np.testing.assert_array_equal(after.tail_logprob[~told], before.tail_logprob[~told])
     after.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", rows=7)
 
 

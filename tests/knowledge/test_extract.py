@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.evaluation.scoring import MAX_TOKENS, sample_nats
-from fedfuse.knowledge.contexts import prompt_losses
-from fedfuse.knowledge.extract import extract, extract_with_prompts
+from fedfuse.evaluation.scoring import MAX_TOKENS, sample_nll
+from fedfuse.knowledge.contexts import context_losses
+from fedfuse.knowledge.extract import extract, extract_with_contexts
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]
@@ -41,7 +41,7 @@ def test_equals_the_dense_distribution(tiny: Make, public: list[Sample], archite
             chosen = knowledge.indices[row]
             np.testing.assert_allclose(dense[position][chosen], best, atol=1e-4)
             rest = np.log(np.exp(np.delete(dense[position], chosen)).sum())
-            assert knowledge.residual[row] == pytest.approx(rest, abs=1e-4)
+            assert knowledge.tail_logprob[row] == pytest.approx(rest, abs=1e-4)
             label = dense[position][ids[position + 1]]
             assert knowledge.label_logprob[row] == pytest.approx(label, abs=1e-4)
             row += 1
@@ -54,13 +54,15 @@ def test_what_it_says_of_itself(tiny: Make, public: list[Sample]) -> None:
     data = model.encode(public)
     knowledge = extract(model.model, data, 4)
     mass = np.exp(knowledge.logprobs.astype(np.float64)).sum(1)
-    np.testing.assert_allclose(mass + np.exp(knowledge.residual.astype(np.float64)), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        mass + np.exp(knowledge.tail_logprob.astype(np.float64)), 1, atol=1e-5
+    )
     assert (np.diff(knowledge.logprobs, axis=1) <= 0).all()
     assert knowledge.k == 4
     assert knowledge.samples == len(public)
     assert knowledge.tokenizer == model.tokenizer.fingerprint
     assert knowledge.public == fingerprint(public)
-    nats = sample_nats(model.model, data, model.tokenizer.vocab_size)
+    nats = sample_nll(model.model, data, model.tokenizer.vocab_size)
     per_byte = nats / np.array([len(s.answer) for s in public])
     np.testing.assert_allclose(knowledge.loss, per_byte, rtol=1e-5)
     knowledge.validate(
@@ -77,7 +79,7 @@ def test_k_beyond_the_vocabulary(tiny: Make, public: list[Sample]) -> None:
     knowledge = extract(model.model, model.encode(public), 10_000)
     assert knowledge.k == model.tokenizer.vocab_size
     assert knowledge.indices.max() == model.tokenizer.vocab_size - 1
-    assert np.isneginf(knowledge.residual).all()
+    assert np.isneginf(knowledge.tail_logprob).all()
     np.testing.assert_allclose(np.exp(knowledge.logprobs).sum(1), 1, atol=1e-5)
 
 
@@ -87,8 +89,8 @@ def test_a_confident_model_keeps_its_small_rest(tiny: Make, public: list[Sample]
     with torch.no_grad():
         model.model.transformer.ln_f.weight.mul_(400)
     knowledge = extract(model.model, model.encode(public), 2)
-    assert np.isfinite(knowledge.residual).all()
-    assert (knowledge.residual < -17).any()
+    assert np.isfinite(knowledge.tail_logprob).all()
+    assert (knowledge.tail_logprob < -17).any()
 
 
 def test_losses_of_cut_answers(tiny: Make) -> None:
@@ -118,7 +120,7 @@ def test_chunks_and_batches_do_not_matter(
     monkeypatch.setitem(MAX_TOKENS, "cpu", 50)
     pieces = extract(model.model, data, 5)
     np.testing.assert_array_equal(pieces.indices, whole.indices)
-    for name in ("logprobs", "residual", "label_logprob"):
+    for name in ("logprobs", "tail_logprob", "label_logprob"):
         np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), atol=2e-5)
 
 
@@ -133,7 +135,7 @@ def test_in_mixed_precision(
     np.testing.assert_allclose(rounded.label_logprob, exact.label_logprob, atol=tolerance)
     assert not np.array_equal(rounded.label_logprob, exact.label_logprob)
     mass = np.exp(rounded.logprobs.astype(np.float64)).sum(1)
-    np.testing.assert_allclose(mass + np.exp(rounded.residual.astype(np.float64)), 1, atol=1e-5)
+    np.testing.assert_allclose(mass + np.exp(rounded.tail_logprob.astype(np.float64)), 1, atol=1e-5)
 
 
 def test_no_more_than_a_chunk_of_logits(
@@ -186,13 +188,13 @@ def test_prompts_in_the_same_pass(
         monkeypatch.setattr("fedfuse.models.forward.label_row_states", lambda *_: None)
     monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda vocab, device: 7)
     monkeypatch.setitem(MAX_TOKENS, "cpu", 60)
-    knowledge, losses = extract_with_prompts(who.model, data, 5)
+    knowledge, losses = extract_with_contexts(who.model, data, 5)
     right = extract(who.model, data, 5)
-    for name in ("indices", "logprobs", "residual", "label_logprob"):
+    for name in ("indices", "logprobs", "tail_logprob", "label_logprob"):
         np.testing.assert_allclose(
             getattr(knowledge, name), getattr(right, name), rtol=1e-4, atol=1e-5
         )
     assert (knowledge.tokenizer, knowledge.public) == (right.tokenizer, right.public)
-    np.testing.assert_allclose(losses, prompt_losses(who.model, data), rtol=1e-4)
+    np.testing.assert_allclose(losses, context_losses(who.model, data), rtol=1e-4)
     assert np.isnan(losses).tolist() == [False] * len(public) + [True]
     assert losses.dtype == np.float32

@@ -16,7 +16,7 @@ import pytest
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.codec import decode, encode
-from fedfuse.knowledge.quantizer import PRECISIONS
+from fedfuse.knowledge.quantizer import QUANTIZERS
 from fedfuse.knowledge.top_p import trim
 from tests.knowledge.conftest import random_knowledge
 
@@ -52,7 +52,7 @@ def mutated(message: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("forged", [False, True], ids=["damaged", "forged"])
-@pytest.mark.parametrize("wire", PRECISIONS)
+@pytest.mark.parametrize("wire", QUANTIZERS)
 def test_nothing_but_a_refusal(wire: str, forged: bool) -> None:
     """With a good checksum some are knowledge still: a log-probability or an id was changed."""
     rng = np.random.default_rng(MUTATIONS)
@@ -75,7 +75,7 @@ def test_nothing_but_a_refusal(wire: str, forged: bool) -> None:
                 refusals.append(str(error))
             else:
                 assert forged or broken == message
-                mass = np.exp(found.logprobs.astype(np.float64)).sum(1) + np.exp(found.residual)
+                mass = np.exp(found.logprobs.astype(np.float64)).sum(1) + np.exp(found.tail_logprob)
                 np.testing.assert_allclose(mass, 1, atol=1e-5)
                 assert found.offsets[-1] == found.rows
             assert time.monotonic() - started < MOST_SECONDS

@@ -10,7 +10,7 @@ import pytest
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.delta import digest, distances
-from fedfuse.knowledge.payload import read, write, write_changes
+from fedfuse.knowledge.payload import encode_delta, read, write
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
 from tests.knowledge.conftest import VOCAB, random_knowledge
@@ -24,7 +24,7 @@ def moved(before: Knowledge, rows: int, seed: int = 5) -> Knowledge:
         before,
         indices=np.where(first[:, None], other.indices, before.indices),
         logprobs=np.where(first[:, None], other.logprobs, before.logprobs),
-        residual=np.where(first, other.residual, before.residual),
+        tail_logprob=np.where(first, other.tail_logprob, before.tail_logprob),
         label_logprob=np.where(first, other.label_logprob, before.label_logprob),
     )
 
@@ -36,11 +36,11 @@ def test_a_whole_letter_needs_nothing() -> None:
 
 
 def test_what_is_not_expected_is_refused() -> None:
-    letter = write(random_knowledge(rows=7, k=4), "default", 1.0)
+    payload = write(random_knowledge(rows=7, k=4), "default", 1.0)
     with pytest.raises(FedfuseError, match=r"knowledge\.rows is 7; allowed: 8"):
-        read(letter, rows=8)
+        read(payload, rows=8)
     with pytest.raises(FedfuseError, match=r"knowledge\.k is 4; allowed: at most 3"):
-        read(letter, k=3)
+        read(payload, k=3)
 
 
 @pytest.mark.parametrize("wire", ["default", "compact"])
@@ -49,38 +49,38 @@ def test_only_what_changed_is_told(rows: int, wire: str) -> None:
     before = random_knowledge(rows=100, samples=5)
     held = read(write(before, wire, 1.0))
     now = moved(before, rows)
-    letter = write_changes(now, held, 0.2, wire, 1.0)
-    assert np.unpackbits(np.frombuffer(letter.rows, np.uint8)).sum() == rows
-    assert len(letter.message) < len(write(now, wire, 1.0).message) or rows == 100
-    after = read(letter, held, rows=100, k=4)
+    payload = encode_delta(now, held, 0.2, wire, 1.0)
+    assert np.unpackbits(np.frombuffer(payload.rows, np.uint8)).sum() == rows
+    assert len(payload.message) < len(write(now, wire, 1.0).message) or rows == 100
+    after = read(payload, held, rows=100, k=4)
     after.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", rows=100)
     assert distances(after, now).max() < 0.02
     # Told twice, nothing is new.
-    again = write_changes(now, after, 0.2, wire, 1.0)
+    again = encode_delta(now, after, 0.2, wire, 1.0)
     assert not any(again.rows)
 
 
 def test_small_changes_do_not_add_up() -> None:
     """What is compared is what the receiver holds, not what the sender had a round ago."""
     held = random_knowledge(rows=1, samples=1, k=2)
-    held.logprobs[0], held.residual[0] = np.log([0.6, 0.3]), np.log(0.1)
+    held.logprobs[0], held.tail_logprob[0] = np.log([0.6, 0.3]), np.log(0.1)
     told = []
     for step in range(1, 5):
         logprobs = np.log(np.array([[0.6 - 0.04 * step, 0.3 + 0.04 * step]], dtype=np.float32))
         now = replace(held, logprobs=logprobs, label_logprob=logprobs[:, 1])
-        letter = write_changes(now, held, 0.1, "default", 1.0)
-        told.append(any(letter.rows))
+        payload = encode_delta(now, held, 0.1, "default", 1.0)
+        told.append(any(payload.rows))
     assert told == [False, False, True, True]
 
 
 def test_an_update_of_what_is_not_held_is_refused() -> None:
     before = random_knowledge()
-    letter = write_changes(moved(before, 3), before, 0.2, "default", 1.0)
+    payload = encode_delta(moved(before, 3), before, 0.2, "default", 1.0)
     with pytest.raises(FedfuseError, match="nothing is held"):
-        read(letter)
+        read(payload)
     with pytest.raises(FedfuseError, match=r"knowledge\.before"):
-        read(letter, random_knowledge(1))
+        read(payload, random_knowledge(1))
     with pytest.raises(FedfuseError, match=r"knowledge\.rows is 2 bytes; allowed: 1"):
-        read(replace(letter, rows=letter.rows * 2), before)
+        read(replace(payload, rows=payload.rows * 2), before)
     with pytest.raises(FedfuseError, match=r"knowledge\.rows"):
-        read(replace(letter, rows=b"\xff"), before)
+        read(replace(payload, rows=b"\xff"), before)

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfuse.knowledge.quantizer import PRECISIONS, same
+from fedfuse.knowledge.quantizer import QUANTIZERS, same
 
-each = pytest.mark.parametrize("wire", PRECISIONS)
+each = pytest.mark.parametrize("wire", QUANTIZERS)
 
 
 @each
 @given(values=st.lists(st.floats(0, 150, width=32), min_size=2))
 def test_the_declared_error_is_kept(wire: str, values: list[float]) -> None:
-    precision = PRECISIONS[wire]
+    precision = QUANTIZERS[wire]
     logprobs = -np.sort(np.array(values, dtype=np.float32))
     codes = precision.codes(logprobs)
     assert (np.diff(codes) >= 0).all()
@@ -27,7 +27,7 @@ def test_the_declared_error_is_kept(wire: str, values: list[float]) -> None:
 
 def test_what_is_declared() -> None:
     """As good as float16 from -1 on: half a unit in the last place is up to 2**-11 of the value."""
-    default, compact = PRECISIONS["default"], PRECISIONS["compact"]
+    default, compact = QUANTIZERS["default"], QUANTIZERS["compact"]
     assert default.error == pytest.approx(2**-12, rel=1e-3)
     assert compact.error == pytest.approx(1 / 96, rel=1e-2)
     values = -np.linspace(1, 60, 5000)
@@ -40,7 +40,7 @@ def test_what_is_declared() -> None:
 
 @each
 def test_the_ends(wire: str) -> None:
-    precision = PRECISIONS[wire]
+    precision = QUANTIZERS[wire]
     table = precision.logprobs()
     assert len(table) == 2**precision.bits
     assert precision.codes(np.array([0.0, 1e-4, -np.inf])).tolist() == [0, 0, precision.nothing]

@@ -42,10 +42,10 @@ def shifted_mass(knowledge: Knowledge, rng: Rng) -> Knowledge:
     """A row that sums to something else; still sorted, still log-probabilities."""
     row = rng.integers(knowledge.rows)
     factor = rng.choice([0.5, 0.97])
-    logprobs, residual = knowledge.logprobs.copy(), knowledge.residual.copy()
+    logprobs, tail_logprob = knowledge.logprobs.copy(), knowledge.tail_logprob.copy()
     logprobs[row] += np.log(factor)
-    residual[row] += np.log(factor)
-    return replace(knowledge, logprobs=logprobs, residual=residual)
+    tail_logprob[row] += np.log(factor)
+    return replace(knowledge, logprobs=logprobs, tail_logprob=tail_logprob)
 
 
 def descending_offsets(knowledge: Knowledge, rng: Rng) -> Knowledge:
@@ -72,10 +72,10 @@ MUTATIONS: dict[str, tuple[str, Mutation]] = {
     "last offset": ("offsets", lambda k, _: replace(k, offsets=k.offsets + (k.offsets == 7))),
     "descending offsets": ("offsets", descending_offsets),
     "NaN": ("logprobs", lambda k, r: put(k, "logprobs", np.nan, r)),
-    "NaN residual": ("residual", lambda k, r: put(k, "residual", np.nan, r)),
+    "NaN tail_logprob": ("tail_logprob", lambda k, r: put(k, "tail_logprob", np.nan, r)),
     "NaN label": ("label_logprob", lambda k, r: put(k, "label_logprob", np.nan, r)),
     "infinite": ("logprobs", lambda k, r: put(k, "logprobs", np.inf, r)),
-    "positive": ("residual", lambda k, r: put(k, "residual", 0.5, r)),
+    "positive": ("tail_logprob", lambda k, r: put(k, "tail_logprob", 0.5, r)),
     "label of no mass": ("label_logprob", lambda k, r: put(k, "label_logprob", -np.inf, r)),
     "label too likely": ("label_logprob", lambda k, r: put(k, "label_logprob", 0.0, r)),
     "negative index": ("indices", lambda k, r: put(k, "indices", -1, r)),

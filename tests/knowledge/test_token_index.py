@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.token_index import Postings, read_gaps, write_gaps
+from fedfuse.knowledge.token_index import TokenIndex, read_gaps, write_gaps
 from tests.oracles import postings as oracle
 
 
-def postings(lists: list[list[int]]) -> Postings:
-    return Postings(
+def postings(lists: list[list[int]]) -> TokenIndex:
+    return TokenIndex(
         np.arange(len(lists)),
         np.array([len(found) for found in lists], dtype=np.int64),
         np.array([row for found in lists for row in found], dtype=np.int64),

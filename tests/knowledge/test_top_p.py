@@ -22,7 +22,7 @@ def test_keeps_what_the_oracle_keeps(seed: int, mass: float) -> None:
         assert np.isfinite(found.logprobs[row]).sum() == number
         np.testing.assert_array_equal(found.indices[row, :number], knowledge.indices[row, :number])
         assert not found.indices[row, number:].any()
-    total = np.exp(found.logprobs.astype(np.float64)).sum(1) + np.exp(found.residual)
+    total = np.exp(found.logprobs.astype(np.float64)).sum(1) + np.exp(found.tail_logprob)
     np.testing.assert_allclose(total, 1, atol=1e-6)
     np.testing.assert_array_equal(found.label_logprob, knowledge.label_logprob)
     found.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", rows=7)
@@ -38,7 +38,7 @@ def test_by_hand(mass: float, kept: int) -> None:
     """Entries of 1/2, 1/4 and 1/8 that leave 1/8."""
     knowledge = random_knowledge(rows=1, samples=1, k=3)
     knowledge.logprobs[0] = np.log([0.5, 0.25, 0.125])
-    knowledge.residual[0] = np.log(0.125)
+    knowledge.tail_logprob[0] = np.log(0.125)
     found = trim(knowledge, mass)
     assert np.isfinite(found.logprobs[0]).sum() == kept
-    assert np.exp(found.residual[0]) == pytest.approx([0.5, 0.25, 0.125][kept - 1])
+    assert np.exp(found.tail_logprob[0]) == pytest.approx([0.5, 0.25, 0.125][kept - 1])

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.memory_watch import memory_of
 from fedfuse.builtin.tokenizers import train_tokenizer
-from fedfuse.config.training import TrainingSettings
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
 from fedfuse.models.causal_lm import (
@@ -26,7 +26,7 @@ from fedfuse.models.causal_lm import (
     add_lora,
     load_causal_lm,
 )
-from fedfuse.tokenizers.dataset import EncodedSet
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is mapped")
 
@@ -76,9 +76,9 @@ def mapped(lm: CausalLM, folder: Path) -> set[bool]:
 
 def learn(lm: CausalLM) -> tuple[float, dict[str, Any]]:
     """The loss and the adapter after three steps."""
-    data = EncodedSet(lm.tokenizer, [Sample("", text) for text in TEXTS], 32)
+    data = TokenizedDataset(lm.tokenizer, [Sample("", text) for text in TEXTS], 32)
     model = add_lora(lm, LoraSettings(rank=2))
-    settings = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2)
+    settings = TrainingConfig(steps=3, batch_size=4, learning_rate=1e-2)
     loss, _ = train(model, data, settings, vocab_size=lm.vocab_size, seed=0)
     return loss, adapter_state(model)
 

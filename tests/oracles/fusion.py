@@ -26,7 +26,7 @@ def fuse_row(
     weights: Sequence[float],
     k: int,
 ) -> tuple[dict[int, float], float, float]:
-    """One row: each candidate is (ids, logprobs, residual, usable).
+    """One row: each candidate is (ids, logprobs, tail, usable).
 
     Returns:
         The k largest probabilities by token, the probability outside them, and the row's weight.
@@ -37,8 +37,8 @@ def fuse_row(
         return {}, 0.0, 0.0
     dense: dict[int, float] = {}
     outside = 0.0
-    for (ids, logprobs, residual, _), share in zip(candidates, trust, strict=True):
-        outside += share / total * math.exp(residual)
+    for (ids, logprobs, tail_logprob, _), share in zip(candidates, trust, strict=True):
+        outside += share / total * math.exp(tail_logprob)
         for token, logprob in zip(ids, logprobs, strict=True):
             dense[token] = dense.get(token, 0.0) + share / total * math.exp(logprob)
     largest = sorted((token for token in dense if dense[token] > 0), key=lambda t: -dense[t])

@@ -112,6 +112,6 @@ def continuing(
     for i, mass in kept.items():
         if len(pieces[i]) > len(before):
             goal = pieces[i][len(before)]
-            known = 1 - math.exp(knowledge.residual[row])
+            known = 1 - math.exp(knowledge.tail_logprob[row])
             result[goal] = result.get(goal, 0.0) + mass / total * known
     return result

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 
 
 def project_row(
-    ids: Sequence[int], logprobs: Sequence[float], residual: float, table: Sequence[int], rule: str
+    ids: Sequence[int],
+    logprobs: Sequence[float],
+    tail_logprob: float,
+    table: Sequence[int],
+    rule: str,
 ) -> tuple[dict[int, float], float]:
     """Probabilities by target id, and the probability outside them."""
     result: dict[int, float] = {}
-    rest = math.exp(residual)
+    rest = math.exp(tail_logprob)
     for token_id, logprob in zip(ids, logprobs, strict=True):
         probability = math.exp(logprob)
         goal = int(table[token_id])

@@ -30,7 +30,9 @@ def row_evidence(
         "entropy": -sum(p * math.log(p) for p in classes if p > 0),
         "margin": ordered[0] - ordered[1],
         "kept_mass": sum(kept.values()),
-        "student_nats": -sum(p * math.log(max(own[token], least)) for token, p in kept.items())
+        "cross_entropy_to_student": -sum(
+            p * math.log(max(own[token], least)) for token, p in kept.items()
+        )
         - tail * math.log(max(own_tail, least)),
     }
 

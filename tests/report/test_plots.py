@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from fedfuse.report import exchange_plots, plots
+from fedfuse.report import message_plots, plots
 from fedfuse.report.html import PLOTS
 from fedfuse.report.style import INK, category_fill
 from fedfuse.tracking.json_fields import clean
@@ -167,7 +167,7 @@ class TestTeachers:
 
     def test_many_clients_share_a_colour(self, tmp_path: Path) -> None:
         run = read_run(write_folder(tmp_path, clients=17, rounds=2, domains=("a",)))
-        up, down = exchange_plots.teachers_up(run), exchange_plots.teachers_down(run)
+        up, down = message_plots.teachers_up(run), message_plots.teachers_down(run)
         assert "all other clients" in texts(up)
         assert len([text for text in texts(down) if "#" in text]) == 15
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from fedfuse.cli import main as cli
 from fedfuse.config.run_config import RunConfig, Scalar, parse
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.models import load_participant, load_splits
+from fedfuse.factory.models import load_local_model, load_splits
 from fedfuse.models.dry_run import ModelNeeds, NeedsUnknown
 from fedfuse.simulation import ray_cluster as cluster
 from fedfuse.simulation import run_memory as memory
@@ -45,7 +45,7 @@ def test_parts_come_from_the_config(tiny_builtin: dict[str, Path]) -> None:
     bases = [
         sum(p.nbytes for n, p in model.named_parameters() if "lora" not in n)
         for model in (
-            load_participant("client", f"builtin:{name}", side, given.data, 0).model
+            load_local_model("client", f"builtin:{name}", side, given.data, 0).model
             for name, side in (
                 ("gpt2", given.clients),
                 ("llama", given.clients),
@@ -74,8 +74,8 @@ def test_steps_are_as_large_as_the_longest_samples(
     monkeypatch.setattr(memory, "dry_run", note)
     given = config(clients__model="builtin:gpt2", clients__lora_rank=3)
     splits = load_splits(given.data, given.seed, 2)
-    participant = load_participant("client", "builtin:gpt2", given.clients, given.data, 0)
-    encoded = participant.encode([s for part in splits.private for s in part] + splits.public)
+    local_model = load_local_model("client", "builtin:gpt2", given.clients, given.data, 0)
+    encoded = local_model.encode([s for part in splits.private for s in part] + splits.public)
     length = int(encoded.lengths.max())
     memory.client_needs(given, 2, "builtin:gpt2")
     # A distilling step has as many replayed samples as public ones.

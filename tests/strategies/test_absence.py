@@ -16,7 +16,7 @@ from fedfuse.flower.messages import EVALUATE, LOCAL, REGISTER
 from fedfuse.report.incidents import absence_rows, event_rows
 from fedfuse.simulation import in_process as grid
 from fedfuse.tracking.run import read_run
-from strategies.server_state import Session
+from strategies.server_state import ServerState
 from tests.federations import about, federate, lines
 from tests.strategies.saboteur import sabotage
 from tests.strategies.test_faults import SHORT, errors
@@ -185,13 +185,13 @@ def test_a_client_without_memory_says_so_and_stays_small(
 
 
 def test_a_server_without_memory_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = Session.learn
+    learn = ServerState.learn
 
     def short_of_memory(*arguments: Any, **more: Any) -> float:
         with out_of_memory_once():
             return learn(*arguments, **more)
 
-    monkeypatch.setattr(Session, "learn", short_of_memory)
+    monkeypatch.setattr(ServerState, "learn", short_of_memory)
     assert events(federate(tmp_path, **SHORT)) == [(1, "out-of-memory", "server")]
 
 
@@ -199,16 +199,16 @@ def test_a_full_disk_ends_the_run_and_leaves_it_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = outcome(federate(tmp_path / "whole", **TWO))
-    checkpoint = Session.checkpoint
+    checkpoint = ServerState.checkpoint
 
-    def with_no_room(self: Session, server_round: int, *more: Any) -> None:
+    def with_no_room(self: ServerState, server_round: int, *more: Any) -> None:
         if server_round < 2:
             return checkpoint(self, server_round, *more)
         with full_disk(4096):
             return checkpoint(self, server_round, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "checkpoint", with_no_room)
+        patch.setattr(ServerState, "checkpoint", with_no_room)
         with pytest.raises(FedfuseError, match="cannot be written"):
             federate(tmp_path, **TWO)
     folder = tmp_path / "quickstart"

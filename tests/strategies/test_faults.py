@@ -14,7 +14,7 @@ import pytest
 from flwr.app import Array, ConfigRecord, Message, MetricRecord
 
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.messages import put_knowledge, take_knowledge
+from fedfuse.flower.messages import pack_knowledge, unpack_knowledge
 from fedfuse.knowledge.payload import read, write
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tracking.run import read_run
@@ -71,8 +71,8 @@ def lie(edit: Callable[[Knowledge], Knowledge]) -> Deed:
 
     def deed(kind: str, reply: Message) -> None:
         if kind == "train.local":
-            told = edit(read(take_knowledge(reply.content)))
-            put_knowledge(reply.content, write(told, "default", 1.0))
+            told = edit(read(unpack_knowledge(reply.content)))
+            pack_knowledge(reply.content, write(told, "default", 1.0))
 
     return deed
 

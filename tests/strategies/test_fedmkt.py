@@ -15,7 +15,7 @@ from fedfuse.config.run_config import parse
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.factory.models import load_splits
 from fedfuse.tokenizers.load import load_tokenizer
-from fedfuse.tracking.checkpoints import below
+from fedfuse.tracking.checkpoints import strip_prefix
 from fedfuse.tracking.run import read_run
 from tests.federations import FAST, about, checkpoint, federate, lines
 
@@ -145,7 +145,7 @@ def test_a_taken_name_gets_a_number(finished: Path) -> None:
 
 def test_training_goes_on_where_the_last_round_stopped(finished: Path) -> None:
     """Two rounds of four steps of four samples; whole phases."""
-    state = below(checkpoint(finished), "training|distill|")
+    state = strip_prefix(checkpoint(finished), "training|distill|")
     assert int(state["position"]) == 32
     assert int(state["step"]) == 0
     steps = {float(value) for name, value in state.items() if name.startswith("step/")}

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from clients.knowledge import DistillationClient
-from fedfuse.algorithms import local_model as participant
-from fedfuse.config.gate import SelectorSettings
+from fedfuse.algorithms import local_model as local_model
+from fedfuse.config.gate import GateConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.acceptance import Change, Verdict
+from fedfuse.evaluation.acceptance import AcceptanceResult, Change
 from fedfuse.fusion.gating import learned_gate as learning
-from fedfuse.fusion.gating.learned_gate import LearnedSelector
-from fedfuse.tracking.checkpoints import below
+from fedfuse.fusion.gating.learned_gate import LearnedGate
+from fedfuse.tracking.checkpoints import strip_prefix
 from fedfuse.tracking.run import read_run
 from tests.federations import about, checkpoint, federate, lines
 
@@ -48,14 +48,14 @@ def test_both_sides_learn_whom_to_trust(fedfuse: Path) -> None:
 
 
 def test_the_selector_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
-    state = below(checkpoint(fedfuse), "strategy|selector/")
+    state = strip_prefix(checkpoint(fedfuse), "strategy|selector/")
     assert int(state["round"]) == 2
-    restored = LearnedSelector(SelectorSettings(steps=5), seed=0)
+    restored = LearnedGate(GateConfig(steps=5), seed=0)
     restored.load(state)
     for name, value in restored.state().items():
         np.testing.assert_array_equal(value, state[name])
         assert value.dtype == state[name].dtype
-    fresh = LearnedSelector(SelectorSettings(steps=5), seed=0)
+    fresh = LearnedGate(GateConfig(steps=5), seed=0)
     assert fresh.state().keys() != state.keys()  # what is there has been trained
 
 
@@ -74,9 +74,9 @@ def test_a_client_keeps_what_it_told_of_its_prompts(
 
     def kept(client: DistillationClient, public: Any) -> np.ndarray:
         with monkeypatch.context() as patch:
-            patch.setattr(participant, "prompt_losses", lambda *_: pytest.fail("looked at again"))
+            patch.setattr(local_model, "prompt_losses", lambda *_: pytest.fail("looked at again"))
             found = original(client, public)
-        np.testing.assert_allclose(found, client.participant.prompt_losses(public), rtol=1e-4)
+        np.testing.assert_allclose(found, client.local_model.context_losses(public), rtol=1e-4)
         told.append(found)
         return found
 
@@ -97,7 +97,7 @@ def test_fusion_x_learns_on_the_server_alone(tmp_path: Path) -> None:
 def test_clients_that_tell_no_prompt_losses_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clients.knowledge.put_prompt_loss", lambda content, loss: None)
+    monkeypatch.setattr("clients.knowledge.pack_context_loss", lambda content, loss: None)
     with pytest.raises(FedfuseError, match="round 1: 0 clients sent usable knowledge"):
         federate(tmp_path, **SHORT, strategy="fusion-x")
     errors = [x["error"] for x in lines(tmp_path / "quickstart", "ledger") if x["error"]]
@@ -121,12 +121,14 @@ def test_the_papers_selector_can_be_chosen(tmp_path: Path) -> None:
 def test_a_round_that_is_not_promoted_leaves_no_trace(
     keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judge(before: np.ndarray, after: np.ndarray, domains: Any, *, seed: int) -> Verdict:
+    def acceptance_test(
+        before: np.ndarray, after: np.ndarray, domains: Any, *, seed: int
+    ) -> AcceptanceResult:
         assert len(before) == len(after) == len(domains) == 16
         assert (before != after).any()
-        return Verdict(keep, {"": Change(0.5, 0.25, not keep)})
+        return AcceptanceResult(keep, {"": Change(0.5, 0.25, not keep)})
 
-    monkeypatch.setattr(participant, "judge", judge)
+    monkeypatch.setattr(local_model, "judge", acceptance_test)
     folder = federate(
         tmp_path,
         **SHORT,

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Message
 
 from clients import knowledge as distillation
-from fedfuse.flower.messages import take_knowledge
+from fedfuse.flower.messages import unpack_knowledge
 from fedfuse.knowledge.delta import Update
 from fedfuse.knowledge.record import Knowledge
 from strategies.fedmkt import FedMKT
@@ -120,7 +120,7 @@ def test_a_refused_update_is_followed_by_everything(tmp_path: Path) -> None:
 
     def spoil(kind: str, reply: Message) -> None:
         if kind == "train.local":
-            changes.append(bool(take_knowledge(reply.content).before))
+            changes.append(bool(unpack_knowledge(reply.content).before))
             if len(changes) == 2:
                 del reply.content["metrics"]
 

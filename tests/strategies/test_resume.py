@@ -19,7 +19,7 @@ from fedfuse.errors import FedfuseError
 from fedfuse.simulation import in_process as grid
 from fedfuse.tracking.run import read_run
 from fedfuse.tracking.run_writer import RunWriter
-from strategies.base import PhasedStrategy
+from strategies.base import BaseStrategy
 from strategies.results import METRICS
 from tests.federations import about, federate, lines
 
@@ -235,9 +235,9 @@ def test_the_result_knows_of_the_rounds_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results: list[Any] = []
-    start = PhasedStrategy.start
+    start = BaseStrategy.start
     monkeypatch.setattr(
-        PhasedStrategy, "start", lambda *a, **k: results.append(start(*a, **k)) or results[-1]
+        BaseStrategy, "start", lambda *a, **k: results.append(start(*a, **k)) or results[-1]
     )
     federate(tmp_path / "whole", **SHORT)
     folder = cut_off(20, tmp_path, monkeypatch, **SHORT)

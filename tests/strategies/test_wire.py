@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fedfuse.knowledge import payload as letter
-from fedfuse.knowledge.quantizer import PRECISIONS
+from fedfuse.knowledge import payload as payload
+from fedfuse.knowledge.quantizer import QUANTIZERS
 from fedfuse.knowledge.record import Knowledge
 from tests.federations import federate, lines
 
@@ -51,8 +51,8 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], flo
         return bytes([len(kept) - 1])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(letter, "encode", encode)
-        patch.setattr(letter, "decode", lambda message, **_: kept[message[0]])
+        patch.setattr(payload, "encode", encode)
+        patch.setattr(payload, "decode", lambda message, **_: kept[message[0]])
         losses, _ = run(tmp_path_factory.mktemp("exact"), knowledge__mass=1.0)
     assert len(kept) == 3
     return losses
@@ -62,10 +62,10 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], flo
 def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Losses and bytes of each wire, at the default mass."""
     folder = tmp_path_factory.mktemp("sent")
-    return {wire: run(folder, name=wire, knowledge__wire=wire) for wire in PRECISIONS}
+    return {wire: run(folder, name=wire, knowledge__wire=wire) for wire in QUANTIZERS}
 
 
-@pytest.mark.parametrize("wire", PRECISIONS)
+@pytest.mark.parametrize("wire", QUANTIZERS)
 def test_students_lose_less_than_a_hundredth(
     wire: str, exact: dict[tuple[str, str], float], sent: dict[str, Run]
 ) -> None:

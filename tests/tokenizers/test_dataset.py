@@ -13,7 +13,7 @@ from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.builtin.tokenizers import KINDS
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.dataset import Batch, EncodedSet, scored_bytes
+from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, scored_bytes
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.conftest import MAX_LENGTH, Tiny
@@ -46,7 +46,7 @@ def test_a_batch_is_its_samples_one_by_one(
     tiny_tokenizers: dict[str, TextTokenizer], kind: str
 ) -> None:
     tokenizer = tiny_tokenizers[kind]
-    data = EncodedSet(tokenizer, SAMPLES, MAX_LENGTH)
+    data = TokenizedDataset(tokenizer, SAMPLES, MAX_LENGTH)
     which = np.array([3, 0, 4, 2])
     batch = data.batch(which)
     expected_rows: list[tuple[int, int, int]] = []
@@ -109,7 +109,7 @@ def test_padding_never_reaches_a_label_row(tiny: Make, architecture: str) -> Non
 def test_in_order_sees_every_sample_once_and_the_short_first(
     tiny_tokenizers: dict[str, TextTokenizer],
 ) -> None:
-    data = EncodedSet(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
+    data = TokenizedDataset(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
     batches = list(data.in_order(2 * int(data.lengths.max())))
     widths = [b.input_ids.shape[1] for b in batches]
     assert len(batches) > 1
@@ -124,7 +124,7 @@ def test_two_batches_beside_each_other_are_one(
     tiny_tokenizers: dict[str, TextTokenizer], split: int
 ) -> None:
     """Even where one is empty."""
-    data = EncodedSet(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
+    data = TokenizedDataset(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
     which = np.array([3, 0, 4, 2])
     right = data.batch(which)
     found = data.batch(which[:split]).beside(data.batch(which[split:]))
@@ -137,7 +137,7 @@ def test_two_batches_beside_each_other_are_one(
 
 
 def test_what_it_remembers(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
-    data = EncodedSet(tiny_tokenizers["unigram"], SAMPLES, MAX_LENGTH)
+    data = TokenizedDataset(tiny_tokenizers["unigram"], SAMPLES, MAX_LENGTH)
     assert len(data) == len(SAMPLES)
     assert data.samples == SAMPLES
     assert data.fingerprint == fingerprint(SAMPLES)
@@ -147,12 +147,12 @@ def test_what_it_remembers(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
 @pytest.mark.parametrize("samples", [[], [Sample("only a prompt", "")]])
 def test_nothing_to_score(tiny_tokenizers: dict[str, TextTokenizer], samples: list[Sample]) -> None:
     with pytest.raises(FedfuseError, match=f"no label position in {len(samples)} samples"):
-        EncodedSet(tiny_tokenizers["unigram"], samples, MAX_LENGTH)
+        TokenizedDataset(tiny_tokenizers["unigram"], samples, MAX_LENGTH)
 
 
 def test_everything_cut_off(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
     with pytest.raises(FedfuseError, match="within 4 tokens"):
-        EncodedSet(tiny_tokenizers["unigram"], SAMPLES[:1], 4)
+        TokenizedDataset(tiny_tokenizers["unigram"], SAMPLES[:1], 4)
     _, rows = label_rows(tiny_tokenizers["unigram"], SAMPLES[:1], 4)
     assert scored_bytes(SAMPLES[:1], rows, 4).tolist() == [0]
 
@@ -164,7 +164,7 @@ def test_only_scored_bytes_count(
 ) -> None:
     """An answer that is cut counts as far as its tokens are left."""
     tokenizer = tiny_tokenizers[kind]
-    data = EncodedSet(tokenizer, SAMPLES, max_length)
+    data = TokenizedDataset(tokenizer, SAMPLES, max_length)
     cut = 0
     for i, sample in enumerate(SAMPLES):
         (encoded,) = tokenizer.encode([sample.text])

@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.files import append_line, whole_file
-from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, as_array, as_texts, below, read
+from fedfuse.files import append_line, atomic_write
+from fedfuse.tracking.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    as_array,
+    as_texts,
+    read,
+    strip_prefix,
+)
 
 ARRAYS = {
     "a|weights": np.arange(6, dtype=np.float32).reshape(2, 3).T,
@@ -39,27 +46,27 @@ def full_disk(size: int) -> Iterator[None]:
 
 def test_what_is_read_is_what_was_saved(tmp_path: Path) -> None:
     files = Checkpoints(tmp_path)
-    assert files.newest() is None
+    assert files.latest() is None
     files.save(checkpoint(0))
-    found = files.newest()
+    found = files.latest()
     assert found is not None
     assert (found.round, found.facts) == (0, {"list": [1, "é"]})
     assert found.arrays.keys() == {*ARRAYS, "number"}
     for name, value in ARRAYS.items():
         assert found.arrays[name].dtype == value.dtype
         np.testing.assert_array_equal(found.arrays[name], value)
-    assert below(found.arrays, "a|").keys() == {"weights", "step"}
+    assert strip_prefix(found.arrays, "a|").keys() == {"weights", "step"}
     assert as_texts(as_array({"b": "ü", "a": ""})) == {"a": "", "b": "ü"}
 
 
 def test_the_facts_can_be_had_alone(tmp_path: Path) -> None:
     files = Checkpoints(tmp_path / "state")
-    assert files.glance(3) == {}
+    assert files.peek(3) == {}
     for number in (1, 2):
         files.save(Checkpoint(number, ARRAYS, {"kept": number}))
-    assert [files.glance(last) for last in (0, 1, 7)] == [{}, {"kept": 1}, {"kept": 2}]
+    assert [files.peek(last) for last in (0, 1, 7)] == [{}, {"kept": 1}, {"kept": 2}]
     (tmp_path / "state" / "round-2.safetensors").write_bytes(b"no header")
-    assert files.glance(2) == {}
+    assert files.peek(2) == {}
 
 
 def test_the_last_ones_stay(tmp_path: Path) -> None:
@@ -71,8 +78,8 @@ def test_the_last_ones_stay(tmp_path: Path) -> None:
         "round-10.safetensors",
         "round-9.safetensors",
     ]
-    assert [found.round for last in (None, 10, 9) if (found := files.newest(last))] == [10, 10, 9]
-    assert files.newest(8) is None
+    assert [found.round for last in (None, 10, 9) if (found := files.latest(last))] == [10, 10, 9]
+    assert files.latest(8) is None
     files.forget(9)
     assert files.rounds() == [9]
 
@@ -89,12 +96,12 @@ def test_a_damaged_one_is_passed_over(place: str, tmp_path: Path) -> None:
     if place in where:
         data[where[place]] ^= 1
     path.write_bytes(data[: {"cut": len(data) - 3, "empty": 0}.get(place, len(data))])
-    found = files.newest()
+    found = files.latest()
     assert found is not None
     assert found.round == 1
     [error] = files.damaged
     assert "round-2.safetensors' is damaged" in error
-    assert files.newest(1) is not None
+    assert files.latest(1) is not None
     assert not files.damaged
 
 
@@ -114,7 +121,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     with full_disk(10_000), pytest.raises(FedfuseError, match=r"round-2.safetensors' cannot be"):
         files.save(large)
     assert [path.name for path in tmp_path.iterdir()] == ["round-1.safetensors"]
-    assert files.newest() is not None
+    assert files.latest() is not None
     files.save(large)
     assert files.rounds() == [1, 2]
 
@@ -133,7 +140,7 @@ def test_a_file_that_is_given_up_is_not_seen(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
 
     def interrupted() -> None:
-        with whole_file(path) as scratch:
+        with atomic_write(path) as scratch:
             scratch.write_text("half")
             raise KeyboardInterrupt
 

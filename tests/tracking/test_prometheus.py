@@ -18,7 +18,7 @@ from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL
 from fedfuse.simulation import in_process as grid
 from fedfuse.simulation.flwr_run import free_port
 from fedfuse.tracking.prometheus import monitored, outcome
-from strategies.server_state import Session
+from strategies.server_state import ServerState
 from tests.federations import federate, lines, tiny_builtin
 from tests.strategies.test_faults import SHORT
 
@@ -58,13 +58,13 @@ def test_the_figures_are_those_of_the_run_folder(
     port, early = free_port(), []
     found: list[dict[Key, float]] = []
     monkeypatch.setattr("strategies.app.save_headline", lambda *_: found.append(scrape(port)))
-    learn = Session.learn
+    learn = ServerState.learn
 
-    def look(self: Session, *arguments: Any) -> float:
+    def look(self: ServerState, *arguments: Any) -> float:
         early.append(scrape(port)[key("round")])
         return learn(self, *arguments)
 
-    monkeypatch.setattr(Session, "learn", look)
+    monkeypatch.setattr(ServerState, "learn", look)
     keys: dict[str, Any] = {
         **SHORT,
         "rounds": 2,

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
-from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, Evidence
+from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, StackedStats
 
 Features = Float32[ndarray, "gates units candidates features"]
 Records = Float32[ndarray, "gates samples candidates two"]
@@ -22,7 +22,7 @@ _SAMPLES = 512
 
 
 def build_features(
-    evidence: Evidence,
+    stats: StackedStats,
     names: Sequence[str],
     records: Records | None,
     gates: int,
@@ -34,36 +34,36 @@ def build_features(
     Args:
         evidence: of all candidates.
         names: features to build, of ``FEATURES``.
-        records: what ``track_records`` found; needed for the feature of that name.
+        records: what ``neighbour_accuracy`` found; needed for the feature of that name.
         gates: K.
         per_row: one vector per row instead of one per sample; features of samples are repeated.
     """
     columns: list[ndarray] = []  # [U, C] for all gates, or [K, U, C]
     for name in names:
         if name in ("entropy", "margin", "kept-mass"):
-            values = getattr(evidence, name.replace("-", "_"))
-            values = values if per_row else evidence.per_sample(values)
+            values = getattr(stats, name.replace("-", "_"))
+            values = values if per_row else stats.per_sample(values)
             columns.append(values - values[:, :1])
             continue
         if name == "prompt-loss":
             # The ratio, since what a byte costs depends on the text.
             with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = np.log(evidence.prompt_loss / evidence.prompt_loss[:, :1])
+                ratio = np.log(stats.context_loss / stats.context_loss[:, :1])
             found = [np.where(np.isfinite(ratio), ratio, 0)]
         elif name == "reward":
-            found = [evidence.reward - evidence.reward[:, :1]]
+            found = [stats.label_likelihood - stats.label_likelihood[:, :1]]
         else:
             assert records is not None
             found = [records[..., part] - records[:, :, :1, part] for part in range(2)]
-        owner = evidence.sample_of_row
+        owner = stats.sample_of_row
         columns += [part[..., owner, :] if per_row else part for part in found]
-    units = len(evidence.usable) if per_row else evidence.samples
-    shape = (gates, units, evidence.candidates)
+    units = len(stats.usable) if per_row else stats.samples
+    shape = (gates, units, stats.candidates)
     return np.stack([np.broadcast_to(c, shape) for c in columns], axis=3).astype(np.float32)
 
 
-def track_records(
-    evidence: Evidence, known: Bool[ndarray, "gates samples"], neighbours: int
+def neighbour_accuracy(
+    stats: StackedStats, known: Bool[ndarray, "gates samples"], neighbours: int
 ) -> Records:
     """How well each candidate did on the known samples that are most like each sample.
 
@@ -80,11 +80,11 @@ def track_records(
         of its logarithm, which punishes who excludes what happens, and the logarithm of its mean,
         which a few wrong labels cannot spoil.
     """
-    logs = np.maximum(evidence.per_sample(evidence.label_logprob), LEAST_LOGPROB)  # [N, C]
-    logs = np.where(evidence.available, logs, LEAST_LOGPROB).astype(np.float64)
+    logs = np.maximum(stats.per_sample(stats.label_logprob), LEAST_LOGPROB)  # [N, C]
+    logs = np.where(stats.available, logs, LEAST_LOGPROB).astype(np.float64)
     both = np.stack([logs, np.exp(logs)], axis=2)  # [N, C, 2]
     samples = len(logs)
-    state = None if evidence.state is None else _directions(evidence.state.astype(np.float64))
+    state = None if stats.state is None else _directions(stats.state.astype(np.float64))
     # Among so many others there are enough whom a gate knows, for every gate.
     depth = min(samples - 1, neighbours + samples - int(known.sum(1).min()))
     means = np.empty((len(known), samples, logs.shape[1], 2))

@@ -11,7 +11,7 @@ Differs from the paper, by default:
   gate that weighs a fold is trained on the others and sees its labels in no round.
 - No gate sees the score ``exp(-CE)`` of the sample that it weighs: under the labels' likelihood the
   best use of it is to pick whoever happens to give this one label the most, which is MinCE. What
-  labels tell comes from other samples, see ``track_records``.
+  labels tell comes from other samples, see ``neighbour_accuracy``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from fedfuse.config.gate import SelectorSettings
+from fedfuse.config.gate import GateConfig
 from fedfuse.distillation.optimizer_state import optimizer_moments, restore_optimizer
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion.gating.networks import Perceptrons, dynamic_selection
+from fedfuse.fusion.gating.networks import BatchedPerceptron, dynamic_selection
 from fedfuse.fusion.gating.training import (
     GateInputs,
     Gates,
@@ -35,8 +35,8 @@ from fedfuse.fusion.gating.training import (
     signal,
     train_gates,
 )
-from fedfuse.fusion.row_rules import RowWeights, on_rows, unless_alone
-from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.fusion.row_rules import RowWeights, on_rows, zero_if_only_self
+from fedfuse.fusion.teacher_stats import StackedStats
 
 SelectorState = dict[str, ndarray]
 
@@ -56,7 +56,7 @@ class Fit:
     importance: Float32[ndarray, " candidates"]
 
 
-class LearnedSelector:
+class LearnedGate:
     """One gate per fold, each trained a little further in every round.
 
     Attributes:
@@ -64,7 +64,7 @@ class LearnedSelector:
         last: what the last call's learning came to.
     """
 
-    def __init__(self, settings: SelectorSettings, seed: int) -> None:
+    def __init__(self, settings: GateConfig, seed: int) -> None:
         self.settings = settings
         self.last: Fit | None = None
         self._seed = seed
@@ -73,7 +73,7 @@ class LearnedSelector:
         self._gates: Gates | None = None
         self._optimizer: torch.optim.AdamW
 
-    def __call__(self, evidence: Evidence) -> RowWeights:
+    def __call__(self, stats: StackedStats) -> RowWeights:
         """Learn from a round's evidence, then weigh its candidates.
 
         Args:
@@ -88,20 +88,20 @@ class LearnedSelector:
                 network has a fixed one.
         """
         if not len(self._fold):
-            self._fold = deal(evidence.samples, self.settings.folds, self._seed)
-        if len(self._fold) != evidence.samples:
+            self._fold = deal(stats.samples, self.settings.folds, self._seed)
+        if len(self._fold) != stats.samples:
             raise FedfuseError(
                 f"the selector was trained on {len(self._fold)} samples and is given "
-                f"{evidence.samples}; allowed: the same public set in every round"
+                f"{stats.samples}; allowed: the same public set in every round"
             )
         known = self._fold != np.arange(self.settings.folds)[:, None]
         if self.settings.folds == 1:
             known = ~known
-        inputs = prepare(evidence, self.settings, known)
+        inputs = prepare(stats, self.settings, known)
         if self._gates is None:
-            self._gates = self._build(evidence.candidates, inputs.features.shape[3])
+            self._gates = self._build(stats.candidates, inputs.features.shape[3])
         gates = self._gates
-        self._check_candidates(gates, evidence.candidates)
+        self._check_candidates(gates, stats.candidates)
         before = self._held_out_loss(gates, inputs)
         rng = np.random.default_rng([self._seed, self._round])
         train_gates(gates, self._optimizer, inputs, self.settings, rng)
@@ -109,7 +109,9 @@ class LearnedSelector:
         weights = self._weigh(gates, inputs)
         importance = weights.sum(0) / weights.sum()
         self.last = Fit(before, self._held_out_loss(gates, inputs), importance)
-        return unless_alone(weights if self.settings.unit == "row" else on_rows(weights, evidence))
+        return zero_if_only_self(
+            weights if self.settings.unit == "row" else on_rows(weights, stats)
+        )
 
     @torch.no_grad()
     def _weigh(self, gates: Gates, inputs: GateInputs) -> Float32[ndarray, "units candidates"]:
@@ -141,7 +143,7 @@ class LearnedSelector:
         return gates
 
     def _check_candidates(self, gates: Gates, candidates: int) -> None:
-        if isinstance(gates, Perceptrons) and gates.candidates != candidates:
+        if isinstance(gates, BatchedPerceptron) and gates.candidates != candidates:
             raise FedfuseError(
                 f"the selector's perceptron was made for {gates.candidates} candidates and is "
                 f"given {candidates}; allowed: the same number in every round, or network "

@@ -3,7 +3,7 @@
 Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
 2505.23844 (Fusion-X): the perceptron, the dynamic threshold, and the feedback-driven loss (Eq. 13).
 
-Differs from the paper: ``EquivariantNetworks`` are not in it. One scorer serves every candidate and
+Differs from the paper: ``BatchedEquivariant`` are not in it. One scorer serves every candidate and
 sees beside the candidate's own evidence the mean over all of them (Zaheer et al., "Deep Sets",
 arXiv 1703.06114), so candidates may come and go, and their order means nothing.
 
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
-class Linears(nn.Module):
+class BatchedLinear(nn.Module):
     """K linear layers of one shape, side by side.
 
     Attributes:
@@ -54,7 +54,7 @@ def linears(
     return found.view(*x.shape[:-1], weight.shape[1])
 
 
-class Perceptrons(nn.Module):
+class BatchedPerceptron(nn.Module):
     """K of the paper's networks for exactly n candidates: n -> 2n -> n -> n, GELU between, softmax.
 
     Args:
@@ -78,7 +78,7 @@ class Perceptrons(nn.Module):
         return masked_log_softmax(self.layers(features.squeeze(3).mT).mT, usable)
 
 
-class EquivariantNetworks(nn.Module):
+class BatchedEquivariant(nn.Module):
     """K shared scorers for any number of candidates, which also see their mean.
 
     ``h_c = GELU(A x_c)``, ``s_c = v . GELU(B [h_c, mean_c' h_c'])``, ``g = softmax(s)``, means and
@@ -112,7 +112,7 @@ class EquivariantNetworks(nn.Module):
         return masked_log_softmax(self.score(nn.functional.gelu(mixed)).squeeze(3), usable)
 
 
-def drawn(seeds: Sequence[int], *shapes: tuple[int, int]) -> list[Linears]:
+def drawn(seeds: Sequence[int], *shapes: tuple[int, int]) -> list[BatchedLinear]:
     """Layers of K networks, ``(inputs, outputs)`` each; torch's global generator is left as it was.
 
     A network's weights follow from its own seed, whatever the others are.
@@ -122,7 +122,7 @@ def drawn(seeds: Sequence[int], *shapes: tuple[int, int]) -> list[Linears]:
         for seed in seeds:
             torch.manual_seed(seed)
             networks.append([nn.Linear(*shape) for shape in shapes])
-    return [Linears(layers) for layers in zip(*networks, strict=True)]
+    return [BatchedLinear(layers) for layers in zip(*networks, strict=True)]
 
 
 def masked_log_softmax(

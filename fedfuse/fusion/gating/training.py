@@ -22,13 +22,13 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from fedfuse.config.gate import SelectorSettings
-from fedfuse.fusion.gating.features import build_features, track_records
-from fedfuse.fusion.gating.networks import EquivariantNetworks, Perceptrons, feedback_loss
-from fedfuse.fusion.teacher_stats import Evidence
+from fedfuse.config.gate import GateConfig
+from fedfuse.fusion.gating.features import build_features, neighbour_accuracy
+from fedfuse.fusion.gating.networks import BatchedEquivariant, BatchedPerceptron, feedback_loss
+from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.tokenizers.dataset import to_tensor
 
-Gates: TypeAlias = Perceptrons | EquivariantNetworks
+Gates: TypeAlias = BatchedPerceptron | BatchedEquivariant
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +51,36 @@ class GateInputs:
     unit_of_row: Int64[Tensor, " rows"]
     row_usable: Bool[Tensor, "candidates rows"]
     label_prob: Float[Tensor, "candidates rows"]
-    student_nats: Float[Tensor, "candidates rows"]
+    cross_entropy_to_student: Float[Tensor, "candidates rows"]
     known: Bool[Tensor, "gates rows"]
     held: Bool[Tensor, "gates rows"]
 
 
 def prepare(
-    evidence: Evidence, settings: SelectorSettings, known: Bool[ndarray, "gates samples"]
+    stats: StackedStats, settings: GateConfig, known: Bool[ndarray, "gates samples"]
 ) -> GateInputs:
     """Evidence for gates of which each may look at the labels of its known samples.
 
     One that knows all samples (no cross-fitting) weighs what it learned from.
     """
-    owner = evidence.sample_of_row
+    owner = stats.sample_of_row
     per_row = settings.unit == "row"
     if settings.network == "perceptron":
-        score = evidence.reward[owner] if per_row else evidence.reward
+        score = stats.label_likelihood[owner] if per_row else stats.label_likelihood
         features = np.repeat(score[None, :, :, None], len(known), axis=0)
     else:
         records = None
         if "record" in settings.features:
-            records = track_records(evidence, known, settings.neighbours)
-        features = build_features(evidence, settings.features, records, len(known), per_row=per_row)
+            records = neighbour_accuracy(stats, known, settings.neighbours)
+        features = build_features(stats, settings.features, records, len(known), per_row=per_row)
     learned = known[:, owner]
     return GateInputs(
         features=to_tensor(np.ascontiguousarray(features.swapaxes(1, 2)), "cpu"),
-        usable=_across(evidence.usable if per_row else evidence.available),
+        usable=_across(stats.usable if per_row else stats.available),
         unit_of_row=to_tensor(np.arange(len(owner)) if per_row else owner, "cpu"),
-        row_usable=_across(evidence.usable),
-        label_prob=_across(np.exp(evidence.label_logprob)),
-        student_nats=_across(evidence.student_nats),
+        row_usable=_across(stats.usable),
+        label_prob=_across(np.exp(stats.label_logprob)),
+        cross_entropy_to_student=_across(stats.cross_entropy_to_student),
         known=to_tensor(learned, "cpu"),
         held=to_tensor(~learned | known.all(axis=1, keepdims=True), "cpu"),
     )
@@ -91,7 +91,7 @@ def _across(values: Shaped[ndarray, "units candidates"]) -> Shaped[Tensor, "cand
     return to_tensor(np.ascontiguousarray(values.T), "cpu")
 
 
-def new_gates(settings: SelectorSettings, candidates: int, features: int, seed: int) -> Gates:
+def new_gates(settings: GateConfig, candidates: int, features: int, seed: int) -> Gates:
     """K untrained networks.
 
     Args:
@@ -102,15 +102,15 @@ def new_gates(settings: SelectorSettings, candidates: int, features: int, seed: 
     """
     seeds = range(seed, seed + settings.folds)
     if settings.network == "perceptron":
-        return Perceptrons(candidates, seeds)
-    return EquivariantNetworks(features, settings.width, seeds)
+        return BatchedPerceptron(candidates, seeds)
+    return BatchedEquivariant(features, settings.width, seeds)
 
 
 def train_gates(
     gates: Gates,
     optimizer: torch.optim.Optimizer,
     inputs: GateInputs,
-    settings: SelectorSettings,
+    settings: GateConfig,
     rng: np.random.Generator,
 ) -> None:
     """One round's steps; with many rows, each on a random part of them."""
@@ -128,7 +128,7 @@ def train_gates(
 
 
 def gate_losses(
-    gates: Gates, inputs: GateInputs, batch: Int64[Tensor, " rows"], settings: SelectorSettings
+    gates: Gates, inputs: GateInputs, batch: Int64[Tensor, " rows"], settings: GateConfig
 ) -> Float[Tensor, " gates"]:
     """``[K]`` signal and feedback loss of each gate, on the rows of a batch that it may see."""
     which, place = torch.unique(inputs.unit_of_row[batch], return_inverse=True)
@@ -158,6 +158,6 @@ def signal(
     usable = inputs.row_usable[:, rows]
     weight = torch.softmax(log_gate.masked_fill(~usable, -1e9), dim=1)
     if kind == "distillation":
-        return (weight * inputs.student_nats[:, rows]).sum(1)
+        return (weight * inputs.cross_entropy_to_student[:, rows]).sum(1)
     # No candidate gives a label less than exp(LEAST_LOGPROB), so their mixture does not either.
     return -(weight * inputs.label_prob[:, rows]).sum(1).log()

@@ -63,8 +63,8 @@ def _teachers(run: Run, direction: str) -> Figure | None:
     figure = new_figure(width, 0.9 + legend_height(list(labels.values())) + height)
     grid = figure.subplots(1, len(domains), sharex=True, sharey=True, squeeze=False)
     for axes, domain in zip(grid.flat, domains, strict=True):
-        for place, learner in enumerate(learners):
-            lessons = panels.get((learner, domain), [])
+        for place, fuser in enumerate(learners):
+            lessons = panels.get((fuser, domain), [])
             _teacher_strip(run, axes, len(learners) - 1.0 - place, lessons, teachers)
         whole_rounds(axes)
         axes.set_title(shorten(domain, max(6, int(12 * (width - 2.2) / len(domains)))))
@@ -98,7 +98,7 @@ def _teacher_axis(run: Run, axes: Axes, learners: Sequence[str]) -> None:
         axes.set_ylabel("share of public samples")
     else:
         middles = [len(learners) - 1 - place + STRIP / 2 for place in range(len(learners))]
-        axes.set_yticks(middles, [shorten(run.name(learner), 28) for learner in learners])
+        axes.set_yticks(middles, [shorten(run.name(fuser), 28) for fuser in learners])
     axes.set_ylim(-0.03, len(learners) - 1 + STRIP + 0.03)
 
 
