@@ -41,7 +41,8 @@ class Projected:
     Attributes:
         indices: ``[T_t, k]`` token ids in the student's vocabulary; 0 in unused slots.
         logprobs: ``[T_t, k]`` log-probabilities, descending; -inf in unused slots.
-        tail_logprob: ``[T_t]`` log of the mass outside the k entries; -inf for none, 0 without teacher.
+        tail_logprob: ``[T_t]`` log of the mass outside the k entries; -inf for none, 0 where
+            nobody teaches.
         weight: ``[T_t]`` 1 where the row has a teacher, else 0.
         tokenizer: fingerprint of the student's tokenizer.
     """
