@@ -226,12 +226,9 @@ def _tunes_prompts(name: str) -> bool:
     Raises:
         FedfuseError: when there is none of that name.
     """
-    import importlib
+    from fedfuse.flower.app_bundle import import_app_module
 
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    found = importlib.import_module("strategies.registry").find_strategy(name)
-    return bool(found.tunes_prompts)
+    return bool(import_app_module("strategies.registry").find_strategy(name).tunes_prompts)
 
 
 def _plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_address: str) -> None:
@@ -259,12 +256,11 @@ def _plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_ad
 def _in_process(flat: dict[str, Scalar], clients: int) -> None:
     """The two apps of pyproject.toml in this process; they are looked up by name, as Flower
     does."""
-    import importlib
-
+    from fedfuse.flower.app_bundle import import_app_module
     from fedfuse.simulation.in_process import run_in_process
 
-    server_app = importlib.import_module("strategies.app").app
-    client_app = importlib.import_module("clients.app").app
+    server_app = import_app_module("strategies.app").app
+    client_app = import_app_module("clients.app").app
     run_in_process(server_app, client_app, flat, clients)
 
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.app_bundle import app_dir, check_scalars, default_run_config, find_app_dir
+from fedfuse.flower.app_bundle import (
+    app_dir,
+    check_scalars,
+    default_run_config,
+    find_app_dir,
+    import_app_module,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def install(folder: Path) -> Path:
     """Something like an installed wheel; returns its package fedfuse."""
-    for package in ("fedfuse", "strategies", "clients", "numpy"):
+    for package in ("fedfuse", "fedfuse/_app/strategies", "fedfuse/_app/clients", "numpy"):
         (folder / package / "part").mkdir(parents=True)
         (folder / package / "__init__.py").write_text(f"# {package}")
         (folder / package / "part" / "code.py").write_text("")
         (folder / package / "__pycache__").mkdir()
-    (folder / "fedfuse" / "_app").mkdir()
     (folder / "fedfuse" / "_app" / "pyproject.toml").write_text("[tool.flwr.app.config]\na.b = 1\n")
     return folder / "fedfuse"
 
@@ -90,3 +97,29 @@ def test_scalars() -> None:
     check_scalars("run config", {"a": True, "b": 1, "c": 1.5, "d": "x"})
     with pytest.raises(FedfuseError, match="run config key"):
         check_scalars("run config", {"e": {}})  # type: ignore[dict-item]
+
+
+def test_the_app_goes_before_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/elsewhere", str(ROOT)])
+    for _ in range(2):
+        assert import_app_module("strategies.registry").__file__ == str(
+            ROOT / "strategies" / "registry.py"
+        )
+        assert sys.path == [str(ROOT), str(tmp_path), "/elsewhere"]
+
+
+def test_a_working_folder_on_the_path_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "path", ["/elsewhere", "/"])
+    import_app_module("clients")
+    assert sys.path == [str(ROOT), "/elsewhere", "/"]
+
+
+def test_another_package_of_the_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "clients", ModuleType("clients"))
+    with pytest.raises(FedfuseError, match=r"expected fedfuse's own package clients in .*, got"):
+        import_app_module("clients.app")

@@ -1,4 +1,7 @@
-"""The three packages import from a Flower app bundle, an editable install and a wheel."""
+"""The three packages import from a Flower app bundle, an editable install and a wheel.
+
+A wheel brings one name into site-packages, and runs in a folder full of a user's own names.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,25 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from flwr.common.constant import FAB_MAX_SIZE
 
 from fedfuse.flower.app_bundle import PACKAGES, default_run_config
+from tests.federations import FAST, about
+from tests.federations import tiny_builtin as tiny_builtin
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # Imports every package that there is, so that none is missing; says where they come from.
 IMPORT = """
 import importlib, json, pkgutil, sys
+from fedfuse.flower.app_bundle import import_app_module
 places = {}
 for name in ("fedfuse", "strategies", "clients"):
-    package = importlib.import_module(name)
+    package = (importlib.import_module if name == "fedfuse" else import_app_module)(name)
     places[name] = str(package.__path__[0])
     for part in pkgutil.iter_modules(package.__path__, name + "."):
         if part.ispkg:
@@ -44,19 +51,31 @@ print(json.dumps([str(app), default_run_config(app), len(bundle)]))
 """
 
 
-def run_python(python: str, code: str, folder: Path) -> str:
+# What may lie in a user's working folder: names that the app or this checkout has too.
+OWN_FILES = {
+    "strategies/__init__.py": "raise SystemExit('the working folder came first')",
+    "clients.py": "raise SystemExit('the working folder came first')",
+    "experiments/__init__.py": "raise SystemExit('the working folder came first')",
+    "own.py": "from strategies.fedmkt import FedMKT\n\nclass Own(FedMKT):\n    pass\n",
+}
+
+
+def run(command: Sequence[str | Path], folder: Path) -> str:
     """The last line that a program prints, run in a folder and without this environment's paths."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "FLWR"))}
-    done = subprocess.run(
-        [python, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout.splitlines()[-1]
 
 
+def run_python(python: str, code: str, folder: Path) -> str:
+    """As ``run``, for a program given as text."""
+    return run([python, "-c", code], folder)
+
+
 def package_files() -> set[str]:
-    """The files of the three packages, as paths from the root."""
-    files = (file for package in PACKAGES for file in (ROOT / package).rglob("*.*"))
+    """The modules of the three packages, as paths from the root."""
+    files = (file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
     return {str(file.relative_to(ROOT)) for file in files if "__pycache__" not in file.parts}
 
 
@@ -113,17 +132,80 @@ def test_an_editable_install(environment: tuple[str, Path], tmp_path: Path) -> N
     assert size < FAB_MAX_SIZE
 
 
-def test_a_wheel(environment: tuple[str, Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    return build("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+def install(wheel: Path, packages: Path) -> None:
+    """Install a wheel alone into a folder of packages."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*pip, packages, wheel], check=True)
+
+
+def test_a_wheel(wheel: Path, environment: tuple[str, Path], tmp_path: Path) -> None:
     python, packages = environment
-    with zipfile.ZipFile(build("wheel", tmp_path)) as wheel:
-        names = set(wheel.namelist())
-        assert {"fedfuse/_app/pyproject.toml", *package_files()} <= names
-        assert not [name for name in names if name.startswith(("tests", "experiments"))]
-        wheel.extractall(packages)
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    apps = {f if f.startswith("fedfuse") else f"fedfuse/_app/{f}" for f in package_files()}
+    assert {"fedfuse/_app/pyproject.toml", "fedfuse/py.typed", *apps} <= names
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"fedfuse"}
+    assert not [name for name in names if "__pycache__" in name]
+    install(wheel, packages)
     places = json.loads(run_python(python, IMPORT, tmp_path))
-    assert places == {name: str(packages / name) for name in places}
+    inside = packages / "fedfuse" / "_app"
+    assert places == {
+        "fedfuse": str(packages / "fedfuse"),
+        "strategies": str(inside / "strategies"),
+        "clients": str(inside / "clients"),
+    }
     app, config, size = json.loads(run_python(python, APP, tmp_path))
-    assert Path(app) not in (ROOT, packages)
+    assert ROOT not in (Path(app), *Path(app).parents)
+    assert packages not in Path(app).parents
     assert not Path(app).exists()  # Removed when Python left.
     assert size < FAB_MAX_SIZE
     assert config == default_run_config(ROOT)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--in-process"], id="in process"),
+        pytest.param([], id="Ray", marks=pytest.mark.slow),
+    ],
+)
+def test_a_wheel_runs_beside_a_users_own_names(
+    wheel: Path,
+    environment: tuple[str, Path],
+    tiny_builtin: dict[str, Path],
+    tmp_path: Path,
+    options: list[str],
+) -> None:
+    python, packages = environment
+    install(wheel, packages)
+    for script in Path(sysconfig.get_path("scripts")).glob("fl*"):  # flwr, flower-superlink, ...
+        code = script.read_text().partition("\n")[2]
+        (Path(python).parent / script.name).write_text(f"#!{python}\n{code}")
+        (Path(python).parent / script.name).chmod(0o755)
+    folder = tmp_path / "work"
+    for name, text in OWN_FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    keys = {
+        **FAST,
+        "strategy": "own:Own",
+        "server.model": tiny_builtin["server"],
+        "clients.model": tiny_builtin["gpt2"],
+        "baselines": "false",
+        "rounds": 1,
+        "name": "beside",
+    }
+    sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
+    # As a module: unlike the script fedfuse, that puts the working folder first on the path.
+    command = [python, "-m", "fedfuse.cli", "simulate", "--clients", "2", *sets, *options]
+    assert run(command, folder) == f"report: {folder / 'runs' / 'beside' / 'report.html'}"
+    run_info = about(folder / "runs" / "beside")
+    assert run_info["status"] == "finished"
+    assert run_info["config"]["strategy"] == "own:Own"
