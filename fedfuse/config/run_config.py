@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from fedfuse.config.feddtpt import BlackBoxConfig, PromptsConfig
 from fedfuse.config.fields import between, one_of, text
+from fedfuse.config.renamed import renamed
 from fedfuse.config.sections import (
     ClientDistillConfig,
     DataConfig,
@@ -120,7 +121,7 @@ def fill(default: C, given: Mapping[str, Any], name: str) -> C:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             # Somebody may have put the service's key there.
             shown = "" if key.startswith("black-box.") else f" = {given[key]!r}"
-            errors.append(f"{key}{shown}: no such key{hint}")
+            errors.append(renamed(key, given[key]) or f"{key}{shown}: no such key{hint}")
     config: C = _build(type(default), default, "", given, errors)
     if errors:
         raise FedfuseError(f"the {name} is refused:\n  " + "\n  ".join(errors))
@@ -177,8 +178,10 @@ def _build(
 def _value(key: str, value: Any, kind: type, metadata: Mapping[str, Any], errors: list[str]) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
+    if old := renamed(key, value):
+        errors.append(old)
     # bool is a subclass of int, so types are compared exactly.
-    if type(value) is not kind:
+    elif type(value) is not kind:
         errors.append(f"{key} = {value!r}: is {type(value).__name__}, allowed: {kind.__name__}")
     elif "check" in metadata and not metadata["check"](value):
         shown = "" if "hidden" in metadata else f" = {value!r}"

@@ -1,0 +1,14 @@
+"""Run config keys and values of earlier versions: each is refused, and its successor named."""
+
+from __future__ import annotations
+
+# Dotted key to dotted key, or "key=value" to "key=value" where only a value was renamed.
+RENAMED_KEYS: dict[str, str] = {}
+
+
+def renamed(key: str, value: object) -> str:
+    """Error for a key, or a value of a key, that was renamed; empty for any other."""
+    for old in (f"{key}={value}", key):
+        if old in RENAMED_KEYS:
+            return f"{old} was renamed: expected {RENAMED_KEYS[old]}, got {old}"
+    return ""
