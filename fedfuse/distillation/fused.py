@@ -15,7 +15,7 @@ and its logits are forgotten. That the gradient is formed in the forward pass, u
 arrives in the backward pass, follows Hsu et al., "Liger Kernel", arXiv 2410.10989 (fused linear
 cross-entropy).
 
-On a GPU the same code runs with larger chunks, and ``distillation.kernels`` for what is not a
+On a GPU the same code runs with larger chunks, and ``models.kernels`` for what is not a
 matrix product. Cut Cross-Entropy (Wijmans et al., arXiv 2411.09009) and Liger Kernel do not fit:
 they give the loss of one token a row, from which only the log-sum-exp of the whole vocabulary could
 be had, not that of the tokens outside the k (their difference loses a small tail to rounding), and
@@ -25,9 +25,6 @@ kernels have been, in Triton's interpreter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -38,6 +35,7 @@ from torch.autograd.function import once_differentiable
 from fedfuse.config.training import PLAIN, Comparison
 from fedfuse.distillation.loss import SparseTargets, kept_indices, row_losses
 from fedfuse.models.head import Head, rows_per_chunk
+from fedfuse.models.logsumexp import logsumexp_excluding_
 
 
 def fused_distillation_loss(
@@ -151,7 +149,7 @@ def _loss_and_gradient(
     slope = head.slope(logits)
     indices = kept_indices(label, teacher)  # [r, k]
     kept, label_score = logits.gather(1, indices), logits.gather(1, label[:, None])
-    outside, softmax_ = exclude_(logits, indices)
+    outside, softmax_ = logsumexp_excluding_(logits, indices)
 
     scores = [kept, outside, label_score[:, 0]]
     with torch.enable_grad():
@@ -164,38 +162,6 @@ def _loss_and_gradient(
     gradient.scatter_add_(1, indices, by_kept)
     gradient.scatter_add_(1, label[:, None], by_label[:, None])
     return loss.detach(), gradient if slope is None else gradient.mul_(slope)
-
-
-def exclude_(
-    logits: Float[Tensor, "rows vocab"], indices: Int64[Tensor, "rows k"]
-) -> tuple[Float[Tensor, " rows"], Callable[[Tensor], Tensor]]:
-    """What is outside some tokens of each row, in the memory of the logits.
-
-    Returns:
-        ``[R]`` log-sum-exp of the others' logits, -inf where there are none; and a function that
-        turns the logits into the others' softmax (0 for the tokens themselves) times a factor
-        ``[R]``, ``[R, V]``. It can be called once.
-    """
-    logits.scatter_(1, indices, -torch.inf)
-    if logits.dtype == torch.float32 and has_kernels(logits.device.type):
-        from fedfuse.distillation import kernels
-
-        outside = kernels.logsumexp(logits)
-        return outside, lambda factor: kernels.softmax_(logits, outside, factor)
-    limits = torch.finfo(logits.dtype)
-    largest = logits.amax(1, keepdim=True).clamp_min(limits.min)  # [r, 1]
-    others = logits.sub_(largest).exp_()
-    mass = others.sum(1, keepdim=True)  # [r, 1]
-    return (
-        (mass.log() + largest)[:, 0],
-        lambda factor: others.mul_(factor[:, None] / mass.clamp_min(limits.tiny)),
-    )
-
-
-@cache
-def has_kernels(device: str) -> bool:
-    """Whether there are faster kernels for a kind of device."""
-    return device == "cuda" and find_spec("triton") is not None
 
 
 def _add(

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import nn
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.interference import paired_noise
-from fedfuse.models.forward import logits_in_chunks
-from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
+from fedfuse.models.forward import label_logits
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
-
-# Tokens in one forward pass of a model that is only scored, padding included. More of them leave
-# the caches of a CPU; a GPU needs more to be busy. (The latter is not measured.)
-MAX_TOKENS = {"cpu": 2_048, "cuda": 16_384}
-
 
 # Label loss of each test sample, nats, summed over its answer.
 SampleNLL = Float64[ndarray, " samples"]
@@ -43,27 +38,6 @@ class Score:
     accuracy: float | None
     samples: int
     noise: float | None = None
-
-
-@torch.no_grad()
-def label_logits(
-    model: nn.Module,
-    data: TokenizedDataset,
-    vocab_size: int,
-    autocast: str = "none",
-) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
-    """The model's logits on every label row of a data set, some rows at a time, in float32.
-
-    Args:
-        model: a causal LM.
-        data: what is scored, the short samples first.
-        vocab_size: size of the tokenizer's vocabulary.
-        autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    for batch in data.in_order(MAX_TOKENS.get(device.type, MAX_TOKENS["cpu"]), device):
-        yield from logits_in_chunks(model, batch, vocab_size, autocast)
 
 
 def sample_nll(

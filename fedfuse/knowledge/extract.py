@@ -14,11 +14,10 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from fedfuse.data.sampling import parts_by_length
-from fedfuse.distillation.fused import exclude_
-from fedfuse.evaluation.scoring import MAX_TOKENS, label_logits
 from fedfuse.knowledge.contexts import per_byte, with_prompts
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.models.forward import logits_in_chunks
+from fedfuse.models.forward import label_logits, logits_in_chunks, tokens_per_pass
+from fedfuse.models.logsumexp import logsumexp_excluding_
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 
 # The rows of a chunk, and ``[rows, vocab]``.
@@ -56,7 +55,7 @@ def _all_logits(
     model: nn.Module, data: TokenizedDataset, device: torch.device, autocast: str
 ) -> Iterator[Logits]:
     """On label rows and prompts."""
-    for which in parts_by_length(data.lengths, MAX_TOKENS.get(device.type, MAX_TOKENS["cpu"])):
+    for which in parts_by_length(data.lengths, tokens_per_pass(device)):
         batch = with_prompts(data, which, device)
         yield from logits_in_chunks(model, batch, data.tokenizer.vocab_size, autocast)
 
@@ -87,7 +86,7 @@ def _collect(chunks: Iterable[Logits], data: TokenizedDataset, k: int) -> Knowle
         label = logits.gather(1, batch.label[:, None])
         # What is left is summed over the others, not 1 - mass, which loses a small rest to
         # rounding. That overwrites the logits: a chunk of them is all that there ever is.
-        rest = exclude_(logits, chosen)[0][:, None]  # [rows, 1]
+        rest = logsumexp_excluding_(logits, chosen)[0][:, None]  # [rows, 1]
         everything = torch.logaddexp(top.logsumexp(1, keepdim=True), rest)  # [rows, 1]
         indices[batch.index] = chosen.cpu().numpy()
         logprobs[batch.index] = (top - everything).cpu().numpy()

@@ -11,7 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedfuse.models.head import Head, accepts, base_of, find_head, hidden_states, rows_per_chunk
-from fedfuse.tokenizers.dataset import Batch
+from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
+
+# Tokens in one forward pass of a model that is only scored, padding included. More of them leave
+# the caches of a CPU; a GPU needs more to be busy. (The latter is not measured.)
+TOKENS_PER_PASS = {"cpu": 2_048, "cuda": 16_384}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,32 @@ def logits_in_chunks(
     for start in range(0, len(states.hidden), size):
         rows = slice(start, start + size)
         yield batch.part(rows), states.head.logits(states.hidden[rows])
+
+
+@torch.no_grad()
+def label_logits(
+    model: nn.Module,
+    data: TokenizedDataset,
+    vocab_size: int,
+    autocast: str = "none",
+) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
+    """The model's logits on every label row of a data set, some rows at a time, in float32.
+
+    Args:
+        model: a causal LM.
+        data: what is scored, the short samples first.
+        vocab_size: size of the tokenizer's vocabulary.
+        autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    for batch in data.in_order(tokens_per_pass(device), device):
+        yield from logits_in_chunks(model, batch, vocab_size, autocast)
+
+
+def tokens_per_pass(device: torch.device) -> int:
+    """Most tokens of a forward pass without gradients, padding included."""
+    return TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cpu"])
 
 
 def mixed_precision(batch: Batch, autocast: str) -> AbstractContextManager[object]:

@@ -13,10 +13,10 @@ from fedfuse.builtin.models import is_builtin, model_folder
 from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.config.sections import ModelConfig, PhaseConfig
 from fedfuse.data.sample import Sample
-from fedfuse.evaluation.scoring import MAX_TOKENS
 from fedfuse.factory.models import load_splits
 from fedfuse.models.causal_lm import LoraSettings
 from fedfuse.models.dry_run import ModelNeeds, dry_run
+from fedfuse.models.forward import TOKENS_PER_PASS
 from fedfuse.models.loading import load_tokenizer, resolve_device
 from fedfuse.simulation.memory_plan import Plan, check_gpu, plan_memory
 from fedfuse.tokenizers.dataset import TokenizedDataset
@@ -147,7 +147,7 @@ def _needs(
         lora=lora,
         samples=together,
         length=length,
-        scored=max(1, min(scored, MAX_TOKENS["cpu"] // length)),
+        scored=max(1, min(scored, TOKENS_PER_PASS["cpu"] // length)),
         vocab_size=tokenizer.vocab_size,
         gradient_checkpointing=model.gradient_checkpointing,
         quantization="" if model.quantization == "none" else model.quantization,

@@ -12,8 +12,9 @@ import torch
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation import scoring
-from fedfuse.evaluation.scoring import Evaluator, label_logits, sample_nll
+from fedfuse.evaluation.scoring import Evaluator, sample_nll
+from fedfuse.models import forward
+from fedfuse.models.forward import label_logits
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]
@@ -122,7 +123,7 @@ def test_a_domain_with_nothing_to_score_is_refused(tiny: Make) -> None:
 def test_logits_come_without_gradients_and_leave_the_mode_alone(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(scoring.MAX_TOKENS, "cpu", 30)
+    monkeypatch.setitem(forward.TOKENS_PER_PASS, "cpu", 30)
     model = tiny("gpt2")
     model.model.train()
     for batch, logits in label_logits(model.model, model.encode(TEST), 300):
@@ -143,7 +144,7 @@ def test_batches_do_not_matter(
     data, vocab = model.encode(public), model.tokenizer.vocab_size
     found = []
     for max_tokens, batches in ((1, len(public)), (60, None), (9999, 1)):
-        monkeypatch.setitem(scoring.MAX_TOKENS, "cpu", max_tokens)
+        monkeypatch.setitem(forward.TOKENS_PER_PASS, "cpu", max_tokens)
         seen = [batch for batch, _ in label_logits(model.model, data, vocab)]
         assert batches in (None, len(seen))
         found.append(sample_nll(model.model, data, vocab))

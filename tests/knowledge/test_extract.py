@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.evaluation.scoring import MAX_TOKENS, sample_nll
+from fedfuse.evaluation.scoring import sample_nll
 from fedfuse.knowledge.contexts import context_losses
 from fedfuse.knowledge.extract import extract, extract_with_contexts
+from fedfuse.models.forward import TOKENS_PER_PASS
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]
@@ -117,7 +118,7 @@ def test_chunks_and_batches_do_not_matter(
     data = model.encode(public)
     whole = extract(model.model, data, 5)
     monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda vocab, device: 3)
-    monkeypatch.setitem(MAX_TOKENS, "cpu", 50)
+    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 50)
     pieces = extract(model.model, data, 5)
     np.testing.assert_array_equal(pieces.indices, whole.indices)
     for name in ("logprobs", "tail_logprob", "label_logprob"):
@@ -187,7 +188,7 @@ def test_prompts_in_the_same_pass(
     if not with_head:
         monkeypatch.setattr("fedfuse.models.forward.label_row_states", lambda *_: None)
     monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda vocab, device: 7)
-    monkeypatch.setitem(MAX_TOKENS, "cpu", 60)
+    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 60)
     knowledge, losses = extract_with_contexts(who.model, data, 5)
     right = extract(who.model, data, 5)
     for name in ("indices", "logprobs", "tail_logprob", "label_logprob"):
