@@ -21,6 +21,7 @@ from numpy import ndarray
 from fedfuse.config.run_config import RunConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
+from fedfuse.simulation.memory_plan import Plan
 from fedfuse.tracking.checkpoints import Checkpoint, strip_prefix
 from fedfuse.tracking.run_writer import RunWriter
 from strategies.client_registry import ClientInfo, ClientRegistry
@@ -63,12 +64,7 @@ class BaseStrategy(Strategy):
 
     Args:
         session: config, run folder, and what the strategy needs besides.
-
-    Attributes:
-        tunes_prompts: whether clients search prompts for a black box, or train models.
     """
-
-    tunes_prompts = False
 
     def __init__(self, session: OpenRun) -> None:
         self.session = session
@@ -80,6 +76,38 @@ class BaseStrategy(Strategy):
     @abstractmethod
     def open(config: RunConfig) -> OpenRun:
         """The session that the strategy needs."""
+
+    # --- Before anything starts ------------------------------------------------------------------
+
+    @classmethod
+    def models(cls, config: RunConfig, clients: int) -> list[str]:
+        """Base models of the server and of each client, built or fetched before the run."""
+        return []
+
+    @classmethod
+    def check_inputs(cls, config: RunConfig, clients: int) -> None:
+        """Check devices, models and data of a run without loading a model.
+
+        Raises:
+            FedfuseError: for data that cannot be split, or models that do not exist.
+        """
+
+    @classmethod
+    def plan_memory(
+        cls, config: RunConfig, clients: int, at_once: int, gpus_per_client: float
+    ) -> Plan | None:
+        """Peak memory of a simulation on this machine; None where it is too small to plan.
+
+        Args:
+            config: the run config.
+            clients: their number.
+            at_once: how many of them run at the same time.
+            gpus_per_client: share of a GPU for each; with 0 they see none.
+
+        Raises:
+            NeedsUnknown: for a model whose memory is not known before it runs.
+        """
+        return None
 
     # --- Hooks of the registration ----------------------------------------------------------------
 

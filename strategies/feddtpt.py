@@ -23,6 +23,7 @@ from flwr.serverapp import Grid
 from numpy import ndarray
 
 from fedfuse.config.run_config import RunConfig
+from fedfuse.factory.feddtpt import check_prompt_inputs, prompt_models
 from fedfuse.feddtpt.next_prompt import AggregationResult, next_prompt
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from fedfuse.flower import messages
@@ -49,7 +50,6 @@ class FedDTPT(BaseStrategy):
         paid: queries of the clients' searches so far.
     """
 
-    tunes_prompts = True
     session: FedDTPTState
 
     def __init__(self, session: FedDTPTState) -> None:
@@ -58,6 +58,16 @@ class FedDTPT(BaseStrategy):
         self.tuned: dict[str, TunedPrompt] = {}
         self.paid = 0
         self._test = 0.0
+
+    @classmethod
+    def models(cls, config: RunConfig, clients: int) -> list[str]:
+        """The masked language model, and the black box unless it is a service."""
+        return prompt_models(config)
+
+    @classmethod
+    def check_inputs(cls, config: RunConfig, clients: int) -> None:
+        """Check devices, models and examples of a run without loading a model."""
+        check_prompt_inputs(config, clients)
 
     @staticmethod
     def open(config: RunConfig) -> FedDTPTState:

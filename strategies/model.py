@@ -12,7 +12,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedfuse.config.run_config import RunConfig
+from fedfuse.factory.models import base_models, check_inputs
 from fedfuse.flower import messages
+from fedfuse.simulation.memory_plan import Plan
+from fedfuse.simulation.run_memory import plan_simulation
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from strategies.base import FEDERATED, ZERO_SHOT, BaseStrategy
 from strategies.baselines import client_baselines, server_baselines
@@ -38,6 +41,23 @@ class ModelStrategy(BaseStrategy):
     def __init__(self, session: ServerState) -> None:
         super().__init__(session)
         self.tokenizers: dict[int, TextTokenizer] = {}
+
+    @classmethod
+    def models(cls, config: RunConfig, clients: int) -> list[str]:
+        """Base models of the server and of each client."""
+        return base_models(config, clients)
+
+    @classmethod
+    def check_inputs(cls, config: RunConfig, clients: int) -> None:
+        """Check devices, models and data of a run without loading a model."""
+        check_inputs(config, clients)
+
+    @classmethod
+    def plan_memory(
+        cls, config: RunConfig, clients: int, at_once: int, gpus_per_client: float
+    ) -> Plan | None:
+        """Peak memory of a simulation on this machine; models must be built."""
+        return plan_simulation(config, clients, at_once, gpus_per_client)
 
     @staticmethod
     def open(config: RunConfig) -> ServerState:

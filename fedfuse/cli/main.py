@@ -19,7 +19,7 @@ from fedfuse.cli.inspect import inspect
 from fedfuse.cli.node import keys, node
 from fedfuse.cli.status import status
 from fedfuse.config.feddtpt import BlackBoxConfig
-from fedfuse.config.run_config import RunConfig, Scalar, flatten, model_of_partition, parse
+from fedfuse.config.run_config import RunConfig, Scalar, flatten, parse
 from fedfuse.config.sections import BUILTIN_DATA
 from fedfuse.data.records import local_path, looks_like_path
 from fedfuse.errors import FedfuseError
@@ -69,7 +69,7 @@ def simulate(
     else:
         resolved = parse(read_config(config, sets or []))
     check_inputs(resolved, clients)
-    build_models(models_of(resolved, clients))
+    build_models(_strategy(resolved).models(resolved, clients))
     resolved = absolute_paths(resolved)
     folder = resume.resolve() if resume else free_folder(Path(resolved.output), resolved.name)
     flat = flatten(replace(resolved, name=folder.name))
@@ -159,28 +159,12 @@ def absolute_paths(config: RunConfig) -> RunConfig:
     )
 
 
-def models_of(config: RunConfig, clients: int) -> list[str]:
-    """The base models of the server and of each client, or those that a prompt is tuned with."""
-    if _tunes_prompts(config.strategy):
-        from fedfuse.factory.feddtpt import prompt_models
-
-        return prompt_models(config)
-    return [
-        config.server.model,
-        *(model_of_partition(config.clients.model, number) for number in range(clients)),
-    ]
-
-
 def check_inputs(config: RunConfig, clients: int) -> None:
     """Refuse what cannot work before any model is built or process started.
 
     Raises:
         FedfuseError: for data that cannot be split, models that do not exist, too few clients.
     """
-    import torch
-
-    from fedfuse.factory.models import check_model, load_splits
-    from fedfuse.models.loading import quantization_options, resolve_device
     from fedfuse.tracking.run_writer import free_folder
 
     if clients < config.min_clients:
@@ -188,20 +172,7 @@ def check_inputs(config: RunConfig, clients: int) -> None:
             f"min-clients = {config.min_clients}: allowed: at most the number of clients, {clients}"
         )
     free_folder(Path(config.output).expanduser(), config.name)
-    if _tunes_prompts(config.strategy):
-        from fedfuse.factory.feddtpt import check_prompt_inputs
-
-        for device in (config.server.device, config.clients.device):
-            resolve_device(device)
-        check_prompt_inputs(config, clients)
-        return
-    for model in (config.server, config.clients):
-        place = resolve_device(model.device)
-        if model.quantization != "none":
-            quantization_options(model.quantization, place, torch.float16)
-    for name in dict.fromkeys(models_of(config, clients)):
-        check_model(name)
-    load_splits(config.data, config.seed, clients)
+    _strategy(config).check_inputs(config, clients)
 
 
 def build_models(names: Iterable[str]) -> None:
@@ -220,15 +191,11 @@ def build_models(names: Iterable[str]) -> None:
         ensure(names, show, workers=min(4, os.cpu_count() or 1))
 
 
-def _tunes_prompts(name: str) -> bool:
-    """Whether a strategy tunes prompts, and not models.
-
-    Raises:
-        FedfuseError: when there is none of that name.
-    """
+def _strategy(config: RunConfig) -> Any:
+    """The strategy class that a run config names."""
     from fedfuse.flower.app_bundle import import_app_module
 
-    return bool(import_app_module("strategies.registry").find_strategy(name).tunes_prompts)
+    return import_app_module("strategies.registry").find_strategy(config.strategy)
 
 
 def _plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_address: str) -> None:
@@ -237,20 +204,19 @@ def _plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_ad
     from fedfuse.simulation import run_memory as memory
     from fedfuse.simulation.ray_cluster import find_nodes
 
-    if _tunes_prompts(config.strategy):  # small models and one service: nothing to plan
-        return
     if ray_address:
         at_once = sum(n.clients(cpus, gpus) for n in find_nodes(ray_address) if n.here)
         at_once = min(clients, at_once)
     else:
         at_once = memory.clients_at_once(clients, cpus, gpus, os.cpu_count() or 1)
     try:
-        plan = memory.plan_simulation(config, clients, at_once, gpus)
+        plan = _strategy(config).plan_memory(config, clients, at_once, gpus)
     except NeedsUnknown as error:
         console.print(f"no memory plan: {error}", markup=False, highlight=False, soft_wrap=True)
         return
-    console.print(memory.table(plan))
-    memory.check_machine(config, clients, plan, gpus)
+    if plan is not None:
+        console.print(memory.table(plan))
+        memory.check_machine(config, clients, plan, gpus)
 
 
 def _in_process(flat: dict[str, Scalar], clients: int) -> None:

@@ -24,6 +24,7 @@ from fedfuse.feddtpt.label_tasks import Example, Task
 from fedfuse.feddtpt.local_black_box import LocalModel
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.models.causal_lm import load_causal_lm
+from fedfuse.models.loading import resolve_device
 
 # Texts that a model in this process is given at a time.
 BATCH = 32
@@ -107,6 +108,8 @@ def check_prompt_inputs(config: RunConfig, clients: int) -> None:
         FedfuseError: for data that cannot be split, models that do not exist, a key that is not
             set.
     """
+    for device in (config.server.device, config.clients.device):
+        resolve_device(device)
     for name in prompt_models(config):
         check_model(name)
     if config.black_box.url:

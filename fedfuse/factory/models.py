@@ -11,10 +11,12 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.models import build, cache_root, is_builtin, recipe_of
 from fedfuse.builtin.text_world import World, WorldSize
-from fedfuse.config.run_config import RunConfig
+from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.config.sections import BUILTIN_DATA, DataConfig, KnowledgeConfig, ModelConfig
 from fedfuse.data.public_subset import turn
 from fedfuse.data.sample import Splits
@@ -22,7 +24,7 @@ from fedfuse.data.splits import build_splits, check_splits
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.models.causal_lm import LoraSettings, add_lora, load_causal_lm
-from fedfuse.models.loading import load_tokenizer
+from fedfuse.models.loading import load_tokenizer, quantization_options, resolve_device
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 
@@ -108,6 +110,27 @@ def check_model(name: str) -> None:
         recipe_of(name)
     else:
         load_tokenizer(name)
+
+
+def base_models(config: RunConfig, clients: int) -> list[str]:
+    """Base models of the server and of each client."""
+    names = (model_of_partition(config.clients.model, number) for number in range(clients))
+    return [config.server.model, *names]
+
+
+def check_inputs(config: RunConfig, clients: int) -> None:
+    """Check devices, models and data of a run without loading a model.
+
+    Raises:
+        FedfuseError: for data that cannot be split, or models that do not exist.
+    """
+    for model in (config.server, config.clients):
+        device = resolve_device(model.device)
+        if model.quantization != "none":
+            quantization_options(model.quantization, device, torch.float16)
+    for name in dict.fromkeys(base_models(config, clients)):
+        check_model(name)
+    load_splits(config.data, config.seed, clients)
 
 
 def public_of_round(

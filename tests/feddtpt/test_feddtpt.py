@@ -25,6 +25,7 @@ from fedfuse.feddtpt.meter import Retry
 from fedfuse.flower.messages import arrays_to_record
 from fedfuse.report.feddtpt import bytes_per_client_round, global_lines, prompt_rows
 from fedfuse.tracking.run import Run, read_run
+from strategies.feddtpt import FedDTPT
 from tests.feddtpt.endpoint import Odd, serve
 from tests.federations import about, lines
 from tests.prompt_federations import KEYS, forget, tune
@@ -359,7 +360,7 @@ def test_what_cannot_work_is_refused_before_it_begins(keys: dict[str, Any], why:
 def test_a_service_needs_no_model_of_ours(tmp_path: Path) -> None:
     given = {"strategy": "feddtpt", "black-box.url": "http://127.0.0.1:1/v1"}
     config = parse({**given, "black-box.model": "./org/model", "prompts.task": "./data"})
-    assert cli.models_of(config, 2) == ["builtin:masked-bert"]
+    assert FedDTPT.models(config, 2) == ["builtin:masked-bert"]
     (tmp_path / "data").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)

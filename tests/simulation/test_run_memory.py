@@ -140,7 +140,7 @@ def test_no_plan_is_no_reason_to_stop(
     def fails(*_: object) -> None:
         raise NeedsUnknown("model 'x': its memory cannot be told")
 
-    monkeypatch.setattr(memory, "plan_simulation", fails)
+    monkeypatch.setattr("strategies.model.plan_simulation", fails)
     cli._plan_memory(config(), 4, 1, 0.0, "")
     assert "no memory plan: model 'x'" in capsys.readouterr().err
     cli._plan_memory(config(strategy="feddtpt"), 4, 1, 0.0, "")
