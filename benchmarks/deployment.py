@@ -49,7 +49,7 @@ Lines = list[dict[str, Any]]
 class Run:
     """What a run wrote down, a line a message (with its seconds) and a line a measurement."""
 
-    ledger: Lines
+    messages: Lines
     metrics: Lines
 
 
@@ -109,7 +109,7 @@ def alone(config: Mapping[str, Any]) -> Run:
 
 def read(folder: Path) -> Run:
     """What is in a run folder."""
-    files = (folder / f"{name}.jsonl" for name in ("ledger", "metrics"))
+    files = (folder / f"{name}.jsonl" for name in ("messages", "metrics"))
     return Run(*([json.loads(line) for line in file.read_text().splitlines()] for file in files))
 
 
@@ -120,7 +120,7 @@ def seconds(run: Run) -> dict[str, list[float]]:
     installed, the model is loaded.
     """
     found: dict[str, list[float]] = {}
-    for line in run.ledger:
+    for line in run.messages:
         if line["client"] != "server" and line["round"] > 1:
             found.setdefault(line["phase"], []).append(line["seconds"])
     return found

@@ -112,7 +112,7 @@ def put_table(path: Path, table: str, name: str = "table") -> None:
 
 def traffic(run: Run) -> int:
     """Bytes of all messages of a run, both ways."""
-    return sum(line.sent_bytes + line.received_bytes for line in run.ledger)
+    return sum(line.sent_bytes + line.received_bytes for line in run.messages)
 
 
 def raw_cells(runs: Mapping[tuple[str, int], Run]) -> list[dict[str, Any]]:

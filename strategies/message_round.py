@@ -65,7 +65,7 @@ class ReplyStream(Iterator[Message]):
 
 
 class Exchange:
-    """Sends phases and keeps the ledger. Failed, late and repeated replies are counted, not
+    """Sends phases and writes messages.jsonl. Failed, late and repeated replies are counted, not
     trusted.
 
     Attributes:
@@ -94,7 +94,7 @@ class Exchange:
         """Send messages, wait for the replies, return those without an error, by client name.
 
         Args:
-            server_round: for the ledger.
+            server_round: of the run, for messages.jsonl.
             messages: at most one per node.
             meanwhile: work for the server while the clients are busy.
             minimum: good replies without which the run is given up.
@@ -117,7 +117,7 @@ class Exchange:
         """Send messages at once; the replies without an error come one by one, as they arrive.
 
         Args:
-            server_round: for the ledger.
+            server_round: of the run, for messages.jsonl.
             messages: at most one per node.
             greet: called with each good reply before it is written down: it may name its sender.
             minimum: good replies without which the run is given up, at the end of the phase.
@@ -149,7 +149,7 @@ class Exchange:
         """Note that a reply's content was no good."""
         client = self.name(node_id)
         log.warning("%s of client %s refused: %s", phase, client, error, extra={"client": client})
-        self._run.exchange(server_round, phase, self.name(node_id), error=f"refused: {error}")
+        self._run.message(server_round, phase, self.name(node_id), error=f"refused: {error}")
 
     def _receive(
         self,
@@ -192,7 +192,7 @@ class Exchange:
                 yield reply
 
     def _record(self, phase: Phase, node: int, reply: Message | None) -> bool:
-        """Write the ledger's line; whether the reply can be used."""
+        """Write the line of messages.jsonl; whether the reply can be used."""
         received, error = 0, None
         seconds = time.monotonic() - phase.started
         if reply is None:
@@ -204,7 +204,7 @@ class Exchange:
         if error:
             self._fail(phase, self.name(node), error, phase.sizes[node], received, seconds)
             return False
-        self._run.exchange(
+        self._run.message(
             phase.round,
             phase.name,
             self.name(node),
@@ -223,11 +223,11 @@ class Exchange:
         received_bytes: int = 0,
         seconds: float = 0.0,
     ) -> None:
-        """Write the ledger's line of a request without a good reply."""
+        """Write the line of messages.jsonl of a request without a good reply."""
         log.warning(
             "%s of client %s failed: %s", phase.name, client, error, extra={"client": client}
         )
-        self._run.exchange(
+        self._run.message(
             phase.round,
             phase.name,
             client,

@@ -82,7 +82,7 @@ class Rounds:
             arrays, metrics = strategy.aggregate_train(server_round, replies)
             deque(replies, maxlen=0)  # Whatever a strategy leaves out, every client is heard.
             seconds = time.monotonic() - started - replies.waited
-            strategy.session.run.exchange(server_round, "server.aggregate", SERVER, seconds=seconds)
+            strategy.session.run.message(server_round, "server.aggregate", SERVER, seconds=seconds)
             if arrays is not None:
                 result.arrays = arrays
             if metrics is not None:

@@ -327,7 +327,7 @@ def test_the_cost_of_a_message_is_what_is_not_work(
 ) -> None:
     def run(local: float, evaluate: float, loss: float = 1.0) -> deployment.Run:
         phases = {"train.local": local, "evaluate": evaluate, "server.aggregate": 50.0}
-        ledger = [
+        message_log = [
             {
                 "round": number,
                 "phase": phase,
@@ -338,7 +338,7 @@ def test_the_cost_of_a_message_is_what_is_not_work(
             for number in (0, 1, 2, 3)
             for phase, seconds in phases.items()
         ]
-        return deployment.Run(ledger, [{"loss": loss}])
+        return deployment.Run(message_log, [{"loss": loss}])
 
     monkeypatch.setattr(deployment, "alone", lambda config: run(2.0, 1.0))
     ways = {False: run(10.0, 9.0), True: run(4.0, 3.0)}

@@ -124,8 +124,10 @@ def test_the_results_have_their_frame(runs: dict[tuple[str, int], Run], tmp_path
         "accuracy": 0.6,
     }
     run = runs["default", 0]
-    ledger = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]
-    total = sum(line["sent_bytes"] + line["received_bytes"] for line in ledger)
+    message_log = [
+        json.loads(line) for line in (run.folder / "messages.jsonl").read_text().splitlines()
+    ]
+    total = sum(line["sent_bytes"] + line["received_bytes"] for line in message_log)
     assert found["wire_bytes"]["default-0"] == traffic(run) == total > 0
 
 

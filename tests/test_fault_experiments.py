@@ -46,11 +46,13 @@ def test_a_run_among_failures_loses_nothing(
     folder = tmp_path / f"chaos-{seed}"
     # The account would show it.
     place = next(p for f in fleets for p, fault in f.delivered.items() if not fault and p[0])
-    ledger = lines(folder, "ledger")
+    message_log = lines(folder, "messages")
     ours = [
-        x for x in ledger if (x["round"], x["phase"], x["client"]) == (*place[:2], str(place[2]))
+        x
+        for x in message_log
+        if (x["round"], x["phase"], x["client"]) == (*place[:2], str(place[2]))
     ]
-    write_lines(folder / "ledger.jsonl", [line for line in ledger if line not in ours])
+    write_lines(folder / "messages.jsonl", [line for line in message_log if line not in ours])
     found = lapses(folder, fleets)
     assert f"{place}: a valid reply was lost" in found
     assert any("messages" in lapse for lapse in found)

@@ -63,7 +63,7 @@ def test_a_killed_server_is_dead_though_nobody_reaps_it(tmp_path: Path) -> None:
             submit=lambda resume: submitted.append(resume),
         )
         (tmp_path / "config.json").write_text('{"status": "running"}')
-        write_lines(tmp_path / "ledger.jsonl", [{**LINE, "round": 1}])
+        write_lines(tmp_path / "messages.jsonl", [{**LINE, "round": 1}])
         play = processes.Play(machines, processes.Plan((), (1, 0.0), piggyback=False))  # type: ignore[arg-type]
         deadline = time.monotonic() + 20
         for _ in play._kill_server(1, 0.0):
@@ -87,19 +87,19 @@ def whole(
 
 
 def edited(whole: Path, to: Path, change: Callable[[dict[str, Any]], bool], error: str) -> Path:
-    """A copy of the run in whose ledger some lines have an error; with none, they are not there."""
+    """A copy of the run, some lines of messages.jsonl with an error; with none, they are gone."""
     shutil.copytree(whole, to)
-    ledger = [
+    message_log = [
         {**line, "error": error} if change(line) else line
-        for line in lines(whole, "ledger")
+        for line in lines(whole, "messages")
         if error or not change(line)
     ]
-    write_lines(to / "ledger.jsonl", ledger)
+    write_lines(to / "messages.jsonl", message_log)
     return to
 
 
 def last_of(client: str, whole: Path) -> dict[str, Any]:
-    return [line for line in lines(whole, "ledger") if line["client"] == client][-1]
+    return [line for line in lines(whole, "messages") if line["client"] == client][-1]
 
 
 def test_all_is_well(whole: Path) -> None:
@@ -107,10 +107,10 @@ def test_all_is_well(whole: Path) -> None:
 
 
 def test_a_failure_needs_an_excuse(whole: Path, tmp_path: Path) -> None:
-    ledger = lines(whole, "ledger")
-    mine = [n for n, line in enumerate(ledger) if line["client"] == "1"]
+    message_log = lines(whole, "messages")
+    mine = [n for n, line in enumerate(message_log) if line["client"] == "1"]
     at = mine[2]
-    folder = edited(whole, tmp_path / "run", lambda line: line == ledger[at], "no reply")
+    folder = edited(whole, tmp_path / "run", lambda line: line == message_log[at], "no reply")
     [found] = lapses(folder, 3, [])
     assert found.endswith("client 1 was well: no reply")
     # Not one of somebody else, of before it, or of after it was heard again.
@@ -133,7 +133,7 @@ def test_every_phase_needs_a_line(whole: Path, tmp_path: Path) -> None:
     last = last_of("2", whole)
     same = [
         line
-        for line in lines(whole, "ledger")
+        for line in lines(whole, "messages")
         if all(line[key] == last[key] for key in ("round", "phase", "client"))
     ]
     folder = edited(whole, tmp_path / "one", lambda line: line in same, "")

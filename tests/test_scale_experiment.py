@@ -49,13 +49,13 @@ def test_a_run_that_lacks_a_client_is_no_result(recorded: Path, tmp_path: Path) 
     check_complete(read_run(recorded), 3)
     with pytest.raises(SystemExit, match=r"train\.local of round 1 lacks \['3'\]"):
         check_complete(read_run(recorded), 4)
-    ledger = lines(recorded, "ledger")
-    for line in ledger:
+    message_log = lines(recorded, "messages")
+    for line in message_log:
         if (line["phase"], line["client"]) == ("evaluate", "1"):
             line["error"] = "late"
     for name in ("config.json", "metrics.jsonl", "selection.jsonl"):
         (tmp_path / name).write_text((recorded / name).read_text())
-    write_lines(tmp_path / "ledger.jsonl", ledger)
+    write_lines(tmp_path / "messages.jsonl", message_log)
     with pytest.raises(SystemExit, match=r"evaluate of round 1 lacks \['1'\]"):
         check_complete(read_run(tmp_path), 3)
 

@@ -59,9 +59,9 @@ def test_messages_of_a_round_are_counted(tmp_path: Path, tiny_builtin: dict[str,
     keys = {"data__domains": 2, "data__partition": "iid", "baselines": False}
     run = read_run(federate(tmp_path, clients=2, **keys))
     found = of_run(run)
-    up = [x.received_bytes for x in run.ledger if x.phase == "train.local"]
+    up = [x.received_bytes for x in run.messages if x.phase == "train.local"]
     assert len(up) == 2 * run.rounds
     assert found["kilobytes_up"] == pytest.approx(mean(up) * 2 / 1000)
-    down = [x.sent_bytes for x in run.ledger if x.phase == "train.distill"]
+    down = [x.sent_bytes for x in run.messages if x.phase == "train.distill"]
     assert found["kilobytes_down"] == pytest.approx(mean(down) * 2 / 1000)
     assert found["server_excess"] > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedfuse.flower import messages
 from fedfuse.flower.piggyback import JOINT
-from fedfuse.tracking.records import Exchange
+from fedfuse.tracking.records import MessageLine
 from fedfuse.tracking.run import SERVER, Run, read_run
 
 
@@ -18,8 +18,8 @@ class Absence:
 
     Attributes:
         client: its name.
-        begin: lines of the ledger before.
-        end: lines of the ledger when it had handed over a reply again; None while it has not.
+        begin: lines of messages.jsonl before.
+        end: lines of messages.jsonl when it had handed over a reply again; None while it has not.
     """
 
     client: str
@@ -28,7 +28,7 @@ class Absence:
 
 
 def lapses(folder: Path, clients: int, absences: list[Absence]) -> list[str]:
-    """Nothing, if all is well: the run is finished, every adapter saved, the ledger complete, and
+    """Nothing, if all is well: the run is finished, every adapter saved, every message noted, and
     every reply of a client that was well was heard and used.
     """
     run, names = read_run(folder), [str(number) for number in range(clients)]
@@ -37,7 +37,7 @@ def lapses(folder: Path, clients: int, absences: list[Absence]) -> list[str]:
     found += [f"no adapter of {name}" for name in (SERVER, *names) if name not in adapters]
     found += _missing(run, names)
     for name in names:
-        mine = [(n, line) for n, line in enumerate(run.ledger) if line.client == name]
+        mine = [(n, line) for n, line in enumerate(run.messages) if line.client == name]
         found += _unheard(mine, [absence for absence in absences if absence.client == name])
         found += _unused(run, name, [line for _, line in mine])
     return found
@@ -51,10 +51,10 @@ def _missing(run: Run, names: list[str]) -> list[str]:
         name: min(
             (
                 number
-                for number, line in enumerate(run.ledger)
+                for number, line in enumerate(run.messages)
                 if line.client == name and line.phase == messages.REGISTER and not line.error
             ),
-            default=len(run.ledger),
+            default=len(run.messages),
         )
         for name in names
     }
@@ -63,7 +63,7 @@ def _missing(run: Run, names: list[str]) -> list[str]:
         for phase in phases:
             lines = [
                 (number, line.client)
-                for number, line in enumerate(run.ledger)
+                for number, line in enumerate(run.messages)
                 if (line.round, line.phase) == (server_round, phase)
             ]
             asked = {name for name in names if lines and known[name] < lines[0][0]}
@@ -73,7 +73,7 @@ def _missing(run: Run, names: list[str]) -> list[str]:
     return found
 
 
-def _unheard(mine: list[tuple[int, Exchange]], absences: list[Absence]) -> list[str]:
+def _unheard(mine: list[tuple[int, MessageLine]], absences: list[Absence]) -> list[str]:
     """Messages that failed although the client was well, and a client that never came back.
 
     What it hands over first may be late, so it is well again with the first reply that is heard
@@ -95,9 +95,9 @@ def _unheard(mine: list[tuple[int, Exchange]], absences: list[Absence]) -> list[
     ]
 
 
-def _unused(run: Run, name: str, mine: list[Exchange]) -> list[str]:
+def _unused(run: Run, name: str, mine: list[MessageLine]) -> list[str]:
     """Rounds whose every message the client answered, and in which it taught nobody."""
-    heard: dict[int, list[Exchange]] = defaultdict(list)
+    heard: dict[int, list[MessageLine]] = defaultdict(list)
     for line in mine:
         if line.phase in (messages.LOCAL, JOINT):
             heard[line.round].append(line)

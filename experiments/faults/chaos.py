@@ -41,13 +41,13 @@ def one(seed: int, output: Path) -> dict[str, object]:
     folder = output / f"chaos-{seed}"
     with patch("strategies.message_round.POLL_SECONDS", DEADLINE / 4):
         fleets = run_among(schedule, config, CLIENTS)
-    ledger = read_run(folder).ledger
+    message_log = read_run(folder).messages
     return {
         "seed": seed,
         "strategy": strategy,
         "faults": dict(sorted(scheduled(schedule).items())),
-        "messages": sum(line.sent_bytes > 0 for line in ledger),
-        "failed": sum(line.error is not None for line in ledger),
+        "messages": sum(line.sent_bytes > 0 for line in message_log),
+        "failed": sum(line.error is not None for line in message_log),
         "events": dict(sorted(events(folder).items())),
         "lapses": lapses(folder, fleets),
     }

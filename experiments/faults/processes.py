@@ -30,7 +30,7 @@ from experiments.frame import write_results
 from fedfuse.builtin.models import ensure
 from fedfuse.simulation.flwr_run import Workspace
 from fedfuse.tracking.json_fields import read_lines
-from fedfuse.tracking.records import Exchange, read_exchange
+from fedfuse.tracking.records import MessageLine, read_message
 from fedfuse.tracking.run import read_run
 
 CLIENTS = 3
@@ -115,7 +115,7 @@ class Play:
         plan: what goes wrong.
 
     Attributes:
-        absences: of clients, in lines of the ledger.
+        absences: of clients, in lines of messages.jsonl.
     """
 
     def __init__(self, machines: Machines, plan: Plan) -> None:
@@ -150,19 +150,19 @@ class Play:
         file = self._machines.folder / "config.json"
         return str(json.loads(file.read_text())["status"]) if file.exists() else ""
 
-    def ledger(self) -> list[Exchange]:
+    def message_log(self) -> list[MessageLine]:
         """What is written so far."""
-        file = self._machines.folder / "ledger.jsonl"
-        return read_lines(file, read_exchange) if file.exists() else []
+        file = self._machines.folder / "messages.jsonl"
+        return read_lines(file, read_message) if file.exists() else []
 
     def _round(self) -> int:
-        return max((line.round for line in self.ledger()), default=-1)
+        return max((line.round for line in self.message_log()), default=-1)
 
     def _suffer(self, fault: Fault) -> Iterator[None]:
         """Do it; yields until its time has come."""
         machine = self._machines.clients[fault.client]
         name = str(fault.client)
-        absence = Absence(name, len(self.ledger()))
+        absence = Absence(name, len(self.message_log()))
         if fault.kind == "late":
             self.absences.append(absence)
             yield from self._until_round(1)
@@ -170,7 +170,7 @@ class Play:
             while machine.received() < fault.message:
                 yield
             yield from _pause(fault.delay)
-            absence.begin = len(self.ledger())
+            absence.begin = len(self.message_log())
             self.absences.append(absence)
             if fault.kind == "frozen":
                 machine.send(signal.SIGSTOP)
@@ -189,7 +189,7 @@ class Play:
         while machine.sent() == sent and time.monotonic() < deadline:
             yield from _pause(RESTART_SECONDS)
             machine.tend()
-        absence.end = len(self.ledger())
+        absence.end = len(self.message_log())
 
     def _until_round(self, number: int) -> Iterator[None]:
         while self._round() < number:
@@ -236,10 +236,10 @@ def one(seed: int) -> dict[str, object]:
             "piggyback": plan.piggyback,
             "faults": [asdict(fault) for fault in plan.faults],
             "server killed": list(plan.kill) if plan.kill[0] else None,
-            "messages": sum(line.sent_bytes > 0 for line in run.ledger),
+            "messages": sum(line.sent_bytes > 0 for line in run.messages),
             "failed": [
                 [line.round, line.phase, line.client, line.error]
-                for line in run.ledger
+                for line in run.messages
                 if line.error
             ],
             "events": dict(sorted(Counter(event.event for event in run.events).items())),

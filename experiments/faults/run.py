@@ -102,7 +102,7 @@ def lapses(folder: Path, fleets: list[Fleet]) -> list[str]:
     adapters = {path.parent.parent.name for path in folder.rglob("adapter_model.safetensors")}
     heard = {str(c) for fleet in fleets for _, kind, c in fleet.delivered if kind == EVALUATE}
     found += [f"no adapter of {model}" for model in sorted({SERVER, *heard} - adapters)]
-    found += _ledger(run, fleets)
+    found += _message_log(run, fleets)
     for fleet in fleets:
         for place, fault in fleet.delivered.items():
             found += _reply(run, place, fault)
@@ -112,13 +112,13 @@ def lapses(folder: Path, fleets: list[Fleet]) -> list[str]:
 EVALUATE = messages.EVALUATE
 
 
-def _ledger(run: Run, fleets: list[Fleet]) -> list[str]:
+def _message_log(run: Run, fleets: list[Fleet]) -> list[str]:
     """A line for every message, and none for any other."""
     asked: Counter[tuple[int, str]] = Counter()
     for fleet in fleets:
         for (number, phase, _), times in fleet.asked.items():
             asked[number, phase] += times
-    written = Counter((line.round, line.phase) for line in run.ledger if line.sent_bytes)
+    written = Counter((line.round, line.phase) for line in run.messages if line.sent_bytes)
     return [
         f"round {number}, {phase}: {asked[number, phase]} messages, {written[number, phase]} lines"
         for number, phase in sorted(asked.keys() | written.keys())
@@ -130,7 +130,7 @@ def _reply(run: Run, place: Place, fault: str) -> list[str]:
     """What came of one reply: a valid one counts, no other does."""
     number, phase, client = place
     name = str(client)
-    lines = [x for x in run.ledger if (x.round, x.phase, x.client) == (number, phase, name)]
+    lines = [x for x in run.messages if (x.round, x.phase, x.client) == (number, phase, name)]
     good = [line for line in lines if line.error is None]
     refused = [line for line in lines if (line.error or "").startswith("refused")]
     if fault in HONEST and (refused or not good):

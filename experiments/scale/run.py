@@ -123,7 +123,7 @@ def check_complete(run: Run, clients: int) -> None:
         for phase in (LOCAL, DISTILL, EVALUATE):
             there = {
                 line.client
-                for line in run.ledger
+                for line in run.messages
                 if (line.round, line.phase, line.error) == (server_round, phase, None)
             }
             if there != everybody:

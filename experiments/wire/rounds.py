@@ -75,8 +75,8 @@ def summarize(runs: dict[tuple[str, int], Run], seeds: list[int]) -> dict[str, A
 def of_run(run: Run) -> dict[str, float]:
     """Excess over the entropy floor (nats a byte) and kilobytes of one round's messages."""
     phases = {
-        "kilobytes_up": sum(x.received_bytes for x in run.ledger if x.phase == "train.local"),
-        "kilobytes_down": sum(x.sent_bytes for x in run.ledger if x.phase == "train.distill"),
+        "kilobytes_up": sum(x.received_bytes for x in run.messages if x.phase == "train.local"),
+        "kilobytes_down": sum(x.sent_bytes for x in run.messages if x.phase == "train.distill"),
     }
     clients = [excess(measure(run, client, "federated")) for client in run.clients]
     return {

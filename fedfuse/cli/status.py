@@ -37,7 +37,7 @@ def status(
 
 def view(run: Run) -> Group:
     """Status and round, a line per participant, and what happened last."""
-    rounds, last = run.config.get("rounds", "?"), run.ledger[-1] if run.ledger else None
+    rounds, last = run.config.get("rounds", "?"), run.messages[-1] if run.messages else None
     head = Text.assemble(
         (shorten(run.title, 40), "bold"),
         ": ",
@@ -62,7 +62,7 @@ def view(run: Run) -> Group:
 
 def _row(run: Run, model: str) -> list[Text | str]:
     """Name, last loss, last good answer, traffic and failures of a participant."""
-    mine = [line for line in run.ledger if line.client == model]
+    mine = [line for line in run.messages if line.client == model]
     good = [line for line in mine if line.error is None]
     failed = len(mine) - len(good)
     curve = run.curve(model)

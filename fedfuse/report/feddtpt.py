@@ -148,7 +148,7 @@ def bytes_per_client_round(run: Run) -> float | None:
     """Mean bytes of a request to search and its reply."""
     sizes = [
         line.sent_bytes + line.received_bytes
-        for line in run.ledger
+        for line in run.messages
         if line.phase in ("train.local", "train.joint") and line.error is None
     ]
     return fmean(sizes) if sizes and run.prompts else None

@@ -221,8 +221,8 @@ worse beyond noise.</p>
   ~ " because the models do.") }}
 </section>
 {% endif %}
-{% if run.ledger %}
-<section id="ledger">
+{% if run.messages %}
+<section id="messages">
 <h2>Bytes and seconds</h2>
 {{ figure("traffic", "Serialized messages as the server sends and receives them. Round 0 is the"
   ~ " registration.") }}

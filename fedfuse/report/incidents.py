@@ -45,7 +45,7 @@ def event_rows(run: Run) -> list[EventRow]:
 def absences(run: Run) -> dict[str, list[int]]:
     """Rounds that a client was asked in and answered nothing of, by client."""
     asked: dict[tuple[str, int], bool] = {}
-    for item in run.ledger:
+    for item in run.messages:
         if item.client != SERVER:
             key = item.client, item.round
             asked[key] = asked.get(key, False) or item.error is None

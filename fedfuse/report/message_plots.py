@@ -148,18 +148,18 @@ def traffic(run: Run) -> Figure | None:
 def _phase_bytes(run: Run) -> dict[str, int]:
     """Bytes of each phase both ways, in the order in which the phases first came."""
     totals: dict[str, int] = {}
-    for exchange in run.ledger:
-        both = exchange.sent_bytes + exchange.received_bytes
-        totals[exchange.phase] = totals.get(exchange.phase, 0) + both
+    for message in run.messages:
+        both = message.sent_bytes + message.received_bytes
+        totals[message.phase] = totals.get(message.phase, 0) + both
     return totals
 
 
 def _round_bytes(run: Run, side: str) -> dict[int, dict[str, int]]:
     """``[round][phase]`` bytes of one direction."""
     rounds: dict[int, dict[str, int]] = {}
-    for exchange in run.ledger:
-        phases = rounds.setdefault(exchange.round, defaultdict(int))
-        phases[exchange.phase] += getattr(exchange, side)
+    for message in run.messages:
+        phases = rounds.setdefault(message.round, defaultdict(int))
+        phases[message.phase] += getattr(message, side)
     return rounds
 
 

@@ -93,14 +93,14 @@ def _gains(run: Run, pairs: dict[str, tuple[Measure, Measure]]) -> str:
 
 
 def _cost(run: Run) -> str:
-    if not run.ledger:
+    if not run.messages:
         return ""
-    sent = sum(exchange.sent_bytes for exchange in run.ledger)
-    received = sum(exchange.received_bytes for exchange in run.ledger)
-    seconds = sum(exchange.seconds for exchange in run.ledger)
+    sent = sum(message.sent_bytes for message in run.messages)
+    received = sum(message.received_bytes for message in run.messages)
+    seconds = sum(message.seconds for message in run.messages)
     text = (
         f"The exchange took {bytes_text(sent)} to the clients and {bytes_text(received)} back, "
-        f"and {seconds_text(seconds)} summed over {count(len(run.ledger), 'task')}"
+        f"and {seconds_text(seconds)} summed over {count(len(run.messages), 'task')}"
     )
     return f"{text}; {len(run.failures):,} of them failed." if run.failures else f"{text}."
 

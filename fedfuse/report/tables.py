@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fedfuse.report.formatting import bytes_text, change_text, loss_text, percent, seconds_text
-from fedfuse.tracking.records import Exchange
+from fedfuse.tracking.records import MessageLine
 from fedfuse.tracking.run import SERVER, Measure, Run
 
-# Text of an error that a table shows; the whole of it is in ledger.jsonl.
+# Text of an error that a table shows; the whole of it is in messages.jsonl.
 ERROR_LENGTH = 400
 
 
@@ -118,40 +118,40 @@ class CostRow:
 
 def cost_by_round(run: Run) -> list[CostRow]:
     """A row per round; round 0 is the registration."""
-    return _grouped(run, lambda exchange: str(exchange.round), str)
+    return _grouped(run, lambda line: str(line.round), str)
 
 
 def cost_by_phase(run: Run) -> list[CostRow]:
     """A row per phase, in the order in which they first came."""
-    return _grouped(run, lambda exchange: exchange.phase, str)
+    return _grouped(run, lambda line: line.phase, str)
 
 
 def cost_by_client(run: Run) -> list[CostRow]:
     """A row per client, and one for the server's own work."""
     rank = {model: place for place, model in enumerate((SERVER, *run.clients))}
-    rows = sorted(run.ledger, key=lambda exchange: rank.get(exchange.client, len(rank)))
-    return _grouped(run, lambda exchange: exchange.client, run.name, rows)
+    rows = sorted(run.messages, key=lambda line: rank.get(line.client, len(rank)))
+    return _grouped(run, lambda line: line.client, run.name, rows)
 
 
 def cost_in_all(run: Run) -> CostRow:
     """One row for the whole run."""
-    return _cost("in all", run.ledger)
+    return _cost("in all", run.messages)
 
 
 def _grouped(
     run: Run,
-    key: Callable[[Exchange], str],
+    key: Callable[[MessageLine], str],
     name: Callable[[str], str],
-    exchanges: list[Exchange] | None = None,
+    messages: list[MessageLine] | None = None,
 ) -> list[CostRow]:
-    groups: dict[str, list[Exchange]] = {}
-    for exchange in run.ledger if exchanges is None else exchanges:
-        groups.setdefault(key(exchange), []).append(exchange)
+    groups: dict[str, list[MessageLine]] = {}
+    for line in run.messages if messages is None else messages:
+        groups.setdefault(key(line), []).append(line)
     return [_cost(name(group), members) for group, members in groups.items()]
 
 
-def _cost(name: str, exchanges: Iterable[Exchange]) -> CostRow:
-    items = list(exchanges)
+def _cost(name: str, messages: Iterable[MessageLine]) -> CostRow:
+    items = list(messages)
     return CostRow(
         name,
         bytes_text(sum(item.sent_bytes for item in items)),

@@ -19,7 +19,7 @@ SERVER = "server"
 # Of the federation, and not of a baseline.
 STAGES = ("zero-shot", "federated")
 SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
-# How a ledger's error begins, and what the outcome is called.
+# How an error in messages.jsonl begins, and what the outcome is called.
 OUTCOMES = {"refused: ": "refused", "no reply within": "late", "not connected": "away"}
 
 
@@ -67,8 +67,8 @@ class Monitor:
         """
         if kind == "progress":
             self._progress(line)
-        elif kind == "ledger.jsonl":
-            self._exchange(line)
+        elif kind == "messages.jsonl":
+            self._message(line)
         elif kind == "events.jsonl":
             self._events.labels(line["event"], line["client"]).inc()
         elif kind == "metrics.jsonl" and line["model"] == SERVER and line["stage"] in STAGES:
@@ -83,7 +83,7 @@ class Monitor:
             self._saved.set(line["checkpoint"])
             self._checkpoints.inc()
 
-    def _exchange(self, line: Mapping[str, Any]) -> None:
+    def _message(self, line: Mapping[str, Any]) -> None:
         client, phase, error = line["client"], line["phase"], line["error"]
         if not error:
             self._seconds.labels(phase).observe(line["seconds"])
@@ -94,7 +94,7 @@ class Monitor:
 
 
 def outcome(error: str | None) -> str:
-    """What a line of the ledger says came of a message, in one word."""
+    """What a line of messages.jsonl says came of a message, in one word."""
     if error is None:
         return "ok"
     return next((word for start, word in OUTCOMES.items() if error.startswith(start)), "failed")

@@ -31,8 +31,8 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """A line of ledger.jsonl: one message, as the server sees it.
+class MessageLine:
+    """A line of messages.jsonl: one message, as the server sees it.
 
     ``sent_bytes`` went to the client, ``received_bytes`` came back; ``error`` is None when all went
     well.
@@ -116,12 +116,12 @@ def read_metric(models: Collection[str], domains: Collection[str], line: Fields)
     )
 
 
-def read_exchange(line: Fields) -> Exchange:
-    """Check and type a line of ledger.jsonl.
+def read_message(line: Fields) -> MessageLine:
+    """Check and type a line of messages.jsonl.
 
     Any client is allowed: one that failed to register has no model in config.json.
     """
-    return Exchange(
+    return MessageLine(
         round=line.integer("round"),
         phase=line.text("phase"),
         client=line.text("client"),

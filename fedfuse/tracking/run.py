@@ -26,15 +26,15 @@ from fedfuse.tracking.json_fields import Fields, clean, read_lines, read_object
 from fedfuse.tracking.records import (
     STAGES,
     Event,
-    Exchange,
     Fit,
     Lesson,
+    MessageLine,
     Metric,
     Verdict,
     read_event,
-    read_exchange,
     read_fit,
     read_lesson,
+    read_message,
     read_metric,
     read_verdict,
 )
@@ -77,7 +77,7 @@ class Run:
     floor_accuracy: dict[str, float]
     status: str
     metrics: list[Metric]
-    ledger: list[Exchange]
+    messages: list[MessageLine]
     lessons: list[Lesson]
     fits: list[Fit]
     verdicts: list[Verdict]
@@ -208,9 +208,9 @@ class Run:
         return Measure(0, loss, 0.0, accuracy)
 
     @property
-    def failures(self) -> list[Exchange]:
+    def failures(self) -> list[MessageLine]:
         """Messages that ended in an error."""
-        return [exchange for exchange in self.ledger if exchange.error is not None]
+        return [line for line in self.messages if line.error is not None]
 
     def _measure(self, metrics: list[Metric]) -> Measure:
         """The mean of one model's metrics in one round."""
@@ -264,7 +264,7 @@ def read_run(folder: Path | str) -> Run:
         floor_accuracy=floor_accuracy,
         status=fields.one_of("status", ("running", "finished", "failed")),
         metrics=read_lines(folder / "metrics.jsonl", partial(read_metric, models, domains)),
-        ledger=read_lines(folder / "ledger.jsonl", read_exchange),
+        messages=read_lines(folder / "messages.jsonl", read_message),
         lessons=read_lines(folder / "selection.jsonl", partial(read_lesson, models, domains)),
         fits=read_lines(folder / "selectors.jsonl", partial(read_fit, models)),
         verdicts=read_lines(folder / "verdicts.jsonl", partial(read_verdict, models)),

@@ -31,7 +31,7 @@ FINDINGS = (
     *("metrics.jsonl", "selection.jsonl", "selectors.jsonl", "verdicts.jsonl"),
     *("prompts.jsonl", "aggregations.jsonl"),
 )
-HISTORY = ("ledger.jsonl", "events.jsonl")
+HISTORY = ("messages.jsonl", "events.jsonl")
 Listener = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -158,7 +158,7 @@ class RunWriter:
             noise = {} if score.noise is None else {"noise": score.noise}
             self._append("metrics.jsonl", line | values | noise)
 
-    def exchange(
+    def message(
         self,
         server_round: int,
         phase: str,
@@ -169,9 +169,9 @@ class RunWriter:
         seconds: float = 0.0,
         error: str | None = None,
     ) -> None:
-        """One line in ledger.jsonl; ``sent`` is what the server sent, ``received`` what it got."""
+        """One line in messages.jsonl; bytes that the server sent, and got."""
         self._append(
-            "ledger.jsonl",
+            "messages.jsonl",
             {
                 "round": server_round,
                 "phase": phase,

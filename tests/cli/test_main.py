@@ -265,7 +265,7 @@ def test_a_simulation_with_ray(
     assert about(folder)["status"] == "finished"
     assert about(folder)["config"]["strategy"] == "own_selection:Own"
     assert {x["model"] for x in lines(folder, "metrics")} == {"server", "0", "1"}
-    assert all(x["error"] is None for x in lines(folder, "ledger"))
+    assert all(x["error"] is None for x in lines(folder, "messages"))
     assert (folder / "clients" / "1" / "adapter" / "adapter_model.safetensors").exists()
     assert traces.processes() == []
     assert traces.files() == []

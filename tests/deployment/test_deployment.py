@@ -40,7 +40,7 @@ def test_the_results_are_those_of_one_process(
         server__model=given["server.model"],
     )
     assert about(folder)["status"] == "finished"
-    assert not [line["error"] for line in lines(folder, "ledger") if line.get("error")]
+    assert not [line["error"] for line in lines(folder, "messages") if line.get("error")]
     here, there = lines(folder, "metrics"), lines(alone, "metrics")
     assert len(here) == len(there) > 0
     for one, other in zip(here, there, strict=True):

@@ -48,7 +48,7 @@ def write_folder(
     (folder / "config.json").write_text(json.dumps(config | overrides), encoding="utf-8")
     metrics = _metrics(ids, own, floors, rounds, stages, accuracy)
     write_lines(folder / "metrics.jsonl", metrics)
-    write_lines(folder / "ledger.jsonl", _ledger(ids, rounds, failing))
+    write_lines(folder / "messages.jsonl", _message_log(ids, rounds, failing))
     write_lines(folder / "selection.jsonl", _selection(ids, own, rounds, domains))
     write_lines(folder / "selectors.jsonl", _fits(ids, rounds))
     return folder
@@ -118,7 +118,7 @@ def _fits(ids: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def _ledger(ids: Sequence[str], rounds: int, failing: str | None) -> list[dict[str, Any]]:
+def _message_log(ids: Sequence[str], rounds: int, failing: str | None) -> list[dict[str, Any]]:
     lines = []
 
     def add(r: int, phase: str, client: str, sent: int, received: int, seconds: float) -> None:

@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
     @property
     def sections(self) -> set[str]:
-        known = {"results", "curves", "domains", "harm", "teachers", "selectors", "ledger"}
+        known = {"results", "curves", "domains", "harm", "teachers", "selectors", "messages"}
         return (known | {"failures", "settings"}) & self.text.keys()
 
 
@@ -85,10 +85,10 @@ def test_the_path_and_nothing_else_is_left(folder: Path, page: Page) -> None:
         "harm",
         "teachers",
         "selectors",
-        "ledger",
+        "messages",
         "settings",
     }
-    lines = {"metrics.jsonl", "ledger.jsonl", "selection.jsonl", "selectors.jsonl"}
+    lines = {"metrics.jsonl", "messages.jsonl", "selection.jsonl", "selectors.jsonl"}
     files = {"config.json", *lines, "report.html"}
     assert {path.name for path in folder.iterdir()} == files
 
@@ -122,10 +122,10 @@ def test_results(page: Page) -> None:
     assert "(own)" in cells
 
 
-def test_ledger_and_settings(page: Page) -> None:
-    ledger = [text.replace("\N{NO-BREAK SPACE}", " ") for text in page.text["ledger"]]
-    assert {"By client", "By phase", "By round", "server.distill", "5 min 07 s"} < set(ledger)
-    assert "failed" not in ledger
+def test_messages_and_settings(page: Page) -> None:
+    message_log = [text.replace("\N{NO-BREAK SPACE}", " ") for text in page.text["messages"]]
+    assert {"By client", "By phase", "By round", "server.distill", "5 min 07 s"} < set(message_log)
+    assert "failed" not in message_log
     settings = page.text["settings"]
     assert {"6467a4c", "builtin:opt", "2.8.0", "strategy", "fedmkt"} < set(settings)
 
@@ -153,7 +153,7 @@ def test_failures(hostile_page: Page) -> None:
     rows = hostile_page.text["failures"]
     assert rows[5:8] == [clean(HOSTILE["0"]), "train.local", "2, 3"]
     assert rows[8].startswith("RuntimeError: CUDA out of memory")
-    assert "failed" in hostile_page.text["ledger"]
+    assert "failed" in hostile_page.text["messages"]
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -194,7 +194,7 @@ def test_without_baselines(tmp_path: Path) -> None:
 
 def test_a_run_that_just_began(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, stages=(), status="running")
-    (folder / "ledger.jsonl").unlink()
+    (folder / "messages.jsonl").unlink()
     (folder / "selection.jsonl").unlink()
     (folder / "selectors.jsonl").unlink()
     page = Page(write_report(folder))

@@ -25,7 +25,7 @@ def event(number: int, kind: str, client: str = "1", detail: str = "") -> dict[s
 
 def test_absent_is_who_gave_no_good_reply_in_a_whole_round(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
-    ledger = [
+    message_log = [
         exchange(1, "train.local", "10", "late"),
         exchange(1, "evaluate", "10"),
         exchange(1, "train.local", "2", "not connected"),
@@ -35,7 +35,7 @@ def test_absent_is_who_gave_no_good_reply_in_a_whole_round(tmp_path: Path) -> No
         exchange(2, "evaluate", "77", "late"),
         exchange(2, "server.aggregate", "server", "broken"),
     ]
-    write_lines(folder / "ledger.jsonl", ledger)
+    write_lines(folder / "messages.jsonl", message_log)
     run = read_run(folder)
     assert absences(run) == {"2": [1, 3], "77": [2]}
     rows = absence_rows(run)

@@ -89,24 +89,24 @@ def test_who_comes_late_takes_part_from_then_on(
 
 
 @pytest.mark.parametrize("piggyback", [False, True])
-def test_who_is_away_when_a_run_goes_on_is_in_its_ledger(
+def test_who_is_away_when_a_run_goes_on_is_in_its_messages(
     piggyback: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server knows of it from before, by its name alone."""
     keys: dict[str, Any] = {**TWO, "clients": 2, "piggyback": piggyback}
     folder = cut_off(9 if piggyback else 15, tmp_path, monkeypatch, **keys)
-    before = len(lines(folder, "ledger"))
+    before = len(lines(folder, "messages"))
     # It is not there from the resumed server's first look at its nodes to the end of its round.
     among(monkeypatch, {}, {1: frozenset({0, 1})})
     federate(tmp_path, **keys, resume=str(folder))
-    ledger = lines(folder, "ledger")[before:]
-    begun = next(n for n, x in enumerate(ledger) if x["client"] == "1" and not x["error"])
-    assert ledger[begun]["phase"] == REGISTER
-    asked = [(x["round"], x["phase"]) for x in ledger[:begun] if x["client"] == "0"]
-    away = [(x["round"], x["phase"]) for x in ledger[:begun] if x["client"] == "1"]
+    message_log = lines(folder, "messages")[before:]
+    begun = next(n for n, x in enumerate(message_log) if x["client"] == "1" and not x["error"])
+    assert message_log[begun]["phase"] == REGISTER
+    asked = [(x["round"], x["phase"]) for x in message_log[:begun] if x["client"] == "0"]
+    away = [(x["round"], x["phase"]) for x in message_log[:begun] if x["client"] == "1"]
     assert away == [phase for phase in asked if phase[1] != REGISTER]
-    assert {x["error"] for x in ledger[:begun] if x["client"] == "1"} == {"not connected"}
-    assert [x for x in ledger[begun:] if x["error"]] == []
+    assert {x["error"] for x in message_log[:begun] if x["client"] == "1"} == {"not connected"}
+    assert [x for x in message_log[begun:] if x["error"]] == []
 
 
 def test_a_node_that_was_started_again_remembers(
@@ -168,7 +168,7 @@ def test_a_second_reply_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     twice = federate(tmp_path / "twice", **TWO)
     for name in ("metrics.jsonl", "selection.jsonl"):
         assert (twice / name).read_text() == (plain / name).read_text()
-    assert len(lines(twice, "ledger")) == len(lines(plain, "ledger"))
+    assert len(lines(twice, "messages")) == len(lines(plain, "messages"))
 
 
 def test_a_client_without_memory_says_so_and_stays_small(

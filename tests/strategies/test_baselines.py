@@ -81,7 +81,7 @@ def test_fedavg_averages_the_clients_adapters(tmp_path: Path) -> None:
 def test_fedavg_refuses_other_bases(tmp_path: Path) -> None:
     with pytest.raises(FedfuseError, match=r"train.local: 0 clients .* at least 2"):
         federate(tmp_path, **SHORT, strategy="fedavg-lora", clients__model="builtin:gpt2")
-    errors = [x["error"] for x in lines(tmp_path / "quickstart", "ledger") if x["error"]]
+    errors = [x["error"] for x in lines(tmp_path / "quickstart", "messages") if x["error"]]
     assert len(errors) == 2
     assert all("adapter state has 14 arrays and the adapter 8" in error for error in errors)
 
@@ -94,11 +94,11 @@ def test_llm2slm_teaches_the_clients_and_not_the_server(tmp_path: Path) -> None:
     for domain in about(folder)["domains"]:
         line = [x for x in measured if (x["model"], x["domain"]) == ("server", domain)]
         assert len({(x["loss"], x["accuracy"]) for x in line}) == 1
-    ledger = lines(folder, "ledger")
-    assert [x["client"] for x in ledger if x["phase"] == "train.distill"] == ["0", "1"] * 2
+    message_log = lines(folder, "messages")
+    assert [x["client"] for x in message_log if x["phase"] == "train.distill"] == ["0", "1"] * 2
     assert {x["direction"] for x in lines(folder, "selection")} == {"down"}
-    up = [x["received_bytes"] for x in ledger if x["phase"] == "train.local"]
-    down = [x["sent_bytes"] for x in ledger if x["phase"] == "train.distill"]
+    up = [x["received_bytes"] for x in message_log if x["phase"] == "train.local"]
+    down = [x["sent_bytes"] for x in message_log if x["phase"] == "train.distill"]
     assert max(up) < 1000 < min(down)
 
 

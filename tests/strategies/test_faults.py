@@ -54,8 +54,8 @@ def raises(kind: str) -> Deed:
 
 
 def errors(folder: Path) -> list[tuple[str, str, str]]:
-    """Phase, client and error of every line of the ledger that has one."""
-    return [(x["phase"], x["client"], x["error"]) for x in lines(folder, "ledger") if x["error"]]
+    """Phase, client and error of every line of messages.jsonl that has one."""
+    return [(x["phase"], x["client"], x["error"]) for x in lines(folder, "messages") if x["error"]]
 
 
 def teachers(folder: Path) -> set[str]:
@@ -132,7 +132,7 @@ def test_bad_knowledge_teaches_nobody(deed: Deed, error: str, tmp_path: Path) ->
     # Whoever failed at one message is asked again at the next.
     evaluated = {x["model"] for x in lines(folder, "metrics") if x["stage"] == "federated"}
     assert evaluated == {"server", "0", "1", "2"}
-    assert read_run(folder).ledger
+    assert read_run(folder).messages
 
 
 def broken_tokenizer(kind: str, reply: Message) -> None:
@@ -153,7 +153,7 @@ def test_who_cannot_register_does_not_take_part(deed: Deed, times: int, tmp_path
     folder = federate(tmp_path, app=sabotage({2: deed}), **SHORT)
     assert len(errors(folder)) == times
     assert set(about(folder)["models"]) == {"server", "0", "1"}
-    assert {x["client"] for x in lines(folder, "ledger") if x["round"]} == {"server", "0", "1"}
+    assert {x["client"] for x in lines(folder, "messages") if x["round"]} == {"server", "0", "1"}
 
 
 def test_a_partition_is_taken_once(tmp_path: Path) -> None:

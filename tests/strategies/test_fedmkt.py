@@ -56,9 +56,9 @@ def test_every_stage_of_every_model_is_measured(finished: Path) -> None:
     assert all(0 <= line["accuracy"] <= 1 for line in lines(finished, "metrics"))
 
 
-def test_every_message_is_in_the_ledger(finished: Path) -> None:
-    ledger = lines(finished, "ledger")
-    messages = [line for line in ledger if line["client"] != "server"]
+def test_every_message_is_written_down(finished: Path) -> None:
+    message_log = lines(finished, "messages")
+    messages = [line for line in message_log if line["client"] != "server"]
     phases = [(0, "query.register"), (0, "evaluate"), (2, "train.baseline")]
     phases += [(r, p) for r in (1, 2) for p in ("train.local", "train.distill", "evaluate")]
     found = [(line["round"], line["phase"], line["client"]) for line in messages]
@@ -68,8 +68,8 @@ def test_every_message_is_in_the_ledger(finished: Path) -> None:
     # The server's tokenizer is told once, at registration.
     told = {line["phase"]: line["sent_bytes"] for line in messages}
     assert told["query.register"] > 2 * told["train.distill"]
-    assert all(line["error"] is None for line in ledger)
-    assert {line["round"] for line in ledger if line["client"] == "server"} == {1, 2}
+    assert all(line["error"] is None for line in message_log)
+    assert {line["round"] for line in message_log if line["client"] == "server"} == {1, 2}
 
 
 def test_shares_of_teachers_sum_to_one(finished: Path) -> None:

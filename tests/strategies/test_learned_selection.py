@@ -100,7 +100,7 @@ def test_clients_that_tell_no_prompt_losses_are_refused(
     monkeypatch.setattr("clients.knowledge.pack_context_loss", lambda content, loss: None)
     with pytest.raises(FedfuseError, match="round 1: 0 clients sent usable knowledge"):
         federate(tmp_path, **SHORT, strategy="fusion-x")
-    errors = [x["error"] for x in lines(tmp_path / "quickstart", "ledger") if x["error"]]
+    errors = [x["error"] for x in lines(tmp_path / "quickstart", "messages") if x["error"]]
     assert errors
     assert all("allowed: prompts with a loss" in error for error in errors)
 

@@ -34,7 +34,7 @@ SMALL = 1e-2
 def traffic(folder: Path, phase: str, field: str) -> dict[int, int]:
     """Bytes of a phase in each round."""
     found: dict[int, int] = {}
-    for line in lines(folder, "ledger"):
+    for line in lines(folder, "messages"):
         if line["phase"] == phase:
             assert line["error"] is None
             found[line["round"]] = found.get(line["round"], 0) + line[field]
@@ -106,7 +106,7 @@ def test_a_client_that_forgets_is_told_everything(tmp_path: Path) -> None:
 
     folder = federate(tmp_path, **SHORT, knowledge__freshness=1.0, app=sabotage({0: forget}))
     sent: dict[str, list[int]] = {}
-    for line in lines(folder, "ledger"):
+    for line in lines(folder, "messages"):
         if line["phase"] == "train.distill":
             assert line["error"] is None
             sent.setdefault(line["client"], []).append(line["sent_bytes"])

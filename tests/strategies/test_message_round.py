@@ -52,8 +52,8 @@ class Office:
         content = RecordDict({"config": ConfigRecord({"text": "hello"})})
         return [Message(content, node, "query") for node in self.grid.get_node_ids()]
 
-    def ledger(self) -> list[str]:
-        path = self.run.folder / "ledger.jsonl"
+    def message_log(self) -> list[str]:
+        path = self.run.folder / "messages.jsonl"
         return [json.loads(x)["client"] for x in path.read_text().splitlines()]
 
     def names(self, replies: Iterable[Message]) -> Iterator[str]:
@@ -70,7 +70,7 @@ def test_a_reply_is_handed_out_and_written_down_when_it_is_there(tmp_path: Path)
     arrivals = office.exchange.stream(1, office.messages())
     for client, written in zip("cba", ("c", "cb", "cba"), strict=True):
         assert list(office.names([next(arrivals)])) == [client]
-        assert office.ledger() == list(written)
+        assert office.message_log() == list(written)
     assert list(arrivals) == []
 
 
@@ -79,7 +79,7 @@ def test_a_list_is_in_the_order_of_names(tmp_path: Path) -> None:
     done: list[str] = []
     replies = office.exchange(1, office.messages(), lambda: done.append("work"))
     assert list(office.names(replies)) == list("abc")
-    assert office.ledger() == list("cba")
+    assert office.message_log() == list("cba")
     assert done == ["work"]
 
 
@@ -116,7 +116,7 @@ def test_who_fails_is_not_among_them_and_too_few_are_an_error(tmp_path: Path) ->
     assert len(list(office.names([next(arrivals), next(arrivals)]))) == 2
     with pytest.raises(FedfuseError, match="query: 2 clients answered; allowed: at least 3"):
         next(arrivals)
-    assert sorted(office.ledger()) == list("abc")
+    assert sorted(office.message_log()) == list("abc")
 
 
 def test_who_answers_while_the_server_is_busy_is_not_late(tmp_path: Path) -> None:
@@ -126,7 +126,9 @@ def test_who_answers_while_the_server_is_busy_is_not_late(tmp_path: Path) -> Non
     assert list(office.names([next(arrivals)])) == ["c"]
     time.sleep(1.1)
     assert list(office.names(arrivals)) == ["b"]
-    written = [json.loads(x) for x in (office.run.folder / "ledger.jsonl").read_text().splitlines()]
+    written = [
+        json.loads(x) for x in (office.run.folder / "messages.jsonl").read_text().splitlines()
+    ]
     assert [line["error"] for line in written] == [None, None, "no reply within 1 s"]
 
 
@@ -141,7 +143,7 @@ def test_results_do_not_depend_on_who_was_quicker(
     monkeypatch.setattr("fedfuse.simulation.in_process.InProcessGrid", LastFirst)
     last = federate(tmp_path / "last", **keys)
     order = [
-        [x["client"] for x in lines(run, "ledger") if x["phase"] == "train.local"]
+        [x["client"] for x in lines(run, "messages") if x["phase"] == "train.local"]
         for run in (first, last)
     ]
     assert order[0] != order[1]

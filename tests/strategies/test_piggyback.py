@@ -31,8 +31,8 @@ STRATEGIES = {**KINDS, "promotion": PROMOTED, "turns": TURNS, "fedavg-lora": AVE
 
 
 def messages(folder: Path) -> Counter[tuple[int, str, str]]:
-    """Messages in the ledger, by round, phase and client."""
-    sent = [line for line in lines(folder, "ledger") if line["sent_bytes"]]
+    """Messages in messages.jsonl, by round, phase and client."""
+    sent = [line for line in lines(folder, "messages") if line["sent_bytes"]]
     return Counter((line["round"], line["phase"], line["client"]) for line in sent)
 
 

@@ -1,4 +1,4 @@
-"""What a federation loses by telling knowledge in fewer bytes, and what the ledger says of it."""
+"""What a federation loses by telling knowledge in fewer bytes, and what messages.jsonl shows."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def run(output: Path, **keys: Any) -> Run:
     """Final losses by model and domain, and bytes of knowledge up and down."""
     folder = federate(output, **LEARNS, **keys)
     final = [line for line in lines(folder, "metrics") if line["stage"] == "federated"]
-    ledger = lines(folder, "ledger")
+    message_log = lines(folder, "messages")
     size = {
-        "up": sum(x["received_bytes"] for x in ledger if x["phase"] == "train.local"),
-        "down": sum(x["sent_bytes"] for x in ledger if x["phase"] == "train.distill"),
+        "up": sum(x["received_bytes"] for x in message_log if x["phase"] == "train.local"),
+        "down": sum(x["sent_bytes"] for x in message_log if x["phase"] == "train.distill"),
     }
     return {(x["model"], x["domain"]): x["loss"] for x in final}, size
 
@@ -75,7 +75,7 @@ def test_students_lose_less_than_a_hundredth(
         assert loss == pytest.approx(exact[key], rel=0.01)
 
 
-def test_the_ledger_counts_what_was_saved(sent: dict[str, Run]) -> None:
+def test_messages_count_what_was_saved(sent: dict[str, Run]) -> None:
     default, compact = (sent[wire][1] for wire in ("default", "compact"))
     assert compact["up"] < 0.9 * default["up"]
     assert compact["down"] < 0.9 * default["down"]

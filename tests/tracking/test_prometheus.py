@@ -75,14 +75,14 @@ def test_the_figures_are_those_of_the_run_folder(
     folder = federate(tmp_path, **keys)
     assert early == [1, 2]
     [metrics] = found
-    ledger = lines(folder, "ledger")
+    message_log = lines(folder, "messages")
 
     replies: Counter[Key] = Counter()
     sent: Counter[Key] = Counter()
     received: Counter[Key] = Counter()
     phases: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
-    for line in ledger:
+    for line in message_log:
         if line["error"] is None:
             phases[line["phase"]] += 1
             seconds[line["phase"]] += line["seconds"]

@@ -34,7 +34,7 @@ class TestWhatIsRead:
         assert run.stages == ["zero-shot", "standalone", "public-only", "federated", "centralized"]
         assert run.measured == ["server", "0", "1", "2", "3"]
         assert run.rounds == 5
-        assert len(run.ledger) == 4 + 5 * 13
+        assert len(run.messages) == 4 + 5 * 13
         assert run.failures == []
 
     def test_clients_are_in_numeric_order(self, tmp_path: Path) -> None:
@@ -49,10 +49,10 @@ class TestWhatIsRead:
 
     def test_a_run_that_just_began(self, tmp_path: Path) -> None:
         write_folder(tmp_path, status="running")
-        for name in ("metrics", "ledger", "selection"):
+        for name in ("metrics", "messages", "selection"):
             (tmp_path / f"{name}.jsonl").unlink()
         run = read_run(tmp_path)
-        assert (run.metrics, run.ledger, run.lessons) == ([], [], [])
+        assert (run.metrics, run.messages, run.lessons) == ([], [], [])
         assert (run.rounds, run.measured, run.overall("server", "federated")) == (0, [], None)
 
     def test_names_become_one_printable_line(self) -> None:
@@ -163,10 +163,10 @@ class TestRefused:
             ("metrics", {"loss": 10**400}, "'loss' is 1000"),
             ("metrics", {"accuracy": 1.2}, "'accuracy' is 1.2; allowed: a number from 0 to 1"),
             ("metrics", {"accuracy": float("nan")}, "'accuracy' is nan"),
-            ("ledger", {"sent_bytes": -1}, "'sent_bytes' is -1"),
-            ("ledger", {"seconds": None}, "'seconds' is None"),
-            ("ledger", {"phase": 3}, "'phase' is 3; allowed: text"),
-            ("ledger", {"error": 3}, "'error' is 3; allowed: text"),
+            ("messages", {"sent_bytes": -1}, "'sent_bytes' is -1"),
+            ("messages", {"seconds": None}, "'seconds' is None"),
+            ("messages", {"phase": 3}, "'phase' is 3; allowed: text"),
+            ("messages", {"error": 3}, "'error' is 3; allowed: text"),
             ("selection", {"direction": "across"}, "allowed: 'up', 'down'"),
             ("selection", {"teacher": "nobody"}, "'teacher' is 'nobody'"),
             ("selection", {"share": 1.5}, "'share' is 1.5"),
@@ -189,8 +189,8 @@ class TestRefused:
 
     def test_missing_key(self, tmp_path: Path) -> None:
         write_folder(tmp_path, rounds=1)
-        (tmp_path / "ledger.jsonl").write_text('{"round": 1}\n', encoding="utf-8")
-        with pytest.raises(FedfuseError, match=r"ledger\.jsonl, line 1: 'phase' is missing"):
+        (tmp_path / "messages.jsonl").write_text('{"round": 1}\n', encoding="utf-8")
+        with pytest.raises(FedfuseError, match=r"messages\.jsonl, line 1: 'phase' is missing"):
             read_run(tmp_path)
 
     @pytest.mark.parametrize(
@@ -211,6 +211,6 @@ class TestRefused:
 
     def test_not_text(self, tmp_path: Path) -> None:
         write_folder(tmp_path, rounds=1)
-        (tmp_path / "ledger.jsonl").write_bytes(b"\xff\xfe")
-        with pytest.raises(FedfuseError, match=r"ledger\.jsonl: cannot be read as UTF-8"):
+        (tmp_path / "messages.jsonl").write_bytes(b"\xff\xfe")
+        with pytest.raises(FedfuseError, match=r"messages\.jsonl: cannot be read as UTF-8"):
             read_run(tmp_path)

@@ -74,8 +74,8 @@ def test_lines_are_whole_and_in_order(tmp_path: Path) -> None:
         (1, "b", 0.25, 1.0),
         (2, "a", 0.125, 0.5),
     ]
-    run.exchange(1, "train.local", "0", sent_bytes=3, error="late")
-    [line] = read(run, "ledger")
+    run.message(1, "train.local", "0", sent_bytes=3, error="late")
+    [line] = read(run, "messages")
     assert (line["sent_bytes"], line["received_bytes"], line["error"]) == (3, 0, "late")
     run.selection(1, "up", "server", {("a", "none"): 1.0})
     [line] = read(run, "selection")
@@ -104,13 +104,13 @@ def test_a_run_that_is_reopened_goes_back_to_its_checkpoint(tmp_path: Path) -> N
     first = RunWriter(tmp_path, "run", {"seed": 0})
     first.describe(domains=["a"], models={"server": "m"})
     first.scores("federated", 1, "server", {"a": Score(1.0, None, 3)})
-    first.exchange(1, "evaluate", "0")
+    first.message(1, "evaluate", "0")
     sizes = first.sizes()
     assert sizes.keys() == {"metrics.jsonl"}
     first.scores("federated", 2, "server", {"a": Score(2.0, None, 3)})
     first.selection(2, "up", "server", {("a", "none"): 1.0})
-    first.exchange(2, "evaluate", "0")
-    with (first.folder / "ledger.jsonl").open("a") as file:
+    first.message(2, "evaluate", "0")
+    with (first.folder / "messages.jsonl").open("a") as file:
         file.write('{"round": 3, "pha')  # The power failed.
     again = RunWriter.reopen(first.folder)
     assert (again.id, again.config, again.models) == (first.id, {"seed": 0}, {"server": "m"})
@@ -118,8 +118,8 @@ def test_a_run_that_is_reopened_goes_back_to_its_checkpoint(tmp_path: Path) -> N
     metrics = (again.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in metrics] == [1]
     assert (again.folder / "selection.jsonl").read_text() == ""
-    ledger = (again.folder / "ledger.jsonl").read_text().splitlines()
-    assert [json.loads(line)["round"] for line in ledger] == [1, 2]
+    message_log = (again.folder / "messages.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in message_log] == [1, 2]
     again.add(models={"0": "n"}, names={"0": "zero"})
     about = json.loads((again.folder / "config.json").read_text())
     assert about["models"] == {"server": "m", "0": "n"}
