@@ -63,7 +63,7 @@ def train(
     settings: TrainingConfig,
     seed: int,
     teacher: Teacher,
-    label_share: float,
+    label_weight: float,
     replay: PaddedSet | None,
 ) -> float:
     """One distillation phase; returns the mean loss over its last tenth."""
@@ -81,7 +81,7 @@ def train(
         batch = data.batch(sample_indices(len(data.lengths), *address))
         logits = span_logits(model, batch, vocab_size)
         targets = teacher.rows(batch["index"].numpy(), "cpu")
-        loss = joint_loss(logits, batch["label"], targets, label_share)
+        loss = joint_loss(logits, batch["label"], targets, label_weight)
         if replay:
             batch = replay.batch(sample_indices(len(replay.lengths), *address))
             logits = span_logits(model, batch, vocab_size)
@@ -113,7 +113,7 @@ def joint_loss(
     logits: Float[Tensor, "rows vocab"],
     label: Int64[Tensor, " rows"],
     teacher: SparseTargets | None,
-    label_share: float,
+    label_weight: float,
 ) -> Float[Tensor, ""]:
     """The joint loss over log-probabilities of the whole vocabulary."""
     logprobs = torch.log_softmax(logits.float(), dim=-1)
@@ -124,7 +124,7 @@ def joint_loss(
     outside = logprobs.scatter(1, teacher.indices, -torch.inf).logsumexp(1)
     tail_loss = torch.where(teacher.tail > 0, -teacher.tail * outside, 0.0)
     teacher_loss = tail_loss - (teacher.probs * kept).sum(1)
-    return (label_share * label_loss + (1 - label_share) * teacher.weight * teacher_loss).mean()
+    return (label_weight * label_loss + (1 - label_weight) * teacher.weight * teacher_loss).mean()
 
 
 @torch.no_grad()

@@ -25,7 +25,6 @@ from benchmarks import materialised
 from benchmarks.frame import Timings, machine, write_json
 from fedfuse.algorithms.local_model import AdapterState
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
-from fedfuse.config.sections import PhaseConfig
 from fedfuse.distillation.targets import Teacher
 from fedfuse.factory.models import load_local_model, load_splits, new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
@@ -79,14 +78,14 @@ class Side:
         """A client's training on its own data."""
         assert self.private is not None
         self.local_model.reset()
-        self.local_model.learn(self.private, self.config.local.settings(), seed=self.config.seed)
+        self.local_model.learn(self.private, self.config.local, seed=self.config.seed)
 
     def distil(
         self, way: str, teacher: Teacher, start: AdapterState, steps: int | None = None
     ) -> float:
         """A distillation phase from a given adapter on; returns its last loss."""
         self.local_model.adapter = start
-        settings, share = settings_of(self.phase, steps), self.phase.label_share
+        settings = self.phase if steps is None else replace(self.phase, steps=steps)
         if way == "before":
             return materialised.train(
                 self.local_model,
@@ -94,7 +93,7 @@ class Side:
                 settings,
                 self.config.seed,
                 teacher,
-                share,
+                settings.objective.label_weight,
                 self.padded_private,
             )
         loss, _ = self.local_model.learn(
@@ -102,7 +101,6 @@ class Side:
             settings,
             seed=self.config.seed,
             teacher=teacher,
-            label_share=share,
             replay=self.private,
         )
         return loss
@@ -227,12 +225,6 @@ def one_round(config: RunConfig, steps: int | None = None) -> dict[str, dict[str
         client.distil(way, teacher, adapters[0], steps)
         losses["client"][way] = client.loss()
     return losses
-
-
-def settings_of(phase: PhaseConfig, steps: int | None) -> Any:
-    """The phase's settings, shorter where asked for."""
-    settings = phase.settings()
-    return settings if steps is None else replace(settings, steps=steps)
 
 
 if __name__ == "__main__":

@@ -73,10 +73,9 @@ class Work:
             "fuse": lambda: fuse(self.projected, weights, k),
             "distil": lambda: self.who.learn(
                 self.who.public,
-                phase.settings(),
+                phase,
                 seed=0,
                 teacher=teacher,
-                label_share=phase.label_share,
                 replay=private,
             ),
         }
@@ -85,7 +84,7 @@ class Work:
             jobs["view prompts"] = self.who.context_losses
         else:
             jobs["extract and view"] = lambda: self.who.knowledge_with_contexts(k)
-            jobs["local"] = lambda: self.who.learn(private, self.config.local.settings(), seed=0)
+            jobs["local"] = lambda: self.who.learn(private, self.config.local, seed=0)
         return jobs
 
     def stats(self) -> StackedStats:

@@ -191,7 +191,7 @@ def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any)
     if copied:
         for weight in local_model.model.parameters():
             weight.data = weight.data.clone()
-    local_model.learn(local_model.encode(splits.private[0][:4]), config.local.settings(), seed=0)
+    local_model.learn(local_model.encode(splits.private[0][:4]), config.local, seed=0)
     loaded.wait()
     measured.wait()
 

@@ -138,7 +138,7 @@ def main(
     local_model = load_local_model(
         "server", config.server.model, config.server, config.data, config.seed
     )
-    settings = replace(config.server_distill.settings(), steps=steps)
+    settings = replace(config.server_distill, steps=steps)
     loops = {
         "trainer": run_trainer,
         "library": run_library,

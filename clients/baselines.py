@@ -26,7 +26,7 @@ def train_baselines(client: DistillationClient) -> RecordDict:
     for _ in range(config.rounds):
         _, state = local_model.learn(
             client.private,
-            config.local.settings(),
+            config.local,
             seed=derive_seed(config, "local", client.partition),
             state=state,
         )
@@ -36,7 +36,7 @@ def train_baselines(client: DistillationClient) -> RecordDict:
     for _ in range(config.rounds):
         _, state = local_model.learn(
             local_model.public,
-            public.settings(),
+            public,
             seed=derive_seed(config, "distill", client.partition),
             replay=client.private if public.replay else None,
             state=state,

@@ -166,16 +166,15 @@ class DistillationClient:
         def learn() -> tuple[float, TrainingState]:
             return self.local_model.learn(
                 public,
-                phase.settings(),
+                phase,
                 seed=derive_seed(self.config, "distill", self.partition),
                 teacher=fused_targets.teacher,
-                label_share=phase.label_share,
                 replay=self.private if phase.replay else None,
                 state=state,
             )
 
         reply = RecordDict({})
-        if self.config.promotion:
+        if self.config.acceptance_test:
             seed = derive_seed(self.config, "promotion", self.partition, _round(request))
             (loss, learned), verdict = self.local_model.train_with_rollback(learn, seed)
             pack_acceptance(reply, verdict)
@@ -269,7 +268,7 @@ class DistillationClient:
     def _train_local(self) -> float:
         loss, state = self.local_model.learn(
             self.private,
-            self.config.local.settings(),
+            self.config.local,
             seed=derive_seed(self.config, "local", self.partition),
             state=self._training("local"),
         )

@@ -15,13 +15,13 @@ def server_baselines(session: ServerState) -> None:
     config = session.config
     session.restart()
     for server_round in range(1, config.rounds + 1):
-        session.learn(server_round, teacher=None, label_share=1.0)
+        session.learn(server_round, teacher=None)
         session.run.scores("public-only", server_round, SERVER, session.local_model.score())
     session.restart()
     # As many steps as a client and the server take together, on everybody's private data.
     everything = session.local_model.encode([*all_private(config), *session.public.samples])
     settings = replace(
-        config.server_distill.settings(),
+        config.server_distill,
         steps=config.local.steps + config.server_distill.steps,
         batch_size=config.local.batch_size,
     )

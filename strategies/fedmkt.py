@@ -164,8 +164,10 @@ class FedMKT(ModelStrategy):
 
     def learn(self, server_round: int, fused_targets: FusedTargets) -> None:
         """Step 6: distil into the server's model."""
-        learn = self.session.train_with_rollback if self.config.promotion else self.session.learn
-        learn(server_round, fused_targets.teacher, self.config.server_distill.label_share)
+        learn = (
+            self.session.train_with_rollback if self.config.acceptance_test else self.session.learn
+        )
+        learn(server_round, fused_targets.teacher)
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -205,7 +207,7 @@ class FedMKT(ModelStrategy):
                 domain, _, teacher = key.rpartition("/")
                 shares[domain, teacher] = float(share)  # type: ignore[arg-type]
             self.session.run.selection(server_round, "down", client, shares)
-            if self.config.promotion:
+            if self.config.acceptance_test:
                 keep, changes = messages.unpack_acceptance(reply.content)
                 self.session.run.verdict(server_round, client, keep=keep, changes=changes)
             if self.clients_learn_whom:

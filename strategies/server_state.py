@@ -92,16 +92,16 @@ class ServerState:
             self.untouched = nats
         return scores
 
-    def learn(self, server_round: int, teacher: Teacher | None, label_share: float) -> float:
+    def learn(self, server_round: int, teacher: Teacher | None) -> float:
         """One phase on the public set (FedMKT Eq. 5); the next one goes on where it stops."""
-        settings = self.config.server_distill.settings()
-        return self.fit("distill", self.public, settings, server_round, teacher, label_share)
+        phase = self.config.server_distill
+        return self.fit("distill", self.public, phase, server_round, teacher)
 
-    def train_with_rollback(self, server_round: int, teacher: Teacher, label_share: float) -> None:
+    def train_with_rollback(self, server_round: int, teacher: Teacher) -> None:
         """The same phase, taken back if it made a domain of the held-out set worse."""
         state = self.training.get("distill")
         _, verdict = self.local_model.train_with_rollback(
-            lambda: self.learn(server_round, teacher, label_share),
+            lambda: self.learn(server_round, teacher),
             derive_seed(self.config, SERVER, "promotion", server_round),
         )
         if not verdict.keep:
@@ -125,7 +125,6 @@ class ServerState:
         settings: TrainingConfig,
         server_round: int,
         teacher: Teacher | None = None,
-        label_share: float = 1.0,
     ) -> float:
         """Train the server's adapter; returns the final loss."""
         loss, self.training[phase] = self.local_model.learn(
@@ -133,7 +132,6 @@ class ServerState:
             settings,
             seed=derive_seed(self.config, SERVER, phase),
             teacher=teacher,
-            label_share=label_share,
             state=self.training.get(phase),
             on_step=progress(f"round {server_round}: {phase}", settings.steps),
         )

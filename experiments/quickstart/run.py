@@ -22,8 +22,8 @@ NO_BASELINES = ("--set", "baselines=false")
 CONTROLS = {
     "distillation-off": (
         *NO_BASELINES,
-        *("--set", "server-distill.label-share=1"),
-        *("--set", "client-distill.label-share=1"),
+        *("--set", "server-distill.label-weight=1"),
+        *("--set", "client-distill.label-weight=1"),
     ),
     "knowledge-shuffled": (
         *NO_BASELINES,

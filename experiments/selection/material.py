@@ -214,7 +214,7 @@ def trained(
 ) -> AdapterState:
     """The adapter after one local phase of so many steps."""
     who.reset()
-    settings = replace(config.local.settings(), steps=steps)
+    settings = replace(config.local, steps=steps)
     who.learn(data, settings, seed=derive_seed(config, "local", name, 1))
     return who.adapter
 

@@ -107,10 +107,9 @@ class Trial:
         config, server = self.material.config, self.server
         server.adapter = self.material.start
         selector = variant.selector(self) if variant.selector else None
-        phase, state = config.server_distill, None
-        settings = phase.settings()
+        settings, state = config.server_distill, None
         if not variant.estimate_ewc:
-            settings = replace(settings, consolidation=0.0)
+            settings = replace(settings, ewc=0.0)
         choices: list[Choice] = []
         rolled_back = 0
         select_seconds = learn_seconds = 0.0
@@ -128,7 +127,6 @@ class Trial:
                 settings,
                 seed=derive_seed(config, "server", "distill") + variant.order,
                 teacher=teacher,
-                label_share=phase.label_share if teacher else 1.0,
                 state=state,
             )
             learn_seconds += time.perf_counter() - started

@@ -132,7 +132,7 @@ def train_clients(config: RunConfig) -> list[Knower]:
         client = local_model(config, "client", model_of_partition(config.clients.model, partition))
         client.learn(
             client.encode(samples),
-            config.local.settings(),
+            config.local,
             seed=derive_seed(config, "local", partition, 1),
         )
         known = {k: client.knowledge(k) for k in SMALL_K}
@@ -163,10 +163,9 @@ def distil(config: RunConfig, server: LocalModel, teacher: Teacher, order: int) 
     phase = config.server_distill
     server.learn(
         server.public,
-        phase.settings(),
+        phase,
         seed=derive_seed(config, "server", "distill", order),
         teacher=teacher,
-        label_share=phase.label_share,
     )
     scores = server.score().values()
     return {

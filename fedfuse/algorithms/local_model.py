@@ -83,7 +83,6 @@ class LocalModel:
         *,
         seed: int,
         teacher: Teacher | None = None,
-        label_share: float = 1.0,
         replay: TokenizedDataset | None = None,
         state: TrainingState | None = None,
         on_step: Callable[[int, float], None] | None = None,
@@ -96,7 +95,6 @@ class LocalModel:
             vocab_size=self.tokenizer.vocab_size,
             seed=seed,
             teacher=teacher,
-            label_share=label_share,
             replay=replay,
             autocast=self.autocast,
             state=state,
@@ -134,7 +132,7 @@ class LocalModel:
         """
         held_out = self.holdout
         if held_out is None:
-            raise FedfuseError("promotion: no held-out samples; allowed: at least one")
+            raise FedfuseError("acceptance test: no held-out samples; allowed: at least one")
         adapter, before = self.adapter, self._losses(held_out)
         result = learn()
         domains = [sample.domain for sample in held_out.samples]

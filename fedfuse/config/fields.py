@@ -40,3 +40,13 @@ def name_of_variable() -> Any:
     check = lambda value: re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", value)  # noqa: E731
     allowed = "the name of an environment variable: letters, digits, _"
     return field(default="", metadata={"allowed": allowed, "check": check, "hidden": True})
+
+
+def internal(default: Any) -> Any:
+    """A value for Python callers that is no key of the run config."""
+    return field(default=default, metadata={"internal": True})
+
+
+def inline(default: Any) -> Any:
+    """A dataclass whose fields are keys of the section that holds it."""
+    return field(default=default, metadata={"inline": True})

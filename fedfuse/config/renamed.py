@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 # Dotted key to dotted key, or "key=value" to "key=value" where only a value was renamed.
-RENAMED_KEYS: dict[str, str] = {}
+RENAMED_KEYS: dict[str, str] = {
+    "client-distill.consolidation": "client-distill.ewc",
+    "client-distill.label-share": "client-distill.label-weight",
+    "promotion": "acceptance-test",
+    "server-distill.consolidation": "server-distill.ewc",
+    "server-distill.label-share": "server-distill.label-weight",
+}
 
 
 def renamed(key: str, value: object) -> str:

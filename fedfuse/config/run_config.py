@@ -21,10 +21,10 @@ from fedfuse.config.sections import (
     DataConfig,
     KnowledgeConfig,
     ModelConfig,
-    PhaseConfig,
     SelectorConfig,
     ServerDistillConfig,
 )
+from fedfuse.config.training import TrainingConfig
 from fedfuse.errors import FedfuseError
 
 Scalar = bool | int | float | str
@@ -44,8 +44,8 @@ class RunConfig:
         output: folder that run folders are made in.
         baselines: also measure standalone, public-only and centralized training; for ``feddtpt``,
             standalone and centralized search, which cost as much as the federation each.
-        promotion: keep what a phase on the public set taught, on either side, only if no domain of
-            the held-out set got worse by it.
+        acceptance_test: keep what a phase on the public set taught, on either side, only if no
+            domain of the held-out set got worse by it.
         piggyback: a round costs one message a client instead of three: what the server knows after
             it goes along with the request to train in the next.
         min_clients: replies without which a round is given up.
@@ -61,7 +61,7 @@ class RunConfig:
     rounds: int = between(3, 1)
     output: str = text("runs")
     baselines: bool = True
-    promotion: bool = False
+    acceptance_test: bool = False
     piggyback: bool = False
     min_clients: int = between(2, 1)
     timeout: float = between(1800.0, 0, above=True)
@@ -75,7 +75,7 @@ class RunConfig:
             model="builtin:gpt2, builtin:llama, builtin:opt, builtin:gpt-neox"
         )
     )
-    local: PhaseConfig = field(default_factory=PhaseConfig)
+    local: TrainingConfig = field(default_factory=TrainingConfig)
     server_distill: ServerDistillConfig = field(default_factory=ServerDistillConfig)
     client_distill: ClientDistillConfig = field(default_factory=ClientDistillConfig)
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
@@ -90,7 +90,9 @@ def flatten(config: object, prefix: str = "") -> dict[str, Scalar]:
     for item in fields(config):  # type: ignore[arg-type]
         value = getattr(config, item.name)
         key = prefix + item.name.replace("_", "-")
-        flat |= flatten(value, key + ".") if is_dataclass(value) else {key: value}
+        inner = prefix if "inline" in item.metadata else key + "."
+        if "internal" not in item.metadata:
+            flat |= flatten(value, inner) if is_dataclass(value) else {key: value}
     return flat
 
 
@@ -137,8 +139,8 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"knowledge.freshness = {rules.freshness}: allowed: 0 with a knowledge.public-share of "
             f"{rules.public_share}, as every round is about other samples"
         )
-    if config.promotion and not config.data.holdout:
-        found.append("promotion = True: allowed: False with a data.holdout of 0")
+    if config.acceptance_test and not config.data.holdout:
+        found.append("acceptance-test = True: expected False with a data.holdout of 0")
     prompts, box = config.prompts, config.black_box
     if prompts.queries < prompts.private + prompts.public:
         found.append(
@@ -165,13 +167,17 @@ def _build(
     values: dict[str, Any] = {}
     for item in fields(cls):
         key = prefix + item.name.replace("_", "-")
-        standard = getattr(default, item.name)
+        values[item.name] = standard = getattr(default, item.name)
+        if "internal" in item.metadata:
+            continue
         if is_dataclass(standard):
-            values[item.name] = _build(hints[item.name], standard, key + ".", given, errors)
+            inner = prefix if "inline" in item.metadata else key + "."
+            values[item.name] = _build(hints[item.name], standard, inner, given, errors)
         elif key in given:
-            values[item.name] = _value(key, given[key], hints[item.name], item.metadata, errors)
-        else:
-            values[item.name] = standard
+            known = len(errors)
+            value = _value(key, given[key], hints[item.name], item.metadata, errors)
+            if len(errors) == known:  # a dataclass may refuse what is wrong itself
+                values[item.name] = value
     return cls(**values)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from fedfuse.config.fields import between, one_of, text
+from fedfuse.config.fields import between, inline, one_of, text
 from fedfuse.config.gate import NETWORKS, SIGNALS, UNITS, GateConfig
-from fedfuse.config.training import AUTOCAST, DIVERGENCES, PLAIN, Comparison, TrainingConfig
+from fedfuse.config.training import AUTOCAST, Objective, TrainingConfig
 
 SELECTOR = GateConfig()
 # The data source that is made on the spot.
@@ -78,60 +78,13 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseConfig:
-    """One training phase of a round: the local one on private labels.
-
-    Attributes:
-        steps: optimizer steps.
-        batch_size: samples per step.
-        learning_rate: peak; warm-up and cosine within the phase.
-        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
-            for all of a step.
-    """
-
-    steps: int = between(150, 0)
-    batch_size: int = between(32, 1)
-    learning_rate: float = between(5e-3, 0, above=True)
-    max_tokens: int = between(0, 0)
-
-    def settings(self) -> TrainingConfig:
-        """What the training loop is told."""
-        return TrainingConfig(
-            self.steps, self.batch_size, self.learning_rate, max_tokens=self.max_tokens
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ServerDistillConfig(PhaseConfig):
-    """The server's phase on the public set (FedMKT Eq. 5).
-
-    Attributes:
-        steps: optimizer steps.
-        batch_size: samples per step.
-        learning_rate: peak; warm-up and cosine within the phase.
-        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
-            for all of a step.
-        label_share: lambda of the joint loss; 1 trains on labels alone.
-        divergence: how the model is compared with its teacher; the paper has cross-entropy.
-        temperature: of that comparison; above 1 flattens both distributions (not in the paper).
-        consolidation: how firmly weights are held that matter where the model is trusted itself; 0
-            for not at all (not in the paper).
-    """
+class ServerDistillConfig(TrainingConfig):
+    """The server's phase on the public set (FedMKT Eq. 5)."""
 
     steps: int = between(200, 0)
     learning_rate: float = between(4e-3, 0, above=True)
-    label_share: float = between(0.05, 0, 1)
-    divergence: str = one_of(PLAIN.divergence, *DIVERGENCES)
-    temperature: float = between(PLAIN.temperature, 0, above=True)
-    consolidation: float = between(10.0, 0)
-
-    def settings(self) -> TrainingConfig:
-        """What the training loop is told."""
-        return replace(
-            PhaseConfig.settings(self),
-            comparison=Comparison(self.divergence, self.temperature),
-            consolidation=self.consolidation,
-        )
+    objective: Objective = inline(Objective(label_weight=0.05))  # noqa: RUF009
+    ewc: float = between(10.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,23 +92,13 @@ class ClientDistillConfig(ServerDistillConfig):
     """A client's phase on the public set (FedMKT Eq. 6).
 
     Attributes:
-        steps: optimizer steps.
-        batch_size: samples per step.
-        learning_rate: peak; warm-up and cosine within the phase.
-        max_tokens: tokens at once, padding included, to need less memory for the same result; 0
-            for all of a step.
-        label_share: lambda of the joint loss; 1 trains on labels alone.
-        divergence: how the model is compared with its teacher; the paper has cross-entropy.
-        temperature: of that comparison; above 1 flattens both distributions (not in the paper).
-        consolidation: how firmly weights are held that matter where the model is trusted itself; 0
-            for not at all (not in the paper).
         replay: add the label loss of a private batch at every step, so that learning from others
             does not cost what the client knew (not in the paper).
     """
 
     learning_rate: float = between(8e-3, 0, above=True)
-    label_share: float = between(0.03, 0, 1)
-    consolidation: float = between(0.0, 0)  # replay does it
+    objective: Objective = inline(Objective(label_weight=0.03))  # noqa: RUF009
+    ewc: float = between(0.0, 0)  # replay does it
     replay: bool = True
 
 

@@ -64,7 +64,7 @@ class Splits:
         private: one list per client; never leaves it.
         public: the labelled set that everyone holds (``D_p`` of FedMKT).
         test: held out, for the reported losses.
-        holdout: held out from all training, for selectors and promotion gates.
+        holdout: held out from all training, for gates and acceptance tests.
         questions: multiple-choice samples, for the reported accuracies.
         floor: exact optimum, where the source is known.
     """

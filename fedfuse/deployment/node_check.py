@@ -206,9 +206,9 @@ def _memory(client: Client, local_model: LocalModel, private: Sequence[Sample]) 
     public = _longest(local_model, local_model.public, config.client_distill.batch_size)
     try:
         # In the second step the optimizer has its state.
-        local = replace(config.local.settings(), steps=2)
+        local = replace(config.local, steps=2)
         local_model.learn(own, local, seed=0)
-        distill = replace(config.client_distill.settings(), steps=2)
+        distill = replace(config.client_distill, steps=2)
         replay = own if config.client_distill.replay else None
         local_model.learn(public, distill, seed=0, replay=replay)
         local_model.knowledge(config.knowledge.k)

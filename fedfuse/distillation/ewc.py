@@ -22,7 +22,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
-from fedfuse.config.training import TrainingConfig
+from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sampling import parts_by_length
 from fedfuse.distillation.loss import SparseTargets
 from fedfuse.distillation.targets import Teacher, batch_losses
@@ -129,10 +129,12 @@ def estimate_ewc(
                 batch = data.batch(some[part], device)
                 targets = teacher.rows(batch.index, device)
                 batch = replace(batch, label=draw_labels(targets, batch.label, generator))
-                mean, _ = batch_losses(model, batch, vocab_size, None, 1.0, autocast=autocast)
+                mean, _ = batch_losses(
+                    model, batch, vocab_size, None, Objective(), autocast=autocast
+                )
                 yield mean * len(batch.row)
 
-    strength = settings.consolidation * float(teacher.own.mean())
+    strength = settings.ewc * float(teacher.own.mean())
     return EWCPenalty.of(named, fisher_information(named, losses()), strength)
 
 

@@ -32,7 +32,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedfuse.config.training import PLAIN, Comparison
+from fedfuse.config.training import Objective
 from fedfuse.distillation.loss import SparseTargets, kept_indices, row_losses
 from fedfuse.models.head import Head, rows_per_chunk
 from fedfuse.models.logsumexp import logsumexp_excluding_
@@ -43,8 +43,7 @@ def fused_distillation_loss(
     head: Head,
     label: Int64[Tensor, " rows"],
     teacher: SparseTargets | None,
-    label_share: float,
-    comparison: Comparison = PLAIN,
+    objective: Objective,
     *,
     chunk: int | None = None,
 ) -> Float[Tensor, ""]:
@@ -59,8 +58,7 @@ def fused_distillation_loss(
         head: of V rows.
         label: the token each row should predict.
         teacher: what the rows should learn; None for labels alone, at full weight.
-        label_share: lambda, in [0, 1].
-        comparison: of student and teacher.
+        objective: weight of the labels, divergence and temperature.
         chunk: rows whose logits exist at once; by default what suits the device.
 
     Returns:
@@ -73,9 +71,7 @@ def fused_distillation_loss(
     # Autocast would cast the weight anew for every chunk.
     with torch.autocast(hidden.device.type, enabled=False):
         function: Any = _FusedLoss  # untyped
-        loss: Tensor = function.apply(
-            *tensors, head, label, teacher, label_share, comparison, chunk
-        )
+        loss: Tensor = function.apply(*tensors, head, label, teacher, objective, chunk)
     return loss
 
 
@@ -91,8 +87,7 @@ class _FusedLoss(torch.autograd.Function):
         head: Head,
         label: Tensor,
         teacher: SparseTargets | None,
-        label_share: float,
-        comparison: Comparison,
+        objective: Objective,
         chunk: int,
     ) -> Tensor:
         wanted = ctx.needs_input_grad[:3]
@@ -110,7 +105,7 @@ class _FusedLoss(torch.autograd.Function):
             part = None if teacher is None else teacher.part(rows)
             states = hidden[rows].to(weight.dtype)
             loss, gradient = _loss_and_gradient(
-                head, states, label[rows], part, label_share, comparison, any(wanted)
+                head, states, label[rows], part, objective, any(wanted)
             )
             total += loss
             if gradient is not None:
@@ -131,7 +126,7 @@ class _FusedLoss(torch.autograd.Function):
                 None if gradient is None else (gradient.to(ctx.wide) * factor).to(dtype)
                 for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
             ),
-            *(None,) * 6,
+            *(None,) * 5,
         )
 
 
@@ -140,8 +135,7 @@ def _loss_and_gradient(
     states: Float[Tensor, "rows width"],
     label: Int64[Tensor, " rows"],
     teacher: SparseTargets | None,
-    label_share: float,
-    comparison: Comparison,
+    objective: Objective,
     wanted: bool,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"] | None]:
     """A chunk's summed loss and, ``[r, V]``, its derivative by ``h W^T + bias`` if wanted."""
@@ -154,7 +148,7 @@ def _loss_and_gradient(
     scores = [kept, outside, label_score[:, 0]]
     with torch.enable_grad():
         kept, outside, label_score = (score.requires_grad_(wanted) for score in scores)
-        loss = row_losses(kept, outside, label_score, teacher, label_share, comparison).sum()
+        loss = row_losses(kept, outside, label_score, teacher, objective).sum()
     if not wanted:
         return loss, None
     by_kept, by_outside, by_label = torch.autograd.grad(loss, scores, materialize_grads=True)

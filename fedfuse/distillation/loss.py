@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from fedfuse.config.training import PLAIN, Comparison
+from fedfuse.config.training import Objective
 
 # What reverse KL takes a class for that the teacher gives nothing. A cut or rounded teacher does
 # not know that something is impossible, and the divergence from a true zero is infinite.
@@ -54,8 +54,7 @@ def distillation_loss(
     logits: Float[Tensor, "rows vocab"],
     label: Int64[Tensor, " rows"],
     teacher: SparseTargets | None,
-    label_share: float,
-    comparison: Comparison = PLAIN,
+    objective: Objective,
 ) -> Float[Tensor, ""]:
     """Mean over label rows of the joint loss.
 
@@ -63,8 +62,7 @@ def distillation_loss(
         logits: the student's, one row per label row.
         label: the token each row should predict.
         teacher: what the rows should learn; None for labels alone, at full weight.
-        label_share: lambda, in [0, 1].
-        comparison: of student and teacher.
+        objective: weight of the labels, divergence and temperature.
 
     Returns:
         A scalar, nats per label row, float32 or wider; 0 without rows.
@@ -74,7 +72,7 @@ def distillation_loss(
     kept = logits.gather(1, indices)
     outside = logits.scatter(1, indices, -torch.inf).logsumexp(1)  # [rows]
     label_score = logits.gather(1, label[:, None])[:, 0]
-    losses = row_losses(kept, outside, label_score, teacher, label_share, comparison)
+    losses = row_losses(kept, outside, label_score, teacher, objective)
     return losses.sum() / max(1, len(losses))
 
 
@@ -90,8 +88,7 @@ def row_losses(
     outside: Float[Tensor, " rows"],
     label_score: Float[Tensor, " rows"],
     teacher: SparseTargets | None,
-    label_share: float,
-    comparison: Comparison,
+    objective: Objective,
 ) -> Float[Tensor, " rows"]:
     """The joint loss of each row, from what it needs of the student's logits.
 
@@ -102,8 +99,7 @@ def row_losses(
             kept mass would round a small rest to 0; -inf where the k are the whole vocabulary.
         label_score: ``[R]`` the label's logit.
         teacher: as for ``distillation_loss``.
-        label_share: as for ``distillation_loss``.
-        comparison: as for ``distillation_loss``.
+        objective: as for ``distillation_loss``.
 
     Returns:
         ``[R]`` nats.
@@ -116,14 +112,15 @@ def row_losses(
     # A tail that the student cannot have, as no token is left for it, is no class.
     tail = torch.where(outside.isneginf(), 0.0, teacher.tail)
     probs = torch.cat([teacher.probs, tail[:, None]], 1).to(scores.dtype)
-    teacher_loss = compare(scores, probs, comparison)
-    return label_share * label_loss + (1 - label_share) * teacher.weight * teacher_loss
+    teacher_loss = divergence(scores, probs, objective)
+    label_weight = objective.label_weight
+    return label_weight * label_loss + (1 - label_weight) * teacher.weight * teacher_loss
 
 
-def compare(
+def divergence(
     scores: Float[Tensor, "rows classes"],
     probs: Float[Tensor, "rows classes"],
-    comparison: Comparison,
+    objective: Objective,
 ) -> Float[Tensor, " rows"]:
     """Divergence of a student from a teacher over the same few classes.
 
@@ -131,22 +128,22 @@ def compare(
         scores: the student's logits; -inf for what is no class.
         probs: the teacher's; a row is normalised here, and one without any mass costs nothing in
             cross-entropy and forward KL.
-        comparison: which divergence, at which temperature.
+        objective: which divergence, at which temperature.
 
     Returns:
         ``[R]`` nats, times the temperature's square.
     """
-    temperature = comparison.temperature
+    temperature = objective.temperature
     student = torch.log_softmax(scores / temperature, 1)
     share = student.exp()
     student = student.masked_fill(student.isneginf(), 0.0)  # 0 * log 0 is 0
     teacher = probs.pow(1 / temperature)
     teacher = teacher / teacher.sum(1, keepdim=True).clamp_min(1e-30)
-    if comparison.divergence == "reverse-kl":
+    if objective.divergence == "reverse-kl":
         loss = (share * (student - teacher.clamp_min(LEAST_PROBABILITY).log())).sum(1)
     else:
         loss = -(teacher * student).sum(1)
-    if comparison.divergence == "forward-kl":
+    if objective.divergence == "forward-kl":
         loss = loss + torch.special.xlogy(teacher, teacher).sum(1)
     return temperature**2 * loss
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
-from fedfuse.config.training import PLAIN, Comparison
+from fedfuse.config.training import Objective
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
 from fedfuse.models.forward import label_row_logits, label_row_states
@@ -55,8 +55,7 @@ def batch_losses(
     batch: Batch,
     vocab_size: int,
     teacher: Teacher | None,
-    label_share: float,
-    comparison: Comparison = PLAIN,
+    objective: Objective,
     *,
     taught: int | None = None,
     autocast: str = "none",
@@ -68,8 +67,7 @@ def batch_losses(
         batch: of R label rows.
         vocab_size: size of the tokenizer's vocabulary.
         teacher: of the first ``taught`` rows.
-        label_share: lambda of their joint loss.
-        comparison: of student and teacher.
+        objective: their joint loss.
         taught: rows with the joint loss; all by default. The others are replayed: labels alone.
         autocast: what products of the forward pass are computed in.
 
@@ -80,16 +78,14 @@ def batch_losses(
     states = label_row_states(model, batch, vocab_size, autocast)
     logits = None if states else label_row_logits(model, batch, vocab_size, autocast)
 
-    def loss(rows: slice, teacher: Teacher | None, label_share: float) -> Tensor:
+    def loss(rows: slice, teacher: Teacher | None) -> Tensor:
         label = batch.label[rows]
         targets = teacher.rows(batch.index[rows], label.device) if teacher else None
         if logits is not None:
-            return distillation_loss(logits[rows], label, targets, label_share, comparison)
+            return distillation_loss(logits[rows], label, targets, objective)
         assert states is not None
-        return fused_distillation_loss(
-            states.hidden[rows], states.head, label, targets, label_share, comparison
-        )
+        return fused_distillation_loss(states.hidden[rows], states.head, label, targets, objective)
 
     if taught is None or taught == len(batch.row):
-        return loss(slice(None), teacher, label_share), torch.zeros((), device=batch.label.device)
-    return loss(slice(taught), teacher, label_share), loss(slice(taught, None), None, 1.0)
+        return loss(slice(None), teacher), torch.zeros((), device=batch.label.device)
+    return loss(slice(taught), teacher), loss(slice(taught, None), None)

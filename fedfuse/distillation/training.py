@@ -44,7 +44,6 @@ def train(
     vocab_size: int,
     seed: int,
     teacher: Teacher | None = None,
-    label_share: float = 1.0,
     replay: TokenizedDataset | None = None,
     autocast: str = "none",
     state: TrainingState | None = None,
@@ -59,7 +58,6 @@ def train(
         vocab_size: size of the tokenizer's vocabulary.
         seed: orders the samples and drives dropout.
         teacher: sparse targets for the label rows of ``data``.
-        label_share: lambda of the joint loss.
         replay: samples whose label loss is added at every step.
         autocast: what products of the forward pass are computed in.
         state: of a phase that was stopped, or of the one before.
@@ -76,7 +74,6 @@ def train(
         vocab_size=vocab_size,
         seed=seed,
         teacher=teacher,
-        label_share=label_share,
         replay=replay,
         autocast=autocast,
         state=state,
@@ -110,7 +107,6 @@ class Training:
         vocab_size: int,
         seed: int,
         teacher: Teacher | None = None,
-        label_share: float = 1.0,
         replay: TokenizedDataset | None = None,
         autocast: str = "none",
         state: TrainingState | None = None,
@@ -125,7 +121,6 @@ class Training:
             seed: orders the samples and drives dropout; one for all phases of a kind, so that each
                 sample is seen once per epoch.
             teacher: sparse targets for the label rows of ``data``.
-            label_share: lambda of the joint loss.
             replay: samples whose label loss is added at every step, a batch at a time, so that what
                 the model knew of them is not forgotten.
             autocast: what products of the forward pass are computed in, one of ``AUTOCAST``;
@@ -135,7 +130,7 @@ class Training:
         """
         self.model, self.data, self.replay, self.settings = model, data, replay, settings
         self.vocab_size, self.seed, self.autocast = vocab_size, seed, autocast
-        self.teacher, self.label_share = teacher, label_share
+        self.teacher = teacher
         self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._device = next(iter(self._named.values())).device
         self._optimizer = torch.optim.AdamW(
@@ -213,7 +208,7 @@ class Training:
 
     def _consolidate(self) -> EWCPenalty | None:
         """Hold what the model is trusted with itself, where the settings say so."""
-        if self.teacher is None or not self.settings.consolidation:
+        if self.teacher is None or not self.settings.ewc:
             return None
         self.model.eval()
         held = estimate_ewc(
@@ -256,8 +251,7 @@ class Training:
                 batch,
                 self.vocab_size,
                 self.teacher,
-                self.label_share,
-                self.settings.comparison,
+                self.settings.objective,
                 taught=here,
                 autocast=self.autocast,
             )

@@ -1,4 +1,4 @@
-"""A promotion gate: a round's new adapter is kept only if it makes no domain worse beyond noise.
+"""Acceptance test: a round's new adapter is kept only if it makes no domain worse beyond noise.
 
 Rule: the same held-out samples are scored before and after. In every domain with at least
 ``LEAST_SAMPLES`` of them, and over all samples together, the mean difference (after less before)
@@ -82,14 +82,14 @@ def acceptance_test(
     """
     if not len(before) == len(after) == len(domains) or not len(before):
         raise FedfuseError(
-            f"promotion: {len(before)} losses before, {len(after)} after, {len(domains)} domains; "
-            "allowed: as many of each, at least one"
+            "acceptance test: expected one or more losses before, as many after, and domains, got "
+            f"{len(before)}, {len(after)} and {len(domains)}"
         )
     if not 0 < level < 1:
-        raise FedfuseError(f"promotion: level is {level}; allowed: above 0, below 1")
+        raise FedfuseError(f"acceptance test: expected a level above 0 and below 1, got {level}")
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     if not np.isfinite(difference).all():
-        raise FedfuseError("promotion: losses hold NaN or infinity; allowed: finite losses")
+        raise FedfuseError("acceptance test: expected finite losses, got NaN or infinity")
     names = np.asarray(domains)
     groups = {OVERALL: difference}
     for domain in sorted(set(domains)):

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from fedfuse.config.fields import between, one_of, text
 from fedfuse.config.run_config import RunConfig, fill, model_of_partition, parse
-from fedfuse.config.sections import PhaseConfig
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.data.splits import own_samples
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.models import load_splits
 
-P = TypeVar("P", bound=PhaseConfig)
+P = TypeVar("P", bound=TrainingConfig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def worse_rows(run: Run) -> list[WorseRow]:
 
 
 def taken_back_rows(run: Run) -> list[TakenBackRow]:
-    """The phases that promotion took back."""
+    """The phases that an acceptance test took back."""
     rows = []
     for verdict in run.verdicts:
         if not verdict.keep:

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from fedfuse.builtin.models import is_builtin, model_folder
 from fedfuse.config.run_config import RunConfig, model_of_partition
-from fedfuse.config.sections import ModelConfig, PhaseConfig
+from fedfuse.config.sections import ModelConfig
+from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.factory.models import load_splits
 from fedfuse.models.causal_lm import LoraSettings
@@ -122,7 +123,7 @@ def _needs(
     config: RunConfig,
     model: ModelConfig,
     name: str,
-    phases: Sequence[tuple[Sequence[Sample], PhaseConfig, int]],
+    phases: Sequence[tuple[Sequence[Sample], TrainingConfig, int]],
 ) -> tuple[ModelNeeds, int]:
     """What a model needs in the largest of its phases, and label rows of the last one's samples."""
     base = str(model_folder(name)) if is_builtin(name) else name

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from fedfuse.algorithms.local_model import LocalModel
-from fedfuse.config.training import TrainingConfig
+from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.distillation.targets import Teacher
 from fedfuse.evaluation.scoring import Evaluator
@@ -102,16 +103,16 @@ def test_it_learns_from_a_teacher_and_replays(local_model: LocalModel) -> None:
         np.ones(rows, dtype=np.float32),
     )
     one_step = TrainingConfig(steps=1, batch_size=12, learning_rate=1e-9)
+    distill = replace(one_step, objective=Objective(0.0))
     data = local_model.public
     labels, _ = local_model.learn(data, one_step, seed=0)
-    same, _ = local_model.learn(data, one_step, seed=0, teacher=teacher, label_share=1.0)
+    same, _ = local_model.learn(data, one_step, seed=0, teacher=teacher)
     assert same == pytest.approx(labels, rel=1e-4)
-    taught, _ = local_model.learn(data, one_step, seed=0, teacher=teacher, label_share=0.0)
-    both, _ = local_model.learn(
-        data, one_step, seed=0, teacher=teacher, label_share=0.0, replay=data
-    )
+    taught, _ = local_model.learn(data, distill, seed=0, teacher=teacher)
+    both, _ = local_model.learn(data, distill, seed=0, teacher=teacher, replay=data)
     assert both == pytest.approx(taught + labels, rel=1e-4)
-    mean, moments = local_model.learn(data, SETTINGS, seed=0, teacher=teacher, label_share=0.0)
+    settings = replace(SETTINGS, objective=Objective(0.0))
+    mean, moments = local_model.learn(data, settings, seed=0, teacher=teacher)
     assert mean < taught
     _, more = local_model.learn(data, one_step, seed=0, state=moments)
     steps = {float(value) for name, value in more.items() if name.startswith("step/")}

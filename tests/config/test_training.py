@@ -7,23 +7,23 @@ import sys
 
 import pytest
 
-from fedfuse.config.training import DIVERGENCES, Comparison
+from fedfuse.config.training import DIVERGENCES, Objective
 from fedfuse.errors import FedfuseError
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_what_is_allowed(divergence: str) -> None:
-    assert Comparison(divergence, 0.5).divergence == divergence
+    assert Objective(0.5, divergence).divergence == divergence
 
 
 def test_all_that_is_wrong_is_named() -> None:
     with pytest.raises(
-        FedfuseError, match=r"'kl'; allowed: cross-entropy, .*temperature 0"
+        FedfuseError, match=r"expected 'cross-entropy', .*'kl'; temperature: .* got 0"
     ) as all_:
-        Comparison("kl", 0)
+        Objective(1.0, "kl", 0)
     assert "above 0" in str(all_.value)
-    with pytest.raises(FedfuseError, match="temperature nan"):
-        Comparison(temperature=float("nan"))
+    with pytest.raises(FedfuseError, match="temperature: expected above 0, got nan"):
+        Objective(temperature=float("nan"))
 
 
 def test_a_run_config_is_read_without_pytorch() -> None:

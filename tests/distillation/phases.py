@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,22 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def run(tiny: Tiny, data: TokenizedDataset, settings: TrainingConfig, **more: Any) -> Any:
+def run(
+    tiny: Tiny,
+    data: TokenizedDataset,
+    settings: TrainingConfig,
+    label_weight: float | None = None,
+    **more: Any,
+) -> Any:
+    if label_weight is not None:
+        settings = weighted(settings, label_weight)
     options = {"vocab_size": tiny.tokenizer.vocab_size, "seed": 3} | more
     return train(tiny.model, data, settings, **options)
+
+
+def weighted(settings: TrainingConfig, label_weight: float) -> TrainingConfig:
+    objective = replace(settings.objective, label_weight=label_weight)
+    return replace(settings, objective=objective)
 
 
 def one_hot(data: TokenizedDataset, token: int, weight: float = 1.0) -> Teacher:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedfuse.builtin.architectures import ARCHITECTURES
-from fedfuse.config.training import AUTOCAST
+from fedfuse.config.training import AUTOCAST, Objective
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.targets import batch_losses
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
@@ -28,8 +28,9 @@ def test_gradients_in_mixed_precision(
         teacher = replace(
             one_hot(data, 5), tail_logprob=np.full(len(data.rows.token), -1.0, np.float32)
         )
+        vocab = model.tokenizer.vocab_size
         loss, _ = batch_losses(
-            model.model, data.batch(np.arange(8)), model.tokenizer.vocab_size, teacher, 0.3,
+            model.model, data.batch(np.arange(8)), vocab, teacher, Objective(0.3),
             autocast=precision,
         )  # fmt: skip
         assert loss.dtype == torch.float32

@@ -14,7 +14,7 @@ from fedfuse.distillation.optimizer_state import TrainingState, optimizer_moment
 from fedfuse.distillation.training import Training
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
-from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
+from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weighted, weights
 
 
 @pytest.mark.parametrize("autocast", AUTOCAST)
@@ -25,7 +25,7 @@ def test_a_stopped_phase_goes_on_bit_for_bit(
     """Stopped in an epoch and in a phase, with dropout, replay, parts and a loss scale."""
     # So small that the loss scale grows between stop and end.
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", quickly_growing)
-    settings = replace(SETTINGS, steps=6, batch_size=5, max_tokens=60)
+    settings = weighted(replace(SETTINGS, steps=6, batch_size=5, max_tokens=60), 0.3)
 
     def begin(model: Tiny, state: TrainingState | None = None) -> Training:
         data = model.encode(public[:8])
@@ -36,7 +36,6 @@ def test_a_stopped_phase_goes_on_bit_for_bit(
             vocab_size=model.tokenizer.vocab_size,
             seed=3,
             teacher=one_hot(data, 5),
-            label_share=0.3,
             replay=model.encode(public[8:]),
             autocast=autocast,
             state=state,

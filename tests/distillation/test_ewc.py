@@ -24,9 +24,9 @@ from fedfuse.distillation.training import Training
 from fedfuse.knowledge.extract import extract
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
-from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
+from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weighted, weights
 
-HELD = replace(SETTINGS, consolidation=10.0)
+HELD = replace(SETTINGS, ewc=10.0)
 
 
 def test_information_is_the_sum_of_squared_gradients() -> None:
@@ -114,7 +114,7 @@ def phase(tiny: Make, public: list[Sample], settings: TrainingConfig, own: float
     trust = None if own is None else np.zeros(len(data), dtype=np.float32)
     if trust is not None:
         trust[: len(data) // 2] = own
-    run(model, data, settings, teacher=taught(model, data, trust), label_share=0.0)
+    run(model, data, settings, teacher=taught(model, data, trust), label_weight=0.0)
     return model
 
 
@@ -145,7 +145,7 @@ def test_what_is_trusted_changes_less(tiny: Make, public: list[Sample]) -> None:
         return float((before.exp() * (before - after)).sum(1).mean())
 
     steps = replace(SETTINGS, steps=12)
-    assert change(replace(steps, consolidation=300.0)) < 0.8 * change(steps)
+    assert change(replace(steps, ewc=300.0)) < 0.8 * change(steps)
 
 
 def test_trust_decides_what_counts(tiny: Make, public: list[Sample]) -> None:
@@ -181,11 +181,10 @@ def test_parts_and_stops_change_nothing(tiny: Make, public: list[Sample]) -> Non
         return Training(
             model.model,
             data,
-            HELD,
+            weighted(HELD, 0.3),
             vocab_size=model.tokenizer.vocab_size,
             seed=3,
             teacher=taught(start, data, own),
-            label_share=0.3,
             state=state,
         )
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedfuse.config.training import DIVERGENCES, Comparison
+from fedfuse.config.training import DIVERGENCES, Objective
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
 from fedfuse.models.head import Head, rows_per_chunk
@@ -21,7 +21,12 @@ from tests.distillation.test_loss import by_token, targets
 from tests.oracles.loss import joint_loss
 
 WIDTH = 6
-comparisons = st.builds(Comparison, st.sampled_from(DIVERGENCES), st.sampled_from([0.5, 1.0, 3.0]))
+objectives = st.builds(
+    Objective,
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from(DIVERGENCES),
+    st.sampled_from([0.5, 1.0, 3.0]),
+)
 heads = st.fixed_dictionaries(
     {
         "bias": st.booleans(),
@@ -89,9 +94,8 @@ def assert_close(found: Tensor, right: Tensor, tolerance: float) -> None:
     entries=st.integers(1, 9),
     unused=st.integers(0, 3),
     tail=st.booleans(),
-    share=st.sampled_from([0.0, 0.3, 1.0]),
     options=heads,
-    comparison=comparisons,
+    objective=objectives,
     padding=st.integers(0, 2),
     chunk=st.integers(1, 6),
 )
@@ -102,9 +106,8 @@ def test_equals_the_dense_oracle(
     entries: int,
     unused: int,
     tail: bool,
-    share: float,
     options: dict[str, Any],
-    comparison: Comparison,
+    objective: Objective,
     padding: int,
     chunk: int,
 ) -> None:
@@ -119,14 +122,14 @@ def test_equals_the_dense_oracle(
         label.tolist(),
         by_token(teacher),
         teacher.weight.double().tolist(),
-        share,
-        comparison.divergence,
-        comparison.temperature,
+        objective.label_weight,
+        objective.divergence,
+        objective.temperature,
     )
     right.backward()
     hidden32, head32 = as_type(hidden, head, torch.float32)
     found = fused_distillation_loss(
-        hidden32, head32.cut(vocab), label, teacher, share, comparison, chunk=chunk
+        hidden32, head32.cut(vocab), label, teacher, objective, chunk=chunk
     )
     found.backward()
     assert found.dtype == torch.float32
@@ -146,7 +149,7 @@ def test_labels_alone_are_cross_entropy(seed: int, options: dict[str, Any], chun
     right = torch.nn.functional.cross_entropy(head.logits(hidden), label)
     right.backward()
     hidden32, head32 = as_type(hidden, head, torch.float32)
-    found = fused_distillation_loss(hidden32, head32, label, None, 0.5, chunk=chunk)
+    found = fused_distillation_loss(hidden32, head32, label, None, Objective(0.5), chunk=chunk)
     found.backward()
     assert_close(found.detach(), right.detach(), 1e-5)
     for mine, theirs in zip(gradients(hidden32, head32), gradients(hidden, head), strict=True):
@@ -156,12 +159,12 @@ def test_labels_alone_are_cross_entropy(seed: int, options: dict[str, Any], chun
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_gradcheck(divergence: str) -> None:
     hidden, head, label, teacher = case()
-    comparison = Comparison(divergence, 2.0)
+    objective = Objective(0.3, divergence, 2.0)
 
     def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         used = Head(weight, bias, scale=0.7, softcap=3.0)
         # A factor, as in a sum of losses, reaches all gradients.
-        return 3 * fused_distillation_loss(hidden, used, label, teacher, 0.3, comparison, chunk=3)
+        return 3 * fused_distillation_loss(hidden, used, label, teacher, objective, chunk=3)
 
     assert torch.autograd.gradcheck(loss, (hidden, head.weight, head.bias))
 
@@ -171,9 +174,9 @@ def test_gradcheck(divergence: str) -> None:
 def test_half_precision(dtype: torch.dtype, rows: int) -> None:
     """As exact as the type; also where a row's share of the mean is below float16's range."""
     hidden, head, label, teacher = case(rows=rows)
-    fused_distillation_loss(hidden, head, label, teacher, 0.3).backward()
+    fused_distillation_loss(hidden, head, label, teacher, Objective(0.3)).backward()
     half, half_head = as_type(hidden, head, dtype)
-    loss = fused_distillation_loss(half, half_head, label, teacher, 0.3, chunk=500)
+    loss = fused_distillation_loss(half, half_head, label, teacher, Objective(0.3), chunk=500)
     assert loss.dtype == torch.float32
     loss.backward()
     for mine, right in zip(gradients(half, half_head), gradients(hidden, head), strict=True):
@@ -184,11 +187,11 @@ def test_half_precision(dtype: torch.dtype, rows: int) -> None:
 
 def test_hidden_states_of_another_type_than_the_head() -> None:
     hidden, head, label, teacher = case()
-    right = fused_distillation_loss(hidden, head, label, teacher, 0.3)
+    right = fused_distillation_loss(hidden, head, label, teacher, Objective(0.3))
     right.backward()
     half = single(hidden, torch.bfloat16)
     mixed = fused_distillation_loss(
-        half, as_type(hidden, head, torch.float32)[1], label, teacher, 0.3
+        half, as_type(hidden, head, torch.float32)[1], label, teacher, Objective(0.3)
     )
     mixed.backward()
     assert mixed.item() == pytest.approx(right.item(), rel=1e-2)
@@ -199,9 +202,9 @@ def test_hidden_states_of_another_type_than_the_head() -> None:
 def test_autocast_changes_nothing() -> None:
     hidden, head, label, teacher = case()
     hidden, head = as_type(hidden, head, torch.float32)
-    right = fused_distillation_loss(hidden, head, label, teacher, 0.3)
+    right = fused_distillation_loss(hidden, head, label, teacher, Objective(0.3))
     with torch.autocast("cpu", torch.bfloat16):
-        found = fused_distillation_loss(hidden, head, label, teacher, 0.3)
+        found = fused_distillation_loss(hidden, head, label, teacher, Objective(0.3))
     assert found.item() == right.item()
 
 
@@ -210,15 +213,15 @@ def test_a_tail_beside_the_whole_vocabulary_is_no_class() -> None:
     hidden, head, label, _ = case(vocab=3)
     teacher = targets([[0, 2, 1]] * 7, [[0.5, 0.2, 0.1]] * 7, [0.2] * 7, [1] * 7)
     alone = targets([[0, 2, 1]] * 7, [[0.625, 0.25, 0.125]] * 7, [0] * 7, [1] * 7)
-    right = fused_distillation_loss(hidden, head, label, alone, 0.1)
+    right = fused_distillation_loss(hidden, head, label, alone, Objective(0.1))
     right.backward()
     other, other_head = as_type(hidden, head, torch.float64)
-    found = fused_distillation_loss(other, other_head, label, teacher, 0.1)
+    found = fused_distillation_loss(other, other_head, label, teacher, Objective(0.1))
     found.backward()
     assert found.item() == pytest.approx(right.item(), rel=1e-6)
     for mine, theirs in zip(gradients(other, other_head), gradients(hidden, head), strict=True):
         assert_close(mine, theirs, 1e-6)
-    dense = distillation_loss(head.logits(hidden), label, teacher, 0.1)
+    dense = distillation_loss(head.logits(hidden), label, teacher, Objective(0.1))
     assert dense.item() == pytest.approx(right.item(), rel=1e-6)
     (gradient,) = torch.autograd.grad(dense, [hidden])
     assert_close(gradient, gradients(hidden, head)[0], 1e-6)
@@ -229,9 +232,9 @@ def test_a_row_that_nobody_teaches(divergence: str) -> None:
     """It has no mass at all; its label still counts."""
     hidden, head, label, _ = case(rows=1)
     nobody = targets([[0, 0]], [[0, 0]], [0], [0])
-    comparison = Comparison(divergence, 2.0)
-    found = fused_distillation_loss(hidden, head, label, nobody, 0.4, comparison)
-    right = 0.4 * fused_distillation_loss(hidden, head, label, None, 1.0)
+    objective = Objective(0.4, divergence, 2.0)
+    found = fused_distillation_loss(hidden, head, label, nobody, objective)
+    right = 0.4 * fused_distillation_loss(hidden, head, label, None, Objective(1.0))
     assert found.item() == pytest.approx(right.item(), rel=1e-9)
     gradient = torch.autograd.grad(found, [hidden])[0]
     torch.testing.assert_close(gradient, torch.autograd.grad(right, [hidden])[0])
@@ -242,7 +245,7 @@ def test_a_far_tail_keeps_its_precision() -> None:
     head = Head(torch.tensor([[30.0], [0.0], [0.0]]))
     teacher = targets([[0]], [[0.5]], [0.5], [1])
     hidden = torch.ones(1, 1, requires_grad=True)
-    loss = fused_distillation_loss(hidden, head, torch.tensor([0]), teacher, 0.0)
+    loss = fused_distillation_loss(hidden, head, torch.tensor([0]), teacher, Objective(0.0))
     loss.backward()
     assert loss.item() == pytest.approx(0.5 * (30 - np.log(2)), rel=1e-5)
     assert hidden.grad is not None
@@ -252,11 +255,15 @@ def test_a_far_tail_keeps_its_precision() -> None:
 def test_without_rows_nothing_is_lost_or_learnt() -> None:
     hidden, head, label, teacher = case()
     none = slice(0, 0)
-    loss = fused_distillation_loss(hidden[none], head, label[none], teacher.part(none), 0.3)
+    loss = fused_distillation_loss(
+        hidden[none], head, label[none], teacher.part(none), Objective(0.3)
+    )
     loss.backward()
     assert loss.item() == 0
     assert all((g == 0).all() for g in gradients(hidden, head))
-    assert distillation_loss(head.logits(hidden[none]), label[none], None, 1.0).item() == 0
+    assert (
+        distillation_loss(head.logits(hidden[none]), label[none], None, Objective(1.0)).item() == 0
+    )
 
 
 class Largest(TorchDispatchMode):
@@ -279,22 +286,24 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(trainable: bool) -> None:
     if not trainable:
         head = Head(head.weight.detach())
     with Largest() as largest:
-        fused_distillation_loss(hidden, head, label, teacher, 0.3, chunk=chunk).backward()
+        fused_distillation_loss(
+            hidden, head, label, teacher, Objective(0.3), chunk=chunk
+        ).backward()
     assert largest.elements == vocab * chunk > vocab * WIDTH
     with Largest() as largest:
-        distillation_loss(head.logits(hidden), label, teacher, 0.3).backward()
+        distillation_loss(head.logits(hidden), label, teacher, Objective(0.3)).backward()
     assert largest.elements == vocab * rows
 
 
 def test_gradients_are_formed_where_they_are_asked_for() -> None:
     hidden, head, label, teacher = case()
-    asked = fused_distillation_loss(hidden, head, label, teacher, 0.3)
+    asked = fused_distillation_loss(hidden, head, label, teacher, Objective(0.3))
     with torch.no_grad():
-        loss = fused_distillation_loss(hidden, head, label, teacher, 0.3, chunk=1)
+        loss = fused_distillation_loss(hidden, head, label, teacher, Objective(0.3), chunk=1)
     assert loss.item() == pytest.approx(asked.item(), rel=1e-9)
     assert not loss.requires_grad
     frozen = Head(head.weight.detach(), head.bias)
-    fused_distillation_loss(hidden.detach(), frozen, label, teacher, 0.3).backward()
+    fused_distillation_loss(hidden.detach(), frozen, label, teacher, Objective(0.3)).backward()
     assert hidden.grad is None
     assert head.bias is not None
     assert head.bias.grad is not None

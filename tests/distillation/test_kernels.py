@@ -15,6 +15,7 @@ import pytest
 
 CHECK = """
 import torch
+from fedfuse.config.training import Objective
 from fedfuse.distillation import fused
 from fedfuse.distillation.loss import SparseTargets
 from fedfuse.models import kernels, logsumexp
@@ -42,7 +43,7 @@ results = []
 for usable in (False, True):
     logsumexp.has_kernels = lambda device, usable=usable: usable
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    loss = fused.fused_distillation_loss(h, Head(w), label, teacher, 0.3, chunk=4)
+    loss = fused.fused_distillation_loss(h, Head(w), label, teacher, Objective(0.3), chunk=4)
     loss.backward()
     results.append((loss.detach(), h.grad, w.grad))
 torch.testing.assert_close(results[1], results[0])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedfuse.config.training import Objective
 from fedfuse.distillation.loss import SparseTargets, distillation_loss
 from fedfuse.distillation.targets import Teacher
 from tests.oracles.loss import joint_loss
@@ -62,7 +63,7 @@ def test_equals_the_dense_oracle(seed: int, k: int, share: float, tail: bool) ->
     teacher = random_teacher(rng, rows=4, k=k, tail=tail)
     logits = torch.from_numpy(rng.normal(0, 3, (4, VOCAB)))
     label = torch.from_numpy(rng.integers(VOCAB, size=4))
-    found = with_gradient(logits, lambda x: distillation_loss(x, label, teacher, share))
+    found = with_gradient(logits, lambda x: distillation_loss(x, label, teacher, Objective(share)))
     weight = teacher.weight.double().tolist()
     kept = by_token(teacher)
     right = with_gradient(logits, lambda x: joint_loss(x, label.tolist(), kept, weight, share))
@@ -77,14 +78,17 @@ def test_gradcheck() -> None:
     label = torch.tensor([1, 5, 9])
     # The loss computes in float32, hence a wide step and tolerance.
     assert torch.autograd.gradcheck(
-        lambda x: distillation_loss(x, label, teacher, 0.3).double(), logits, eps=1e-2, atol=2e-3
+        lambda x: distillation_loss(x, label, teacher, Objective(0.3)).double(),
+        logits,
+        eps=1e-2,
+        atol=2e-3,
     )
 
 
 def test_by_hand() -> None:
     """Student uniform over four tokens; the tail's bucket holds two of them."""
     teacher = targets([[2, 0]], [[0.5, 0.25]], [0.25], [0.5])
-    loss = distillation_loss(torch.zeros(1, 4), torch.tensor([3]), teacher, 0.4)
+    loss = distillation_loss(torch.zeros(1, 4), torch.tensor([3]), teacher, Objective(0.4))
     right = 0.4 * np.log(4) + 0.6 * 0.5 * (0.75 * np.log(4) + 0.25 * np.log(2))
     assert loss.item() == pytest.approx(right, rel=1e-6)
 
@@ -93,12 +97,14 @@ def test_labels_alone() -> None:
     logits = torch.randn(5, VOCAB, generator=torch.Generator().manual_seed(0))
     label = torch.tensor([0, 1, 2, 3, 10])
     cross_entropy = torch.nn.functional.cross_entropy(logits, label).item()
-    assert distillation_loss(logits, label, None, 0.2).item() == pytest.approx(cross_entropy)
+    assert distillation_loss(logits, label, None, Objective(0.2)).item() == pytest.approx(
+        cross_entropy
+    )
     teacher = random_teacher(np.random.default_rng(0), rows=5, k=3, tail=True)
-    both = distillation_loss(logits, label, teacher, 1.0).item()
+    both = distillation_loss(logits, label, teacher, Objective(1.0)).item()
     assert both == pytest.approx(cross_entropy)
     nobody = replace(teacher, weight=torch.zeros(5))
-    alone = distillation_loss(logits, label, nobody, 0.2).item()
+    alone = distillation_loss(logits, label, nobody, Objective(0.2)).item()
     assert alone == pytest.approx(0.2 * cross_entropy)
 
 
@@ -106,8 +112,10 @@ def test_a_row_without_weight_has_the_gradient_of_its_label_alone() -> None:
     logits = torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(1))
     label = torch.tensor([4, 5])
     teacher = targets([[1, 2], [1, 2]], [[0.6, 0.3], [0.6, 0.3]], [0.1, 0.1], [0, 1])
-    _, gradient = with_gradient(logits, lambda x: distillation_loss(x, label, teacher, 0.5))
-    _, alone = with_gradient(logits, lambda x: distillation_loss(x, label, None, 1.0))
+    _, gradient = with_gradient(
+        logits, lambda x: distillation_loss(x, label, teacher, Objective(0.5))
+    )
+    _, alone = with_gradient(logits, lambda x: distillation_loss(x, label, None, Objective(1.0)))
     np.testing.assert_allclose(gradient[0], 0.5 * alone[0], atol=1e-7)
     assert not np.allclose(gradient[1], 0.5 * alone[1], atol=1e-3)
 
@@ -119,8 +127,8 @@ def test_padded_slots_are_harmless() -> None:
     label = torch.tensor([0])
     short = targets([[3, 7]], [[0.5, 0.2]], [0.3], [1])
     padded = targets([[3, 7, 3, 7, 3]], [[0.5, 0.2, 0, 0, 0]], [0.3], [1])
-    first = with_gradient(logits, lambda x: distillation_loss(x, label, short, 0.1))
-    second = with_gradient(logits, lambda x: distillation_loss(x, label, padded, 0.1))
+    first = with_gradient(logits, lambda x: distillation_loss(x, label, short, Objective(0.1)))
+    second = with_gradient(logits, lambda x: distillation_loss(x, label, padded, Objective(0.1)))
     assert first[0] == pytest.approx(second[0], rel=1e-12)
     np.testing.assert_allclose(first[1], second[1], rtol=1e-12)
 
@@ -136,7 +144,7 @@ def test_a_teacher_without_tail_is_the_papers_rule() -> None:
         np.full(2, -np.inf, dtype=np.float32),
         np.ones(2, dtype=np.float32),
     ).rows(np.arange(2), "cpu")
-    loss = distillation_loss(logits, torch.tensor([0, 0]), teacher, 0.0)
+    loss = distillation_loss(logits, torch.tensor([0, 0]), teacher, Objective(0.0))
     right = 0.0
     for row in range(2):
         soft = torch.softmax(torch.from_numpy(kept[row]), 0)
@@ -152,7 +160,7 @@ def test_a_teacher_equal_to_the_student(k: int) -> None:
     tail = (1 - probs.sum(1)).clamp(min=0) if k < VOCAB else torch.zeros(2)
     teacher = SparseTargets(indices, probs, tail, torch.ones(2))
     loss, gradient = with_gradient(
-        logits, lambda x: distillation_loss(x, torch.tensor([0, 1]), teacher, 0.0)
+        logits, lambda x: distillation_loss(x, torch.tensor([0, 1]), teacher, Objective(0.0))
     )
     everything = torch.cat([probs, tail[:, None]], 1).double()
     entropy = -torch.special.xlogy(everything, everything).sum(1).mean().item()
@@ -164,5 +172,5 @@ def test_a_far_tail_keeps_its_precision() -> None:
     """The student's mass outside is 1e-13 here: one minus the kept mass would be nothing."""
     logits = torch.tensor([[30.0, 0.0, 0.0]])
     teacher = targets([[0]], [[0.5]], [0.5], [1])
-    loss = distillation_loss(logits, torch.tensor([0]), teacher, 0.0)
+    loss = distillation_loss(logits, torch.tensor([0]), teacher, Objective(0.0))
     assert loss.item() == pytest.approx(0.5 * (30 - np.log(2)), rel=1e-5)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fedfuse.builtin.architectures import ARCHITECTURES
-from fedfuse.config.training import Comparison, TrainingConfig
+from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.targets import Teacher, batch_losses
@@ -148,10 +148,10 @@ def test_replay_adds_its_loss(tiny: Make, public: list[Sample]) -> None:
     both = new.batch(np.arange(6)), old.batch(np.arange(6))
     teacher = one_hot(new, 5)
     model.model.train()
-    right = batch_losses(model.model, both[0], vocab, teacher, 0.3)[0]
-    right = right + batch_losses(model.model, both[1], vocab, None, 1.0)[0]
+    right = batch_losses(model.model, both[0], vocab, teacher, Objective(0.3))[0]
+    right = right + batch_losses(model.model, both[1], vocab, None, Objective())[0]
     settings = replace(SETTINGS, steps=1, batch_size=6)
-    options = {"teacher": teacher, "label_share": 0.3}
+    options = {"teacher": teacher, "label_weight": 0.3}
     loss, _ = run(model, new, settings, replay=old, **options)
     assert loss == pytest.approx(right.item(), rel=1e-5)
     alone, _ = run(tiny("opt"), new, settings, **options)
@@ -181,7 +181,7 @@ def test_parts_of_a_batch_add_up(
         widths.clear()
         watched.register_forward_hook(lambda _, given, __: widths.append(tuple(given[0].shape)))
         loss, moments = run(
-            model, data, settings, teacher=one_hot(data, 5), label_share=0.3, replay=replay
+            model, data, settings, teacher=one_hot(data, 5), label_weight=0.3, replay=replay
         )
         found.append((loss, moments))
     # (Trying the head on the first batch adds small ones.)
@@ -200,7 +200,7 @@ def test_replay_keeps_what_was_known(tiny: Make, public: list[Sample]) -> None:
         old, new = model.encode(public[:6]), model.encode(public[6:])
         settings = replace(SETTINGS, steps=15)
         replay = old if replayed else None
-        run(model, new, settings, teacher=one_hot(new, 5), label_share=0.0, replay=replay)
+        run(model, new, settings, teacher=one_hot(new, 5), label_weight=0.0, replay=replay)
         after.append(sample_nll(model.model, old, model.tokenizer.vocab_size).sum())
     assert after[1] < 0.8 * after[0]
 
@@ -208,7 +208,11 @@ def test_replay_keeps_what_was_known(tiny: Make, public: list[Sample]) -> None:
 def test_the_student_learns_from_its_teacher(gpt2: Tiny, data: TokenizedDataset) -> None:
     teacher = one_hot(data, 7)
     loss, _ = run(
-        gpt2, data, replace(SETTINGS, steps=25, learning_rate=2e-2), teacher=teacher, label_share=0
+        gpt2,
+        data,
+        replace(SETTINGS, steps=25, learning_rate=2e-2),
+        teacher=teacher,
+        label_weight=0.0,
     )
     batch = data.batch(np.arange(len(data)))
     with torch.no_grad():
@@ -222,8 +226,8 @@ def test_teacher_rows_follow_the_batch(gpt2: Tiny, data: TokenizedDataset) -> No
     teacher = replace(one_hot(data, 0), indices=data.rows.token[:, None])
     batch = data.batch(np.array([5, 0, 9]))
     vocab = gpt2.tokenizer.vocab_size
-    taught = batch_losses(gpt2.model, batch, vocab, teacher, 0.0)[0]
-    labelled = batch_losses(gpt2.model, batch, vocab, None, 1.0)[0]
+    taught = batch_losses(gpt2.model, batch, vocab, teacher, Objective(0.0))[0]
+    labelled = batch_losses(gpt2.model, batch, vocab, None, Objective())[0]
     assert taught.item() == pytest.approx(labelled.item(), rel=1e-6)
 
 
@@ -259,7 +263,7 @@ def test_with_and_without_a_head_of_its_own(
         model.model.zero_grad()
         batch, vocab = data.batch(np.arange(5)), model.tokenizer.vocab_size
         loss, _ = batch_losses(
-            model.model, batch, vocab, teacher, 0.3, Comparison("reverse-kl", temperature=2.0)
+            model.model, batch, vocab, teacher, Objective(0.3, "reverse-kl", 2.0)
         )
         assert ("Fused" in type(loss.grad_fn).__name__) == known
         loss.backward()
@@ -278,9 +282,9 @@ def test_with_and_without_a_head_of_its_own(
 def test_settings_say_how_to_compare(gpt2: Tiny, data: TokenizedDataset) -> None:
     teacher = one_hot(data, 5)
     losses = []
-    for comparison in (Comparison(), Comparison("reverse-kl"), Comparison(temperature=4.0)):
-        settings = replace(SETTINGS, steps=1, learning_rate=1e-9, comparison=comparison)
-        losses.append(run(gpt2, data, settings, teacher=teacher, label_share=0.0)[0])
+    for objective in (Objective(0), Objective(0, "reverse-kl"), Objective(0, temperature=4.0)):
+        settings = replace(SETTINGS, steps=1, learning_rate=1e-9, objective=objective)
+        losses.append(run(gpt2, data, settings, teacher=teacher)[0])
     assert len({round(loss, 3) for loss in losses}) == 3
 
 
@@ -290,11 +294,11 @@ def test_rows_of_the_head_beyond_the_vocabulary_are_cut_off(
     """A padded row with a huge logit would otherwise take all the mass."""
     batch = data.batch(np.arange(3))
     vocab = gpt2.tokenizer.vocab_size
-    before = batch_losses(gpt2.model, batch, vocab, None, 1.0)[0].item()
+    before = batch_losses(gpt2.model, batch, vocab, None, Objective())[0].item()
     with torch.no_grad():
         gpt2.model.get_output_embeddings().weight[vocab:] += 100
     assert gpt2.model.get_output_embeddings().weight.shape[0] > vocab
-    assert batch_losses(gpt2.model, batch, vocab, None, 1.0)[0].item() == before
+    assert batch_losses(gpt2.model, batch, vocab, None, Objective())[0].item() == before
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ def test_the_same_seed_the_same_verdict() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "domains", "level", "message"),
     [
-        ([1.0], [1.0, 2.0], ["a"], 0.05, "1 losses before, 2 after"),
-        ([], [], [], 0.05, "at least one"),
+        ([1.0], [1.0, 2.0], ["a"], 0.05, "got 1, 2 and 1"),
+        ([], [], [], 0.05, "one or more"),
         ([1.0], [np.nan], ["a"], 0.05, "finite"),
-        ([1.0], [1.0], ["a"], 0.0, "level is 0.0"),
+        ([1.0], [1.0], ["a"], 0.0, "got 0.0"),
     ],
 )
 def test_nonsense_is_refused(before, after, domains, level, message) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.alignment.projection import Projected
+from fedfuse.config.training import Objective
 from fedfuse.distillation.loss import distillation_loss
 from fedfuse.distillation.targets import Teacher
 from fedfuse.fusion.mixing import fuse, sum_duplicate_mass
@@ -124,7 +125,7 @@ def test_a_row_that_nobody_teaches() -> None:
     assert teacher.weight.tolist() == [0]
     targets = teacher.rows(np.array([0]), "cpu")
     logits = torch.randn(1, VOCAB, requires_grad=True)
-    distillation_loss(logits, torch.tensor([1]), targets, 0.0).backward()
+    distillation_loss(logits, torch.tensor([1]), targets, Objective(0.0)).backward()
     assert (logits.grad == 0).all()
 
 
@@ -153,7 +154,7 @@ def test_unused_slots_repeat_a_kept_token() -> None:
     assert set(teacher.indices[0].tolist()) == {3, 1}
     logits = torch.tensor([[0.5, 1, 2, 3, 1, 2, 2, 3, 1.0]])
     targets = teacher.rows(np.array([0]), "cpu")
-    loss = distillation_loss(logits, torch.tensor([0]), targets, 0.0)
+    loss = distillation_loss(logits, torch.tensor([0]), targets, Objective(0.0))
     student = torch.softmax(logits[0].double(), 0)
     bucket = 1 - student[3] - student[1]
     right = -0.5 * student[3].log() - 0.3 * student[1].log() - 0.2 * bucket.log()

@@ -13,7 +13,7 @@ def joint_loss(
     label: list[int],
     kept: list[dict[int, float]],
     weight: list[float],
-    label_share: float,
+    label_weight: float,
     divergence: str = "cross-entropy",
     temperature: float = 1.0,
 ) -> Tensor:
@@ -43,7 +43,7 @@ def joint_loss(
                 teacher_loss = teacher_loss + q * ratio.log()
         label_loss = -student[row, label[row]].log()
         distilled = weight[row] * temperature**2 * teacher_loss
-        total = total + label_share * label_loss + (1 - label_share) * distilled
+        total = total + label_weight * label_loss + (1 - label_weight) * distilled
     return total / len(student)
 
 

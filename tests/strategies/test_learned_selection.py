@@ -1,4 +1,4 @@
-"""Strategies that learn whom to trust, and promotion, in whole federations."""
+"""Strategies that learn whom to trust, and the acceptance test, in whole federations."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_papers_selector_can_be_chosen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_round_that_is_not_promoted_leaves_no_trace(
+def test_a_round_that_is_not_accepted_leaves_no_trace(
     keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def acceptance_test(
@@ -128,12 +128,12 @@ def test_a_round_that_is_not_promoted_leaves_no_trace(
         assert (before != after).any()
         return AcceptanceResult(keep, {"": Change(0.5, 0.25, not keep)})
 
-    monkeypatch.setattr(local_model, "judge", acceptance_test)
+    monkeypatch.setattr(local_model, "acceptance_test", acceptance_test)
     folder = federate(
         tmp_path,
         **SHORT,
         strategy="fedmkt",
-        promotion=True,
+        acceptance_test=True,
         data__holdout=8,
     )
     verdicts = lines(folder, "verdicts")

@@ -24,10 +24,10 @@ from tests.strategies.test_resume import KINDS, SHORT, cut_off, flip
 
 __all__ = ["tiny_world"]
 
-PROMOTED = {"strategy": "fedmkt", "promotion": True, "data__holdout": 4}
+TESTED = {"strategy": "fedmkt", "acceptance_test": True, "data__holdout": 4}
 TURNS = {"strategy": "fedmkt", "knowledge__public_share": 0.5}
 AVERAGED = {"strategy": "fedavg-lora", "clients__model": "builtin:server"}
-STRATEGIES = {**KINDS, "promotion": PROMOTED, "turns": TURNS, "fedavg-lora": AVERAGED}
+STRATEGIES = {**KINDS, "acceptance-test": TESTED, "turns": TURNS, "fedavg-lora": AVERAGED}
 
 
 def messages(folder: Path) -> Counter[tuple[int, str, str]]:
