@@ -28,7 +28,6 @@ from fedfuse.config.run_config import RunConfig, model_of_partition, parse
 from fedfuse.distillation.targets import Teacher
 from fedfuse.factory.models import load_local_model, load_splits, new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
-from fedfuse.fusion.row_rules import by_loss
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -118,7 +117,7 @@ class Side:
         aligner = new_aligner(self.local_model, rules)
         fuser = KnowledgeFuser(aligner, self.local_model.knowledge(rules.k))
         others = [fuser.add_teacher(*teacher) for teacher in known]
-        return fuser.fuse_teachers(others, by_loss(dual_min_ce), rules.k, tail=rules.tail).teacher
+        return fuser.fuse_teachers(others, dual_min_ce, rules.k, tail=rules.tail).teacher
 
     def loss(self) -> float:
         """Test loss, nats per byte, mean over domains."""

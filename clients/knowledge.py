@@ -20,6 +20,7 @@ from clients.client_state import remember, run_folder
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
+from fedfuse.errors import FedfuseError
 from fedfuse.factory.client import Client, parse_client
 from fedfuse.factory.models import (
     derive_seed,
@@ -42,9 +43,7 @@ from fedfuse.flower.messages import (
     unpack_tokenizer,
 )
 from fedfuse.fusion.fuser import FusedTargets, KnowledgeFuser
-from fedfuse.fusion.gating.learned_gate import LearnedGate
-from fedfuse.fusion.row_rules import by_loss
-from fedfuse.fusion.rules import dual_min_ce
+from fedfuse.fusion.rules import RULES, LearningRule, NamedRule, Rule, find_rule
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.delta import digest
@@ -57,8 +56,8 @@ from fedfuse.tokenizers.dataset import TokenizedDataset
 ADAPTER = "adapter"
 # With freshness: what the server holds of this client's knowledge, and the client of the server's.
 TOLD, HEARD = "told", "heard"
-# State of the selector, and the untouched model's loss of each test sample.
-SELECTOR, UNTOUCHED = "selector", "untouched"
+# State of the rule that learns, and the untouched model's loss of each test sample.
+RULE, UNTOUCHED = "rule", "untouched"
 # Losses of public prompts with the adapter that is kept.
 PROMPTS = "prompts"
 
@@ -160,7 +159,7 @@ class DistillationClient:
         aligner.verify(knowledge, tokenizer, public.fingerprint)
         if rules.freshness:
             self._state[HEARD] = arrays_to_record(to_arrays(knowledge))
-        fused_targets, selector = self._choose(request, public, aligner, knowledge)
+        fused_targets, rule = self._choose(request, public, aligner, knowledge)
         phase, state = self.config.client_distill, self._training("distill")
 
         def learn() -> tuple[float, TrainingState]:
@@ -184,9 +183,9 @@ class DistillationClient:
         if keep:
             self._state["training.distill"] = arrays_to_record(learned)
         self._keep()
-        if selector and selector.last:
-            self._state[SELECTOR] = arrays_to_record(selector.state())
-            pack_gate_loss(reply, selector.last.before, selector.last.after)
+        if isinstance(rule, LearningRule) and rule.last:
+            self._state[RULE] = arrays_to_record(rule.state())
+            pack_gate_loss(reply, rule.last.before, rule.last.after)
         shares = teacher_shares(public.samples, fused_targets.weights, ["server"])
         flat: Metrics = {
             f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()
@@ -202,21 +201,18 @@ class DistillationClient:
         public: TokenizedDataset,
         aligner: KnowledgeAligner,
         knowledge: Knowledge,
-    ) -> tuple[FusedTargets, LearnedGate | None]:
-        """What to take from the server, and the selector that learned when, if one is asked for."""
+    ) -> tuple[FusedTargets, Rule]:
+        """What to take from the server, and the rule that said so."""
         rules, tokenizer = self.config.knowledge, unpack_tokenizer(self._state)
         own = self.local_model.knowledge(rules.k, public)
-        selector, prompts, context_loss = None, None, None
-        if request.config_records["config"].get("selector"):
-            selector = self._selector()
+        named, prompts, context_loss = self._named_rule(request), None, None
+        rule = self._rule(named)
+        if named.reads_contexts:
             prompts = self.local_model.view_contexts(public, self._prompt_losses(public))
             context_loss = unpack_context_loss(request, len(public))
         fuser = KnowledgeFuser(aligner, own, prompts)
         server = fuser.add_teacher(knowledge, tokenizer, context_loss)
-        fused_targets = fuser.fuse_teachers(
-            [server], selector or by_loss(dual_min_ce), rules.k, tail=rules.tail
-        )
-        return fused_targets, selector
+        return fuser.fuse_teachers([server], rule, rules.k, tail=rules.tail), rule
 
     def _prompt_losses(self, public: TokenizedDataset) -> Float32[ndarray, " samples"]:
         """``[N]`` as this client told them already, if its model has not learned since."""
@@ -226,14 +222,26 @@ class DistillationClient:
             return known[public.fingerprint]
         return self.local_model.context_losses(public)
 
-    def _selector(self) -> LearnedGate:
-        """The selector as the last message left it."""
+    def _named_rule(self, request: RecordDict) -> NamedRule:
+        """The run config's rule, or else the one that the message names.
+
+        Raises:
+            FedfuseError: for a name in a message that is not registered: no message brings code.
+        """
+        if self.config.fusion.client_rule:
+            return find_rule(self.config.fusion.client_rule)
+        name = request.config_records["config"].get("rule")
+        if name not in RULES:
+            raise FedfuseError(f"rule of the message: expected {', '.join(RULES)}, got {name!r}")
+        return RULES[str(name)]
+
+    def _rule(self, named: NamedRule) -> Rule:
+        """The rule as the last message left it."""
         seed = derive_seed(self.config, "selector", self.partition)
-        selector = LearnedGate(self.config.selector.settings(), seed)
-        kept = self._state.get(SELECTOR)
-        if isinstance(kept, ArrayRecord):
-            selector.load(record_to_arrays(kept))
-        return selector
+        rule, kept = named.make(self.config.selector.settings(), seed), self._state.get(RULE)
+        if isinstance(rule, LearningRule) and isinstance(kept, ArrayRecord):
+            rule.load(record_to_arrays(kept))
+        return rule
 
     def evaluate(self, request: RecordDict) -> RecordDict:
         """Score the model on the test set, per domain, and save its adapter on this machine."""

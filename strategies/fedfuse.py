@@ -12,4 +12,4 @@ from strategies.fusion_x import FusionX
 class FedFuse(FusionX):
     """Both sides learn whom to trust."""
 
-    clients_learn_whom = True
+    client_rule = "learned-gate"

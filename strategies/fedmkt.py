@@ -17,12 +17,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from numpy import ndarray
 
+from fedfuse.config.run_config import RunConfig
 from fedfuse.errors import FedfuseError
+from fedfuse.factory.models import derive_seed
 from fedfuse.flower import messages
 from fedfuse.fusion.disk_buffer import DiskBuffer
 from fedfuse.fusion.fuser import AlignedTeacher, FusedTargets, KnowledgeFuser
-from fedfuse.fusion.row_rules import RowWeights, by_loss
-from fedfuse.fusion.rules import Losses, Weights, dual_min_ce
+from fedfuse.fusion.rules import LearningRule, NamedRule, find_rule
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.knowledge.payload import encode_delta, read, write
@@ -37,47 +38,74 @@ from strategies.server_state import SERVER, ServerState
 class FedMKT(ModelStrategy):
     """Clients teach the server, the server teaches the clients.
 
+    Raises:
+        FedfuseError: for a rule that learns and a ``knowledge.public-share`` below 1: it needs the
+            same samples in every round.
+
     Attributes:
-        reads_prompts: whether ``weigh`` looks at what models make of the public prompts; clients
-            are then asked.
-        clients_learn_whom: whether a client, too, learns when to trust the server, or goes by
-            DualMinCE.
+        server_rule: name of the rule by which the server trusts clients, unless the run config
+            has one: DualMinCE (Algorithm 2).
+        client_rule: the same of the clients.
+        reads_contexts: whether ``weigh`` looks at what models make of the public contexts, whatever
+            the rule does; clients are then asked.
     """
 
+    server_rule = "dual-min-ce"
+    client_rule = "dual-min-ce"
     reads_contexts = False
-    clients_learn_whom = False
 
     def __init__(self, session: ServerState) -> None:
         super().__init__(session)
+        server, self.clients_by = self.rules(self.config)
+        share = self.config.knowledge.public_share
+        if share < 1 and (learning := [r.name for r in (server, self.clients_by) if r.learns]):
+            raise FedfuseError(
+                f"knowledge.public-share = {share}: expected 1 with the rule {learning[0]!r}, "
+                "which needs the same samples in every round"
+            )
+        self.rule = server.make(
+            self.config.selector.settings(), derive_seed(self.config, SERVER, "selector")
+        )
+        self.reads_contexts = self.reads_contexts or server.reads_contexts
         self.held = Held(session.run.folder / SERVER / "held")
         # With freshness: what clients were last told, and the digest of what each of them holds.
         self.told: Knowledge | None = None
         self.heard: dict[str, str] = {}
 
-    def select(self, losses: Losses) -> Weights:
-        """Whom the server trusts on which public sample: DualMinCE (Algorithm 2).
+    @classmethod
+    def check_inputs(cls, config: RunConfig, clients: int) -> None:
+        """Check the rules, devices, models and data of a run without loading a model."""
+        cls.rules(config)
+        super().check_inputs(config, clients)
 
-        Override this for a rule of your own that needs losses alone, ``weigh`` for any other.
+    @classmethod
+    def open(cls, config: RunConfig) -> ServerState:
+        """The server's model and data, if there are rules to use them by."""
+        cls.rules(config)
+        return super().open(config)
+
+    @classmethod
+    def rules(cls, config: RunConfig) -> tuple[NamedRule, NamedRule]:
+        """The server's and the clients' rule: the run config's, or else the strategy's.
+
+        Raises:
+            FedfuseError: for a rule that there is not.
+        """
+        server = find_rule(config.fusion.server_rule or cls.server_rule)
+        return server, find_rule(config.fusion.client_rule or cls.client_rule)
+
+    def weigh(self, stats: StackedStats) -> ndarray:
+        """How much to trust each client where, by the rule; override it for one of your own.
 
         Args:
-            losses: ``[N, C]`` nats per byte; column 0 is the server's own, then one per client.
+            stats: about C candidates on N samples with T label rows; column 0 is the server, then
+                one per client.
 
         Returns:
-            ``[N, C]`` weights, not negative; a row of zeros learns from labels alone.
+            ``[N, C]`` weights per sample or ``[T, C]`` per label row, not negative; a row of zeros
+            learns from labels alone, weight in column 0 holds the server where it is.
         """
-        return dual_min_ce(losses)
-
-    def weigh(self, stats: StackedStats) -> RowWeights:
-        """Whom the server trusts on which label row, by all that is known of the candidates.
-
-        Args:
-            evidence: of C candidates on T label rows; column 0 is the server, then one per client.
-
-        Returns:
-            ``[T, C]`` weights, not negative; a row of zeros learns from labels alone, weight in
-            column 0 holds the server where it is.
-        """
-        return by_loss(self.select)(stats)
+        return self.rule(stats)
 
     def receive(self, reply: Message) -> Knowledge:
         """A client's knowledge, verified (step 3).
@@ -158,6 +186,8 @@ class FedMKT(ModelStrategy):
             fused_targets = fuser.fuse_teachers(candidates, self.weigh, k, tail=tail)
         shares = teacher_shares(self.session.public.samples, fused_targets.weights, list(heard))
         self.session.run.selection(server_round, "up", SERVER, shares)
+        if isinstance(self.rule, LearningRule) and (fit := self.rule.last):
+            self.session.run.selector(server_round, SERVER, fit.before, fit.after)
         self.learn(server_round, fused_targets)
         adapter = messages.arrays_to_record(self.session.local_model.adapter)
         return adapter, mean_loss([loss for loss, _ in heard.values()])
@@ -182,10 +212,10 @@ class FedMKT(ModelStrategy):
                 now = read(changes, self.told)
                 payload = write(now, rules.wire, 1.0)
             self.told = now if changes else read(payload)
-        prompts = self.session.view_contexts() if self.clients_learn_whom else None
+        prompts = self.session.view_contexts() if self.clients_by.reads_contexts else None
         requests = []
         for node, client in self.exchange.names.items():
-            asked = {**config, "selector": self.clients_learn_whom}
+            asked = {**config, "rule": self.clients_by.name}
             content = RecordDict({"config": ConfigRecord(asked)})
             if prompts:
                 messages.pack_context_loss(content, prompts.loss)
@@ -210,7 +240,7 @@ class FedMKT(ModelStrategy):
             if self.config.acceptance_test:
                 keep, changes = messages.unpack_acceptance(reply.content)
                 self.session.run.verdict(server_round, client, keep=keep, changes=changes)
-            if self.clients_learn_whom:
+            if self.clients_by.learns:
                 signal = messages.unpack_gate_loss(reply.content)
                 self.session.run.selector(server_round, client, *signal)
             return loss
@@ -218,15 +248,19 @@ class FedMKT(ModelStrategy):
         return mean_loss([loss for _, loss in self.accept(server_round, replies, note)])
 
     def state(self) -> dict[str, ndarray]:
-        """With freshness: what each side was told."""
+        """What the rule has learned; with freshness, what each side was told."""
+        learned = self.rule.state() if isinstance(self.rule, LearningRule) else {}
+        learned = {f"rule/{name}": value for name, value in learned.items()}
         if not self.config.knowledge.freshness:
-            return {}
+            return learned
         told = to_arrays(self.told) if self.told else {}
         sides = {"held": as_array(self.held.state()), "heard": as_array(self.heard)}
-        return {f"told/{name}": value for name, value in told.items()} | sides
+        return learned | {f"told/{name}": value for name, value in told.items()} | sides
 
     def load(self, state: Mapping[str, ndarray]) -> None:
         """Go on where ``state`` was taken."""
+        if isinstance(self.rule, LearningRule):
+            self.rule.load(strip_prefix(state, "rule/"))
         if not self.config.knowledge.freshness:
             return
         if told := strip_prefix(state, "told/"):

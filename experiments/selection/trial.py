@@ -18,8 +18,7 @@ from fedfuse.evaluation.acceptance import acceptance_test
 from fedfuse.evaluation.scoring import sample_nll
 from fedfuse.factory.models import derive_seed
 from fedfuse.fusion.fuser import KnowledgeFuser
-from fedfuse.fusion.gating.learned_gate import LearnedGate
-from fedfuse.fusion.row_rules import RowWeights, Selector
+from fedfuse.fusion.rules import LearningRule, Rule
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import view_contexts
@@ -145,7 +144,7 @@ class Trial:
         self.server.adapter = after
         return acceptance_test(old, new, [sample.domain for sample in samples]).keep
 
-    def _select(self, selector: Selector) -> tuple[Teacher, Choice, float]:
+    def _select(self, selector: Rule) -> tuple[Teacher, Choice, float]:
         """The round's teacher, who is trusted, and the seconds that choosing took."""
         k = self.material.config.knowledge.k
         own = extract(self.server.model, self.data, k)
@@ -156,7 +155,7 @@ class Trial:
             others.append(fuser.add_teacher(told.knowledge, told.tokenizer, told.context_loss))
         seconds, chosen = 0.0, None
 
-        def watched(stats: StackedStats) -> RowWeights:
+        def watched(stats: StackedStats) -> ndarray:
             nonlocal seconds, chosen
             started = time.perf_counter()
             weights = selector(stats)
@@ -165,7 +164,7 @@ class Trial:
 
         fused_targets = fuser.fuse_teachers(others, watched, k)
         assert chosen is not None
-        fit = selector.last if isinstance(selector, LearnedGate) else None
+        fit = selector.last if isinstance(selector, LearningRule) else None
         signal = (round(fit.before, 4), round(fit.after, 4)) if fit else None
         return (
             fused_targets.teacher,

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fedfuse.config.gate import LABEL_FREE, GateConfig
-from fedfuse.fusion.gating.learned_gate import LearnedGate
-from fedfuse.fusion.row_rules import RowWeights, Selector, avg_ce, by_loss, oracle, untrained_gate
-from fedfuse.fusion.rules import dual_min_ce, min_ce, uniform
+from fedfuse.fusion.rules import Rule, find_rule, oracle
 
 if TYPE_CHECKING:
     from experiments.selection.trial import Trial
     from fedfuse.fusion.teacher_stats import StackedStats
+    from fedfuse.fusion.weights import RowWeights
 
-Maker = Callable[["Trial"], Selector]
+Maker = Callable[["Trial"], Rule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +41,17 @@ PAPER = GateConfig(
 )
 
 
-def learned(settings: GateConfig, *, promote: bool = False, estimate_ewc: bool = True) -> Variant:
-    """A learned selector."""
-
-    def make(trial: Trial) -> Selector:
-        return LearnedGate(settings, trial.material.config.seed)
-
-    return Variant(make, promote=promote, estimate_ewc=estimate_ewc)
+def rule(name: str, gate: GateConfig = BASE) -> Variant:
+    """A rule by its name."""
+    return Variant(lambda trial: find_rule(name).make(gate, trial.material.config.seed))
 
 
-def rule(select: Selector) -> Variant:
-    """A fixed rule."""
-    return Variant(lambda _: select)
+def learned(gate: GateConfig) -> Variant:
+    """The learned gate."""
+    return rule("learned-gate", gate)
 
 
-def all_knowing(trial: Trial) -> Selector:
+def all_knowing(trial: Trial) -> Rule:
     """Whoever of those present knows a sample's domain best, in every round anew."""
 
     def select(stats: StackedStats) -> RowWeights:
@@ -67,17 +62,17 @@ def all_knowing(trial: Trial) -> Selector:
 
 # On every scenario.
 MAIN: dict[str, Variant] = {
-    "min-ce": rule(by_loss(min_ce)),
-    "uniform": rule(by_loss(uniform)),
-    "untrained": Variant(lambda trial: untrained_gate(trial.material.config.seed, BASE.threshold)),
+    "min-ce": rule("min-ce"),
+    "uniform": rule("uniform"),
+    "untrained": rule("untrained-gate"),
     "oracle": Variant(all_knowing),
     "trained": learned(BASE),
 }
 # Where labels can be believed, where they cannot, and where the server knows something to lose.
 MORE: dict[str, Variant] = {
-    "dual-min-ce": rule(by_loss(dual_min_ce)),
-    "promoted": learned(BASE, promote=True),
-    "not-held": learned(BASE, estimate_ewc=False),
+    "dual-min-ce": rule("dual-min-ce"),
+    "promoted": replace(learned(BASE), promote=True),
+    "not-held": replace(learned(BASE), estimate_ewc=False),
     "oracle-again": Variant(all_knowing, order=1),
 }
 MORE_ON = ("default", "label-noise", "expert-server")
@@ -85,7 +80,7 @@ MORE_ON = ("default", "label-noise", "expert-server")
 ABLATED = ("label-noise",)
 ABLATIONS: dict[str, Variant] = {
     "labels-only": Variant(None),
-    "avg-ce": rule(avg_ce),
+    "avg-ce": rule("avg-ce"),
     "paper": learned(PAPER),
     "paper-network": learned(replace(PAPER, signal="labels", folds=BASE.folds)),
     "paper-signal": learned(replace(BASE, signal="distillation")),

@@ -25,7 +25,6 @@ from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.distillation.targets import Teacher
 from fedfuse.factory.models import derive_seed, load_local_model, load_splits, new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
-from fedfuse.fusion.row_rules import by_loss
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.record import Knowledge
@@ -153,7 +152,7 @@ def told(
         received, taken = variant.travel(knowledge)
         arrived.append(fuser.add_teacher(received, tokenizer))
         size, rows = size + taken, rows + knowledge.rows
-    fused_targets = fuser.fuse_teachers(arrived, by_loss(dual_min_ce), variant.k, tail=variant.tail)
+    fused_targets = fuser.fuse_teachers(arrived, dual_min_ce, variant.k, tail=variant.tail)
     return fused_targets.teacher, round(size / rows, 2)
 
 

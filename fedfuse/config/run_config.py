@@ -19,6 +19,7 @@ from fedfuse.config.renamed import renamed
 from fedfuse.config.sections import (
     ClientDistillConfig,
     DataConfig,
+    FusionConfig,
     KnowledgeConfig,
     ModelConfig,
     SelectorConfig,
@@ -79,6 +80,7 @@ class RunConfig:
     server_distill: ServerDistillConfig = field(default_factory=ServerDistillConfig)
     client_distill: ClientDistillConfig = field(default_factory=ClientDistillConfig)
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     selector: SelectorConfig = field(default_factory=SelectorConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     black_box: BlackBoxConfig = field(default_factory=BlackBoxConfig)

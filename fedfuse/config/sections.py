@@ -132,6 +132,22 @@ class KnowledgeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FusionConfig:
+    """Rules by which each side chooses its teachers, in place of what the strategy stands for.
+
+    A name that ``fedfuse.fusion.rules`` registers, or your own as ``module:function``; empty for
+    the strategy's.
+
+    Attributes:
+        server_rule: how much the server trusts each client.
+        client_rule: when a client trusts the server.
+    """
+
+    server_rule: str = text("", empty=True)
+    client_rule: str = text("", empty=True)
+
+
+@dataclass(frozen=True, slots=True)
 class SelectorConfig:
     """The selector of ``fusion-x`` and ``fedfuse`` that learns whom to trust.
 

@@ -17,9 +17,9 @@ from numpy import ndarray
 from fedfuse.alignment.projection import Projected
 from fedfuse.distillation.targets import Teacher
 from fedfuse.fusion.mixing import Distributions, fuse
-from fedfuse.fusion.row_rules import Selector, check_weights, on_samples
-from fedfuse.fusion.rules import Weights
+from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.teacher_stats import TeacherStats, compute_stats, stack_stats
+from fedfuse.fusion.weights import Weights, row_weights
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
@@ -93,28 +93,27 @@ class KnowledgeFuser:
         return AlignedTeacher(self._examine(projected, knowledge.loss, context_loss), projected)
 
     def fuse_teachers(
-        self, others: Sequence[AlignedTeacher], select: Selector, k: int, *, tail: bool = True
+        self, others: Sequence[AlignedTeacher], rule: Rule, k: int, *, tail: bool = True
     ) -> FusedTargets:
         """Make a lesson of what the others know.
 
         Args:
             others: each possible teacher, as ``add_teacher`` makes it; ties may go to the first.
-            select: the selector.
+            rule: how much to trust each of them.
             k: entries to keep per row.
             tail: keep the mass outside the k entries as a class of its own; without, the kept
                 entries are taken for all there is, as in the paper.
 
         Raises:
-            FedfuseError: when the selector returns weights of another shape, negative or not
-                finite.
+            FedfuseError: when the rule returns weights of another shape, negative or not finite.
         """
         candidates = [self._myself, *others]
         stats = stack_stats([c.stats for c in candidates], self._offsets, self._state)
-        weights = check_weights(select(stats), stats.usable.shape)
+        weights = row_weights(rule(stats), stats)
         teacher = fuse([c.distributions for c in candidates], weights, k)
         if not tail:
             teacher = replace(teacher, tail_logprob=np.full_like(teacher.tail_logprob, -np.inf))
-        trust = on_samples(weights, stats)
+        trust = stats.to_samples(weights)
         # Where nobody else is trusted, the model goes on as it is.
         own = (1 - trust[:, 1:].sum(1)).clip(0, 1)
         return FusedTargets(replace(teacher, own=own), trust)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedfuse.data.sample import Sample
-from fedfuse.fusion.rules import Weights
+from fedfuse.fusion.weights import Weights
 
 NOBODY = "none"
 

@@ -120,6 +120,21 @@ class StackedStats:
         mean = (total / np.maximum(count, 1)).astype(np.float32)
         return mean
 
+    def to_rows(
+        self, values: Float32[ndarray, "samples candidates"]
+    ) -> Float32[ndarray, "rows candidates"]:
+        """``[T, C]`` the values of each row's sample."""
+        return np.repeat(values, np.diff(self.offsets), axis=0)
+
+    def to_samples(
+        self, values: Float32[ndarray, "rows candidates"]
+    ) -> Float32[ndarray, "samples candidates"]:
+        """``[N, C]`` means over all rows of each sample; 0 where it has none."""
+        count = np.maximum(np.diff(self.offsets), 1)[:, None]
+        mean: Float32[ndarray, "samples candidates"]
+        mean = (self._sums(values.astype(np.float64)) / count).astype(values.dtype)
+        return mean
+
     def _sums(
         self, values: Float64[ndarray, "rows candidates"]
     ) -> Float64[ndarray, "samples candidates"]:

@@ -36,6 +36,29 @@ def made_up(
     )
 
 
+def of_losses(losses: np.ndarray) -> StackedStats:
+    """Evidence that says nothing but the losses ``[N, C]``; one row a sample."""
+    flat = np.zeros_like(losses)
+    return StackedStats(
+        offsets=np.arange(len(losses) + 1),
+        loss=losses,
+        usable=np.ones(losses.shape, dtype=bool),
+        label_logprob=flat,
+        entropy=flat,
+        margin=flat,
+        kept_mass=flat,
+        cross_entropy_to_student=flat,
+        context_loss=flat,
+    )
+
+
+def first_teacher(stats: StackedStats) -> np.ndarray:
+    """A user's own rule: ``[N, C]`` all weight to the first teacher."""
+    weights = np.zeros_like(stats.loss)
+    weights[:, 1] = 1
+    return weights
+
+
 def two_domains(
     rng: np.random.Generator, samples: int, experts: tuple[float, float], own: float
 ) -> tuple[StackedStats, np.ndarray]:

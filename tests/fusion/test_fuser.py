@@ -11,10 +11,10 @@ import pytest
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.fuser import FusedTargets, KnowledgeFuser
-from fedfuse.fusion.row_rules import RowWeights, by_loss
-from fedfuse.fusion.rules import Losses, Weights, dual_min_ce, uniform
+from fedfuse.fusion.rules import Rule, dual_min_ce, uniform
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.fusion.weights import RowWeights
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.extract import extract
@@ -49,7 +49,7 @@ class Class:
     def fused_targets(
         self,
         losses: list[list[float]],
-        select: Callable[[Losses], Weights] = dual_min_ce,
+        rule: Rule = dual_min_ce,
         order: tuple[int, ...] = (0, 1, 2),
     ) -> FusedTargets:
         """A lesson where everybody has the losses given, ``[C][N]``."""
@@ -58,7 +58,7 @@ class Class:
             stats = replace(self.heard[i].stats, loss=np.float32(losses[1 + i]))
             others.append(replace(self.heard[i], stats=stats))
         fuser = KnowledgeFuser(self.aligner, with_losses(self.own, losses[0]))
-        return fuser.fuse_teachers(others, by_loss(select), 4)
+        return fuser.fuse_teachers(others, rule, 4)
 
 
 def with_losses(knowledge: Knowledge, losses: list[float]) -> Knowledge:
@@ -104,13 +104,13 @@ def test_a_sample_that_no_teacher_beats_carries_no_distillation(school: Class) -
 
 
 def test_the_losses_are_those_of_the_knowledge(school: Class) -> None:
-    seen: list[Losses] = []
+    seen: list[np.ndarray] = []
 
-    def watch(losses: Losses) -> Weights:
-        seen.append(losses)
-        return dual_min_ce(losses)
+    def watch(stats: StackedStats) -> RowWeights:
+        seen.append(stats.loss)
+        return dual_min_ce(stats)
 
-    school.fuser.fuse_teachers(school.heard, by_loss(watch), 4)
+    school.fuser.fuse_teachers(school.heard, watch, 4)
     right = [school.own.loss, *(knowledge.loss for knowledge, _ in school.teachers)]
     np.testing.assert_array_equal(seen[0], np.stack(right, axis=1))
 
@@ -139,8 +139,7 @@ def test_everybody_on_every_sample(school: Class) -> None:
 def test_the_papers_rule_has_no_tail(school: Class) -> None:
     """The kept entries are all there is; who teaches what stays the same."""
     lessons = [
-        school.fuser.fuse_teachers(school.heard, by_loss(uniform), 4, tail=tail)
-        for tail in (True, False)
+        school.fuser.fuse_teachers(school.heard, uniform, 4, tail=tail) for tail in (True, False)
     ]
     (ours, papers), rows = [x.teacher for x in lessons], np.arange(len(lessons[0].teacher.weight))
     assert np.isneginf(papers.tail_logprob).all()
@@ -152,7 +151,7 @@ def test_the_papers_rule_has_no_tail(school: Class) -> None:
 
 
 def test_nobody_to_learn_from(school: Class) -> None:
-    fused_targets = school.fuser.fuse_teachers([], by_loss(dual_min_ce), 4)
+    fused_targets = school.fuser.fuse_teachers([], dual_min_ce, 4)
     assert fused_targets.weights.shape == (len(school.public), 1)
     assert not fused_targets.teacher.weight.any()
 
@@ -167,15 +166,17 @@ def test_nobody_to_learn_from(school: Class) -> None:
         lambda losses: np.full_like(losses, np.inf),
     ],
 )
-def test_a_selector_that_returns_anything_else_is_refused(
-    school: Class, wrong: Callable[[Losses], Weights]
+def test_a_rule_that_returns_anything_else_is_refused(
+    school: Class, wrong: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    with pytest.raises(FedfuseError, match=r"selector returned .* allowed: shape \(12, 4\)"):
-        school.fuser.fuse_teachers(school.heard, by_loss(wrong), 4)
+    with pytest.raises(
+        FedfuseError, match=r"expected .* shape \(12, 4\) or \(\d+, 4\), not negative, got"
+    ):
+        school.fuser.fuse_teachers(school.heard, lambda stats: wrong(stats.loss), 4)
 
 
 def test_weights_of_rows_are_those_of_the_lesson(school: Class) -> None:
-    """A selector that trusts one teacher on each sample's first row and nobody on the others."""
+    """A rule that trusts one teacher on each sample's first row and nobody on the others."""
     offsets = school.own.offsets
     first = np.zeros((school.own.rows, 4), dtype=np.float32)
     first[offsets[:-1], 2] = 1
@@ -184,7 +185,7 @@ def test_weights_of_rows_are_those_of_the_lesson(school: Class) -> None:
     others = np.ones(school.own.rows, dtype=bool)
     others[offsets[:-1]] = False
     assert not fused_targets.teacher.weight[others].any()
-    with pytest.raises(FedfuseError, match="selector returned"):
+    with pytest.raises(FedfuseError, match="fusion rule: expected finite weights"):
         school.fuser.fuse_teachers(school.heard, lambda _: first[:-1], 4)
 
 

@@ -16,7 +16,6 @@ from fedfuse.errors import FedfuseError
 from fedfuse.fusion.gating.learned_gate import LearnedGate, deal
 from fedfuse.fusion.gating.networks import feedback_loss
 from fedfuse.fusion.gating.training import new_gates, prepare, signal, train_gates
-from fedfuse.fusion.row_rules import by_loss
 from fedfuse.fusion.rules import dual_min_ce, min_ce
 from fedfuse.fusion.teacher_stats import StackedStats
 from tests.fusion.evidences import made_up, two_domains
@@ -36,7 +35,7 @@ def test_it_learns_whom_to_trust_where_a_single_label_misleads() -> None:
     first = on_expert(selector(stats), expert)
     weights = [selector(stats) for _ in range(2)][-1]
     assert selector.last is not None
-    by_label = on_expert(by_loss(min_ce)(stats), expert)
+    by_label = on_expert(min_ce(stats), expert)
     assert on_expert(weights, expert) > 0.97 > 0.9 > by_label
     assert on_expert(weights, expert) >= first
     np.testing.assert_allclose(selector.last.importance.sum(), 1, rtol=1e-5)
@@ -56,7 +55,7 @@ def test_where_all_are_worse_than_oneself_nobody_teaches() -> None:
     weights = [selector(stats) for _ in range(3)][-1]
     assert not weights.any()
     # A rule that believes single labels is taught nevertheless.
-    assert by_loss(dual_min_ce)(stats).any()
+    assert dual_min_ce(stats).any()
 
 
 def test_one_candidate_has_weight_one_and_teaches_nobody() -> None:

@@ -1,20 +1,40 @@
-"""DualMinCE is the paper's Algorithm 2, number by number."""
+"""Rules, number by number; DualMinCE is the paper's Algorithm 2."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfuse.fusion.rules import dual_min_ce, uniform
+from fedfuse.config.gate import GateConfig
+from fedfuse.errors import FedfuseError
+from fedfuse.fusion.gating.learned_gate import LearnedGate
+from fedfuse.fusion.rules import (
+    RULES,
+    LearningRule,
+    UntrainedGate,
+    avg_ce,
+    dual_min_ce,
+    find_rule,
+    labels_only,
+    min_ce,
+    rule,
+    uniform,
+)
+from fedfuse.fusion.rules import oracle as oracle_rule
+from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.fusion.weights import row_weights, zero_if_only_self
+from tests.fusion.evidences import made_up, of_losses
 from tests.oracles import fusion as oracle
 
 inf = float("inf")
 
 
 def select(*rows: list[float]) -> list[list[float]]:
-    return dual_min_ce(np.array(rows, dtype=np.float32)).tolist()
+    return dual_min_ce(of_losses(np.array(rows, dtype=np.float32))).tolist()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +69,7 @@ GRID = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 @given(st.integers(2, 5).flatmap(lambda n: st.lists(st.lists(GRID, min_size=n, max_size=n))))
 def test_equals_the_oracle(rows: list[list[float]]) -> None:
     losses = np.array(rows, dtype=np.float32).reshape(len(rows), len(rows[0]) if rows else 3)
-    found = dual_min_ce(losses)
+    found = dual_min_ce(of_losses(losses))
     assert found.tolist() == oracle.dual_min_ce(rows)
     assert found.dtype == losses.dtype
     assert found.shape == losses.shape
@@ -66,11 +86,150 @@ def test_permuted_teachers_have_permuted_weights(
     losses = np.stack([rng.permutation(values)[:5] for _ in range(9)]).astype(np.float32)
     columns = [0, *(1 + place for place in order)]
     for select in (dual_min_ce, uniform):
-        np.testing.assert_array_equal(select(losses)[:, columns], select(losses[:, columns]))
+        found, permuted = select(of_losses(losses)), select(of_losses(losses[:, columns]))
+        np.testing.assert_array_equal(found[:, columns], permuted)
 
 
 def test_uniform() -> None:
     losses = np.array([[1, 5, 0, 7, 2], [0, 1, 2, 3, 4]], dtype=np.float32)
-    assert uniform(losses).tolist() == [[0, 0.25, 0.25, 0.25, 0.25]] * 2
-    assert uniform(losses[:, :1]).tolist() == [[0], [0]]
-    assert uniform(losses[:, :2]).tolist() == [[0, 1], [0, 1]]
+    assert uniform(of_losses(losses)).tolist() == [[0, 0.25, 0.25, 0.25, 0.25]] * 2
+    assert uniform(of_losses(losses[:, :1])).tolist() == [[0], [0]]
+    assert uniform(of_losses(losses[:, :2])).tolist() == [[0, 1], [0, 1]]
+
+
+@pytest.fixture
+def stats() -> StackedStats:
+    return made_up(np.random.default_rng(0), samples=12, candidates=4)
+
+
+def test_min_ce_does_not_ask_the_learning_model() -> None:
+    losses = np.array(
+        [[0.1, 0.9, 0.5, 0.7], [1, 0.5, 0.5, 2], [1, inf, inf, inf]], dtype=np.float32
+    )
+    assert min_ce(of_losses(losses)).tolist() == [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert min_ce(of_losses(losses[:, :1])).tolist() == [[0]] * 3
+
+
+@pytest.mark.parametrize("rule", [dual_min_ce, min_ce, uniform])
+def test_a_rule_over_losses_weighs_every_row_alike(rule, stats: StackedStats) -> None:
+    weights = rule(stats)
+    right = rule(of_losses(stats.loss))
+    np.testing.assert_array_equal(weights, right[stats.sample_of_row])
+    np.testing.assert_allclose(stats.to_samples(weights), right, atol=1e-7)
+
+
+def test_avg_ce_by_hand(stats: StackedStats) -> None:
+    weights = avg_ce(stats)
+    row = int(stats.offsets[5])
+    score = stats.label_likelihood[5]
+    np.testing.assert_allclose(weights[row], score / score.sum(), rtol=1e-6)
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+
+
+def test_an_untrained_gate_is_another_one_each_time(stats: StackedStats) -> None:
+    first, second = (UntrainedGate(GateConfig(threshold=0.15), 0) for _ in range(2))
+    weights = [first(stats) for _ in range(2)]
+    assert (weights[0] != weights[1]).any()
+    np.testing.assert_array_equal(second(stats), weights[0])
+    assert ((weights[0] == 0) | (weights[0] > 0.15)).all()
+
+
+def test_the_oracle(stats: StackedStats) -> None:
+    column = np.arange(12) % 4
+    weights = stats.to_samples(oracle_rule(column)(stats))
+    np.testing.assert_allclose(weights, np.eye(4)[column])
+    assert not oracle_rule(np.zeros(12, dtype=np.int64))(stats).any()  # nobody knows better
+
+
+def test_samples_without_rows_have_no_weight(stats: StackedStats) -> None:
+    offsets = stats.offsets.copy()
+    offsets[4] = offsets[3]
+    moved = replace(stats, offsets=offsets)
+    weights = np.ones((12, 4), dtype=np.float32)
+    found = moved.to_samples(moved.to_rows(weights))
+    assert found[:, 0].tolist() == [float(i != 3) for i in range(12)]
+
+
+def test_trust_in_oneself_alone_is_no_lesson() -> None:
+    weights = np.array([[1, 0, 0], [1, 0, 0]], dtype=np.float32)
+    assert not zero_if_only_self(weights).any()
+
+
+def test_beside_a_teacher_it_holds_the_model_where_it_is() -> None:
+    weights = np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]], dtype=np.float32)
+    assert zero_if_only_self(weights).tolist() == weights.tolist()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda losses: losses[:, 1:],
+        lambda losses: np.zeros_like(losses) - 0.1,
+        lambda losses: np.full_like(losses, np.nan),
+    ],
+)
+def test_anything_else_is_refused(wrong, stats: StackedStats) -> None:
+    with pytest.raises(
+        FedfuseError, match=r"expected .* shape \(12, 4\) or \(\d+, 4\), not negative, got"
+    ):
+        row_weights(wrong(stats.loss), stats)
+
+
+def test_weights_of_samples_are_spread_over_their_rows(stats: StackedStats) -> None:
+    weights = stats.loss
+    np.testing.assert_array_equal(row_weights(weights, stats), weights[stats.sample_of_row])
+    rows = stats.to_rows(weights)
+    assert row_weights(rows, stats) is rows
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_every_rule_is_found_by_its_name(name: str, stats: StackedStats) -> None:
+    found = find_rule(name)
+    made = found.make(GateConfig(steps=1), 0)
+    assert found.name == name
+    assert found.reference
+    assert found.learns == isinstance(made, LearningRule) == (name == "learned-gate")
+    assert row_weights(made(stats), stats).shape == stats.usable.shape
+
+
+def test_labels_only_has_no_teacher(stats: StackedStats) -> None:
+    assert not labels_only(stats).any()
+
+
+def test_a_rule_that_learns_is_made_for_each_model() -> None:
+    first, second = (find_rule("learned-gate").make(GateConfig(), seed) for seed in (0, 0))
+    assert isinstance(first, LearnedGate)
+    assert first is not second
+    assert find_rule("min-ce").make(GateConfig(), 0) is min_ce
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(FedfuseError, match="expected a new name, got 'uniform'"):
+        rule("uniform", reference="")(labels_only)
+
+
+def test_a_function_of_ones_own_is_a_rule(stats: StackedStats) -> None:
+    own = find_rule("tests.fusion.evidences:first_teacher")
+    assert not own.learns
+    weights = row_weights(own.make(GateConfig(), 0)(stats), stats)
+    assert (weights == np.eye(4)[1]).all()
+    assert find_rule("fedfuse.fusion.rules:min_ce") is RULES["min-ce"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("min-ec", "got 'min-ec'"),
+        ("", "got ''"),
+        (":x", "got ':x'"),
+        ("no_such_module:x", "No module named 'no_such_module'"),
+        ("tests.fusion.evidences:absent", "has no attribute 'absent'"),
+        ("tests.fusion:__doc__", "which is None"),
+    ],
+)
+def test_unknown_rules_are_refused(name: str, why: str) -> None:
+    with pytest.raises(
+        FedfuseError, match="fusion rule: expected dual-min-ce, min-ce, "
+    ) as refused:
+        find_rule(name)
+    assert why in str(refused.value)

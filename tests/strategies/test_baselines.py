@@ -25,8 +25,8 @@ import numpy as np
 from strategies.fedmkt import FedMKT
 
 class LastClientOnly(FedMKT):
-    def select(self, losses):
-        weights = np.zeros_like(losses)
+    def weigh(self, stats):
+        weights = np.zeros_like(stats.loss)
         weights[:, -1] = 1
         return weights
 

@@ -48,7 +48,7 @@ def test_both_sides_learn_whom_to_trust(fedfuse: Path) -> None:
 
 
 def test_the_selector_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
-    state = strip_prefix(checkpoint(fedfuse), "strategy|selector/")
+    state = strip_prefix(checkpoint(fedfuse), "strategy|rule/")
     assert int(state["round"]) == 2
     restored = LearnedGate(GateConfig(steps=5), seed=0)
     restored.load(state)
@@ -106,7 +106,7 @@ def test_clients_that_tell_no_prompt_losses_are_refused(
 
 
 def test_a_public_set_that_changes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FedfuseError, match=r"knowledge.public-share = 0.5: allowed: 1 with"):
+    with pytest.raises(FedfuseError, match=r"knowledge.public-share = 0.5: expected 1 with"):
         federate(tmp_path, **SHORT, strategy="fusion-x", knowledge__public_share=0.5)
     assert about(tmp_path / "quickstart")["status"] == "failed"
 
@@ -114,7 +114,7 @@ def test_a_public_set_that_changes_is_refused(tmp_path: Path) -> None:
 def test_the_papers_selector_can_be_chosen(tmp_path: Path) -> None:
     keys = {"selector__network": "perceptron", "selector__signal": "distillation"}
     folder = federate(tmp_path, **{**SHORT, "rounds": 1}, **keys, strategy="fusion-x")
-    assert "strategy|selector/gate/layers.0.weight" in checkpoint(folder)
+    assert "strategy|rule/gate/layers.0.weight" in checkpoint(folder)
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -16,6 +16,7 @@ Differs from the paper, by default:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,8 +36,8 @@ from fedfuse.fusion.gating.training import (
     signal,
     train_gates,
 )
-from fedfuse.fusion.row_rules import RowWeights, on_rows, zero_if_only_self
 from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.fusion.weights import RowWeights, zero_if_only_self
 
 SelectorState = dict[str, ndarray]
 
@@ -109,9 +110,7 @@ class LearnedGate:
         weights = self._weigh(gates, inputs)
         importance = weights.sum(0) / weights.sum()
         self.last = Fit(before, self._held_out_loss(gates, inputs), importance)
-        return zero_if_only_self(
-            weights if self.settings.unit == "row" else on_rows(weights, stats)
-        )
+        return zero_if_only_self(weights if self.settings.unit == "row" else stats.to_rows(weights))
 
     @torch.no_grad()
     def _weigh(self, gates: Gates, inputs: GateInputs) -> Float32[ndarray, "units candidates"]:
@@ -160,7 +159,7 @@ class LearnedGate:
             state |= {f"moment/{name}": value.copy() for name, value in moments.items()}
         return state
 
-    def load(self, state: SelectorState) -> None:
+    def load(self, state: Mapping[str, ndarray]) -> None:
         """Go on where ``state`` was taken, bit for bit.
 
         Raises:
@@ -190,7 +189,7 @@ class LearnedGate:
             ) from error
 
 
-def _below(state: SelectorState, prefix: str) -> SelectorState:
+def _below(state: Mapping[str, ndarray], prefix: str) -> SelectorState:
     return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
 
