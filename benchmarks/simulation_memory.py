@@ -33,7 +33,7 @@ from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.run_config import RunConfig, flatten, parse
 from fedfuse.factory.models import load_local_model, load_splits
 from fedfuse.flower.app_bundle import app_dir
-from fedfuse.simulation.flwr_run import simulate
+from fedfuse.simulation.flwr_run import flwr_run
 from fedfuse.simulation.memory_plan import Plan
 from fedfuse.simulation.run_memory import plan_simulation
 from fedfuse.tracking.run_writer import commit
@@ -140,7 +140,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         config = configure(setting, base, Path(scratch))
         os.environ[_MARK] = scratch
         with Watch(_MARK, Path(scratch), str(base / FILE)) as watch:
-            simulate(app_dir(), flatten(config), setting.clients, ray_cpus=setting.at_once)
+            flwr_run(app_dir(), flatten(config), setting.clients, ray_cpus=setting.at_once)
         size = (base / FILE).stat().st_size
     return {
         "setting": asdict(setting),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from fedfuse.tracking.run_writer import commit, versions
 
 
@@ -32,13 +32,13 @@ class Job:
     arguments: tuple[str, ...]
 
 
-def run_jobs(jobs: Sequence[Job], output: Path, parallel: int) -> dict[tuple[str, int], Run]:
+def run_jobs(jobs: Sequence[Job], output: Path, parallel: int) -> dict[tuple[str, int], RunFolder]:
     """Run every job in a process of its own, ``parallel`` at a time; a failed one stops everything.
 
     A job whose run folder is there and finished is not run again.
     """
 
-    def one(job: Job) -> Run:
+    def one(job: Job) -> RunFolder:
         name = f"{job.variant}-{job.seed}"
         folder = output / name
         if not (folder / "report.html").exists():
@@ -66,7 +66,7 @@ def write_results(
     summary: Mapping[str, Any],
     cells: Sequence[Mapping[str, Any]],
     seeds: Sequence[int] = (),
-    runs: Mapping[tuple[str, int], Run] | None = None,
+    runs: Mapping[tuple[str, int], RunFolder] | None = None,
 ) -> None:
     """Write a result file, summary first, then the raw cells; and print the summary.
 
@@ -94,7 +94,7 @@ def write_results(
     print(f"results: {path}")
 
 
-def _effort(runs: Mapping[tuple[str, int], Run]) -> dict[str, Any]:
+def _effort(runs: Mapping[tuple[str, int], RunFolder]) -> dict[str, Any]:
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "peak_memory_mb": round(children / 1024),
@@ -110,12 +110,12 @@ def put_table(path: Path, table: str, name: str = "table") -> None:
     path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
-def traffic(run: Run) -> int:
+def traffic(run: RunFolder) -> int:
     """Bytes of all messages of a run, both ways."""
     return sum(line.sent_bytes + line.received_bytes for line in run.messages)
 
 
-def raw_cells(runs: Mapping[tuple[str, int], Run]) -> list[dict[str, Any]]:
+def raw_cells(runs: Mapping[tuple[str, int], RunFolder]) -> list[dict[str, Any]]:
     """Every measured number: one cell per variant, seed, stage, round, model and domain."""
     return [
         {

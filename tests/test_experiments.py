@@ -14,7 +14,7 @@ from experiments.quickstart import strategies
 from experiments.quickstart.controls import shuffle
 from experiments.quickstart.run import summarize
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from tests.report.folders import write_folder, write_lines
 
 FLOOR = 0.2
@@ -34,7 +34,7 @@ ABOVE = {
 }
 
 
-def make(folder: Path, **changes: float) -> Run:
+def make(folder: Path, **changes: float) -> RunFolder:
     """A run; ``server`` overrides the server's last loss."""
     write_folder(folder, clients=2, rounds=2, domains=("a", "b"))
     about = json.loads((folder / "config.json").read_text())
@@ -56,7 +56,7 @@ def make(folder: Path, **changes: float) -> Run:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> dict[tuple[str, int], Run]:
+def runs(tmp_path: Path) -> dict[tuple[str, int], RunFolder]:
     return {
         ("default", 0): make(tmp_path / "default"),
         ("distillation-off", 0): make(tmp_path / "off", server=0.36),
@@ -64,7 +64,7 @@ def runs(tmp_path: Path) -> dict[tuple[str, int], Run]:
     }
 
 
-def test_headline_fractions(runs: dict[tuple[str, int], Run]) -> None:
+def test_headline_fractions(runs: dict[tuple[str, int], RunFolder]) -> None:
     found = summarize(runs, [0])
     expected = {
         "server_excess_reduction": 0.5,  # 0.4 to 0.2
@@ -81,14 +81,14 @@ def test_headline_fractions(runs: dict[tuple[str, int], Run]) -> None:
         assert found[key] == pytest.approx(value, abs=1e-4), key
 
 
-def test_standard_deviations_need_two_seeds(runs: dict[tuple[str, int], Run]) -> None:
+def test_standard_deviations_need_two_seeds(runs: dict[tuple[str, int], RunFolder]) -> None:
     assert not any(key.endswith("_std") for key in summarize(runs, [0]))
     both = runs | {(variant, 1): run for (variant, _), run in runs.items()}
     found = summarize(both, [0, 1])
     assert found["server_excess_reduction_std"] == 0
 
 
-def test_a_run_without_a_stage_is_no_result(runs: dict[tuple[str, int], Run]) -> None:
+def test_a_run_without_a_stage_is_no_result(runs: dict[tuple[str, int], RunFolder]) -> None:
     run = runs["default", 0]
     lines = (run.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     kept = "".join(line for line in lines if "standalone" not in line)
@@ -97,7 +97,9 @@ def test_a_run_without_a_stage_is_no_result(runs: dict[tuple[str, int], Run]) ->
         summarize(runs | {("default", 0): read_run(run.folder)}, [0])
 
 
-def test_the_results_have_their_frame(runs: dict[tuple[str, int], Run], tmp_path: Path) -> None:
+def test_the_results_have_their_frame(
+    runs: dict[tuple[str, int], RunFolder], tmp_path: Path
+) -> None:
     path = tmp_path / "results.json"
     cells = raw_cells(runs)
     write_results(

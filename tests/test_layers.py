@@ -145,7 +145,7 @@ def test_a_breach_is_found(rule: Rule, file: str, source: str) -> None:
     [
         ("fedfuse/data/partition.py", "from flwr_datasets.partitioner import IidPartitioner"),
         ("fedfuse/simulation/in_process.py", "from flwr.app import Message"),
-        ("fedfuse/cli/main.py", "from fedfuse.simulation.flwr_run import simulate"),
+        ("fedfuse/cli/main.py", "from fedfuse.simulation.flwr_run import flwr_run"),
         ("fedfuse/cli/main.py", "importlib.import_module('strategies.app')"),
         ("strategies/base.py", "from fedfuse.errors import FedfuseError\nimport flwr"),
         ("experiments/quickstart/run.py", "from strategies.app import app"),

@@ -80,13 +80,13 @@ def test_settings_are_what_the_plan_is_asked_about(
     size = (tmp_path / "base" / "model.safetensors").stat().st_size
     assert plan.parts["base weights, shared"] == pytest.approx(size, rel=0.01)
 
-    def simulate(app: Path, run_config: dict[str, Any], clients: int, ray_cpus: int) -> None:
+    def flwr_run(app: Path, run_config: dict[str, Any], clients: int, ray_cpus: int) -> None:
         assert (clients, ray_cpus, run_config["local.batch-size"]) == (3, 2, 2)
         held = [sys.executable, "-c", HOLD.replace("600", "1"), run_config["clients.model"]]
         held[-1] += "/model.safetensors"
         subprocess.run([*held, "1000000", "ClientAppActor"], check=True, stdout=subprocess.DEVNULL)
 
-    monkeypatch.setattr(simulation_memory, "simulate", simulate)
+    monkeypatch.setattr(simulation_memory, "flwr_run", flwr_run)
     assert simulation_memory.predict(setting).parts == plan.parts
     found = simulation_memory.measure(setting)
     assert found["copies"] == found["copies_unless_shared"] == pytest.approx(1, rel=0.1)

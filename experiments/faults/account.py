@@ -9,7 +9,7 @@ from pathlib import Path
 from fedfuse.flower import messages
 from fedfuse.flower.piggyback import JOINT
 from fedfuse.tracking.records import MessageLine
-from fedfuse.tracking.run import SERVER, Run, read_run
+from fedfuse.tracking.run import SERVER, RunFolder, read_run
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ def lapses(folder: Path, clients: int, absences: list[Absence]) -> list[str]:
     return found
 
 
-def _missing(run: Run, names: list[str]) -> list[str]:
+def _missing(run: RunFolder, names: list[str]) -> list[str]:
     """Phases without a line for a client that is registered."""
     joint = run.config.get("piggyback")
     phases = [JOINT] if joint else [messages.LOCAL, messages.DISTILL, messages.EVALUATE]
@@ -95,7 +95,7 @@ def _unheard(mine: list[tuple[int, MessageLine]], absences: list[Absence]) -> li
     ]
 
 
-def _unused(run: Run, name: str, mine: list[MessageLine]) -> list[str]:
+def _unused(run: RunFolder, name: str, mine: list[MessageLine]) -> list[str]:
     """Rounds whose every message the client answered, and in which it taught nobody."""
     heard: dict[int, list[MessageLine]] = defaultdict(list)
     for line in mine:

@@ -18,7 +18,7 @@ from fedfuse.flower import messages
 from fedfuse.simulation.in_process import new_context
 from fedfuse.tracking.checkpoints import Checkpoints
 from fedfuse.tracking.json_fields import read_lines
-from fedfuse.tracking.run import SERVER, Run, read_run
+from fedfuse.tracking.run import SERVER, RunFolder, read_run
 from strategies.app import app as server_app
 
 # Enough of everything for each phase to do something; a run takes seconds.
@@ -112,7 +112,7 @@ def lapses(folder: Path, fleets: list[Fleet]) -> list[str]:
 EVALUATE = messages.EVALUATE
 
 
-def _message_log(run: Run, fleets: list[Fleet]) -> list[str]:
+def _message_log(run: RunFolder, fleets: list[Fleet]) -> list[str]:
     """A line for every message, and none for any other."""
     asked: Counter[tuple[int, str]] = Counter()
     for fleet in fleets:
@@ -126,7 +126,7 @@ def _message_log(run: Run, fleets: list[Fleet]) -> list[str]:
     ]
 
 
-def _reply(run: Run, place: Place, fault: str) -> list[str]:
+def _reply(run: RunFolder, place: Place, fault: str) -> list[str]:
     """What came of one reply: a valid one counts, no other does."""
     number, phase, client = place
     name = str(client)

@@ -41,7 +41,7 @@ from fedfuse.feddtpt.label_tasks import Example
 from fedfuse.feddtpt.local_black_box import LocalModel
 from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.report.feddtpt import at_the_end, bytes_per_client_round, global_lines
-from fedfuse.tracking.run import Run
+from fedfuse.tracking.run import RunFolder
 
 # Exercises of each kind that the models are trained on, and each data set's share of them.
 DRILLS, EXERCISES = 20_000, 100_000
@@ -150,7 +150,9 @@ def prepare(material: Path, folder: Path) -> tuple[Models, dict[str, Sequence[Ex
     return Models(answers, second, proposes), {data.folder: found for data, _, found in known}
 
 
-def measure(run: Run, data: DataSet, known: Sequence[Example], models: Models) -> dict[str, Any]:
+def measure(
+    run: RunFolder, data: DataSet, known: Sequence[Example], models: Models
+) -> dict[str, Any]:
     """What is kept of a run: accuracies in [0, 1] on the test set, queries, bytes, prompts."""
     manual, *rounds = global_lines(run)
     ends = {stage: at_the_end(run, stage) for stage in ("federated", "standalone", "centralized")}
@@ -176,7 +178,7 @@ def measure(run: Run, data: DataSet, known: Sequence[Example], models: Models) -
     }
 
 
-def references(run: Run, known: Sequence[Example]) -> dict[str, float]:
+def references(run: RunFolder, known: Sequence[Example]) -> dict[str, float]:
     """Accuracies without any language model: of the most frequent label, and of a classifier."""
     config = parse(run.config)
     _, splits = load_task(config.prompts, config.data.template, config.seed, 1)

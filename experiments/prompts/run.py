@@ -34,7 +34,7 @@ from fedfuse.feddtpt.local_black_box import LocalModel
 from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.report.feddtpt import at_the_end, bytes_per_client_round, global_lines
 from fedfuse.simulation.in_process import run_in_process
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from strategies.app import app as server_app
 
 HERE = Path(__file__).parent
@@ -163,7 +163,7 @@ def main(
         draw(cells, DOCS / "prompts.svg")
 
 
-def run_once(keys: Mapping[str, Scalar], clients: int) -> Run:
+def run_once(keys: Mapping[str, Scalar], clients: int) -> RunFolder:
     """The finished run of a config, run unless its folder has it."""
     folder = Path(str(keys["output"])) / str(keys["name"])
     if (folder / "config.json").exists():
@@ -175,7 +175,7 @@ def run_once(keys: Mapping[str, Scalar], clients: int) -> Run:
     return read_run(folder)
 
 
-def measure(run: Run, cell: Cell) -> dict[str, Any]:
+def measure(run: RunFolder, cell: Cell) -> dict[str, Any]:
     """What is kept of a run: accuracies in [0, 1] on the test set, queries, bytes, transfer."""
     manual, *rounds = global_lines(run)
     ends = {stage: at_the_end(run, stage) for stage in ("federated", "standalone", "centralized")}
@@ -198,12 +198,12 @@ def measure(run: Run, cell: Cell) -> dict[str, Any]:
     }
 
 
-def second(run: Run, prompt: str) -> float:
+def second(run: RunFolder, prompt: str) -> float:
     """Accuracy of a prompt with the second language model."""
     return accuracy_of(run, prompt, second_model())
 
 
-def accuracy_of(run: Run, prompt: str, model: BlackBox) -> float:
+def accuracy_of(run: RunFolder, prompt: str, model: BlackBox) -> float:
     """Accuracy of a prompt with any language model, on the test set of a run."""
     config = parse(run.config)
     task, splits = load_task(config.prompts, config.data.template, config.seed, 1)

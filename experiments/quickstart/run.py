@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from experiments.frame import Job, raw_cells, run_jobs, write_results
-from fedfuse.tracking.run import Measure, Run
+from fedfuse.tracking.run import Measure, RunFolder
 
 HERE = Path(__file__).parent
 NO_BASELINES = ("--set", "baselines=false")
@@ -54,7 +54,7 @@ def main(
     )
 
 
-def summarize(runs: dict[tuple[str, int], Run], seeds: list[int]) -> dict[str, float]:
+def summarize(runs: dict[tuple[str, int], RunFolder], seeds: list[int]) -> dict[str, float]:
     """Mean and standard deviation over seeds; the controls on the first seed alone."""
     per_seed = [headline(runs["default", seed]) for seed in seeds]
     summary = {key: round(mean(n[key] for n in per_seed), 4) for key in per_seed[0]}
@@ -67,7 +67,7 @@ def summarize(runs: dict[tuple[str, int], Run], seeds: list[int]) -> dict[str, f
     return summary
 
 
-def headline(run: Run) -> dict[str, float]:
+def headline(run: RunFolder) -> dict[str, float]:
     """The default run's fractions.
 
     Excess is loss minus the entropy floor, both nats per byte and means over domains.
@@ -91,7 +91,7 @@ def headline(run: Run) -> dict[str, float]:
     return compare(run, run) | {"public_only_share_of_fall": share} | accuracy
 
 
-def compare(run: Run, baseline: Run) -> dict[str, float]:
+def compare(run: RunFolder, baseline: RunFolder) -> dict[str, float]:
     """Server against zero-shot, clients against the baseline run's standalone clients."""
     zero, federated = (measure(run, "server", s) for s in ("zero-shot", "federated"))
     reductions, increases, gains = [], [], []
@@ -112,7 +112,7 @@ def compare(run: Run, baseline: Run) -> dict[str, float]:
     }
 
 
-def measure(run: Run, model: str, stage: str) -> Measure:
+def measure(run: RunFolder, model: str, stage: str) -> Measure:
     """A model's mean over domains at the end of a stage."""
     found = run.overall(model, stage)
     if found is None:

@@ -15,7 +15,7 @@ import typer
 from experiments.frame import Job, raw_cells, run_jobs, write_results
 from fedfuse.evaluation.interference import measure_interference
 from fedfuse.report.regressions import cells
-from fedfuse.tracking.run import SERVER, Run
+from fedfuse.tracking.run import SERVER, RunFolder
 
 HERE = Path(__file__).parent
 STRATEGIES = ("fedmkt", "fusion-x", "fedfuse")
@@ -46,7 +46,7 @@ def main(
     )
 
 
-def summarize(runs: list[Run]) -> dict[str, float]:
+def summarize(runs: list[RunFolder]) -> dict[str, float]:
     """Final losses, nats per byte above the floor, mean and standard deviation over seeds.
 
     ``server``; ``clients``, mean over clients and domains; ``own``, each client on its own domain.
@@ -64,7 +64,7 @@ def summarize(runs: list[Run]) -> dict[str, float]:
     return found
 
 
-def excesses(run: Run) -> dict[str, float]:
+def excesses(run: RunFolder) -> dict[str, float]:
     """Of the server, of the clients on all domains, and of the clients on their own."""
     of_model = {
         model: {domain: m.excess or 0.0 for domain, m in run.by_domain(model, "federated").items()}

@@ -17,7 +17,7 @@ import typer
 
 from experiments.frame import Job, raw_cells, run_jobs, write_results
 from experiments.realtext.models import build_models
-from fedfuse.tracking.run import Run
+from fedfuse.tracking.run import RunFolder
 
 HERE = Path(__file__).parent
 SOURCES = ("trec", "sst2")
@@ -55,7 +55,7 @@ def main(
     )
 
 
-def summarize(runs: list[Run]) -> dict[str, float]:
+def summarize(runs: list[RunFolder]) -> dict[str, float]:
     """Loss (nats/byte) and accuracy per model and stage: mean and standard deviation over seeds."""
     summary: dict[str, float] = {}
     for model in runs[0].measured:

@@ -25,7 +25,7 @@ from experiments.scale.memory import MB
 from experiments.scale.recorded import ROUNDS
 from fedfuse.builtin.models import build
 from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -42,7 +42,7 @@ def main(
     output = output.resolve() / "experiment-scale"
     for model in ("gpt2", "llama", "opt", "gpt-neox", "server"):
         build(f"builtin:{model}")
-    runs: dict[tuple[str, int], Run] = {}
+    runs: dict[tuple[str, int], RunFolder] = {}
     cells = []
     for number in map(int, clients.split(",")):
         run, cell = simulate(output, number)
@@ -64,7 +64,7 @@ def main(
     draw(cells, DOCS / "scale.svg")
 
 
-def simulate(output: Path, clients: int) -> tuple[Run, dict[str, Any]]:
+def simulate(output: Path, clients: int) -> tuple[RunFolder, dict[str, Any]]:
     """One simulation, in processes of its own; what it took.
 
     Raises:
@@ -112,7 +112,7 @@ def client_state(folder: Path) -> float:
     return round(5 * mean(file.stat().st_size for file in adapters) / MB, 2)
 
 
-def check_complete(run: Run, clients: int) -> None:
+def check_complete(run: RunFolder, clients: int) -> None:
     """Stop unless every client answered every message of every round.
 
     Raises:

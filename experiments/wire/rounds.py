@@ -16,7 +16,7 @@ import typer
 from experiments.frame import Job, put_table, raw_cells, run_jobs, write_results
 from experiments.quickstart.run import NO_BASELINES, excess, measure
 from experiments.wire.tables import rounds
-from fedfuse.tracking.run import Run
+from fedfuse.tracking.run import RunFolder
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "wire.md"
@@ -58,7 +58,7 @@ def main(
     put_table(DOCUMENT, rounds(summary), "rounds")
 
 
-def summarize(runs: dict[tuple[str, int], Run], seeds: list[int]) -> dict[str, Any]:
+def summarize(runs: dict[tuple[str, int], RunFolder], seeds: list[int]) -> dict[str, Any]:
     """Per variant, over seeds: what is left of the excess loss, and bytes of knowledge a round."""
     summary: dict[str, Any] = {}
     for name in VARIANTS:
@@ -72,7 +72,7 @@ def summarize(runs: dict[tuple[str, int], Run], seeds: list[int]) -> dict[str, A
     return summary
 
 
-def of_run(run: Run) -> dict[str, float]:
+def of_run(run: RunFolder) -> dict[str, float]:
     """Excess over the entropy floor (nats a byte) and kilobytes of one round's messages."""
     phases = {
         "kilobytes_up": sum(x.received_bytes for x in run.messages if x.phase == "train.local"),

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfuse.report.formatting import bytes_text, loss_text, seconds_text, shorten
-from fedfuse.tracking.run import SERVER, Run, read_run
+from fedfuse.tracking.run import SERVER, RunFolder, read_run
 
 REFRESH_SECONDS = 1.0
 NAME_WIDTH = 26
@@ -35,7 +35,7 @@ def status(
             live.update(view(run), refresh=True)
 
 
-def view(run: Run) -> Group:
+def view(run: RunFolder) -> Group:
     """Status and round, a line per participant, and what happened last."""
     rounds, last = run.config.get("rounds", "?"), run.messages[-1] if run.messages else None
     head = Text.assemble(
@@ -60,7 +60,7 @@ def view(run: Run) -> Group:
     return Group(head, table, *(Text(line, "dim") for line in told))
 
 
-def _row(run: Run, model: str) -> list[Text | str]:
+def _row(run: RunFolder, model: str) -> list[Text | str]:
     """Name, last loss, last good answer, traffic and failures of a participant."""
     mine = [line for line in run.messages if line.client == model]
     good = [line for line in mine if line.error is None]

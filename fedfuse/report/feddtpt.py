@@ -24,7 +24,7 @@ from fedfuse.report.style import (
     plot,
 )
 from fedfuse.tracking.feddtpt_records import AggregationLine, PromptLine
-from fedfuse.tracking.run import SERVER, Run
+from fedfuse.tracking.run import SERVER, RunFolder
 
 # What a choice calls the aggregated prompt.
 AGGREGATED = "aggregated"
@@ -57,7 +57,7 @@ class PromptRow:
         return " ".join(word for word, _ in self.tokens)
 
 
-def global_lines(run: Run) -> list[PromptLine]:
+def global_lines(run: RunFolder) -> list[PromptLine]:
     """The global prompt, round by round, the manual one first."""
     lines = {
         line.round: line
@@ -67,7 +67,7 @@ def global_lines(run: Run) -> list[PromptLine]:
     return [lines[number] for number in sorted(lines)]
 
 
-def at_the_end(run: Run, stage: str) -> list[PromptLine]:
+def at_the_end(run: RunFolder, stage: str) -> list[PromptLine]:
     """Prompts of one stage that the test set was asked about, of the last round that has any.
 
     Of ``federated`` the clients' own.
@@ -85,7 +85,7 @@ def mean_test(lines: Sequence[PromptLine]) -> float | None:
     return fmean(known) if known else None
 
 
-def prompt_rows(run: Run) -> list[PromptRow]:
+def prompt_rows(run: RunFolder) -> list[PromptRow]:
     """A row per round, then one for each baseline."""
     made = {line.round: line for line in run.aggregations}
     rows = [
@@ -119,7 +119,7 @@ def _row(name: str, line: PromptLine, made: AggregationLine | None) -> PromptRow
     )
 
 
-def prompts_text(run: Run) -> str:
+def prompts_text(run: RunFolder) -> str:
     """What was reached, and at what price, in sentences; empty where no prompt was tuned."""
     lines = global_lines(run)
     if not lines:
@@ -144,7 +144,7 @@ def prompts_text(run: Run) -> str:
     return text
 
 
-def bytes_per_client_round(run: Run) -> float | None:
+def bytes_per_client_round(run: RunFolder) -> float | None:
     """Mean bytes of a request to search and its reply."""
     sizes = [
         line.sent_bytes + line.received_bytes
@@ -154,7 +154,7 @@ def bytes_per_client_round(run: Run) -> float | None:
     return fmean(sizes) if sizes and run.prompts else None
 
 
-def accuracy_figure(run: Run) -> Figure | None:
+def accuracy_figure(run: RunFolder) -> Figure | None:
     """Accuracy on the test set against queries: the global prompt, and what it is compared with."""
     lines = [line for line in global_lines(run) if line.test is not None]
     if not lines:
@@ -182,7 +182,7 @@ def accuracy_figure(run: Run) -> Figure | None:
     return figure
 
 
-def _reference(axes: Axes, stage: str, label: str, run: Run) -> None:
+def _reference(axes: Axes, stage: str, label: str, run: RunFolder) -> None:
     accuracy = mean_test(at_the_end(run, stage))
     if accuracy is not None:
         colour, line = STAGE_COLOURS[stage], STAGE_LINES[stage]
@@ -190,13 +190,13 @@ def _reference(axes: Axes, stage: str, label: str, run: Run) -> None:
 
 
 @plot
-def accuracy_by_queries(run: Run) -> Figure | None:
+def accuracy_by_queries(run: RunFolder) -> Figure | None:
     """The same inside a page."""
     return accuracy_figure(run)
 
 
 @plot
-def token_clusters(run: Run) -> Figure | None:
+def token_clusters(run: RunFolder) -> Figure | None:
     """The uploaded tokens of the last aggregation in the plane; what was kept is ringed."""
     made = next((line for line in reversed(run.aggregations) if line.uploaded), None)
     if made is None:

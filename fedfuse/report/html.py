@@ -21,7 +21,7 @@ from fedfuse.report.html_template import TEMPLATE
 from fedfuse.report.style import STAGE_LINES
 from fedfuse.report.summary import summary
 from fedfuse.tracking.json_fields import clean
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 
 PLOTS = {
     "headline": plots.headline_svg,
@@ -55,7 +55,7 @@ def write_report(folder: Path | str) -> Path:
     return path
 
 
-def render(run: Run) -> str:
+def render(run: RunFolder) -> str:
     """The page as text."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -87,11 +87,11 @@ def render(run: Run) -> str:
     )
 
 
-def _plots(run: Run) -> dict[str, str]:
+def _plots(run: RunFolder) -> dict[str, str]:
     return {name: draw(run) for name, draw in PLOTS.items()}
 
 
-def _costs(run: Run) -> list[tuple[str, list[tables.CostRow]]]:
+def _costs(run: RunFolder) -> list[tuple[str, list[tables.CostRow]]]:
     return [
         ("client", tables.cost_by_client(run)),
         ("phase", tables.cost_by_phase(run)),
@@ -99,7 +99,7 @@ def _costs(run: Run) -> list[tuple[str, list[tables.CostRow]]]:
     ]
 
 
-def _settings(run: Run) -> list[tuple[str, dict[str, str]]]:
+def _settings(run: RunFolder) -> list[tuple[str, dict[str, str]]]:
     """Headed groups of keys and values: what the run was made with."""
     origin = {"seed": run.seed, "commit": run.commit or "unknown", "folder": run.folder.name}
     groups: list[tuple[str, dict[str, Any]]] = [

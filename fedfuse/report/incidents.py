@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedfuse.tracking.run import SERVER, Run
+from fedfuse.tracking.run import SERVER, RunFolder
 
 WORDS = {
     "resumed": "resumed",
@@ -34,7 +34,7 @@ class AbsenceRow:
     rounds: str
 
 
-def event_rows(run: Run) -> list[EventRow]:
+def event_rows(run: RunFolder) -> list[EventRow]:
     """Everything out of the ordinary that is no failed message, in the order it happened."""
     return [
         EventRow(item.round, run.name(item.client), WORDS[item.event], item.detail)
@@ -42,7 +42,7 @@ def event_rows(run: Run) -> list[EventRow]:
     ]
 
 
-def absences(run: Run) -> dict[str, list[int]]:
+def absences(run: RunFolder) -> dict[str, list[int]]:
     """Rounds that a client was asked in and answered nothing of, by client."""
     asked: dict[tuple[str, int], bool] = {}
     for item in run.messages:
@@ -56,7 +56,7 @@ def absences(run: Run) -> dict[str, list[int]]:
     return found
 
 
-def absence_rows(run: Run) -> list[AbsenceRow]:
+def absence_rows(run: RunFolder) -> list[AbsenceRow]:
     """The same as text, in the order of the clients."""
     found = absences(run)
     order = [*run.clients, *sorted(found.keys() - set(run.clients))]

@@ -25,7 +25,7 @@ from fedfuse.report.style import (
     whole_rounds,
 )
 from fedfuse.tracking.records import Lesson
-from fedfuse.tracking.run import SERVER, Run
+from fedfuse.tracking.run import SERVER, RunFolder
 
 # Height of one learner's bars where the next learner's begin at 1.
 STRIP = 0.82
@@ -35,18 +35,18 @@ FIXED_FILLS = {SERVER: Fill("#4f6d8f"), "none": Fill("#b8bec5"), OTHERS: Fill("#
 
 
 @plot
-def teachers_up(run: Run) -> Figure | None:
+def teachers_up(run: RunFolder) -> Figure | None:
     """A panel per domain: whose knowledge the server took in each round."""
     return _teachers(run, "up")
 
 
 @plot
-def teachers_down(run: Run) -> Figure | None:
+def teachers_down(run: RunFolder) -> Figure | None:
     """A strip per client, a panel per domain: whose knowledge the client took in each round."""
     return _teachers(run, "down")
 
 
-def _teachers(run: Run, direction: str) -> Figure | None:
+def _teachers(run: RunFolder, direction: str) -> Figure | None:
     panels: dict[tuple[str, str], list[Lesson]] = defaultdict(list)
     for lesson in run.lessons:
         if lesson.direction == direction:
@@ -75,7 +75,7 @@ def _teachers(run: Run, direction: str) -> Figure | None:
 
 
 def _teacher_strip(
-    run: Run, axes: Axes, base: float, lessons: Sequence[Lesson], teachers: Sequence[str]
+    run: RunFolder, axes: Axes, base: float, lessons: Sequence[Lesson], teachers: Sequence[str]
 ) -> None:
     """One learner's bars on one domain, between two lines: nothing and all of the samples."""
     shares: dict[str, dict[int, float]] = {teacher: {} for teacher in teachers}
@@ -91,7 +91,7 @@ def _teacher_strip(
         stack(axes, bottom, rounds, _teacher_fill(run, teacher))
 
 
-def _teacher_axis(run: Run, axes: Axes, learners: Sequence[str]) -> None:
+def _teacher_axis(run: RunFolder, axes: Axes, learners: Sequence[str]) -> None:
     """Percentages for one learner, names for several; all panels share this axis."""
     if len(learners) == 1:
         axes.set_yticks([0, STRIP / 2, STRIP], ["0", "50%", "100%"])
@@ -102,26 +102,26 @@ def _teacher_axis(run: Run, axes: Axes, learners: Sequence[str]) -> None:
     axes.set_ylim(-0.03, len(learners) - 1 + STRIP + 0.03)
 
 
-def _teacher(run: Run, lesson: Lesson) -> str:
+def _teacher(run: RunFolder, lesson: Lesson) -> str:
     """The teacher as the legend knows it."""
     named = lesson.teacher in (SERVER, "none") or lesson.teacher in run.plotted
     return lesson.teacher if named else OTHERS
 
 
-def _teacher_fill(run: Run, teacher: str) -> Fill:
+def _teacher_fill(run: RunFolder, teacher: str) -> Fill:
     """A model has one fill in both directions."""
     if teacher in FIXED_FILLS:
         return FIXED_FILLS[teacher]
     return category_fill(run.clients.index(teacher))
 
 
-def _teacher_label(run: Run, teacher: str) -> str:
+def _teacher_label(run: RunFolder, teacher: str) -> str:
     names = {"none": "nobody", OTHERS: "all other clients"}
     return names.get(teacher) or shorten(run.name(teacher), 26)
 
 
 @plot
-def traffic(run: Run) -> Figure | None:
+def traffic(run: RunFolder) -> Figure | None:
     """Bytes per round, stacked by phase: a panel for each direction on one scale."""
     phases = [phase for phase, total in _phase_bytes(run).items() if total]
     if not phases:
@@ -145,7 +145,7 @@ def traffic(run: Run) -> Figure | None:
     return figure
 
 
-def _phase_bytes(run: Run) -> dict[str, int]:
+def _phase_bytes(run: RunFolder) -> dict[str, int]:
     """Bytes of each phase both ways, in the order in which the phases first came."""
     totals: dict[str, int] = {}
     for message in run.messages:
@@ -154,7 +154,7 @@ def _phase_bytes(run: Run) -> dict[str, int]:
     return totals
 
 
-def _round_bytes(run: Run, side: str) -> dict[int, dict[str, int]]:
+def _round_bytes(run: RunFolder, side: str) -> dict[int, dict[str, int]]:
     """``[round][phase]`` bytes of one direction."""
     rounds: dict[int, dict[str, int]] = {}
     for message in run.messages:

@@ -34,19 +34,19 @@ from fedfuse.report.style import (
     styled,
     whole_rounds,
 )
-from fedfuse.tracking.run import SERVER, Measure, Run
+from fedfuse.tracking.run import SERVER, Measure, RunFolder
 
 PANELS_PER_ROW = (5, 4, 3)
 
 
-def loss_label(run: Run) -> str:
+def loss_label(run: RunFolder) -> str:
     """The label of an axis of losses."""
     if run.has_floor:
         return "loss above the entropy floor (nats/byte)"
     return "loss (nats/byte)"
 
 
-def _plotted(run: Run) -> list[str]:
+def _plotted(run: RunFolder) -> list[str]:
     return [model for model in run.measured if model == SERVER or model in run.plotted]
 
 
@@ -54,12 +54,12 @@ def _plotted(run: Run) -> list[str]:
 
 
 @plot
-def headline_svg(run: Run) -> Figure | None:
+def headline_svg(run: RunFolder) -> Figure | None:
     """The headline plot for a page."""
     return _headline(run)
 
 
-def headline(run: Run) -> Figure:
+def headline(run: RunFolder) -> Figure:
     """Every model a row, its stages as dots on an axis of losses: before and after federation;
     of a prompt, its accuracy.
 
@@ -71,7 +71,7 @@ def headline(run: Run) -> Figure:
         return figure
 
 
-def save_headline(run: Run, stem: Path) -> tuple[Path, Path]:
+def save_headline(run: RunFolder, stem: Path) -> tuple[Path, Path]:
     """Write the headline, atomically, as ``stem``.svg and ``stem``.png; return the two paths."""
     figure = headline(run)
     paths = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
@@ -88,7 +88,7 @@ def _undated(path: Path) -> dict[str, None] | None:
     return {"Date": None} if path.suffix == ".svg" else None
 
 
-def _headline(run: Run) -> Figure | None:
+def _headline(run: RunFolder) -> Figure | None:
     models = _plotted(run)
     if not models:
         return None
@@ -113,7 +113,7 @@ def _headline(run: Run) -> Figure | None:
     return figure
 
 
-def _headline_row(run: Run, axes: Axes, row: float, model: str) -> None:
+def _headline_row(run: RunFolder, axes: Axes, row: float, model: str) -> None:
     pair = run.before_after(model)
     if pair is not None:
         before, after = pair[0].shown, pair[1].shown
@@ -141,7 +141,7 @@ def _headline_row(run: Run, axes: Axes, row: float, model: str) -> None:
         )
 
 
-def _gain_note(run: Run, model: str) -> str:
+def _gain_note(run: RunFolder, model: str) -> str:
     share, change = run.share_removed(model), run.change(model)
     if share is not None:
         return f"{percent(abs(share))} of excess {'removed' if share >= 0 else 'added'}"
@@ -180,7 +180,7 @@ def _stage_legend(
 
 
 @plot
-def curves(run: Run) -> Figure | None:
+def curves(run: RunFolder) -> Figure | None:
     """A panel per model: its loss after each federated round, baselines as horizontal lines."""
     models = [model for model in _plotted(run) if run.curve(model)]
     if not models:
@@ -207,7 +207,7 @@ def curves(run: Run) -> Figure | None:
     return figure
 
 
-def _curve(run: Run, axes: Axes, model: str) -> None:
+def _curve(run: RunFolder, axes: Axes, model: str) -> None:
     points = run.curve(model)
     axes.plot(
         [point.round for point in points],
@@ -233,7 +233,7 @@ def _curve(run: Run, axes: Axes, model: str) -> None:
 
 
 @plot
-def heat_map(run: Run) -> Figure | None:
+def heat_map(run: RunFolder) -> Figure | None:
     """Clients by domains before and after federation, one scale of colours, own domains framed."""
     # Without the baseline the untouched models are what there is to compare with.
     before = "standalone" if "standalone" in run.stages else "zero-shot"
@@ -275,7 +275,7 @@ def _heat_colours() -> Colormap:
 
 
 def _heat_panel(
-    run: Run, axes: Axes, rows: list[dict[str, Measure]], scale: Normalize, colours: Colormap
+    run: RunFolder, axes: Axes, rows: list[dict[str, Measure]], scale: Normalize, colours: Colormap
 ) -> None:
     for y, (client, row) in enumerate(zip(run.plotted, rows, strict=True)):
         for x, domain in enumerate(run.domains):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fedfuse.evaluation.interference import Cell, Interference, measure_interference
 from fedfuse.report.formatting import change_text, count, loss_text, percent, shorten
 from fedfuse.report.style import WIDTH, category_fill, fill_legend, new_figure, plot, whole_rounds
-from fedfuse.tracking.run import Run
+from fedfuse.tracking.run import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class TakenBackRow:
     changes: str
 
 
-def cells(run: Run) -> list[Cell]:
+def cells(run: RunFolder) -> list[Cell]:
     """Every model on every domain, untouched and after the last round; see ``Cell``."""
     found = []
     for model in run.measured:
@@ -45,13 +45,13 @@ def cells(run: Run) -> list[Cell]:
     return found
 
 
-def interference(run: Run) -> Interference | None:
+def interference(run: RunFolder) -> Interference | None:
     """Its rate and depth over all cells; None where there is none to compare."""
     found = cells(run)
     return measure_interference(found) if found else None
 
 
-def harm_text(run: Run) -> str:
+def harm_text(run: RunFolder) -> str:
     """Rate and depth as a sentence; empty where there is nothing to compare."""
     found = interference(run)
     if found is None:
@@ -65,7 +65,7 @@ def harm_text(run: Run) -> str:
     )
 
 
-def worse_rows(run: Run) -> list[WorseRow]:
+def worse_rows(run: RunFolder) -> list[WorseRow]:
     """The cells that got worse, the worst first."""
     worse = sorted((c for c in cells(run) if c.worse), key=lambda c: c.before - c.after)
     return [
@@ -80,7 +80,7 @@ def worse_rows(run: Run) -> list[WorseRow]:
     ]
 
 
-def taken_back_rows(run: Run) -> list[TakenBackRow]:
+def taken_back_rows(run: RunFolder) -> list[TakenBackRow]:
     """The phases that an acceptance test took back."""
     rows = []
     for verdict in run.verdicts:
@@ -92,7 +92,7 @@ def taken_back_rows(run: Run) -> list[TakenBackRow]:
 
 
 @plot
-def selectors(run: Run) -> Figure | None:
+def selectors(run: RunFolder) -> Figure | None:
     """What each learned selector minimises, before and after each round's learning."""
     models = [m for m in ("server", *run.plotted) if m in {fit.model for fit in run.fits}]
     if not models:

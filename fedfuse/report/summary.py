@@ -7,13 +7,13 @@ from statistics import fmean
 
 from fedfuse.report.feddtpt import prompts_text
 from fedfuse.report.formatting import bytes_text, count, loss_text, percent, seconds_text
-from fedfuse.tracking.run import SERVER, Measure, Run
+from fedfuse.tracking.run import SERVER, Measure, RunFolder
 
 # A client whose loss moved by less (nats/byte) neither gained nor lost.
 UNCHANGED = 5e-4
 
 
-def summary(run: Run) -> list[str]:
+def summary(run: RunFolder) -> list[str]:
     """What the run shows: setting, server, baselines of the server, clients, cost."""
     sentences = [
         _setting(run),
@@ -23,7 +23,7 @@ def summary(run: Run) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _setting(run: Run) -> str:
+def _setting(run: RunFolder) -> str:
     who = f"{count(len(run.clients), 'client')} and a server" if run.clients else "A server"
     rounds = count(run.rounds, "round")
     end = {
@@ -34,7 +34,7 @@ def _setting(run: Run) -> str:
     return f"{who}, {count(len(run.domains), 'domain')}, {end[run.status]}."
 
 
-def _server(run: Run) -> str:
+def _server(run: RunFolder) -> str:
     pair = run.before_after(SERVER)
     if pair is None:
         end = run.overall(SERVER, "federated")
@@ -48,7 +48,7 @@ def _server(run: Run) -> str:
     return text + "."
 
 
-def _baselines(run: Run) -> str:
+def _baselines(run: RunFolder) -> str:
     found = {
         "the public set alone": run.overall(SERVER, "public-only"),
         "everyone's data in one place": run.overall(SERVER, "centralized"),
@@ -61,7 +61,7 @@ def _baselines(run: Run) -> str:
     return f"That loss would be {' and '.join(parts)}." if parts else ""
 
 
-def _clients(run: Run) -> str:
+def _clients(run: RunFolder) -> str:
     pairs = {c: pair for c in run.clients if (pair := run.before_after(c)) is not None}
     finite = [pair for pair in pairs.values() if math.isfinite(pair[0].loss + pair[1].loss)]
     if not pairs:
@@ -78,7 +78,7 @@ def _clients(run: Run) -> str:
     return f"Against training alone, the clients' mean loss {moved}: {_gains(run, pairs)}."
 
 
-def _gains(run: Run, pairs: dict[str, tuple[Measure, Measure]]) -> str:
+def _gains(run: RunFolder, pairs: dict[str, tuple[Measure, Measure]]) -> str:
     changes = {client: after.loss - before.loss for client, (before, after) in pairs.items()}
     gained = sum(change < -UNCHANGED for change in changes.values())
     lost = [client for client, change in changes.items() if UNCHANGED < change < math.inf]
@@ -92,7 +92,7 @@ def _gains(run: Run, pairs: dict[str, tuple[Measure, Measure]]) -> str:
     return text
 
 
-def _cost(run: Run) -> str:
+def _cost(run: RunFolder) -> str:
     if not run.messages:
         return ""
     sent = sum(message.sent_bytes for message in run.messages)
@@ -105,11 +105,11 @@ def _cost(run: Run) -> str:
     return f"{text}; {len(run.failures):,} of them failed." if run.failures else f"{text}."
 
 
-def _loss(run: Run, loss: float) -> str:
+def _loss(run: RunFolder, loss: float) -> str:
     return f"{loss_text(loss)} nats/byte{' above the entropy floor' if run.has_floor else ''}"
 
 
-def _moved(run: Run, before: float, after: float) -> str:
+def _moved(run: RunFolder, before: float, after: float) -> str:
     if not math.isfinite(before + after):
         return "diverged"
     if loss_text(before) == loss_text(after):
@@ -117,7 +117,7 @@ def _moved(run: Run, before: float, after: float) -> str:
     return f"{'fell' if after < before else 'rose'} from {loss_text(before)} to {_loss(run, after)}"
 
 
-def _share(run: Run, model: str) -> str:
+def _share(run: RunFolder, model: str) -> str:
     share = run.share_removed(model)
     if share is None:
         return ""

@@ -10,14 +10,14 @@ from rich.text import Text
 from fedfuse.report.feddtpt import prompt_rows
 from fedfuse.report.formatting import shorten
 from fedfuse.report.tables import Cell, cell, gain_note, gain_title, late_models, result_rows
-from fedfuse.tracking.run import Run
+from fedfuse.tracking.run import RunFolder
 
 WIDTH = 100
 NAME_WIDTH = 22
 COLOURS = {"better": "green", "worse": "red", "": ""}
 
 
-def print_table(run: Run, console: Console | None = None) -> Table:
+def print_table(run: RunFolder, console: Console | None = None) -> Table:
     """Print models by stages: all-domain mean loss (nats/byte) and accuracy; return the table.
 
     Without a console one is made; where the output is no terminal it is 100 columns wide.
@@ -45,7 +45,7 @@ def print_table(run: Run, console: Console | None = None) -> Table:
     return table
 
 
-def build_table(run: Run, *, with_accuracy: bool) -> Table:
+def build_table(run: RunFolder, *, with_accuracy: bool) -> Table:
     """The table that ``print_table`` prints; names are plain text, never markup."""
     rows, gains = result_rows(run), gain_title(run)
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -68,7 +68,7 @@ def build_table(run: Run, *, with_accuracy: bool) -> Table:
     return table
 
 
-def prompt_table(run: Run) -> Table:
+def prompt_table(run: RunFolder) -> Table:
     """The global prompt round by round, and the baselines' prompts."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("round", max_width=18)
@@ -85,6 +85,6 @@ def _text(item: Cell, with_accuracy: bool) -> Text:
     return Text(item.loss + accuracy, COLOURS[item.verdict])
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: RunFolder) -> list[str]:
     floor = "; entropy floor: the best any model can do" if run.has_floor else ""
     return [f"means over domains{floor}", *filter(None, [gain_note(run)]), *late_models(run)]

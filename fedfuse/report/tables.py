@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fedfuse.report.formatting import bytes_text, change_text, loss_text, percent, seconds_text
 from fedfuse.tracking.records import MessageLine
-from fedfuse.tracking.run import SERVER, Measure, Run
+from fedfuse.tracking.run import SERVER, Measure, RunFolder
 
 # Text of an error that a table shows; the whole of it is in messages.jsonl.
 ERROR_LENGTH = 400
@@ -42,7 +42,7 @@ def cell(measure: Measure | None, verdict: str = "") -> Cell:
     return Cell(loss_text(measure.loss), excess, percent(measure.accuracy), verdict)
 
 
-def result_rows(run: Run) -> list[ResultRow]:
+def result_rows(run: RunFolder) -> list[ResultRow]:
     """All-domain means of every model that was measured, in every stage of the run."""
     rows = []
     for model in run.measured:
@@ -55,14 +55,14 @@ def result_rows(run: Run) -> list[ResultRow]:
     return rows
 
 
-def gain_title(run: Run) -> str:
+def gain_title(run: RunFolder) -> str:
     """Heading of the column that ``gain`` fills, "" where no model has a gain."""
     if not any(gain(run, model) for model in run.measured):
         return ""
     return "excess removed" if run.has_floor else "change"
 
 
-def gain(run: Run, model: str) -> str:
+def gain(run: RunFolder, model: str) -> str:
     """Share of the excess that federation removed; without a floor the change of the loss."""
     return percent(run.share_removed(model)) if run.has_floor else change_text(run.change(model))
 
@@ -74,7 +74,7 @@ def verdict(change: float | None) -> str:
     return "better" if change < 0 else "worse"
 
 
-def gain_note(run: Run) -> str:
+def gain_note(run: RunFolder) -> str:
     """What the column of ``gain`` compares with."""
     models = [model for model in run.measured if run.before_after(model) is not None]
     parts = ["zero-shot (server)"] if SERVER in models else []
@@ -92,7 +92,7 @@ class DomainRow:
     cells: tuple[Cell, ...]
 
 
-def domain_rows(run: Run) -> list[DomainRow]:
+def domain_rows(run: RunFolder) -> list[DomainRow]:
     """Every model on every domain, at each stage's last round."""
     rows = []
     for model in run.measured:
@@ -116,30 +116,30 @@ class CostRow:
     failures: int
 
 
-def cost_by_round(run: Run) -> list[CostRow]:
+def cost_by_round(run: RunFolder) -> list[CostRow]:
     """A row per round; round 0 is the registration."""
     return _grouped(run, lambda line: str(line.round), str)
 
 
-def cost_by_phase(run: Run) -> list[CostRow]:
+def cost_by_phase(run: RunFolder) -> list[CostRow]:
     """A row per phase, in the order in which they first came."""
     return _grouped(run, lambda line: line.phase, str)
 
 
-def cost_by_client(run: Run) -> list[CostRow]:
+def cost_by_client(run: RunFolder) -> list[CostRow]:
     """A row per client, and one for the server's own work."""
     rank = {model: place for place, model in enumerate((SERVER, *run.clients))}
     rows = sorted(run.messages, key=lambda line: rank.get(line.client, len(rank)))
     return _grouped(run, lambda line: line.client, run.name, rows)
 
 
-def cost_in_all(run: Run) -> CostRow:
+def cost_in_all(run: RunFolder) -> CostRow:
     """One row for the whole run."""
     return _cost("in all", run.messages)
 
 
 def _grouped(
-    run: Run,
+    run: RunFolder,
     key: Callable[[MessageLine], str],
     name: Callable[[str], str],
     messages: list[MessageLine] | None = None,
@@ -172,7 +172,7 @@ class FailureRow:
     error: str
 
 
-def failure_rows(run: Run) -> list[FailureRow]:
+def failure_rows(run: RunFolder) -> list[FailureRow]:
     """Failed messages; those that differ only in their round are one row."""
     groups: dict[tuple[str, str, str], list[int]] = {}
     for item in run.failures:
@@ -184,7 +184,7 @@ def failure_rows(run: Run) -> list[FailureRow]:
     ]
 
 
-def late_models(run: Run) -> list[str]:
+def late_models(run: RunFolder) -> list[str]:
     """A sentence per model whose last measure is older than the run's: its row is out of date."""
     sentences = []
     for model in run.measured:

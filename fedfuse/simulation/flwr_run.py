@@ -2,7 +2,7 @@
 
 ``flwr run`` alone leaves a SuperLink behind that keeps the environment and the working folder of
 its first start, so that two checkouts mix their code; it uses fixed ports; and it succeeds where
-the app fails. ``simulate`` gives each run a SuperLink of its own, on a free port and in a temporary
+the app fails. ``flwr_run`` gives each run a SuperLink of its own, on a free port and in a temporary
 folder that is Flower's home, Ray's home and everybody's working folder, shows the log, asks for the
 status, and at the end, whatever the end was, stops every process and removes the folder.
 """
@@ -59,7 +59,7 @@ class SimulationFailed(FedfuseError):
     """A simulation that did not finish: the message has its status and the end of its log."""
 
 
-def simulate(
+def flwr_run(
     app_dir: Path,
     run_config: Mapping[str, UserConfigValue],
     num_clients: int,

@@ -61,7 +61,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run folder in memory; the fields are those of config.json and of the line files."""
 
     folder: Path
@@ -236,7 +236,7 @@ def _mean(measures: Iterable[Measure]) -> Measure | None:
     )
 
 
-def read_run(folder: Path | str) -> Run:
+def read_run(folder: Path | str) -> RunFolder:
     """Read a run folder; line files that do not exist (yet) count as empty.
 
     Raises:
@@ -250,7 +250,7 @@ def read_run(folder: Path | str) -> Run:
     fields = read_object(path)
     models, domains = fields.texts("models"), fields.names("domains")
     floor_loss, floor_accuracy = _read_floor(fields, domains)
-    return Run(
+    return RunFolder(
         folder=folder.resolve(),
         config=fields.mapping("config").values,
         seed=fields.integer("seed"),

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from fedfuse.cli import main as cli
 from fedfuse.errors import FedfuseError
 from fedfuse.factory import models as workspace
+from fedfuse.simulation import simulate as module
+from fedfuse.simulation.simulate import absolute_paths
 from tests.federations import FAST, about, lines
 from tests.federations import tiny_builtin as tiny_builtin
 from tests.processes import Traces
@@ -36,7 +38,7 @@ def refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "500")
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(cli, "build_models", lambda names: pytest.fail("models are built"))
+    monkeypatch.setattr(module, "build_models", lambda names: pytest.fail("models are built"))
     for cached in (workspace.load_splits, workspace.load_local_model):
         cached.cache_clear()
 
@@ -213,7 +215,7 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "a").mkdir()
     records(tmp_path / "d.jsonl", 2)
     config = cli.parse({"clients.model": "0=./a, *=builtin:opt", "data.source": "d.jsonl+hub/set"})
-    found = cli.absolute_paths(config)
+    found = absolute_paths(config)
     assert found.clients.model == f"0={tmp_path / 'a'},*=builtin:opt"
     assert found.data.source == f"{tmp_path / 'd.jsonl'}+hub/set"
     assert found.output == str(tmp_path / "runs")

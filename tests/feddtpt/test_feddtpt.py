@@ -24,7 +24,8 @@ from fedfuse.feddtpt.http_model import HttpModel
 from fedfuse.feddtpt.meter import Retry
 from fedfuse.flower.messages import arrays_to_record
 from fedfuse.report.feddtpt import bytes_per_client_round, global_lines, prompt_rows
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.simulation.simulate import absolute_paths, check_inputs
+from fedfuse.tracking.run import RunFolder, read_run
 from strategies.feddtpt import FedDTPT
 from tests.feddtpt.endpoint import Odd, serve
 from tests.federations import about, lines
@@ -134,8 +135,8 @@ def test_the_report_has_the_prompt(whole: Path) -> None:
     assert (whole / "headline.png").stat().st_size > 5000
     # The section is not there in a run that tunes none.
     run = read_run(whole)
-    none: dict[str, Any] = {name: getattr(run, name) for name in Run.__dataclass_fields__}
-    assert prompt_rows(Run(**none | {"prompts": [], "aggregations": []})) == []
+    none: dict[str, Any] = {name: getattr(run, name) for name in RunFolder.__dataclass_fields__}
+    assert prompt_rows(RunFolder(**none | {"prompts": [], "aggregations": []})) == []
 
 
 def test_two_runs_are_alike(whole: Path, tmp_path: Path) -> None:
@@ -354,7 +355,7 @@ def test_the_command_line_runs_it(
 )
 def test_what_cannot_work_is_refused_before_it_begins(keys: dict[str, Any], why: str) -> None:
     with pytest.raises(FedfuseError, match=why):
-        cli.check_inputs(parse({"strategy": "feddtpt", **keys}), 2)
+        check_inputs(parse({"strategy": "feddtpt", **keys}), 2)
 
 
 def test_a_service_needs_no_model_of_ours(tmp_path: Path) -> None:
@@ -364,7 +365,7 @@ def test_a_service_needs_no_model_of_ours(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        absolute = cli.absolute_paths(config)
+        absolute = absolute_paths(config)
     assert absolute.black_box.model == "./org/model"
     assert absolute.prompts.task == str(tmp_path / "data")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedfuse.report.html import PLOTS
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from tests.report.folders import write_folder
 
 HOSTILE = {
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run(folder: Path) -> Run:
+def run(folder: Path) -> RunFolder:
     return read_run(folder)
 
 
@@ -32,7 +32,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def svgs(run: Run) -> dict[str, str]:
+def svgs(run: RunFolder) -> dict[str, str]:
     """Every plot of the full run, drawn once for all tests."""
     return {name: draw(run) for name, draw in PLOTS.items()}
 

@@ -15,7 +15,7 @@ from fedfuse.report.formatting import (
     shorten,
 )
 from fedfuse.report.summary import summary
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from tests.report.folders import write_folder, write_lines
 
 
@@ -70,7 +70,7 @@ def test_count() -> None:
 
 
 class TestSummary:
-    def test_every_number(self, run: Run) -> None:
+    def test_every_number(self, run: RunFolder) -> None:
         assert [plain(sentence) for sentence in summary(run)] == [
             "4 clients and a server, 4 domains, 5 rounds of federation.",
             "The server's loss fell from 0.260 to 0.073 nats/byte above the entropy floor "

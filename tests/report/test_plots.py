@@ -12,7 +12,7 @@ from fedfuse.report import message_plots, plots
 from fedfuse.report.html import PLOTS
 from fedfuse.report.style import INK, category_fill
 from fedfuse.tracking.json_fields import clean
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from tests.report.conftest import HOSTILE
 from tests.report.folders import write_folder, write_lines
 
@@ -63,16 +63,16 @@ def test_hostile_names(hostile_svgs: dict[str, str], name: str) -> None:
 
 
 @EVERY_PLOT
-def test_nothing_to_show(tmp_path: Path, draw: Callable[[Run], str]) -> None:
+def test_nothing_to_show(tmp_path: Path, draw: Callable[[RunFolder], str]) -> None:
     run = read_run(write_folder(tmp_path, clients=0, stages=(), rounds=0))
     assert draw(run) == ""
 
 
-def test_reproducible(run: Run, svgs: dict[str, str]) -> None:
+def test_reproducible(run: RunFolder, svgs: dict[str, str]) -> None:
     assert PLOTS["traffic"](run) == svgs["traffic"]
 
 
-def test_matplotlib_is_left_as_it_was(run: Run) -> None:
+def test_matplotlib_is_left_as_it_was(run: RunFolder) -> None:
     before = dict(mpl.rcParams)
     plots.headline_svg(run)
     assert dict(mpl.rcParams) == before
@@ -99,7 +99,7 @@ class TestHeadline:
         assert "102% of excess added" in found
         assert "diverged" in found
 
-    def test_saved(self, run: Run, tmp_path: Path) -> None:
+    def test_saved(self, run: RunFolder, tmp_path: Path) -> None:
         svg, png = plots.save_headline(run, tmp_path / "headline")
         assert sorted(tmp_path.iterdir()) == [png, svg]
         assert ElementTree.parse(svg).getroot().tag == f"{SVG}svg"
@@ -129,7 +129,7 @@ class TestCurves:
 
 
 class TestHeatMap:
-    def test_before_and_after(self, run: Run, svgs: dict[str, str]) -> None:
+    def test_before_and_after(self, run: RunFolder, svgs: dict[str, str]) -> None:
         found = texts(svgs["heat_map"])
         assert {"alone", "federated", "clinic", "nats/byte"} < set(found)
         before = run.by_domain("2", "standalone")["bank"].excess

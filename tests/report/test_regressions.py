@@ -10,7 +10,7 @@ import pytest
 
 from fedfuse.errors import FedfuseError
 from fedfuse.report import regressions as harm
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from fedfuse.tracking.run_writer import RunWriter
 from tests.report.folders import write_folder, write_lines
 
@@ -93,6 +93,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         writer.verdict(1, "server", keep=False, changes={"cour": 0.1})
 
 
-def test_selectors_are_drawn(run: Run, svgs: dict[str, str]) -> None:
+def test_selectors_are_drawn(run: RunFolder, svgs: dict[str, str]) -> None:
     assert "nats/row" in svgs["selectors"]
     assert json.dumps(run.name("0"))[1:-1] in svgs["selectors"]

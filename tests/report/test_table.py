@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from fedfuse.report.table import print_table
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from tests.report.folders import write_folder
 
 
-def printed(run: Run, width: int = 100, **options: Any) -> str:
+def printed(run: RunFolder, width: int = 100, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width, **options)
     print_table(run, console)
     file = console.file
@@ -26,7 +26,7 @@ def row(text: str, name: str) -> list[str]:
     return line.strip().removeprefix(name).split()
 
 
-def test_numbers(run: Run) -> None:
+def test_numbers(run: RunFolder) -> None:
     text = printed(run)
     assert "quickstart: loss in nats/byte, accuracy" in text
     expected = "0.460 25% 0.331 48% 0.273 59% 0.232 66% 72%"
@@ -68,13 +68,13 @@ def test_at_most_100_columns(hostile: Path, width: int) -> None:
     assert row(text, "workshop / gpt-neox")[-1] == "59%"
 
 
-def test_a_narrow_terminal_drops_accuracies_first(run: Run) -> None:
+def test_a_narrow_terminal_drops_accuracies_first(run: RunFolder) -> None:
     text = printed(run, 80)
     assert "loss in nats/byte\n" in text
     assert row(text, "server") == ["0.460", "0.331", "0.273", "0.232", "72%"]
 
 
-def test_better_is_green_and_worse_red(run: Run, tmp_path: Path) -> None:
+def test_better_is_green_and_worse_red(run: RunFolder, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "force_terminal": True,
         "color_system": "standard",
@@ -90,7 +90,9 @@ def test_better_is_green_and_worse_red(run: Run, tmp_path: Path) -> None:
     assert "\x1b[31m" in printed(read_run(folder), **options)
 
 
-def test_own_console_is_100_columns_wide(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_console_is_100_columns_wide(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = print_table(run)
     text = capsys.readouterr().out
     assert table.row_count == 6

@@ -18,7 +18,7 @@ from flwr.app import UserConfig
 
 from fedfuse.errors import FedfuseError
 from fedfuse.simulation import flwr_run as module
-from fedfuse.simulation.flwr_run import readable, simulate
+from fedfuse.simulation.flwr_run import flwr_run, readable
 from fedfuse.simulation.processes import listens, started_in, stop_all
 from tests.processes import Traces
 from tests.simulation.conftest import Sums
@@ -30,8 +30,8 @@ def start(sums: Sums, config: UserConfig) -> subprocess.Popen[bytes]:
     program = (
         # A parent that ignores SIGINT, as shells do for background jobs, passes that on.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from pathlib import Path; from fedfuse.simulation.flwr_run import simulate; "
-        f"simulate(Path({str(sums.folder)!r}), {config!r}, 2)"
+        "from pathlib import Path; from fedfuse.simulation.flwr_run import flwr_run; "
+        f"flwr_run(Path({str(sums.folder)!r}), {config!r}, 2)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -53,7 +53,7 @@ def test_two_at_once_one_that_finishes_and_one_that_fails(
             ports = iter([other.getsockname()[1]])
             free = module.free_port
             monkeypatch.setattr(module, "free_port", lambda: next(ports, None) or free())
-            simulate(sums.folder, config, num_clients=2, python_path=[tmp_path / "plugins"])
+            flwr_run(sums.folder, config, num_clients=2, python_path=[tmp_path / "plugins"])
             log, error = failing.communicate(timeout=120)
         finally:
             failing.terminate()
@@ -93,15 +93,15 @@ def test_a_signal_ends_everything(
 
 def test_arguments_are_checked_before_anything_starts(sums: Sums, traces: Traces) -> None:
     with pytest.raises(FedfuseError, match=r"keys \['local.facto'\].*local.factor"):
-        simulate(sums.folder, {"local.facto": 1.0}, 2)
+        flwr_run(sums.folder, {"local.facto": 1.0}, 2)
     with pytest.raises(FedfuseError, match="run config key 'out' is None"):
-        simulate(sums.folder, {"out": None}, 2)  # type: ignore[dict-item]
+        flwr_run(sums.folder, {"out": None}, 2)  # type: ignore[dict-item]
     with pytest.raises(FedfuseError, match="num_clients is 0"):
-        simulate(sums.folder, {}, 0)
+        flwr_run(sums.folder, {}, 0)
     with pytest.raises(FedfuseError, match="cpus_per_client is 0"):
-        simulate(sums.folder, {}, 1, cpus_per_client=0)
+        flwr_run(sums.folder, {}, 1, cpus_per_client=0)
     with pytest.raises(FedfuseError, match="gpus_per_client is -1"):
-        simulate(sums.folder, {}, 1, gpus_per_client=-1)
+        flwr_run(sums.folder, {}, 1, gpus_per_client=-1)
     assert traces.files() == []
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from fedfuse.errors import FedfuseError
 from fedfuse.simulation import ray_cluster as module
-from fedfuse.simulation.flwr_run import free_port, simulate
+from fedfuse.simulation.flwr_run import flwr_run, free_port
 from fedfuse.simulation.ray_cluster import Node, check_room, cluster_environment, find_nodes
 from tests.processes import Traces
 from tests.simulation.conftest import Sums
@@ -42,8 +42,8 @@ def test_a_run_leaves_the_cluster_as_it_was(
     out = tmp_path / "out.json"
     config = {"out": str(out), "local.factor": 3.0}
     with pytest.raises(FedfuseError, match=r"a client needs 3 CPUs .*: 2 CPUs, 0 GPUs"):
-        simulate(sums.folder, config, 2, cpus_per_client=3, ray_address=cluster)
-    simulate(sums.folder, config, 2, ray_address=cluster)
+        flwr_run(sums.folder, config, 2, cpus_per_client=3, ray_address=cluster)
+    flwr_run(sums.folder, config, 2, ray_address=cluster)
     assert json.loads(out.read_text()) == EXPECTED
     logs = traces.folder / "r" / "session_latest" / "logs"
     assert sum("ClientAppActor" in log.read_text() for log in logs.glob("worker-*.out")) == 2
@@ -61,7 +61,7 @@ def test_an_address_is_a_host_and_a_port(address: str) -> None:
 def test_nobody_there(sums: Sums, traces: Traces) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(FedfuseError, match=f"'{address}' does not answer .*refused.*allowed"):
-        simulate(sums.folder, {}, 2, ray_address=address)
+        flwr_run(sums.folder, {}, 2, ray_address=address)
     assert traces.files() == []
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from fedfuse.cli import main as cli
 from fedfuse.config.run_config import RunConfig, Scalar, parse
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.models import load_local_model, load_splits
 from fedfuse.models.dry_run import ModelNeeds, NeedsUnknown
 from fedfuse.simulation import ray_cluster as cluster
 from fedfuse.simulation import run_memory as memory
+from fedfuse.simulation import simulate
 from fedfuse.simulation.memory_plan import CLIENT
 from tests.federations import FAST
 from tests.federations import tiny_builtin as tiny_builtin
@@ -111,12 +111,12 @@ def test_the_command_refuses_what_does_not_fit(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "console", Console(stderr=True, width=300))
+    monkeypatch.setattr(simulate, "console", Console(stderr=True, width=300))
     little = SimpleNamespace(available=10**9)
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: little)
     given = config(output=str(tmp_path))
     with pytest.raises(FedfuseError, match=r"needs [23]\.\d GB of memory .* available: 1\.0 GB"):
-        cli._plan_memory(given, 4, 1, 0.0, "")
+        simulate.plan_memory(given, 4, 1, 0.0, "")
     shown = capsys.readouterr().err
     assert "base weights, shared" in shown
     assert "all together" in shown
@@ -127,10 +127,10 @@ def test_a_cluster_is_planned_for_the_clients_that_come_here(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "console", Console(stderr=True, width=300))
+    monkeypatch.setattr(simulate, "console", Console(stderr=True, width=300))
     nodes = [cluster.Node("a", 64.0, 0.0, False), cluster.Node("b", 6.0, 0.0, True)]
     monkeypatch.setattr(cluster, "find_nodes", lambda address: nodes)
-    cli._plan_memory(config(), 4, 2, 0.0, "b:6379")
+    simulate.plan_memory(config(), 4, 2, 0.0, "b:6379")
     assert "memory at the peak, 3 clients at once" in capsys.readouterr().err
 
 
@@ -141,7 +141,7 @@ def test_no_plan_is_no_reason_to_stop(
         raise NeedsUnknown("model 'x': its memory cannot be told")
 
     monkeypatch.setattr("strategies.model.plan_simulation", fails)
-    cli._plan_memory(config(), 4, 1, 0.0, "")
+    simulate.plan_memory(config(), 4, 1, 0.0, "")
     assert "no memory plan: model 'x'" in capsys.readouterr().err
-    cli._plan_memory(config(strategy="feddtpt"), 4, 1, 0.0, "")
+    simulate.plan_memory(config(strategy="feddtpt"), 4, 1, 0.0, "")
     assert capsys.readouterr().err == ""

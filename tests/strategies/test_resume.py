@@ -14,9 +14,9 @@ from flwr.app import Message
 
 from experiments.faults.fleet import Killed
 from experiments.faults.run import outcome
-from fedfuse.cli.main import read_cut_off
 from fedfuse.errors import FedfuseError
 from fedfuse.simulation import in_process as grid
+from fedfuse.simulation.simulate import resume_config
 from fedfuse.tracking.run import read_run
 from fedfuse.tracking.run_writer import RunWriter
 from strategies.base import BaseStrategy
@@ -215,7 +215,7 @@ def test_what_cannot_go_on_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     keys = {**SHORT, "resume": str(folder)}
     with pytest.raises(FedfuseError, match=r"another config:\n  seed = 5: allowed: 0"):
         federate(tmp_path, **keys, seed=5)
-    config, clients = read_cut_off(folder, 9)
+    config, clients = resume_config(folder, 9)
     assert (config.resume, config.rounds, clients) == (str(folder), 2, 2)
     about_run = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(about_run | {"status": "finished"}))

@@ -8,7 +8,7 @@ import pytest
 
 from fedfuse.errors import FedfuseError
 from fedfuse.tracking.json_fields import clean
-from fedfuse.tracking.run import Run, read_run
+from fedfuse.tracking.run import RunFolder, read_run
 from tests.report.folders import FLOORS, excess, write_folder, write_lines
 
 
@@ -26,7 +26,7 @@ def metric(stage: str, model: str, domain: str, loss: float, r: int = 0) -> dict
 
 
 class TestWhatIsRead:
-    def test_fields(self, run: Run) -> None:
+    def test_fields(self, run: RunFolder) -> None:
         assert run.title == "quickstart"
         assert (run.seed, run.commit, run.status) == (7, "6467a4c", "finished")
         assert run.name("0") == "clinic / gpt2"
@@ -60,7 +60,7 @@ class TestWhatIsRead:
 
 
 class TestDerived:
-    def test_by_domain_at_the_last_round(self, run: Run) -> None:
+    def test_by_domain_at_the_last_round(self, run: RunFolder) -> None:
         measures = run.by_domain("0", "federated")
         assert list(measures) == ["clinic", "bank", "court", "workshop"]
         assert measures["clinic"].round == 5
@@ -123,7 +123,7 @@ class TestDerived:
         assert measure is not None
         assert measure.loss == 0.6
 
-    def test_the_curve_starts_at_the_untouched_model(self, run: Run, tmp_path: Path) -> None:
+    def test_the_curve_starts_at_the_untouched_model(self, run: RunFolder, tmp_path: Path) -> None:
         points = run.curve("server")
         assert [point.round for point in points] == [0, 1, 2, 3, 4, 5]
         assert points[0] == run.overall("server", "zero-shot")

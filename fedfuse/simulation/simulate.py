@@ -1,0 +1,259 @@
+"""A whole federation on this machine, from Python or the command line: ``fedfuse.simulate``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fedfuse.config.feddtpt import BlackBoxConfig
+from fedfuse.config.run_config import RunConfig, flatten, parse
+from fedfuse.config.sections import BUILTIN_DATA
+from fedfuse.data.records import local_path, looks_like_path
+from fedfuse.errors import FedfuseError
+from fedfuse.flower.app_bundle import app_dir, import_app_module
+from fedfuse.report.run import Run
+from fedfuse.tracking.run_writer import RunWriter, free_folder
+
+console = Console(stderr=True)
+
+
+def simulate(
+    strategy: str | type = "fedfuse",
+    clients: int = 4,
+    rounds: int = 3,
+    *,
+    in_process: bool = True,
+    cpus_per_client: int = 1,
+    gpus_per_client: float = 0.0,
+    ray_address: str = "",
+    config: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> Run:
+    """Run a federation on this machine and return what it measured.
+
+    >>> run = simulate("fedmkt", clients=2, rounds=1, local={"steps": 20}, baselines=False)
+    >>> run.table()
+
+    Args:
+        strategy: name of a strategy, ``"module:Class"``, or a class.
+        clients: number of simulated clients.
+        rounds: number of rounds.
+        in_process: one process, without Ray; with False Flower's simulation on Ray, which runs as
+            many clients at once as the machine has cores for.
+        cpus_per_client: Ray CPUs of a client, at least 1.
+        gpus_per_client: Ray GPUs of a client; 0.5 for two on one.
+        ray_address: ``HOST:PORT`` of a Ray cluster that runs already; by default one for the run.
+        config: run config keys as in a TOML file, nested or dotted: ``{"local.steps": 20}``.
+        overrides: the same as keywords, with underscores: ``min_clients=2``,
+            ``server_distill={"learning_rate": 1e-4}``.
+
+    Returns:
+        The run: ``table()``, ``metrics``, ``report()``, and its ``folder``.
+
+    Raises:
+        FedfuseError: naming each key, file or model that cannot be used, before anything is
+            trained; and for a federation that failed.
+    """
+    given = {**flat_keys(config or {}), **flat_keys(overrides)}
+    given |= {"strategy": strategy_name(strategy, in_process=in_process), "rounds": rounds}
+    folder = run_federation(
+        parse(given),
+        clients,
+        in_process=in_process,
+        cpus_per_client=cpus_per_client,
+        gpus_per_client=gpus_per_client,
+        ray_address=ray_address,
+    )
+    return Run.read(folder)
+
+
+def run_federation(
+    config: RunConfig,
+    clients: int,
+    *,
+    in_process: bool = False,
+    cpus_per_client: int = 1,
+    gpus_per_client: float = 0.0,
+    ray_address: str = "",
+) -> Path:
+    """Check the inputs, build missing built-in models, run, and return the run folder.
+
+    Raises:
+        FedfuseError: as ``simulate`` does.
+    """
+    check_inputs(config, clients)
+    build_models(find_strategy(config).models(config, clients))
+    config = absolute_paths(config)
+    resumed = Path(config.resume) if config.resume else None
+    folder = resumed or free_folder(Path(config.output), config.name)
+    flat = flatten(replace(config, name=folder.name))
+    if in_process:
+        from fedfuse.simulation.in_process import run_in_process
+
+        threads = torch.get_num_threads()
+        try:
+            server_app, client_app = (
+                import_app_module(f"{side}.app").app for side in ("strategies", "clients")
+            )
+            run_in_process(server_app, client_app, flat, clients)
+        finally:
+            torch.set_num_threads(threads)
+        return folder
+    from fedfuse.simulation.flwr_run import flwr_run
+
+    plan_memory(config, clients, cpus_per_client, gpus_per_client, ray_address)
+    flwr_run(
+        app_dir(),
+        flat,
+        clients,
+        cpus_per_client=cpus_per_client,
+        gpus_per_client=gpus_per_client,
+        python_path=[Path.cwd()],
+        ray_address=ray_address,
+    )
+    return folder
+
+
+def strategy_name(strategy: str | type, *, in_process: bool) -> str:
+    """Name by which the server finds a strategy: the class's module and qualified name.
+
+    Raises:
+        FedfuseError: for a class that processes of a Ray simulation could not import.
+    """
+    if isinstance(strategy, str):
+        return strategy
+    name = f"{strategy.__module__}:{strategy.__qualname__}"
+    if "<locals>" in name or (strategy.__module__ == "__main__" and not in_process):
+        raise FedfuseError(
+            f"strategy: expected a class at the top of a module that other processes can import, "
+            f"got {name}"
+        )
+    return name
+
+
+def flat_keys(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Run config keys as Flower spells them: dotted, with hyphens for underscores."""
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        name = prefix + key.replace("_", "-")
+        flat |= flat_keys(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def resume_config(folder: Path, clients: int) -> tuple[RunConfig, int]:
+    """The config to resume a run with, and its number of clients; the given one if none is known.
+
+    Raises:
+        FedfuseError: for a folder that holds no run, or one that has finished.
+    """
+    folder = folder.expanduser().resolve()
+    run = RunWriter.reopen(folder)
+    place = {"name": folder.name, "output": str(folder.parent), "resume": str(folder)}
+    return parse({**run.config, **place}), run.nodes or clients
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """Paths relative to this folder made absolute: the apps run in folders of their own."""
+    return replace(
+        config,
+        output=str(Path(config.output).expanduser().resolve()),
+        data=replace(config.data, source="+".join(map(_absolute, config.data.source.split("+")))),
+        server=replace(config.server, model=_absolute(config.server.model)),
+        clients=replace(
+            config.clients,
+            model=",".join(_absolute_entry(e) for e in config.clients.model.split(",")),
+        ),
+        prompts=replace(
+            config.prompts,
+            task=_absolute(config.prompts.task),
+            masked_lm=_absolute(config.prompts.masked_lm),
+        ),
+        black_box=replace(config.black_box, model=_absolute_model(config.black_box)),
+    )
+
+
+def check_inputs(config: RunConfig, clients: int) -> None:
+    """Refuse what cannot work before any model is built or process started.
+
+    Raises:
+        FedfuseError: for data that cannot be split, models that do not exist, too few clients.
+    """
+    if clients < config.min_clients:
+        raise FedfuseError(
+            f"min-clients = {config.min_clients}: allowed: at most the number of clients, {clients}"
+        )
+    free_folder(Path(config.output).expanduser(), config.name)
+    find_strategy(config).check_inputs(config, clients)
+
+
+def build_models(names: Iterable[str]) -> None:
+    """Build the built-in models that are not cached yet, with a progress bar each."""
+    from fedfuse.builtin.models import ensure
+
+    bars: dict[str, TaskID] = {}
+    columns = (TextColumn("building {task.description:18}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=total)
+            progress.update(bars[name], completed=done)
+
+        ensure(names, show, workers=min(4, os.cpu_count() or 1))
+
+
+def find_strategy(config: RunConfig) -> Any:
+    """The strategy class that a run config names.
+
+    Raises:
+        FedfuseError: when there is none of that name.
+    """
+    return import_app_module("strategies.registry").find_strategy(config.strategy)
+
+
+def plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_address: str) -> None:
+    """Show what a simulation will take of this machine's memory, and refuse what does not fit.
+
+    Raises:
+        FedfuseError: when the plan exceeds the machine's memory or a GPU's.
+    """
+    from fedfuse.models.dry_run import NeedsUnknown
+    from fedfuse.simulation import run_memory
+    from fedfuse.simulation.ray_cluster import find_nodes
+
+    if ray_address:
+        at_once = sum(n.clients(cpus, gpus) for n in find_nodes(ray_address) if n.here)
+        at_once = min(clients, at_once)
+    else:
+        at_once = run_memory.clients_at_once(clients, cpus, gpus, os.cpu_count() or 1)
+    try:
+        plan = find_strategy(config).plan_memory(config, clients, at_once, gpus)
+    except NeedsUnknown as error:
+        console.print(f"no memory plan: {error}", markup=False, highlight=False, soft_wrap=True)
+        return
+    if plan is not None:
+        console.print(run_memory.table(plan))
+        run_memory.check_machine(config, clients, plan, gpus)
+
+
+def _absolute(name: str) -> str:
+    name = name.strip()
+    path = local_path(name) if name != BUILTIN_DATA and looks_like_path(name) else None
+    return name if path is None else str(path.resolve())
+
+
+def _absolute_model(box: BlackBoxConfig) -> str:
+    """What a service calls its model is no path, even where it looks like one."""
+    return box.model if box.url else _absolute(box.model)
+
+
+def _absolute_entry(entry: str) -> str:
+    key, equals, value = entry.strip().partition("=")
+    return f"{key}={_absolute(value)}" if equals else _absolute(entry)
