@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from fedfuse.alignment.projection import Projected
 from fedfuse.distillation.fused import fused_distillation_loss
+from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.fusion.mixing import fuse
 from fedfuse.models.head import Head
+from fedfuse.sparse import SparseDistribution
 
 LABEL_SHARE = 0.1
 
@@ -73,7 +74,7 @@ class Case:
         """The library's: teachers merged, then one loss; merging is counted in every step."""
         weights = np.full((self.size.rows, len(self.teachers)), 1 / len(self.teachers), np.float32)
         fused_targets = fuse(self.teachers, weights, k or self.size.k)
-        targets = fused_targets.rows(np.arange(self.size.rows), "cpu")
+        targets = DistillationTargets.from_sparse(fused_targets, "cpu")
         head = Head(self.weight)
         return self._step(
             fused_distillation_loss(self.hidden, head, self.label, targets, LABEL_SHARE)
@@ -122,16 +123,15 @@ def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
-def _teacher(rng: np.random.Generator, size: Size) -> Projected:
+def _teacher(rng: np.random.Generator, size: Size) -> SparseDistribution:
     """Made-up knowledge: any k tokens with falling probabilities, and a tail of a tenth."""
     first = rng.integers(size.vocab, size=(size.rows, 1))
     # As far apart as the vocabulary allows, so k different ones.
     indices = (first + np.arange(size.k) * (size.vocab // size.k)) % size.vocab
     mass = np.sort(rng.dirichlet(np.ones(size.k), size=size.rows))[:, ::-1] * 0.9
-    return Projected(
+    return SparseDistribution(
         indices=indices,
         logprobs=np.log(np.maximum(mass, 1e-9)).astype(np.float32),
         tail_logprob=np.full(size.rows, math.log(0.1), dtype=np.float32),
         weight=np.ones(size.rows, dtype=np.float32),
-        tokenizer="made up",
     )

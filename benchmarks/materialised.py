@@ -21,9 +21,9 @@ from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.data.sampling import sample_indices
-from fedfuse.distillation.loss import SparseTargets
-from fedfuse.distillation.targets import Teacher
+from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.distillation.training import schedule
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.label_rows import label_rows
 
 SCORED_SAMPLES = 128
@@ -62,7 +62,7 @@ def train(
     data: PaddedSet,
     settings: TrainingConfig,
     seed: int,
-    teacher: Teacher,
+    teacher: SparseDistribution,
     label_weight: float,
     replay: PaddedSet | None,
 ) -> float:
@@ -80,7 +80,7 @@ def train(
         address = seed, step * settings.batch_size, settings.batch_size
         batch = data.batch(sample_indices(len(data.lengths), *address))
         logits = span_logits(model, batch, vocab_size)
-        targets = teacher.rows(batch["index"].numpy(), "cpu")
+        targets = DistillationTargets.from_sparse(teacher[batch["index"].numpy()], "cpu")
         loss = joint_loss(logits, batch["label"], targets, label_weight)
         if replay:
             batch = replay.batch(sample_indices(len(replay.lengths), *address))
@@ -112,7 +112,7 @@ def span_logits(
 def joint_loss(
     logits: Float[Tensor, "rows vocab"],
     label: Int64[Tensor, " rows"],
-    teacher: SparseTargets | None,
+    teacher: DistillationTargets | None,
     label_weight: float,
 ) -> Float[Tensor, ""]:
     """The joint loss over log-probabilities of the whole vocabulary."""

@@ -25,11 +25,11 @@ from benchmarks import materialised
 from benchmarks.frame import Timings, machine, write_json
 from fedfuse.algorithms.local_model import AdapterState
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
-from fedfuse.distillation.targets import Teacher
 from fedfuse.factory.models import load_local_model, load_splits, new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 CLIENTS = 4
@@ -80,7 +80,7 @@ class Side:
         self.local_model.learn(self.private, self.config.local, seed=self.config.seed)
 
     def distil(
-        self, way: str, teacher: Teacher, start: AdapterState, steps: int | None = None
+        self, way: str, teacher: SparseDistribution, start: AdapterState, steps: int | None = None
     ) -> float:
         """A distillation phase from a given adapter on; returns its last loss."""
         self.local_model.adapter = start
@@ -111,7 +111,7 @@ class Side:
             return materialised.extract(self.local_model, self.padded, k)
         return self.local_model.knowledge(k)
 
-    def fused_targets(self, known: list[tuple[Knowledge, TextTokenizer]]) -> Teacher:
+    def fused_targets(self, known: list[tuple[Knowledge, TextTokenizer]]) -> SparseDistribution:
         """What others teach this side, as in a round."""
         rules = self.config.knowledge
         aligner = new_aligner(self.local_model, rules)
@@ -123,11 +123,11 @@ class Side:
         """Test loss, nats per byte, mean over domains."""
         return mean(score.loss for score in self.local_model.score().values())
 
-    def own_teacher(self) -> Teacher:
+    def own_teacher(self) -> SparseDistribution:
         """Its own knowledge: who teaches does not matter for what a phase costs."""
         known = self.local_model.knowledge(self.config.knowledge.k)
         weight = np.ones(known.rows, dtype=np.float32)
-        return Teacher(known.indices, known.logprobs, known.tail_logprob, weight)
+        return SparseDistribution(known.indices, known.logprobs, known.tail_logprob, weight)
 
 
 def main(

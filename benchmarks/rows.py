@@ -15,14 +15,14 @@ from numpy import ndarray
 
 from benchmarks.frame import Timings, cut, load_text, load_tokenizer
 from benchmarks.reference import align_and_project
-from fedfuse.alignment.duplicates import RULES
 from fedfuse.alignment.positions import MODES, align_rows
-from fedfuse.alignment.projection import Projected, project
+from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import Spelling, spell, spelled_table
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.config.sections import KnowledgeConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
 from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -92,9 +92,9 @@ class Bench:
         self,
         case: Case,
         mode: str = DEFAULT,
-        collisions: str = RULES[0],
+        collisions: str = DUPLICATE_RULES[0],
         unmatched: str = "skip",
-    ) -> Projected:
+    ) -> SparseDistribution:
         """Align and project, with what a run has ready: surfaces, table and spelling."""
         alignment = align_rows(
             case.source, case.target, mode, self.source_surfaces, self.target_surfaces, self.table
@@ -108,7 +108,6 @@ class Bench:
             spelling=self.spelling if mode == "merge" else None,
             collisions=collisions,
             unmatched=unmatched,
-            target_fingerprint=self.target.fingerprint,
         )
 
 
@@ -185,7 +184,7 @@ def measure_modes(
 ) -> tuple[float, dict[str, Any]]:
     """Target rows per second in default mode, and in every mode with every rule for collisions."""
     cases = {False: bench.case(150, tokens), True: bench.case(150, dtw_tokens)}
-    variants = [(mode, rule) for mode in MODES for rule in RULES]
+    variants = [(mode, rule) for mode in MODES for rule in DUPLICATE_RULES]
     for mode in MODES:
         bench.warm_up(cases[mode == "dtw"], mode)
     for _ in range(repeats):
@@ -203,7 +202,7 @@ def measure_modes(
         "tokens_per_text": 150,
         "k": TOP,
     }
-    return speed[f"{DEFAULT} {RULES[0]}"], raw
+    return speed[f"{DEFAULT} {DUPLICATE_RULES[0]}"], raw
 
 
 def measure_reference(

@@ -17,7 +17,6 @@ from fedfuse.config.run_config import RunConfig, flatten
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
-from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import SampleNLL, Score
@@ -32,6 +31,7 @@ from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import save_adapter
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, strip_prefix
 from fedfuse.tracking.run_writer import RunWriter
@@ -92,12 +92,12 @@ class ServerState:
             self.untouched = nats
         return scores
 
-    def learn(self, server_round: int, teacher: Teacher | None) -> float:
+    def learn(self, server_round: int, teacher: SparseDistribution | None) -> float:
         """One phase on the public set (FedMKT Eq. 5); the next one goes on where it stops."""
         phase = self.config.server_distill
         return self.fit("distill", self.public, phase, server_round, teacher)
 
-    def train_with_rollback(self, server_round: int, teacher: Teacher) -> None:
+    def train_with_rollback(self, server_round: int, teacher: SparseDistribution) -> None:
         """The same phase, taken back if it made a domain of the held-out set worse."""
         state = self.training.get("distill")
         _, verdict = self.local_model.train_with_rollback(
@@ -124,7 +124,7 @@ class ServerState:
         data: TokenizedDataset,
         settings: TrainingConfig,
         server_round: int,
-        teacher: Teacher | None = None,
+        teacher: SparseDistribution | None = None,
     ) -> float:
         """Train the server's adapter; returns the final loss."""
         loss, self.training[phase] = self.local_model.learn(

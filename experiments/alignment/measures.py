@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from fedfuse.alignment.positions import align_rows
-from fedfuse.alignment.projection import Projected, project
+from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import spell, spelled_table
 from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows
 from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -100,7 +101,6 @@ def compare(
             source=source_rows,
             spelling=spelling,
             collisions=choice.collisions,
-            target_fingerprint=target.fingerprint,
         )
         for choice in CHOICES
     }
@@ -121,7 +121,7 @@ def compare(
 
 
 def _quality(
-    projected: Projected,
+    projected: SparseDistribution,
     rows: LabelRows,
     vocab_size: int,
     bytes_of: ndarray,
@@ -141,7 +141,9 @@ def _quality(
     )
 
 
-def label_loss(projected: Projected, rows: LabelRows, vocab_size: int) -> Float64[ndarray, " rows"]:
+def label_loss(
+    projected: SparseDistribution, rows: LabelRows, vocab_size: int
+) -> Float64[ndarray, " rows"]:
     """Nats that the projected teacher pays for each label.
 
     A label that is not among its entries has an equal share of the mass outside them.

@@ -13,7 +13,6 @@ from experiments.selection.material import Material, local_model, losses
 from experiments.selection.variants import Variant
 from fedfuse.algorithms.local_model import AdapterState
 from fedfuse.builtin.models import cache_root
-from fedfuse.distillation.targets import Teacher
 from fedfuse.evaluation.acceptance import acceptance_test
 from fedfuse.evaluation.scoring import sample_nll
 from fedfuse.factory.models import derive_seed
@@ -23,6 +22,7 @@ from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import view_contexts
 from fedfuse.knowledge.extract import extract
+from fedfuse.sparse import SparseDistribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Trial:
         self.server.adapter = after
         return acceptance_test(old, new, [sample.domain for sample in samples]).keep
 
-    def _select(self, selector: Rule) -> tuple[Teacher, Choice, float]:
+    def _select(self, selector: Rule) -> tuple[SparseDistribution, Choice, float]:
         """The round's teacher, who is trusted, and the seconds that choosing took."""
         k = self.material.config.knowledge.k
         own = extract(self.server.model, self.data, k)

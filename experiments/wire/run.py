@@ -22,13 +22,13 @@ from experiments.frame import put_table, write_results
 from experiments.wire.tables import one_round
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, model_of_partition
-from fedfuse.distillation.targets import Teacher
 from fedfuse.factory.models import derive_seed, load_local_model, load_splits, new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 HERE = Path(__file__).parent
@@ -141,7 +141,7 @@ def train_clients(config: RunConfig) -> list[Knower]:
 
 def told(
     config: RunConfig, server: LocalModel, clients: list[Knower], variant: Variant
-) -> tuple[Teacher, float]:
+) -> tuple[SparseDistribution, float]:
     """What the untrained server should learn, and the bytes a label row that it took to tell."""
     server.reset()
     aligner = new_aligner(server, config.knowledge)
@@ -156,7 +156,9 @@ def told(
     return fused_targets.teacher, round(size / rows, 2)
 
 
-def distil(config: RunConfig, server: LocalModel, teacher: Teacher, order: int) -> dict[str, float]:
+def distil(
+    config: RunConfig, server: LocalModel, teacher: SparseDistribution, order: int
+) -> dict[str, float]:
     """The server's test loss and accuracy after one phase, with batches in some order."""
     server.reset()
     phase = config.server_distill

@@ -14,7 +14,6 @@ from peft import PeftModel
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
-from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.acceptance import AcceptanceResult, acceptance_test
@@ -23,6 +22,7 @@ from fedfuse.knowledge.contexts import ContextView, context_losses, context_stat
 from fedfuse.knowledge.extract import extract, extract_with_contexts
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import adapter_state, load_adapter_state
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -82,7 +82,7 @@ class LocalModel:
         settings: TrainingConfig,
         *,
         seed: int,
-        teacher: Teacher | None = None,
+        teacher: SparseDistribution | None = None,
         replay: TokenizedDataset | None = None,
         state: TrainingState | None = None,
         on_step: Callable[[int, float], None] | None = None,

@@ -20,33 +20,15 @@ Not in the papers: FedMKT throws the teacher away in the first two cases.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.alignment.positions import Alignment
 from fedfuse.alignment.spelling import NO_TOKEN, Spelling
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import SparseDistribution, safe_log, top_k
 from fedfuse.tokenizers.label_rows import LabelRows
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """What a teacher says on R rows, in the student's vocabulary; equal ids are still apart.
-
-    Attributes:
-        ids: ``[R, c]`` target ids; -1 in unused slots.
-        logprobs: ``[R, c]`` log-probabilities in any order; -inf in unused slots.
-        tail_logprob: ``[R]`` mass outside them.
-        usable: ``[R]`` whether the teacher says anything.
-    """
-
-    ids: Int64[ndarray, "rows c"]
-    logprobs: Float64[ndarray, "rows c"]
-    tail_logprob: Float64[ndarray, " rows"]
-    usable: ndarray
 
 
 def spanning(
@@ -57,8 +39,10 @@ def spanning(
     spelling: Spelling,
     span: int,
     lead: Int64[ndarray, " rows"],
-) -> Candidates:
-    """Candidates for target tokens that are each ``span`` source tokens long.
+    k: int,
+    collisions: str,
+) -> SparseDistribution:
+    """Distributions of rows whose target tokens are each ``span`` source tokens long.
 
     Args:
         knowledge: the source's, on T_s rows.
@@ -69,12 +53,14 @@ def spanning(
         span: at least 1.
         lead: ``[R]`` 1 where the target's token has a space in front that the source's has not, -1
             where it is the other way round, else 0.
+        k: entries to keep.
+        collisions: see ``top_k``.
     """
     rows = len(first)
     ids, logs = [target_token[:, None]], []
     read = np.zeros(rows)  # log-probability of the source's tokens so far
     front = np.zeros(rows, dtype=np.uint64)  # digest of their bytes
-    tail_logprob = np.zeros(rows)
+    tail = np.zeros(rows)
     for step in range(span):
         row = first + step
         label = source.token[row]
@@ -92,15 +78,14 @@ def spanning(
         own = knowledge.label_logprob[row].astype(np.float64)
         rest = np.exp(knowledge.tail_logprob[row].astype(np.float64))
         rest -= np.where(is_label.any(axis=1), 0.0, np.exp(own))
-        tail_logprob += lost + np.exp(read) * np.maximum(rest, 0.0)
+        tail += lost + np.exp(read) * np.maximum(rest, 0.0)
         ids.append(found)
         logs.append(np.where(found == NO_TOKEN, -np.inf, values))
         read = read + own
         front = spelling.joined(front, label) if step else spelling.led(lead, label)
     logprobs = np.concatenate([read[:, None], *logs], axis=1)
-    return Candidates(
-        np.concatenate(ids, axis=1), logprobs, tail_logprob, np.ones(rows, dtype=bool)
-    )
+    known = np.ones(rows, dtype=bool)
+    return _distribution(np.concatenate(ids, axis=1), logprobs, tail, known, k, collisions)
 
 
 def continuing(
@@ -108,8 +93,10 @@ def continuing(
     row: Int64[ndarray, " rows"],
     before: Int64[ndarray, "rows seen"],
     spelling: Spelling,
-) -> Candidates:
-    """Candidates for target tokens inside a source token.
+    k: int,
+    collisions: str,
+) -> SparseDistribution:
+    """Distributions of rows whose target tokens are inside a source token.
 
     The share of mass outside the candidates is taken to be the same after ``before`` was read as
     it was at the source's row: nothing is known of it.
@@ -119,6 +106,8 @@ def continuing(
         row: ``[R]`` the source row of the token that the target is inside.
         before: ``[R, j]`` the j target tokens already read of it.
         spelling: source tokens in terms of target tokens.
+        k: entries to keep.
+        collisions: see ``top_k``.
     """
     seen = before.shape[1]
     entries = knowledge.indices[row]
@@ -133,10 +122,11 @@ def continuing(
     outside = np.exp(knowledge.tail_logprob[row].astype(np.float64))
     share = mass * ((1.0 - outside) / np.where(usable, total, 1.0))[:, None]
     ended = following == NO_TOKEN
-    tail_logprob = outside + np.where(ended, share, 0.0).sum(axis=1)
+    tail = outside + np.where(ended, share, 0.0).sum(axis=1)
     share[ended] = 0.0
     ids = np.where(share > 0, following, NO_TOKEN)
-    return Candidates(ids, _log(share), tail_logprob, usable & (share > 0).any(axis=1))
+    known = usable & (share > 0).any(axis=1)
+    return _distribution(ids, safe_log(share), tail, known, k, collisions)
 
 
 def rows_by(
@@ -174,24 +164,34 @@ def merged_rows(
     target: LabelRows,
     alignment: Alignment,
     spelling: Spelling,
-) -> list[tuple[Int64[ndarray, " some"], Candidates]]:
-    """Candidates for the target rows that no single source row answers, with those rows."""
+    k: int,
+    collisions: str,
+) -> list[tuple[Int64[ndarray, " some"], SparseDistribution]]:
+    """The target rows that no single source row answers, and their distributions."""
     result = []
     lead = leads(source, target, alignment, spelling)
     for span, rows in rows_by(np.where((alignment.span > 1) | (lead != 0), alignment.span, 0), 1):
         first, token = alignment.source_row[rows], target.token[rows]
-        said = spanning(knowledge, source, first, token, spelling, span, lead[rows])
+        said = spanning(knowledge, source, first, token, spelling, span, lead[rows], k, collisions)
         result.append((rows, said))
     for seen, rows in rows_by(alignment.seen, 1):
         if seen >= spelling.pieces.shape[1]:
             break  # further inside a token than its spelling is known
         before = target.token[rows[:, None] + np.arange(-seen, 0)]
-        result.append((rows, continuing(knowledge, alignment.source_row[rows], before, spelling)))
+        said = continuing(knowledge, alignment.source_row[rows], before, spelling, k, collisions)
+        result.append((rows, said))
     return result
 
 
-def _log(mass: ndarray) -> ndarray:
-    """Logarithm with -inf for no mass, without a warning."""
-    result = np.full(mass.shape, -np.inf)
-    np.log(mass, out=result, where=mass > 0)
-    return result
+def _distribution(
+    ids: Int64[ndarray, "rows c"],
+    logprobs: Float64[ndarray, "rows c"],
+    tail: Float64[ndarray, " rows"],
+    known: Bool[ndarray, " rows"],
+    k: int,
+    collisions: str,
+) -> SparseDistribution:
+    """Rows with the k most likely of their candidates, and the probability outside them."""
+    indices, logs, lost = top_k(ids, logprobs, k, collisions)
+    tail_logprob = safe_log(tail + lost).astype(np.float32)
+    return SparseDistribution(indices, logs, tail_logprob, known.astype(np.float32))

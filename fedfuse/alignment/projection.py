@@ -14,59 +14,23 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from fedfuse.alignment.chain_rule import Candidates, merged_rows
-from fedfuse.alignment.duplicates import RULES, sum_duplicates
+from fedfuse.alignment.chain_rule import merged_rows
 from fedfuse.alignment.positions import Alignment
 from fedfuse.alignment.spelling import Spelling
 from fedfuse.alignment.vocabulary_map import VocabularyTable
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution, safe_log, top_k
 from fedfuse.tokenizers.label_rows import LabelRows
 
 UNMATCHED_RULES = ("skip", "one-hot")
 # Rows at a time: what is in work stays in the processor's cache.
 _ROWS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Projected:
-    """A teacher's distributions on the T_t label rows of a student. Logarithms are natural.
-
-    Attributes:
-        indices: ``[T_t, k]`` token ids in the student's vocabulary; 0 in unused slots.
-        logprobs: ``[T_t, k]`` log-probabilities, descending; -inf in unused slots.
-        tail_logprob: ``[T_t]`` log of the mass outside the k entries; -inf for none, 0 where
-            nobody teaches.
-        weight: ``[T_t]`` 1 where the row has a teacher, else 0.
-        tokenizer: fingerprint of the student's tokenizer.
-    """
-
-    indices: Int64[ndarray, "rows k"]
-    logprobs: Float32[ndarray, "rows k"]
-    tail_logprob: Float32[ndarray, " rows"]
-    weight: Float32[ndarray, " rows"]
-    tokenizer: str
-
-    @property
-    def k(self) -> int:
-        """Entries per row."""
-        return int(self.indices.shape[1])
-
-    def rows(self, part: slice) -> Projected:
-        """Some of the rows."""
-        return replace(
-            self,
-            indices=self.indices[part],
-            logprobs=self.logprobs[part],
-            tail_logprob=self.tail_logprob[part],
-            weight=self.weight[part],
-        )
 
 
 def project(
@@ -79,8 +43,7 @@ def project(
     spelling: Spelling | None = None,
     collisions: str = "sum",
     unmatched: str = "skip",
-    target_fingerprint: str,
-) -> Projected:
+) -> SparseDistribution:
     """Project a teacher's knowledge onto a student's rows.
 
     Args:
@@ -93,13 +56,12 @@ def project(
             "merge", for the rows that no single row of the teacher answers.
         collisions: what happens to entries that reach the same target id: "sum" or "first".
         unmatched: what a row without a teacher's row gets: "skip" (nothing) or "one-hot".
-        target_fingerprint: of the student's tokenizer.
 
     Raises:
         FedfuseError: for an unknown rule, rows or ids out of range, or a merged alignment without
             spelling.
     """
-    _check("collisions", collisions, " or ".join(RULES), collisions in RULES)
+    _check("collisions", collisions, " or ".join(DUPLICATE_RULES), collisions in DUPLICATE_RULES)
     _check("unmatched", unmatched, " or ".join(UNMATCHED_RULES), unmatched in UNMATCHED_RULES)
     rows, k = len(target.token), max(knowledge.k, 1)
     paired = alignment.source_row
@@ -110,13 +72,7 @@ def project(
     if spelling is None or source is None:
         _check("spelling", None, "given for a merged alignment", bool(single.all()))
 
-    result = Projected(
-        indices=np.zeros((rows, k), dtype=np.int64),
-        logprobs=np.full((rows, k), -np.inf, dtype=np.float32),
-        tail_logprob=np.zeros(rows, dtype=np.float32),
-        weight=np.zeros(rows, dtype=np.float32),
-        tokenizer=target_fingerprint,
-    )
+    result = SparseDistribution.empty(rows, k, tail_logprob=0.0)
     share = None
     if table.target.shape[1] > 1:
         with np.errstate(divide="ignore"):
@@ -133,8 +89,9 @@ def project(
             )
         )
     if spelling is not None and source is not None:
-        for part, candidates in merged_rows(knowledge, source, target, alignment, spelling):
-            _fill(result, part, candidates, collisions)
+        merged = merged_rows(knowledge, source, target, alignment, spelling, k, collisions)
+        for part, found in merged:
+            _fill(result, part, found)
     if unmatched == "one-hot":
         alone = result.weight == 0
         result.indices[alone, 0] = target.token[alone]
@@ -151,7 +108,7 @@ def _project_single(
     teacher: Int64[ndarray, " part"],
     part: Int64[ndarray, " part"],
     collisions: str,
-    result: Projected,
+    result: SparseDistribution,
 ) -> None:
     """Rows that a single row of the teacher answers."""
     entries, logs = knowledge.indices[teacher], knowledge.logprobs[teacher]
@@ -159,33 +116,22 @@ def _project_single(
     if share is not None:
         logs = (logs[:, :, None] + share[entries]).reshape(ids.shape)
     k = result.indices.shape[1]
-    result.indices[part], result.logprobs[part], lost = sum_duplicates(ids, logs, k, collisions)
+    result.indices[part], result.logprobs[part], lost = top_k(ids, logs, k, collisions)
     tail_logprob = knowledge.tail_logprob[teacher]
     if lost.any():
-        grown = np.logaddexp(tail_logprob.astype(np.float64), _log(lost))
+        grown = np.logaddexp(tail_logprob.astype(np.float64), safe_log(lost))
         tail_logprob = np.where(lost > 0, grown, tail_logprob)
     result.tail_logprob[part] = tail_logprob
     result.weight[part] = 1.0
 
 
 def _fill(
-    result: Projected, part: Int64[ndarray, " part"], said: Candidates, collisions: str
+    result: SparseDistribution, part: Int64[ndarray, " part"], found: SparseDistribution
 ) -> None:
-    """Rows whose candidates were put together from several rows or tokens."""
-    use = said.usable
-    part = part[use]
-    k = result.indices.shape[1]
-    ids, logs, lost = sum_duplicates(said.ids[use], said.logprobs[use], k, collisions)
-    result.indices[part], result.logprobs[part] = ids, logs
-    result.tail_logprob[part] = _log(said.tail_logprob[use] + lost)
-    result.weight[part] = 1.0
-
-
-def _log(mass: Float64[ndarray, " rows"]) -> Float64[ndarray, " rows"]:
-    """Logarithm with -inf for no mass, without a warning."""
-    result = np.full(len(mass), -np.inf)
-    np.log(mass, out=result, where=mass > 0)
-    return result
+    """Rows whose entries were put together from several rows or tokens."""
+    known = found.weight > 0
+    for name in ("indices", "logprobs", "tail_logprob", "weight"):
+        getattr(result, name)[part[known]] = getattr(found, name)[known]
 
 
 def _in_range(name: str, values: Int64[ndarray, " ..."], low: int, stop: int) -> None:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sampling import parts_by_length
-from fedfuse.distillation.loss import SparseTargets
-from fedfuse.distillation.targets import Teacher, batch_losses
+from fedfuse.distillation.loss import DistillationTargets
+from fedfuse.distillation.targets import batch_losses
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 Named = Mapping[str, nn.Parameter]
@@ -91,7 +92,7 @@ def estimate_ewc(
     model: nn.Module,
     named: Named,
     data: TokenizedDataset,
-    teacher: Teacher,
+    teacher: SparseDistribution,
     settings: TrainingConfig,
     *,
     vocab_size: int,
@@ -115,10 +116,10 @@ def estimate_ewc(
         max_tokens: tokens at once, padding included.
         autocast: what products of the forward pass are computed in.
     """
-    if teacher.own is None:
+    if teacher.self_weight is None:
         return None
     generator = torch.Generator().manual_seed(seed % 2**63)
-    kept = torch.rand(len(teacher.own), generator=generator).numpy() < teacher.own
+    kept = torch.rand(len(teacher.self_weight), generator=generator).numpy() < teacher.self_weight
     samples = np.flatnonzero(kept)
     device = next(iter(named.values())).device
 
@@ -127,14 +128,14 @@ def estimate_ewc(
             some = samples[start : start + settings.batch_size]
             for part in parts_by_length(data.lengths[some], max_tokens):
                 batch = data.batch(some[part], device)
-                targets = teacher.rows(batch.index, device)
+                targets = DistillationTargets.from_sparse(teacher[batch.index], device)
                 batch = replace(batch, label=draw_labels(targets, batch.label, generator))
                 mean, _ = batch_losses(
                     model, batch, vocab_size, None, Objective(), autocast=autocast
                 )
                 yield mean * len(batch.row)
 
-    strength = settings.ewc * float(teacher.own.mean())
+    strength = settings.ewc * float(teacher.self_weight.mean())
     return EWCPenalty.of(named, fisher_information(named, losses()), strength)
 
 
@@ -159,7 +160,7 @@ def fisher_information(named: Named, losses: Iterable[Tensor]) -> dict[str, Tens
 
 
 def draw_labels(
-    targets: SparseTargets, label: Int64[Tensor, " rows"], generator: torch.Generator
+    targets: DistillationTargets, label: Int64[Tensor, " rows"], generator: torch.Generator
 ) -> Int64[Tensor, " rows"]:
     """``[R]`` a token from each teacher's distribution.
 

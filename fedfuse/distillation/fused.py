@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fedfuse.config.training import Objective
-from fedfuse.distillation.loss import SparseTargets, kept_indices, row_losses
+from fedfuse.distillation.loss import DistillationTargets, kept_indices, row_losses
 from fedfuse.models.head import Head, rows_per_chunk
 from fedfuse.models.logsumexp import logsumexp_excluding_
 
@@ -42,7 +42,7 @@ def fused_distillation_loss(
     hidden: Float[Tensor, "rows width"],
     head: Head,
     label: Int64[Tensor, " rows"],
-    teacher: SparseTargets | None,
+    teacher: DistillationTargets | None,
     objective: Objective,
     *,
     chunk: int | None = None,
@@ -86,7 +86,7 @@ class _FusedLoss(torch.autograd.Function):
         bias: Tensor | None,
         head: Head,
         label: Tensor,
-        teacher: SparseTargets | None,
+        teacher: DistillationTargets | None,
         objective: Objective,
         chunk: int,
     ) -> Tensor:
@@ -102,7 +102,7 @@ class _FusedLoss(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=wide)
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            part = None if teacher is None else teacher.part(rows)
+            part = None if teacher is None else teacher[rows]
             states = hidden[rows].to(weight.dtype)
             loss, gradient = _loss_and_gradient(
                 head, states, label[rows], part, objective, any(wanted)
@@ -134,7 +134,7 @@ def _loss_and_gradient(
     head: Head,
     states: Float[Tensor, "rows width"],
     label: Int64[Tensor, " rows"],
-    teacher: SparseTargets | None,
+    teacher: DistillationTargets | None,
     objective: Objective,
     wanted: bool,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"] | None]:

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from fedfuse.config.training import Objective
+from fedfuse.sparse import SparseDistribution
+from fedfuse.tokenizers.dataset import to_tensor
 
 # What reverse KL takes a class for that the teacher gives nothing. A cut or rounded teacher does
 # not know that something is impossible, and the divergence from a true zero is infinite.
@@ -28,7 +31,7 @@ LEAST_PROBABILITY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class SparseTargets:
+class DistillationTargets:
     """A teacher's distributions on R label rows, in the student's vocabulary.
 
     Attributes:
@@ -43,9 +46,19 @@ class SparseTargets:
     tail: Float32[Tensor, " rows"]
     weight: Float32[Tensor, " rows"]
 
-    def part(self, rows: slice) -> SparseTargets:
+    @classmethod
+    def from_sparse(
+        cls, teacher: SparseDistribution, device: torch.device | str
+    ) -> DistillationTargets:
+        """The rows of a distribution as tensors, as probabilities that sum to one."""
+        mass = np.exp(np.column_stack([teacher.logprobs, teacher.tail_logprob]))
+        mass /= np.maximum(mass.sum(1, keepdims=True), 1e-30)
+        arrays = teacher.indices, mass[:, :-1], mass[:, -1], teacher.weight
+        return cls(*(to_tensor(array, device) for array in arrays))
+
+    def __getitem__(self, rows: slice) -> DistillationTargets:
         """Some of the rows."""
-        return SparseTargets(
+        return DistillationTargets(
             self.indices[rows], self.probs[rows], self.tail[rows], self.weight[rows]
         )
 
@@ -53,7 +66,7 @@ class SparseTargets:
 def distillation_loss(
     logits: Float[Tensor, "rows vocab"],
     label: Int64[Tensor, " rows"],
-    teacher: SparseTargets | None,
+    teacher: DistillationTargets | None,
     objective: Objective,
 ) -> Float[Tensor, ""]:
     """Mean over label rows of the joint loss.
@@ -77,7 +90,7 @@ def distillation_loss(
 
 
 def kept_indices(
-    label: Int64[Tensor, " rows"], teacher: SparseTargets | None
+    label: Int64[Tensor, " rows"], teacher: DistillationTargets | None
 ) -> Int64[Tensor, "rows k"]:
     """``[R, k]`` the tokens that are classes of their own: the teacher's, or none."""
     return label.new_empty(len(label), 0) if teacher is None else teacher.indices
@@ -87,7 +100,7 @@ def row_losses(
     kept: Float[Tensor, "rows k"],
     outside: Float[Tensor, " rows"],
     label_score: Float[Tensor, " rows"],
-    teacher: SparseTargets | None,
+    teacher: DistillationTargets | None,
     objective: Objective,
 ) -> Float[Tensor, " rows"]:
     """The joint loss of each row, from what it needs of the student's logits.

@@ -29,7 +29,8 @@ from fedfuse.distillation.optimizer_state import (
     restore_scaler,
     scaler_state,
 )
-from fedfuse.distillation.targets import Teacher, batch_losses
+from fedfuse.distillation.targets import batch_losses
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def train(
     *,
     vocab_size: int,
     seed: int,
-    teacher: Teacher | None = None,
+    teacher: SparseDistribution | None = None,
     replay: TokenizedDataset | None = None,
     autocast: str = "none",
     state: TrainingState | None = None,
@@ -106,7 +107,7 @@ class Training:
         *,
         vocab_size: int,
         seed: int,
-        teacher: Teacher | None = None,
+        teacher: SparseDistribution | None = None,
         replay: TokenizedDataset | None = None,
         autocast: str = "none",
         state: TrainingState | None = None,

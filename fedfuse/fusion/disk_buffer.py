@@ -9,9 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from fedfuse.alignment.projection import Projected
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.fuser import AlignedTeacher
+from fedfuse.sparse import SparseDistribution
 
 FIELDS = ("indices", "logprobs", "tail_logprob", "weight")
 
@@ -23,14 +23,12 @@ class BufferedRows:
     Attributes:
         path: a .npy file with one record per row.
         k: entries per row.
-        tokenizer: fingerprint of the student's tokenizer.
     """
 
     path: Path
     k: int
-    tokenizer: str
 
-    def rows(self, part: slice) -> Projected:
+    def __getitem__(self, rows: slice) -> SparseDistribution:
         """Read some of the rows.
 
         Raises:
@@ -38,11 +36,10 @@ class BufferedRows:
         """
         try:
             # Mapped anew each time: pages of a map that stays open count as memory of the process.
-            table = np.array(np.load(self.path, mmap_mode="r")[part])
+            table = np.array(np.load(self.path, mmap_mode="r")[rows])
         except (OSError, ValueError) as error:
             raise FedfuseError(f"{self.path}: {error}; allowed: what was written there") from error
-        indices, logprobs, tail_logprob, weight = (table[name] for name in FIELDS)
-        return Projected(indices, logprobs, tail_logprob, weight, self.tokenizer)
+        return SparseDistribution(**{name: table[name] for name in FIELDS})
 
 
 class DiskBuffer:
@@ -72,7 +69,7 @@ class DiskBuffer:
         Raises:
             FedfuseError: when there is no room for them.
         """
-        whole = candidate.distributions.rows(slice(None))
+        whole = candidate.distributions[slice(None)]
         arrays = {name: getattr(whole, name) for name in FIELDS}
         record = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
         table = np.empty(len(whole.weight), dtype=record)
@@ -87,4 +84,4 @@ class DiskBuffer:
                 f"{path}: {error.strerror or error}; allowed: a disk with {table.nbytes} bytes "
                 f"free for each client"
             ) from error
-        return replace(candidate, distributions=BufferedRows(path, whole.k, whole.tokenizer))
+        return replace(candidate, distributions=BufferedRows(path, whole.k))

@@ -14,15 +14,14 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from fedfuse.alignment.projection import Projected
-from fedfuse.distillation.targets import Teacher
-from fedfuse.fusion.mixing import Distributions, fuse
+from fedfuse.fusion.mixing import SparseRows, fuse
 from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.teacher_stats import TeacherStats, compute_stats, stack_stats
 from fedfuse.fusion.weights import Weights, row_weights
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
@@ -36,7 +35,7 @@ class FusedTargets:
             itself, column c the c-th teacher.
     """
 
-    teacher: Teacher
+    teacher: SparseDistribution
     weights: Weights
 
 
@@ -53,7 +52,7 @@ class AlignedTeacher:
     """
 
     stats: TeacherStats
-    distributions: Distributions
+    distributions: SparseRows
 
 
 class KnowledgeFuser:
@@ -115,12 +114,12 @@ class KnowledgeFuser:
             teacher = replace(teacher, tail_logprob=np.full_like(teacher.tail_logprob, -np.inf))
         trust = stats.to_samples(weights)
         # Where nobody else is trusted, the model goes on as it is.
-        own = (1 - trust[:, 1:].sum(1)).clip(0, 1)
-        return FusedTargets(replace(teacher, own=own), trust)
+        self_weight = (1 - trust[:, 1:].sum(1)).clip(0, 1)
+        return FusedTargets(replace(teacher, self_weight=self_weight), trust)
 
     def _examine(
         self,
-        candidate: Projected,
+        candidate: SparseDistribution,
         loss: Float32[ndarray, " samples"],
         context_loss: Float32[ndarray, " samples"] | None,
     ) -> TeacherStats:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-from fedfuse.alignment.projection import Projected
-from fedfuse.distillation.targets import Teacher
+from fedfuse.sparse import SparseDistribution, sum_duplicates
 
 # Rows, and entries of all candidates, at a time: what is needed to merge them stays small, however
 # many candidates there are.
@@ -21,23 +20,23 @@ _ROWS = 512
 _ENTRIES = 2**16
 
 
-class Distributions(Protocol):
-    """A candidate's sparse distributions on the T label rows of a student, some rows at a time.
+class SparseRows(Protocol):
+    """Sparse distributions on the T label rows of a student, read some rows at a time.
 
-    ``Projected`` holds them; ``BufferedRows`` has them in a file.
+    A ``SparseDistribution`` holds them; ``BufferedRows`` has them in a file.
     """
 
     @property
     def k(self) -> int:
-        """Entries per row."""
+        """Number of entries per row."""
 
-    def rows(self, part: slice) -> Projected:
+    def __getitem__(self, rows: slice) -> SparseDistribution:
         """Some of the rows."""
 
 
 def fuse(
-    candidates: Sequence[Distributions], row_weights: Float32[ndarray, "rows candidates"], k: int
-) -> Teacher:
+    candidates: Sequence[SparseRows], row_weights: Float32[ndarray, "rows candidates"], k: int
+) -> SparseDistribution:
     """Mix aligned candidates row by row and keep the k largest entries; the rest is the tail.
 
     Candidates are read a block of rows at a time, and only where they have weight. Sums go from
@@ -56,26 +55,21 @@ def fuse(
     """
     rows, entries = len(row_weights), sum(c.k for c in candidates)
     kept = min(k, entries)
-    teacher = Teacher(
-        np.zeros((rows, kept), dtype=np.int64),
-        np.full((rows, kept), -np.inf, dtype=np.float32),
-        np.full(rows, -np.inf, dtype=np.float32),
-        np.zeros(rows, dtype=np.float32),
-    )
+    teacher = SparseDistribution.empty(rows, kept, tail_logprob=-np.inf)
     step = max(1, min(_ROWS, _ENTRIES // max(1, entries)))
     for start in range(0, rows, step):
         part = slice(start, start + step)
         trusted = np.flatnonzero(row_weights[part].any(axis=0)).tolist()
         if trusted:
-            read = [candidates[c].rows(part) for c in trusted]
+            read = [candidates[c][part] for c in trusted]
             _fuse(read, row_weights[part, trusted], teacher, part)
     return teacher
 
 
 def _fuse(
-    candidates: Sequence[Projected],
+    candidates: Sequence[SparseDistribution],
     row_weights: Float32[ndarray, "rows candidates"],
-    teacher: Teacher,
+    teacher: SparseDistribution,
     part: slice,
 ) -> None:
     """All of it for a few rows, which are filled in."""
@@ -88,7 +82,7 @@ def _fuse(
     tails = np.stack(
         [np.exp(c.tail_logprob.astype(np.float64)) for c in candidates], axis=1
     )  # [T, C]
-    merged_indices, merged_mass = sum_duplicate_mass(indices, mass)
+    merged_indices, merged_mass = sum_duplicates(indices, mass)
     k = min(teacher.indices.shape[1], indices.shape[1])
     order = np.argsort(-merged_mass, axis=1, kind="stable")
     along = np.arange(len(order))[:, None]
@@ -110,19 +104,3 @@ def _fuse(
 def _sum(values: Float32[ndarray, "rows m"] | Float64[ndarray, "rows m"]) -> ndarray:
     """Row sums from left to right: NumPy's own depend on how many zeros are added."""
     return np.cumsum(values, axis=1)[:, -1]
-
-
-def sum_duplicate_mass(
-    indices: Int64[ndarray, "rows m"], mass: Float64[ndarray, "rows m"]
-) -> tuple[Int64[ndarray, "rows m"], Float64[ndarray, "rows m"]]:
-    """Sum the mass of equal indices in each row; a slot so freed keeps its index, without mass."""
-    order = np.argsort(indices, axis=1, kind="stable")
-    along = np.arange(len(indices))[:, None]
-    indices, mass = indices[along, order], mass[along, order]
-    first = np.ones(indices.shape, dtype=bool)
-    first[:, 1:] = indices[:, 1:] != indices[:, :-1]
-    # Number the groups over the whole array, so that one bincount sums them all.
-    group = first.ravel().cumsum() - 1
-    sums = np.bincount(group, weights=mass.ravel())
-    merged = np.where(first, sums[group].reshape(mass.shape), 0.0)
-    return indices, merged

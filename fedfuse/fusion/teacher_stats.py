@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
-from fedfuse.alignment.projection import Projected
+from fedfuse.sparse import SparseDistribution
 
 # What a distribution gives at least to a token that it does not keep: no single label is proof.
 LEAST_LOGPROB = np.float32(np.log(1e-6))
@@ -168,8 +168,8 @@ def stack_stats(
 
 
 def compute_stats(
-    candidate: Projected,
-    own: Projected,
+    candidate: SparseDistribution,
+    own: SparseDistribution,
     label: Int64[ndarray, " rows"],
     vocab_size: int,
     loss: Float32[ndarray, " samples"],
@@ -207,7 +207,7 @@ def compute_stats(
 
 
 def token_logprobs(
-    candidate: Projected, tokens: Int64[ndarray, "rows m"], vocab_size: int
+    candidate: SparseDistribution, tokens: Int64[ndarray, "rows m"], vocab_size: int
 ) -> Float32[ndarray, "rows m"]:
     """Log-probabilities of some tokens of each row under a sparse distribution.
 
@@ -228,10 +228,10 @@ def token_logprobs(
 
 
 def _cross_entropy(
-    candidate: Projected,
+    candidate: SparseDistribution,
     mass: Float64[ndarray, "rows k"],
     tail: Float64[ndarray, " rows"],
-    own: Projected,
+    own: SparseDistribution,
     vocab_size: int,
 ) -> Float64[ndarray, " rows"]:
     """``-sum_j p_j log q_j`` over the candidate's entries and its tail, q the learning model's."""

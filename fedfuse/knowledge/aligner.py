@@ -14,12 +14,13 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from fedfuse.alignment.positions import Alignment, align_rows
-from fedfuse.alignment.projection import Projected, project
+from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import Spelling, spell, spelled_table
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import scored_bytes
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
 from fedfuse.tokenizers.token_bytes import surfaces
@@ -153,7 +154,7 @@ class KnowledgeAligner:
                 f"its own distribution allows {(at_label if kept[row] else bound)[row]:.4f}"
             )
 
-    def __call__(self, knowledge: Knowledge, source: TextTokenizer) -> Projected:
+    def __call__(self, knowledge: Knowledge, source: TextTokenizer) -> SparseDistribution:
         """Foreign knowledge on one's own label rows."""
         dictionary = self.dictionary(source)
         return project(
@@ -165,16 +166,11 @@ class KnowledgeAligner:
             spelling=dictionary.spelling,
             collisions=self._collisions,
             unmatched=self._unmatched,
-            target_fingerprint=self.tokenizer.fingerprint,
         )
 
-    def own(self, knowledge: Knowledge) -> Projected:
+    def own(self, knowledge: Knowledge) -> SparseDistribution:
         """One's own knowledge, as a candidate beside translated ones."""
         weight = np.ones(knowledge.rows, dtype=np.float32)
-        return Projected(
-            knowledge.indices,
-            knowledge.logprobs,
-            knowledge.tail_logprob,
-            weight,
-            knowledge.tokenizer,
+        return SparseDistribution(
+            knowledge.indices, knowledge.logprobs, knowledge.tail_logprob, weight
         )

@@ -15,6 +15,7 @@ from numpy import ndarray
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.checking import check
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import sum_duplicates
 
 # Rows at a time: what comparing them needs stays small.
 _ROWS = 4096
@@ -117,15 +118,8 @@ def _distances(one: Knowledge, other: Knowledge, rows: slice) -> Float64[ndarray
     rest = [np.exp(known.tail_logprob[rows].astype(np.float64)) for known in (one, other)]
     ids = np.concatenate([one.indices[rows], other.indices[rows]], axis=1)
     moved = np.concatenate([mass[0], -mass[1]], axis=1)
-    order = np.argsort(ids, axis=1, kind="stable")
-    ids, moved = (np.take_along_axis(a, order, axis=1) for a in (ids, moved))
-    first = np.ones(ids.shape, dtype=bool)
-    first[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    # Number a row's tokens over the whole array, so that one bincount adds up both sides of each.
-    token = first.ravel().cumsum() - 1
-    sums = np.abs(np.bincount(token, weights=moved.ravel()))
-    row = np.nonzero(first)[0]
-    kept = np.bincount(row, weights=sums, minlength=len(ids))
+    _, moved = sum_duplicates(ids, moved)
+    kept = np.abs(moved).cumsum(axis=1)[:, -1]  # from left to right: a 0 changes no bit of it
     total: Float64[ndarray, " rows"] = (kept + np.abs(rest[0] - rest[1])) / 2
     return total
 

@@ -12,10 +12,10 @@ import torch
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.distillation.targets import Teacher
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from fedfuse.sparse import SparseDistribution
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]
@@ -96,7 +96,7 @@ def test_knowledge_and_score_are_those_of_its_model(local_model: LocalModel) -> 
 def test_it_learns_from_a_teacher_and_replays(local_model: LocalModel) -> None:
     """Every argument reaches the loop: a teacher's token wins, unless all weight is on labels."""
     rows = len(local_model.public.rows.token)
-    teacher = Teacher(
+    teacher = SparseDistribution(
         np.full((rows, 1), 9),
         np.zeros((rows, 1), dtype=np.float32),
         np.full(rows, -np.inf, dtype=np.float32),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fedfuse.alignment.positions import align_rows, one_to_one
-from fedfuse.alignment.projection import Projected, project
+from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import NO_TOKEN, Spelling, spell, spelled_table
 from fedfuse.alignment.vocabulary_map import (
     VocabularyTable,
@@ -22,6 +22,7 @@ from fedfuse.alignment.vocabulary_map import (
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
 from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -61,7 +62,7 @@ def knowledge_of(
     )
 
 
-def probabilities(found: Projected, row: int) -> dict[int, float]:
+def probabilities(found: SparseDistribution, row: int) -> dict[int, float]:
     used = np.isfinite(found.logprobs[row])
     values = np.exp(found.logprobs[row][used].astype(float)).tolist()
     return dict(zip(found.indices[row][used].tolist(), values, strict=True))
@@ -72,7 +73,7 @@ def translate(
     target: TextTokenizer,
     samples: list[Sample],
     said: list[dict[int, float]],
-) -> tuple[Projected, LabelRows]:
+) -> tuple[SparseDistribution, LabelRows]:
     rows, own = (label_rows(t, samples, 100)[1] for t in (source, target))
     table = minimum_edit_distance_table(source, target, None)
     spelling = spell(source, target, table)
@@ -83,7 +84,6 @@ def translate(
         own,
         source=rows,
         spelling=spelling,
-        target_fingerprint="t",
     )
     return found, own
 
@@ -204,7 +204,6 @@ def test_merge_equals_oracle(
         own,
         source=rows,
         spelling=spelling,
-        target_fingerprint="t",
     )
     mass = np.exp(projected.logprobs.astype(float)).sum(1)
     np.testing.assert_allclose(mass + np.exp(projected.tail_logprob.astype(float)), 1, atol=1e-5)
@@ -293,5 +292,5 @@ def test_a_merged_alignment_needs_a_spelling() -> None:
     table = VocabularyTable(np.zeros((1, 1), int), np.zeros((1, 1), np.int32))
     knowledge = knowledge_of(rows, [{0: 0.5}, {0: 0.5}], 1)
     with pytest.raises(FedfuseError, match="spelling is None; allowed: given"):
-        project(knowledge, table, alignment, own, target_fingerprint="t")
-    assert project(knowledge, table, one_to_one(np.array([0])), own, target_fingerprint="t").weight
+        project(knowledge, table, alignment, own)
+    assert project(knowledge, table, one_to_one(np.array([0])), own).weight

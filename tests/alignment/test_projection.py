@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.alignment.positions import align_rows, one_to_one
-from fedfuse.alignment.projection import Projected, project
+from fedfuse.alignment.projection import project
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.oracles import projection as oracle
@@ -52,7 +53,7 @@ def table_of(targets: list[int]) -> VocabularyTable:
     return VocabularyTable(np.array(targets)[:, None], np.zeros((len(targets), 1), dtype=np.int32))
 
 
-def mass(projected: Projected) -> np.ndarray:
+def mass(projected: SparseDistribution) -> np.ndarray:
     kept = np.exp(projected.logprobs.astype(np.float64)).sum(1)
     return kept + np.exp(projected.tail_logprob.astype(np.float64))
 
@@ -68,7 +69,6 @@ def test_sum_by_hand() -> None:
         TABLE,
         one_to_one(np.array([1, -1, 0])),
         rows_of([7, 8, 9]),
-        target_fingerprint="target",
     )
     assert found.indices.tolist() == [[7, 5, 0], [0, 0, 0], [5, 7, 0]]
     np.testing.assert_allclose(
@@ -76,7 +76,6 @@ def test_sum_by_hand() -> None:
     )
     np.testing.assert_allclose(np.exp(found.tail_logprob), [0, 1, 0.1], atol=1e-7)
     assert found.weight.tolist() == [1, 0, 1]
-    assert found.tokenizer == "target"
     assert found.logprobs.dtype == found.tail_logprob.dtype == found.weight.dtype == np.float32
     assert found.indices.dtype == np.int64
 
@@ -90,7 +89,6 @@ def test_paper_rule_by_hand() -> None:
         rows_of([7, 8, 9]),
         collisions="first",
         unmatched="one-hot",
-        target_fingerprint="target",
     )
     assert found.indices.tolist() == [[7, 5, 0], [8, 0, 0], [7, 5, 0]]
     np.testing.assert_allclose(
@@ -111,7 +109,6 @@ def test_one_hot_is_on_the_predicted_token() -> None:
         one_to_one(np.array([-1, -1, -1])),
         rows,
         unmatched="one-hot",
-        target_fingerprint="t",
     )
     assert found.indices[:, 0].tolist() == [2, 3, 4]
 
@@ -135,7 +132,7 @@ def test_a_perfect_teacher_stays_perfect_across_tokenizers(
             table = minimum_edit_distance_table(source, target, None)
             own = label_rows(target, samples, 200)[1]
             paired = align_rows(rows, own)
-            found = project(knowledge, table, paired, own, target_fingerprint="t")
+            found = project(knowledge, table, paired, own)
             taught = np.flatnonzero(found.weight)
             pairs = zip(rows.token[paired.source_row[taught]], own.token[taught], strict=True)
             same = [source.token_bytes[s] == target.token_bytes[t] for s, t in pairs]
@@ -184,7 +181,6 @@ def test_projection_equals_oracle(
         target,
         collisions=collisions,
         unmatched=unmatched,
-        target_fingerprint="t",
     )
     assert found.indices.shape == found.logprobs.shape == (len(target.token), knowledge.k)
     assert (found.logprobs[:, 1:] <= found.logprobs[:, :-1]).all()
@@ -225,7 +221,6 @@ def test_identity_returns_its_input(
         one_to_one(np.arange(knowledge.rows)),
         target,
         collisions=collisions,
-        target_fingerprint="t",
     )
     used = np.isfinite(knowledge.logprobs)
     np.testing.assert_array_equal(found.indices[used], knowledge.indices[used])
@@ -243,7 +238,6 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
         one_to_one(np.array([0, -1])),
         rows_of([2, 3]),
         unmatched="one-hot",
-        target_fingerprint="t",
     )
     assert found.indices.tolist() == [[0], [3]]
     np.testing.assert_allclose(mass(found), 1.0)
@@ -269,7 +263,6 @@ def test_refusals(change: dict[str, object], message: str) -> None:
         "table": TABLE,
         "alignment": one_to_one(np.array([0, 1])),
         "target": rows_of([1, 2]),
-        "target_fingerprint": "t",
     }
     with pytest.raises(FedfuseError, match=message):
         project(**(arguments | change))

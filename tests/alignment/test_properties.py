@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.alignment.positions import Alignment, align_rows
-from fedfuse.alignment.projection import Projected, project
+from fedfuse.alignment.projection import project
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.data.sample import Sample
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
 from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -137,14 +138,13 @@ def test_projection_conserves_mass(one: str, other: str) -> None:
             alignment,
             goal,
             collisions="first" if first else "sum",
-            target_fingerprint=other,
         )
         check_mass(found, alignment, target)
 
     check()
 
 
-def check_mass(found: Projected, alignment: Alignment, target: TextTokenizer) -> None:
+def check_mass(found: SparseDistribution, alignment: Alignment, target: TextTokenizer) -> None:
     """Every row's mass is one; rows without a teacher have none of it kept."""
     kept = np.exp(found.logprobs.astype(np.float64)).sum(axis=1)
     np.testing.assert_allclose(kept + np.exp(found.tail_logprob), 1.0, atol=1e-5)
@@ -168,7 +168,7 @@ def test_a_tokenizer_teaches_itself_as_it_is(name: str) -> None:
         rows = label_rows(tokenizer, [Sample(prompt, answer)], 64)[1]
         alignment = align_rows(rows, rows)
         knowledge = random_knowledge(len(rows.token), len(table.target), rows.offsets, seed=seed)
-        found = project(knowledge, table, alignment, rows, target_fingerprint=name)
+        found = project(knowledge, table, alignment, rows)
         matched = alignment.source_row >= 0
         # Rows that are not paired with themselves share their place, or do not know it.
         assert (alignment.source_row[matched] == np.flatnonzero(matched)).all()
@@ -179,7 +179,7 @@ def test_a_tokenizer_teaches_itself_as_it_is(name: str) -> None:
     check()
 
 
-def check_same(knowledge: Knowledge, found: Projected, matched: np.ndarray) -> None:
+def check_same(knowledge: Knowledge, found: SparseDistribution, matched: np.ndarray) -> None:
     """What comes out is what went in."""
     np.testing.assert_allclose(
         found.logprobs[matched], knowledge.logprobs[matched], rtol=1e-5, atol=1e-5

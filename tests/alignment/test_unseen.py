@@ -287,7 +287,7 @@ def test_pair(unseen: dict[str, TextTokenizer], one: str, other: str) -> None:
         assert matched.any()
 
         knowledge = random_knowledge(len(rows.token), source.vocab_size, rows.offsets, seed=0)
-        found = project(knowledge, table, alignment, goal, target_fingerprint="student")
+        found = project(knowledge, table, alignment, goal)
         mass = np.exp(found.logprobs.astype(np.float64)).sum(axis=1) + np.exp(found.tail_logprob)
         np.testing.assert_allclose(mass, 1.0, atol=1e-5)
         assert found.weight.tolist() == matched.astype(float).tolist()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fedfuse.config.training import TrainingConfig
-from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import train
 from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import MAX_LENGTH, Tiny
 
@@ -43,10 +43,10 @@ def weighted(settings: TrainingConfig, label_weight: float) -> TrainingConfig:
     return replace(settings, objective=objective)
 
 
-def one_hot(data: TokenizedDataset, token: int, weight: float = 1.0) -> Teacher:
+def one_hot(data: TokenizedDataset, token: int, weight: float = 1.0) -> SparseDistribution:
     """A teacher who says the same token everywhere."""
     rows = len(data.rows.token)
-    return Teacher(
+    return SparseDistribution(
         np.full((rows, 1), token),
         np.zeros((rows, 1), dtype=np.float32),
         np.full(rows, -np.inf, dtype=np.float32),

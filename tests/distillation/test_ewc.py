@@ -17,11 +17,11 @@ from fedfuse.distillation.ewc import (
     estimate_ewc,
     fisher_information,
 )
-from fedfuse.distillation.loss import SparseTargets
+from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.distillation.optimizer_state import TrainingState
-from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import Training
 from fedfuse.knowledge.extract import extract
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weighted, weights
@@ -61,7 +61,7 @@ def test_drawn_labels_need_no_gradient_per_sample() -> None:
 def test_labels_are_drawn_from_the_teacher() -> None:
     """By its probabilities; the label stays for the tail, and where nobody teaches."""
     rows = 6000
-    targets = SparseTargets(
+    targets = DistillationTargets(
         torch.tensor([[4, 9]]).expand(rows, 2),
         torch.tensor([[0.6, 0.3]]).expand(rows, 2).clone(),
         torch.full((rows,), 0.1),
@@ -94,7 +94,7 @@ def test_the_pull_by_hand() -> None:
     assert named["b"].tolist() == [1.0, 1.0]
 
 
-def taught(model: Tiny, data: TokenizedDataset, own: np.ndarray | None) -> Teacher:
+def taught(model: Tiny, data: TokenizedDataset, own: np.ndarray | None) -> SparseDistribution:
     """A teacher who says one token on the second half, and on the first what the model says."""
     known = extract(model.model, data, 4)
     teacher = one_hot(data, 5)
@@ -105,7 +105,7 @@ def taught(model: Tiny, data: TokenizedDataset, own: np.ndarray | None) -> Teach
     indices[:half], logprobs[:half] = known.indices[:half], known.logprobs[:half]
     tail_logprob = teacher.tail_logprob.copy()
     tail_logprob[:half] = np.log1p(-np.exp(known.logprobs[:half]).sum(1).clip(0, 1 - 1e-6))
-    return Teacher(indices, logprobs, tail_logprob, teacher.weight, own)
+    return SparseDistribution(indices, logprobs, tail_logprob, teacher.weight, own)
 
 
 def phase(tiny: Make, public: list[Sample], settings: TrainingConfig, own: float | None) -> Tiny:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfuse.config.training import DIVERGENCES, Objective
 from fedfuse.distillation.fused import fused_distillation_loss
-from fedfuse.distillation.loss import SparseTargets, distillation_loss
+from fedfuse.distillation.loss import DistillationTargets, distillation_loss
 from fedfuse.models.head import Head, rows_per_chunk
 from tests.distillation.test_loss import by_token, targets
 from tests.oracles.loss import joint_loss
@@ -38,7 +38,7 @@ heads = st.fixed_dictionaries(
 
 def random_teacher(
     rng: np.random.Generator, rows: int, k: int, vocab: int, *, tail: bool, unused: int = 0
-) -> SparseTargets:
+) -> DistillationTargets:
     """``k`` entries in ``k + unused`` slots."""
     indices = np.stack([rng.permutation(vocab)[:k] for _ in range(rows)])
     mass = rng.dirichlet(np.ones(k + 1), size=rows)
@@ -57,7 +57,9 @@ def random_head(rng: np.random.Generator, vocab: int, bias: bool = False, **more
     return Head(weight, offsets, **more)
 
 
-def case(vocab: int = 11, rows: int = 7, k: int = 4) -> tuple[Tensor, Head, Tensor, SparseTargets]:
+def case(
+    vocab: int = 11, rows: int = 7, k: int = 4
+) -> tuple[Tensor, Head, Tensor, DistillationTargets]:
     rng = np.random.default_rng(0)
     hidden = torch.from_numpy(rng.normal(size=(rows, WIDTH))).requires_grad_()
     label = torch.from_numpy(rng.integers(vocab, size=rows))
@@ -255,9 +257,7 @@ def test_a_far_tail_keeps_its_precision() -> None:
 def test_without_rows_nothing_is_lost_or_learnt() -> None:
     hidden, head, label, teacher = case()
     none = slice(0, 0)
-    loss = fused_distillation_loss(
-        hidden[none], head, label[none], teacher.part(none), Objective(0.3)
-    )
+    loss = fused_distillation_loss(hidden[none], head, label[none], teacher[none], Objective(0.3))
     loss.backward()
     assert loss.item() == 0
     assert all((g == 0).all() for g in gradients(hidden, head))

@@ -17,7 +17,7 @@ CHECK = """
 import torch
 from fedfuse.config.training import Objective
 from fedfuse.distillation import fused
-from fedfuse.distillation.loss import SparseTargets
+from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.models import kernels, logsumexp
 from fedfuse.models.head import Head
 
@@ -38,7 +38,7 @@ hidden, weight = torch.randn(rows, width), torch.randn(vocab, width)
 label = torch.randint(vocab, (rows,))
 mass = torch.distributions.Dirichlet(torch.ones(k + 1)).sample((rows,))
 indices = torch.stack([torch.randperm(vocab)[:k] for _ in range(rows)])
-teacher = SparseTargets(indices, mass[:, :k], mass[:, k], torch.rand(rows))
+teacher = DistillationTargets(indices, mass[:, :k], mass[:, k], torch.rand(rows))
 results = []
 for usable in (False, True):
     logsumexp.has_kernels = lambda device, usable=usable: usable

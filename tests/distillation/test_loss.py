@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedfuse.config.training import Objective
-from fedfuse.distillation.loss import SparseTargets, distillation_loss
-from fedfuse.distillation.targets import Teacher
+from fedfuse.distillation.loss import DistillationTargets, distillation_loss
+from fedfuse.sparse import SparseDistribution
 from tests.oracles.loss import joint_loss
 
 VOCAB = 11
 
 
-def random_teacher(rng: np.random.Generator, rows: int, k: int, *, tail: bool) -> SparseTargets:
+def random_teacher(
+    rng: np.random.Generator, rows: int, k: int, *, tail: bool
+) -> DistillationTargets:
     indices = np.stack([rng.permutation(VOCAB)[:k] for _ in range(rows)])
     mass = rng.dirichlet(np.ones(k + 1), size=rows).astype(np.float32)
     if not tail:
@@ -29,14 +31,14 @@ def random_teacher(rng: np.random.Generator, rows: int, k: int, *, tail: bool) -
     return targets(indices, mass[:, :-1], mass[:, -1], weight)
 
 
-def targets(indices: object, probs: object, tail: object, weight: object) -> SparseTargets:
+def targets(indices: object, probs: object, tail: object, weight: object) -> DistillationTargets:
     as32 = lambda a: torch.from_numpy(np.array(a, dtype=np.float32))  # noqa: E731
-    return SparseTargets(
+    return DistillationTargets(
         torch.from_numpy(np.array(indices, dtype=np.int64)), as32(probs), as32(tail), as32(weight)
     )
 
 
-def by_token(teacher: SparseTargets) -> list[dict[int, float]]:
+def by_token(teacher: DistillationTargets) -> list[dict[int, float]]:
     """Each row as a dictionary, normalised in double precision."""
     rows = []
     for indices, probs, tail in zip(teacher.indices, teacher.probs, teacher.tail, strict=True):
@@ -138,12 +140,13 @@ def test_a_teacher_without_tail_is_the_papers_rule() -> None:
     rng = np.random.default_rng(4)
     logits, kept = torch.from_numpy(rng.normal(size=(2, VOCAB))), rng.normal(size=(2, 3))
     indices = np.array([[1, 2, 3], [9, 8, 7]])
-    teacher = Teacher(
+    sparse = SparseDistribution(
         indices,
         kept.astype(np.float32),  # not normalised: top-k logits
         np.full(2, -np.inf, dtype=np.float32),
         np.ones(2, dtype=np.float32),
-    ).rows(np.arange(2), "cpu")
+    )
+    teacher = DistillationTargets.from_sparse(sparse, "cpu")
     loss = distillation_loss(logits, torch.tensor([0, 0]), teacher, Objective(0.0))
     right = 0.0
     for row in range(2):
@@ -158,7 +161,7 @@ def test_a_teacher_equal_to_the_student(k: int) -> None:
     logits = torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(2))
     probs, indices = torch.softmax(logits, 1).topk(k)
     tail = (1 - probs.sum(1)).clamp(min=0) if k < VOCAB else torch.zeros(2)
-    teacher = SparseTargets(indices, probs, tail, torch.ones(2))
+    teacher = DistillationTargets(indices, probs, tail, torch.ones(2))
     loss, gradient = with_gradient(
         logits, lambda x: distillation_loss(x, torch.tensor([0, 1]), teacher, Objective(0.0))
     )

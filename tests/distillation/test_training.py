@@ -14,11 +14,13 @@ from torch import nn
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample
+from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.distillation.optimizer_state import TrainingState
-from fedfuse.distillation.targets import Teacher, batch_losses
+from fedfuse.distillation.targets import batch_losses
 from fedfuse.distillation.training import Training, schedule
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weights
@@ -236,10 +238,10 @@ def test_teacher_rows_sum_to_one() -> None:
     logs = np.log(np.array([[0.5, 0.3], [0.7, 0.2], [0.1, 0.1]])).astype(np.float32)
     logs[2] = -np.inf  # a row that nobody teaches
     tail_logprob = np.array([np.log(0.204), -np.inf, -np.inf], dtype=np.float32)
-    teacher = Teacher(
+    teacher = SparseDistribution(
         np.array([[1, 2], [3, 4], [0, 0]]), logs, tail_logprob, np.ones(3, np.float32)
     )
-    targets = teacher.rows(np.array([2, 0, 1]), "cpu")
+    targets = DistillationTargets.from_sparse(teacher[np.array([2, 0, 1])], "cpu")
     np.testing.assert_allclose(targets.probs.sum(1) + targets.tail, [0, 1, 1], atol=1e-6)
     np.testing.assert_allclose(targets.probs[1], [0.5 / 1.004, 0.3 / 1.004], rtol=1e-5)
     assert targets.indices.tolist() == [[0, 0], [1, 2], [3, 4]]

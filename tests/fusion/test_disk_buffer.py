@@ -10,24 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedfuse.alignment.projection import Projected
-from fedfuse.distillation.targets import Teacher
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion.disk_buffer import DiskBuffer
 from fedfuse.fusion.fuser import AlignedTeacher
-from fedfuse.fusion.mixing import Distributions, fuse
+from fedfuse.fusion.mixing import SparseRows, fuse
 from fedfuse.fusion.teacher_stats import compute_stats
+from fedfuse.sparse import SparseDistribution
 
 VOCAB = 50
 
 
-def projected(rng: np.random.Generator, rows: int, k: int) -> Projected:
+def projected(rng: np.random.Generator, rows: int, k: int) -> SparseDistribution:
     """Random distributions; some rows without a teacher."""
     ids = np.argsort(rng.random((rows, VOCAB)), axis=1)[:, :k]
     mass = -np.sort(-rng.dirichlet(np.ones(k + 1), size=rows), axis=1)
     logs = np.log(mass).astype(np.float32)
     weight = (rng.random(rows) < 0.8).astype(np.float32)
-    return Projected(ids, logs[:, :k], logs[:, k], weight, "student")
+    return SparseDistribution(ids, logs[:, :k], logs[:, k], weight)
 
 
 def candidate(rng: np.random.Generator, rows: int = 7, k: int = 3) -> AlignedTeacher:
@@ -38,7 +37,7 @@ def candidate(rng: np.random.Generator, rows: int = 7, k: int = 3) -> AlignedTea
     return AlignedTeacher(stats, distributions)
 
 
-def equal(mine: Projected | Teacher, right: Projected | Teacher) -> None:
+def equal(mine: SparseDistribution, right: SparseDistribution) -> None:
     for found, expected in zip(astuple(mine), astuple(right), strict=True):
         np.testing.assert_array_equal(found, expected)
         if isinstance(expected, np.ndarray):
@@ -50,7 +49,7 @@ def test_rows_come_back_as_they_were(part: slice, tmp_path: Path) -> None:
     whole = candidate(np.random.default_rng(0))
     with DiskBuffer(tmp_path) as spool:
         kept = spool.put(whole)
-        equal(kept.distributions.rows(part), whole.distributions.rows(part))
+        equal(kept.distributions[part], whole.distributions[part])
         assert kept.distributions.k == 3
         assert kept.stats is whole.stats
 
@@ -78,7 +77,7 @@ class Unread:
 
     k = 3
 
-    def rows(self, part: slice) -> Projected:
+    def __getitem__(self, part: slice) -> SparseDistribution:
         raise AssertionError(f"rows {part} were read")
 
 
@@ -90,9 +89,9 @@ def test_only_what_is_trusted_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     class Watched:
         k = 3
 
-        def rows(self, part: slice) -> Projected:
+        def __getitem__(self, part: slice) -> SparseDistribution:
             asked.append(part)
-            return here.rows(part)
+            return here[part]
 
     weights = np.zeros((8, 2), dtype=np.float32)
     weights[5, 1] = 1
@@ -111,7 +110,7 @@ def test_memory_does_not_grow_with_the_candidates(tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             with DiskBuffer(tmp_path) as spool:
-                files: list[Distributions] = []
+                files: list[SparseRows] = []
                 for _ in range(number):
                     files.append(spool.put(candidate(rng, rows, k)).distributions)
                 fuse(files, weights, k)
@@ -159,4 +158,4 @@ def test_a_missing_folder_or_a_damaged_file_is_named(tmp_path: Path) -> None:
         [file] = tmp_path.rglob("*.npy")
         file.write_bytes(file.read_bytes()[:-1])
         with pytest.raises(FedfuseError, match=r"0\.npy: .*; allowed: what was written there"):
-            kept.distributions.rows(slice(2))
+            kept.distributions[slice(2)]

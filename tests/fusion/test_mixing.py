@@ -10,27 +10,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfuse.alignment.projection import Projected
 from fedfuse.config.training import Objective
-from fedfuse.distillation.loss import distillation_loss
-from fedfuse.distillation.targets import Teacher
-from fedfuse.fusion.mixing import fuse, sum_duplicate_mass
+from fedfuse.distillation.loss import DistillationTargets, distillation_loss
+from fedfuse.fusion.mixing import fuse
+from fedfuse.sparse import SparseDistribution, sum_duplicates
 from tests.oracles import fusion as oracle
 
 VOCAB = 9
 
 
-def candidate(ids: object, probs: object, weight: object = None) -> Projected:
+def candidate(ids: object, probs: object, weight: object = None) -> SparseDistribution:
     """What the probabilities leave of one is the tail; a row of no mass has no teacher."""
     mass = np.array(probs, dtype=np.float64)
     with np.errstate(divide="ignore"):
         logs = np.log(mass).astype(np.float32)
         rest = np.log(np.maximum(1 - mass.sum(1), 0)).astype(np.float32)
     usable = np.ones(len(mass)) if weight is None else np.array(weight)
-    return Projected(np.array(ids), logs, rest, usable.astype(np.float32), "student")
+    return SparseDistribution(np.array(ids), logs, rest, usable.astype(np.float32))
 
 
-def random_candidate(rng: np.random.Generator, rows: int, k: int) -> Projected:
+def random_candidate(rng: np.random.Generator, rows: int, k: int) -> SparseDistribution:
     """Distinct ids; some slots unused (id 0, as projection leaves them), some rows no teacher's."""
     ids = np.argsort(rng.random((rows, VOCAB)), axis=1)[:, :k]
     mass = np.sort(rng.dirichlet(np.ones(k + 1), size=rows)[:, :k], axis=1)[:, ::-1].copy()
@@ -39,7 +38,7 @@ def random_candidate(rng: np.random.Generator, rows: int, k: int) -> Projected:
     return candidate(ids, mass, rng.random(rows) < 0.7)
 
 
-def as_dictionary(teacher: Teacher, row: int) -> dict[int, float]:
+def as_dictionary(teacher: SparseDistribution, row: int) -> dict[int, float]:
     kept: dict[int, float] = {}
     for token, logprob in zip(teacher.indices[row], teacher.logprobs[row], strict=True):
         if np.isfinite(logprob):
@@ -123,7 +122,7 @@ def test_a_row_that_nobody_teaches() -> None:
     present = candidate([[4, 2]], [[0.7, 0.2]])
     teacher = fuse([absent, present], np.array([[1.0, 0.0]], dtype=np.float32), k=2)
     assert teacher.weight.tolist() == [0]
-    targets = teacher.rows(np.array([0]), "cpu")
+    targets = DistillationTargets.from_sparse(teacher[np.array([0])], "cpu")
     logits = torch.randn(1, VOCAB, requires_grad=True)
     distillation_loss(logits, torch.tensor([1]), targets, Objective(0.0)).backward()
     assert (logits.grad == 0).all()
@@ -153,7 +152,7 @@ def test_unused_slots_repeat_a_kept_token() -> None:
     teacher = fuse([other, chosen], np.array([[0.0, 1.0]], dtype=np.float32), k=4)
     assert set(teacher.indices[0].tolist()) == {3, 1}
     logits = torch.tensor([[0.5, 1, 2, 3, 1, 2, 2, 3, 1.0]])
-    targets = teacher.rows(np.array([0]), "cpu")
+    targets = DistillationTargets.from_sparse(teacher[np.array([0])], "cpu")
     loss = distillation_loss(logits, torch.tensor([0]), targets, Objective(0.0))
     student = torch.softmax(logits[0].double(), 0)
     bucket = 1 - student[3] - student[1]
@@ -164,7 +163,7 @@ def test_unused_slots_repeat_a_kept_token() -> None:
 def test_merge_duplicates() -> None:
     indices = np.array([[5, 2, 5, 2, 2], [1, 2, 3, 4, 5]])
     mass = np.array([[0.1, 0.2, 0.3, 0.05, 0.0], [0.5, 0.4, 0.3, 0.2, 0.1]])
-    merged, summed = sum_duplicate_mass(indices, mass)
+    merged, summed = sum_duplicates(indices, mass)
     assert merged.tolist() == [[2, 2, 2, 5, 5], [1, 2, 3, 4, 5]]
     np.testing.assert_allclose(summed, [[0.25, 0, 0, 0.4, 0], mass[1]])
 

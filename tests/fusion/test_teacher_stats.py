@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedfuse.alignment.projection import Projected
 from fedfuse.fusion.teacher_stats import compute_stats, stack_stats, token_logprobs
+from fedfuse.sparse import SparseDistribution
 from tests.fusion.evidences import made_up
 from tests.fusion.test_mixing import VOCAB, random_candidate
 from tests.oracles import selection as oracle
@@ -14,7 +14,7 @@ from tests.oracles import selection as oracle
 FIELDS = ("label_logprob", "entropy", "margin", "kept_mass", "cross_entropy_to_student")
 
 
-def kept_of(part: Projected, row: int) -> dict[int, float]:
+def kept_of(part: SparseDistribution, row: int) -> dict[int, float]:
     return {
         int(token): float(np.exp(logprob))
         for token, logprob in zip(part.indices[row], part.logprobs[row], strict=True)
@@ -22,7 +22,7 @@ def kept_of(part: Projected, row: int) -> dict[int, float]:
     }
 
 
-def dense_of(part: Projected, row: int) -> dict[int, float]:
+def dense_of(part: SparseDistribution, row: int) -> dict[int, float]:
     kept, tail = kept_of(part, row), float(np.exp(part.tail_logprob[row]))
     return {t: kept.get(t, tail / max(VOCAB - len(kept), 1)) for t in range(VOCAB)}
 
@@ -52,7 +52,7 @@ def test_equals_the_oracle(seed: int) -> None:
 
 
 def test_a_label_that_is_not_kept_has_a_share_of_the_rest() -> None:
-    part = Projected(
+    part = SparseDistribution(
         np.array([[3, 1]]),
         np.log(np.array([[0.5, 0.3]], dtype=np.float32)),
         np.log(np.array([0.2], dtype=np.float32)),

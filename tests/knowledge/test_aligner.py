@@ -54,7 +54,7 @@ def test_between_equal_tokenizers_nothing_changes(tiny: Make, public: list[Sampl
     np.testing.assert_array_equal(found.logprobs, knowledge.logprobs)
     np.testing.assert_array_equal(found.tail_logprob, knowledge.tail_logprob)
     assert (found.weight == 1).all()
-    for name in ("indices", "logprobs", "tail_logprob", "weight", "tokenizer"):
+    for name in ("indices", "logprobs", "tail_logprob", "weight"):
         np.testing.assert_array_equal(getattr(own, name), getattr(found, name))
 
 
@@ -72,7 +72,6 @@ def test_mass_is_conserved(
     mass = np.exp(found.logprobs.astype(np.float64)).sum(1)
     np.testing.assert_allclose(mass + np.exp(found.tail_logprob.astype(np.float64)), 1, atol=1e-5)
     assert found.indices.max() < other.vocab_size
-    assert found.tokenizer == other.fingerprint
     assert found.weight.any()
 
 
