@@ -190,7 +190,7 @@ class DistillationClient:
         flat: Metrics = {
             f"{domain}/{teacher}": share for (domain, teacher), share in shares.items()
         }
-        reply["selection"] = MetricRecord(flat)
+        reply["teacher-shares"] = MetricRecord(flat)
         metrics: Metrics = {"loss": loss, "seconds": time.perf_counter() - started}
         reply["metrics"] = MetricRecord(metrics | self._backed_off("distill"))
         return reply

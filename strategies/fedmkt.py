@@ -185,9 +185,9 @@ class FedMKT(ModelStrategy):
             tail = self.config.knowledge.tail
             fused_targets = fuser.fuse_teachers(candidates, self.weigh, k, tail=tail)
         shares = teacher_shares(self.session.public.samples, fused_targets.weights, list(heard))
-        self.session.run.selection(server_round, "up", SERVER, shares)
+        self.session.run.teacher_shares(server_round, "up", SERVER, shares)
         if isinstance(self.rule, LearningRule) and (fit := self.rule.last):
-            self.session.run.selector(server_round, SERVER, fit.before, fit.after)
+            self.session.run.gate_loss(server_round, SERVER, fit.before, fit.after)
         self.learn(server_round, fused_targets)
         adapter = messages.arrays_to_record(self.session.local_model.adapter)
         return adapter, mean_loss([loss for loss, _ in heard.values()])
@@ -233,16 +233,16 @@ class FedMKT(ModelStrategy):
             loss = take_loss(reply)
             client = self.exchange.name(reply.metadata.src_node_id)
             shares = {}
-            for key, share in reply.content.metric_records["selection"].items():
+            for key, share in reply.content.metric_records["teacher-shares"].items():
                 domain, _, teacher = key.rpartition("/")
                 shares[domain, teacher] = float(share)  # type: ignore[arg-type]
-            self.session.run.selection(server_round, "down", client, shares)
+            self.session.run.teacher_shares(server_round, "down", client, shares)
             if self.config.acceptance_test:
                 keep, changes = messages.unpack_acceptance(reply.content)
                 self.session.run.verdict(server_round, client, keep=keep, changes=changes)
             if self.clients_by.learns:
                 signal = messages.unpack_gate_loss(reply.content)
-                self.session.run.selector(server_round, client, *signal)
+                self.session.run.gate_loss(server_round, client, *signal)
             return loss
 
         return mean_loss([loss for _, loss in self.accept(server_round, replies, note)])

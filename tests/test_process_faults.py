@@ -146,8 +146,8 @@ def test_every_phase_needs_a_line(whole: Path, tmp_path: Path) -> None:
 def test_what_was_heard_must_be_used_and_adapters_saved(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
-    selection = [line for line in lines(folder, "selection") if line["teacher"] != "2"]
-    write_lines(folder / "selection.jsonl", selection)
+    selection = [line for line in lines(folder, "teacher_shares") if line["teacher"] != "2"]
+    write_lines(folder / "teacher_shares.jsonl", selection)
     assert lapses(folder, 3, []) == [
         f"round {number}: what client 2 knew was not used" for number in (1, 2)
     ]

@@ -36,13 +36,13 @@ def test_the_server_hears_the_same_again(
     """Streamed or held, the shares are those of the run."""
     [seconds] = json.loads((recorded / "rounds.json").read_text())
     assert seconds > 0
-    up = [x for x in lines(recorded, "selection") if x["direction"] == "up"]
+    up = [x for x in lines(recorded, "teacher_shares") if x["direction"] == "up"]
     for name, held in {"streamed": False, "held": True}.items():
         server.main(recorded, tmp_path / name, held)
         found = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert found["clients"] == 3
         assert found["extra_mb"] > 0
-        assert lines(tmp_path / name / "quickstart", "selection") == up
+        assert lines(tmp_path / name / "quickstart", "teacher_shares") == up
 
 
 def test_a_run_that_lacks_a_client_is_no_result(recorded: Path, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_run_that_lacks_a_client_is_no_result(recorded: Path, tmp_path: Path) 
     for line in message_log:
         if (line["phase"], line["client"]) == ("evaluate", "1"):
             line["error"] = "late"
-    for name in ("config.json", "metrics.jsonl", "selection.jsonl"):
+    for name in ("config.json", "metrics.jsonl", "teacher_shares.jsonl"):
         (tmp_path / name).write_text((recorded / name).read_text())
     write_lines(tmp_path / "messages.jsonl", message_log)
     with pytest.raises(SystemExit, match=r"evaluate of round 1 lacks \['1'\]"):

@@ -101,7 +101,7 @@ def _unused(run: RunFolder, name: str, mine: list[MessageLine]) -> list[str]:
     for line in mine:
         if line.phase in (messages.LOCAL, JOINT):
             heard[line.round].append(line)
-    taught = {x.round for x in run.lessons if (x.direction, x.teacher) == ("up", name)}
+    taught = {x.round for x in run.teacher_shares if (x.direction, x.teacher) == ("up", name)}
     return [
         f"round {number}: what client {name} knew was not used"
         for number, lines in heard.items()

@@ -51,7 +51,7 @@ SMALL: Mapping[str, Scalar] = {
 # A client that hangs is waited for as long; nobody else takes time, as all are asked in turn.
 DEADLINE = 0.2
 HONEST = ("", "twice", "memory")
-FINDINGS = ("metrics", "selection", "selectors")
+FINDINGS = ("metrics", "teacher_shares", "gates")
 
 
 def outcome(folder: Path) -> dict[str, str]:
@@ -137,10 +137,10 @@ def _reply(run: RunFolder, place: Place, fault: str) -> list[str]:
         return [f"{place}: a valid reply was lost"]
     used = {
         messages.LOCAL: any(
-            (x.round, x.direction, x.teacher) == (number, "up", name) for x in run.lessons
+            (x.round, x.direction, x.teacher) == (number, "up", name) for x in run.teacher_shares
         ),
         messages.DISTILL: any(
-            (x.round, x.direction, x.model) == (number, "down", name) for x in run.lessons
+            (x.round, x.direction, x.model) == (number, "down", name) for x in run.teacher_shares
         ),
         messages.EVALUATE: any((x.round, x.model) == (number, name) for x in run.metrics),
     }

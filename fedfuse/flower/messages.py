@@ -269,8 +269,8 @@ def unpack_acceptance(content: RecordDict) -> tuple[bool, dict[str, float]]:
 
 
 def pack_gate_loss(content: RecordDict, before: float, after: float) -> None:
-    """Add to a reply what its sender's selector minimises, before and after its learning."""
-    content["selector"] = MetricRecord({"before": before, "after": after})
+    """Add to a reply what its sender's gate minimises, before and after its learning."""
+    content["gate-loss"] = MetricRecord({"before": before, "after": after})
 
 
 def unpack_gate_loss(content: RecordDict) -> tuple[float, float]:
@@ -279,7 +279,7 @@ def unpack_gate_loss(content: RecordDict) -> tuple[float, float]:
     Raises:
         FedfuseError: when there is none or it is no numbers.
     """
-    metrics = _metrics(content, "selector")
+    metrics = _metrics(content, "gate-loss")
     return _number(metrics, "before"), _number(metrics, "after")
 
 

@@ -29,7 +29,7 @@ PLOTS = {
     "heat_map": plots.heat_map,
     "teachers_up": message_plots.teachers_up,
     "teachers_down": message_plots.teachers_down,
-    "selectors": harm.selectors,
+    "gates": harm.gates,
     "traffic": message_plots.traffic,
     "accuracy_by_queries": prompts.accuracy_by_queries,
     "token_clusters": prompts.token_clusters,

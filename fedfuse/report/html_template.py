@@ -213,10 +213,10 @@ worse beyond noise.</p>
 {% endif %}
 </section>
 {% endif %}
-{% if plots.selectors %}
-<section id="selectors">
-<h2>How selectors learned</h2>
-{{ figure("selectors", "What each learned selector minimises, on samples that it did not learn"
+{% if plots.gates %}
+<section id="gates">
+<h2>How gates learned</h2>
+{{ figure("gates", "What each learned gate minimises, on samples that it did not learn"
   ~ " from, before and after the learning of every round. Lower is better; between rounds it moves"
   ~ " because the models do.") }}
 </section>

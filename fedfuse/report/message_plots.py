@@ -24,7 +24,7 @@ from fedfuse.report.style import (
     stack,
     whole_rounds,
 )
-from fedfuse.tracking.records import Lesson
+from fedfuse.tracking.records import TeacherShare
 from fedfuse.tracking.run import SERVER, RunFolder
 
 # Height of one learner's bars where the next learner's begin at 1.
@@ -47,15 +47,15 @@ def teachers_down(run: RunFolder) -> Figure | None:
 
 
 def _teachers(run: RunFolder, direction: str) -> Figure | None:
-    panels: dict[tuple[str, str], list[Lesson]] = defaultdict(list)
-    for lesson in run.lessons:
-        if lesson.direction == direction:
-            panels[lesson.model, lesson.domain].append(lesson)
+    panels: dict[tuple[str, str], list[TeacherShare]] = defaultdict(list)
+    for share in run.teacher_shares:
+        if share.direction == direction:
+            panels[share.model, share.domain].append(share)
     learners = [m for m in (SERVER, *run.plotted) if m in {model for model, _ in panels}]
     if not learners:
         return None
     domains = [domain for domain in run.domains if domain in {domain for _, domain in panels}]
-    seen = {_teacher(run, lesson) for lessons in panels.values() for lesson in lessons}
+    seen = {_teacher(run, share) for shares in panels.values() for share in shares}
     teachers = [t for t in (SERVER, *run.plotted, OTHERS, "none") if t in seen]
     labels = {teacher: _teacher_label(run, teacher) for teacher in teachers}
     width = min(WIDTH, 2.2 + 1.9 * len(domains))
@@ -64,8 +64,8 @@ def _teachers(run: RunFolder, direction: str) -> Figure | None:
     grid = figure.subplots(1, len(domains), sharex=True, sharey=True, squeeze=False)
     for axes, domain in zip(grid.flat, domains, strict=True):
         for place, fuser in enumerate(learners):
-            lessons = panels.get((fuser, domain), [])
-            _teacher_strip(run, axes, len(learners) - 1.0 - place, lessons, teachers)
+            shares = panels.get((fuser, domain), [])
+            _teacher_strip(run, axes, len(learners) - 1.0 - place, shares, teachers)
         whole_rounds(axes)
         axes.set_title(shorten(domain, max(6, int(12 * (width - 2.2) / len(domains)))))
     _teacher_axis(run, grid[0][0], learners)
@@ -75,19 +75,19 @@ def _teachers(run: RunFolder, direction: str) -> Figure | None:
 
 
 def _teacher_strip(
-    run: RunFolder, axes: Axes, base: float, lessons: Sequence[Lesson], teachers: Sequence[str]
+    run: RunFolder, axes: Axes, base: float, shares: Sequence[TeacherShare], teachers: Sequence[str]
 ) -> None:
     """One learner's bars on one domain, between two lines: nothing and all of the samples."""
-    shares: dict[str, dict[int, float]] = {teacher: {} for teacher in teachers}
+    heights: dict[str, dict[int, float]] = {teacher: {} for teacher in teachers}
     # Of equal lines (a resumed run) the last counts.
-    latest = {(lesson.round, lesson.teacher): lesson for lesson in lessons}
-    for lesson in latest.values():
-        rounds = shares[_teacher(run, lesson)]
-        rounds[lesson.round] = rounds.get(lesson.round, 0.0) + STRIP * lesson.share
+    latest = {(share.round, share.teacher): share for share in shares}
+    for share in latest.values():
+        rounds = heights[_teacher(run, share)]
+        rounds[share.round] = rounds.get(share.round, 0.0) + STRIP * share.share
     for line in (base, base + STRIP):
         axes.axhline(line, color=MUTED, linewidth=0.7, alpha=0.5, zorder=0.5)
-    bottom = {lesson.round: base for lesson in latest.values()}
-    for teacher, rounds in shares.items():
+    bottom = {share.round: base for share in latest.values()}
+    for teacher, rounds in heights.items():
         stack(axes, bottom, rounds, _teacher_fill(run, teacher))
 
 
@@ -102,10 +102,10 @@ def _teacher_axis(run: RunFolder, axes: Axes, learners: Sequence[str]) -> None:
     axes.set_ylim(-0.03, len(learners) - 1 + STRIP + 0.03)
 
 
-def _teacher(run: RunFolder, lesson: Lesson) -> str:
+def _teacher(run: RunFolder, share: TeacherShare) -> str:
     """The teacher as the legend knows it."""
-    named = lesson.teacher in (SERVER, "none") or lesson.teacher in run.plotted
-    return lesson.teacher if named else OTHERS
+    named = share.teacher in (SERVER, "none") or share.teacher in run.plotted
+    return share.teacher if named else OTHERS
 
 
 def _teacher_fill(run: RunFolder, teacher: str) -> Fill:

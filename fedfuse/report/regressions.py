@@ -1,4 +1,4 @@
-"""What the federation made worse, what was taken back for it, and how selectors learned."""
+"""What the federation made worse, what was taken back for it, and how gates learned."""
 
 from __future__ import annotations
 
@@ -92,19 +92,19 @@ def taken_back_rows(run: RunFolder) -> list[TakenBackRow]:
 
 
 @plot
-def selectors(run: RunFolder) -> Figure | None:
-    """What each learned selector minimises, before and after each round's learning."""
-    models = [m for m in ("server", *run.plotted) if m in {fit.model for fit in run.fits}]
+def gates(run: RunFolder) -> Figure | None:
+    """What each learned gate minimises, before and after each round's learning."""
+    models = [m for m in ("server", *run.plotted) if m in {loss.model for loss in run.gate_losses}]
     if not models:
         return None
     labels = [shorten(run.name(model), 26) for model in models]
     figure = new_figure(WIDTH * 0.6, 3.0)
     axes = figure.subplots()
     for number, model in enumerate(models):
-        fits = sorted((f for f in run.fits if f.model == model), key=lambda f: f.round)
+        losses = sorted((f for f in run.gate_losses if f.model == model), key=lambda f: f.round)
         axes.plot(
-            [fit.round + part for fit in fits for part in (-0.4, 0.4)],
-            [value for fit in fits for value in (fit.before, fit.after)],
+            [loss.round + part for loss in losses for part in (-0.4, 0.4)],
+            [value for loss in losses for value in (loss.before, loss.after)],
             color=category_fill(number).colour,
             marker="o",
             markersize=3.5,

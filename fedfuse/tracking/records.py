@@ -48,8 +48,8 @@ class MessageLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """A line of selection.jsonl: the share of a domain's public samples one teacher taught a model.
+class TeacherShare:
+    """A line of teacher_shares.jsonl: share of a domain's public samples that one teacher taught.
 
     ``direction`` is "up" where the server learns, "down" where a client does; ``teacher`` may be
     "none".
@@ -64,9 +64,9 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """A line of selectors.jsonl: what a model's selector minimises before and after a round's
-    learning, on samples that it did not learn from, nats per label row.
+class GateLoss:
+    """A line of gates.jsonl: what a model's gate minimises before and after a round's learning, on
+    samples that it did not learn from, nats per label row.
     """
 
     round: int
@@ -132,9 +132,11 @@ def read_message(line: Fields) -> MessageLine:
     )
 
 
-def read_lesson(models: Collection[str], domains: Collection[str], line: Fields) -> Lesson:
-    """Check and type a line of selection.jsonl."""
-    return Lesson(
+def read_teacher_share(
+    models: Collection[str], domains: Collection[str], line: Fields
+) -> TeacherShare:
+    """Check and type a line of teacher_shares.jsonl."""
+    return TeacherShare(
         round=line.integer("round"),
         direction=line.one_of("direction", ("up", "down")),
         model=line.one_of("model", models),
@@ -145,9 +147,9 @@ def read_lesson(models: Collection[str], domains: Collection[str], line: Fields)
     )
 
 
-def read_fit(models: Collection[str], line: Fields) -> Fit:
-    """Check and type a line of selectors.jsonl."""
-    return Fit(
+def read_gate_loss(models: Collection[str], line: Fields) -> GateLoss:
+    """Check and type a line of gates.jsonl."""
+    return GateLoss(
         round=line.integer("round"),
         model=line.one_of("model", models),
         before=line.number("before"),

@@ -26,16 +26,16 @@ from fedfuse.tracking.json_fields import Fields, clean, read_lines, read_object
 from fedfuse.tracking.records import (
     STAGES,
     Event,
-    Fit,
-    Lesson,
+    GateLoss,
     MessageLine,
     Metric,
+    TeacherShare,
     Verdict,
     read_event,
-    read_fit,
-    read_lesson,
+    read_gate_loss,
     read_message,
     read_metric,
+    read_teacher_share,
     read_verdict,
 )
 
@@ -78,8 +78,8 @@ class RunFolder:
     status: str
     metrics: list[Metric]
     messages: list[MessageLine]
-    lessons: list[Lesson]
-    fits: list[Fit]
+    teacher_shares: list[TeacherShare]
+    gate_losses: list[GateLoss]
     verdicts: list[Verdict]
     events: list[Event]
     prompts: list[PromptLine]
@@ -265,8 +265,10 @@ def read_run(folder: Path | str) -> RunFolder:
         status=fields.one_of("status", ("running", "finished", "failed")),
         metrics=read_lines(folder / "metrics.jsonl", partial(read_metric, models, domains)),
         messages=read_lines(folder / "messages.jsonl", read_message),
-        lessons=read_lines(folder / "selection.jsonl", partial(read_lesson, models, domains)),
-        fits=read_lines(folder / "selectors.jsonl", partial(read_fit, models)),
+        teacher_shares=read_lines(
+            folder / "teacher_shares.jsonl", partial(read_teacher_share, models, domains)
+        ),
+        gate_losses=read_lines(folder / "gates.jsonl", partial(read_gate_loss, models)),
         verdicts=read_lines(folder / "verdicts.jsonl", partial(read_verdict, models)),
         events=read_lines(folder / "events.jsonl", read_event),
         prompts=read_lines(folder / "prompts.jsonl", partial(read_prompt, models)),

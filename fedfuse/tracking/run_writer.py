@@ -28,7 +28,7 @@ from fedfuse.tracking.logs import now
 PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
 # What a round found out: a resumed run finds it out again. (What messages cost was spent.)
 FINDINGS = (
-    *("metrics.jsonl", "selection.jsonl", "selectors.jsonl", "verdicts.jsonl"),
+    *("metrics.jsonl", "teacher_shares.jsonl", "gates.jsonl", "verdicts.jsonl"),
     *("prompts.jsonl", "aggregations.jsonl"),
 )
 HISTORY = ("messages.jsonl", "events.jsonl")
@@ -183,10 +183,10 @@ class RunWriter:
             },
         )
 
-    def selection(
+    def teacher_shares(
         self, server_round: int, direction: str, model: str, shares: Mapping[tuple[str, str], float]
     ) -> None:
-        """One line per (domain, teacher) in selection.jsonl.
+        """One line per (domain, teacher) in teacher_shares.jsonl.
 
         Raises:
             FedfuseError: for a domain that the run's data does not have, or a share outside [0, 1].
@@ -198,15 +198,16 @@ class RunWriter:
         for (domain, teacher), share in shares.items():
             line = {"round": server_round, "direction": direction, "model": model}
             self._append(
-                "selection.jsonl", line | {"domain": domain, "teacher": teacher, "share": share}
+                "teacher_shares.jsonl",
+                line | {"domain": domain, "teacher": teacher, "share": share},
             )
 
-    def selector(self, server_round: int, model: str, before: float, after: float) -> None:
-        """One line in selectors.jsonl: what a model's selector minimises, on samples that it did
+    def gate_loss(self, server_round: int, model: str, before: float, after: float) -> None:
+        """One line in gates.jsonl: what a model's gate minimises, on samples that it did
         not learn from, before and after the round's learning, nats per label row.
         """
         line = {"round": server_round, "model": model, "before": before, "after": after}
-        self._append("selectors.jsonl", line)
+        self._append("gates.jsonl", line)
 
     def verdict(
         self, server_round: int, model: str, *, keep: bool, changes: Mapping[str, float]

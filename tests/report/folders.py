@@ -49,8 +49,8 @@ def write_folder(
     metrics = _metrics(ids, own, floors, rounds, stages, accuracy)
     write_lines(folder / "metrics.jsonl", metrics)
     write_lines(folder / "messages.jsonl", _message_log(ids, rounds, failing))
-    write_lines(folder / "selection.jsonl", _selection(ids, own, rounds, domains))
-    write_lines(folder / "selectors.jsonl", _fits(ids, rounds))
+    write_lines(folder / "teacher_shares.jsonl", _teacher_shares(ids, own, rounds, domains))
+    write_lines(folder / "gates.jsonl", _gate_losses(ids, rounds))
     return folder
 
 
@@ -110,7 +110,7 @@ def _metrics(
     return lines
 
 
-def _fits(ids: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+def _gate_losses(ids: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     return [
         {"round": r, "model": model, "before": 2 - 0.2 * r, "after": 1.9 - 0.2 * r}
         for r in range(1, rounds + 1)
@@ -139,7 +139,7 @@ def _message_log(ids: Sequence[str], rounds: int, failing: str | None) -> list[d
     return lines
 
 
-def _selection(
+def _teacher_shares(
     ids: Sequence[str], own: Mapping[str, str], rounds: int, domains: Sequence[str]
 ) -> list[dict[str, Any]]:
     lines = []

@@ -66,7 +66,7 @@ AGGREGATIONS = [
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     place = write_folder(tmp_path / "run", clients=2, rounds=2, domains=["mood"], floor=False)
-    for name in ("metrics", "selection", "selectors"):
+    for name in ("metrics", "teacher_shares", "gates"):
         (place / f"{name}.jsonl").unlink()
     write_lines(place / "prompts.jsonl", PROMPTS)
     write_lines(place / "aggregations.jsonl", AGGREGATIONS)

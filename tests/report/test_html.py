@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
     @property
     def sections(self) -> set[str]:
-        known = {"results", "curves", "domains", "harm", "teachers", "selectors", "messages"}
+        known = {"results", "curves", "domains", "harm", "teachers", "gates", "messages"}
         return (known | {"failures", "settings"}) & self.text.keys()
 
 
@@ -84,11 +84,11 @@ def test_the_path_and_nothing_else_is_left(folder: Path, page: Page) -> None:
         "domains",
         "harm",
         "teachers",
-        "selectors",
+        "gates",
         "messages",
         "settings",
     }
-    lines = {"metrics.jsonl", "messages.jsonl", "selection.jsonl", "selectors.jsonl"}
+    lines = {"metrics.jsonl", "messages.jsonl", "teacher_shares.jsonl", "gates.jsonl"}
     files = {"config.json", *lines, "report.html"}
     assert {path.name for path in folder.iterdir()} == files
 
@@ -195,8 +195,8 @@ def test_without_baselines(tmp_path: Path) -> None:
 def test_a_run_that_just_began(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, stages=(), status="running")
     (folder / "messages.jsonl").unlink()
-    (folder / "selection.jsonl").unlink()
-    (folder / "selectors.jsonl").unlink()
+    (folder / "teacher_shares.jsonl").unlink()
+    (folder / "gates.jsonl").unlink()
     page = Page(write_report(folder))
     assert page.sections == {"settings"}
     assert "svg" not in page.tags

@@ -1,4 +1,4 @@
-"""What got worse, what was taken back, and how selectors learned, as a report tells it."""
+"""What got worse, what was taken back, and how gates learned, as a report tells it."""
 
 from __future__ import annotations
 
@@ -84,15 +84,17 @@ def test_lines_are_checked(small: Path) -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, "run", {"seed": 0})
     writer.describe(models={"server": "m"}, domains=["bank"], names={"server": "server"})
-    writer.selector(1, "server", 2.0, 1.5)
+    writer.gate_loss(1, "server", 2.0, 1.5)
     writer.verdict(1, "server", keep=False, changes={"": 0.1, "bank": 0.2})
     run = read_run(writer.folder)
-    assert [(f.round, f.model, f.before, f.after) for f in run.fits] == [(1, "server", 2.0, 1.5)]
+    assert [(f.round, f.model, f.before, f.after) for f in run.gate_losses] == [
+        (1, "server", 2.0, 1.5)
+    ]
     assert [(v.keep, v.changes) for v in run.verdicts] == [(False, {"": 0.1, "bank": 0.2})]
     with pytest.raises(FedfuseError, match="domain 'cour': allowed: bank"):
         writer.verdict(1, "server", keep=False, changes={"cour": 0.1})
 
 
 def test_selectors_are_drawn(run: RunFolder, svgs: dict[str, str]) -> None:
-    assert "nats/row" in svgs["selectors"]
-    assert json.dumps(run.name("0"))[1:-1] in svgs["selectors"]
+    assert "nats/row" in svgs["gates"]
+    assert json.dumps(run.name("0"))[1:-1] in svgs["gates"]

@@ -44,7 +44,7 @@ def events(folder: Path) -> list[tuple[int, str, str]]:
 
 def heard(folder: Path, server_round: int) -> set[str]:
     """The clients whose knowledge was looked at in a round."""
-    found = lines(folder, "selection")
+    found = lines(folder, "teacher_shares")
     return {x["teacher"] for x in found if (x["direction"], x["round"]) == ("up", server_round)}
 
 
@@ -119,7 +119,7 @@ def test_a_node_that_was_started_again_remembers(
     died = federate(tmp_path / "died", **TWO)
     [error] = errors(died)
     assert error == (EVALUATE, "1", "no reply within 0.2 s")
-    for name in ("metrics.jsonl", "selection.jsonl"):
+    for name in ("metrics.jsonl", "teacher_shares.jsonl"):
         assert (died / name).read_text() == (late / name).read_text()
 
 
@@ -166,7 +166,7 @@ def test_a_second_reply_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plain = federate(tmp_path / "plain", **TWO)
     among(monkeypatch, {(r, p, 1): "twice" for r in (0, 1, 2) for p in (REGISTER, LOCAL, EVALUATE)})
     twice = federate(tmp_path / "twice", **TWO)
-    for name in ("metrics.jsonl", "selection.jsonl"):
+    for name in ("metrics.jsonl", "teacher_shares.jsonl"):
         assert (twice / name).read_text() == (plain / name).read_text()
     assert len(lines(twice, "messages")) == len(lines(plain, "messages"))
 

@@ -96,7 +96,7 @@ def test_llm2slm_teaches_the_clients_and_not_the_server(tmp_path: Path) -> None:
         assert len({(x["loss"], x["accuracy"]) for x in line}) == 1
     message_log = lines(folder, "messages")
     assert [x["client"] for x in message_log if x["phase"] == "train.distill"] == ["0", "1"] * 2
-    assert {x["direction"] for x in lines(folder, "selection")} == {"down"}
+    assert {x["direction"] for x in lines(folder, "teacher_shares")} == {"down"}
     up = [x["received_bytes"] for x in message_log if x["phase"] == "train.local"]
     down = [x["sent_bytes"] for x in message_log if x["phase"] == "train.distill"]
     assert max(up) < 1000 < min(down)
@@ -113,7 +113,7 @@ def test_an_own_strategy_selects(plugin: str, tmp_path: Path) -> None:
     folder = federate(tmp_path, **SHORT, strategy=f"{plugin}:LastClientOnly")
     up = {
         (x["domain"], x["teacher"]): x["share"]
-        for x in lines(folder, "selection")
+        for x in lines(folder, "teacher_shares")
         if x["direction"] == "up" and x["share"]
     }
     assert up == {(domain, "1"): 1.0 for domain in about(folder)["domains"]}

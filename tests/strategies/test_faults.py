@@ -59,7 +59,7 @@ def errors(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def teachers(folder: Path) -> set[str]:
-    return {x["teacher"] for x in lines(folder, "selection") if x["direction"] == "up"}
+    return {x["teacher"] for x in lines(folder, "teacher_shares") if x["direction"] == "up"}
 
 
 def damaged(edit: Callable[[np.ndarray], np.ndarray]) -> Deed:
@@ -182,12 +182,14 @@ def no_scores(kind: str, reply: Message) -> None:
         del reply.content["metrics"]
 
 
-def no_selection(kind: str, reply: Message) -> None:
+def no_teacher_shares(kind: str, reply: Message) -> None:
     if kind == "train.distill":
-        del reply.content["selection"]
+        del reply.content["teacher-shares"]
 
 
-@pytest.mark.parametrize("deed", [bad_scores, no_scores, no_selection, loses_knowledge_of_metrics])
+@pytest.mark.parametrize(
+    "deed", [bad_scores, no_scores, no_teacher_shares, loses_knowledge_of_metrics]
+)
 def test_a_reply_without_its_numbers_does_not_end_the_run(deed: Deed, tmp_path: Path) -> None:
     folder = federate(tmp_path, app=sabotage({1: deed}), **SHORT)
     assert {client for _, client, _ in errors(folder)} == {"1"}

@@ -74,7 +74,7 @@ def test_every_message_is_written_down(finished: Path) -> None:
 
 def test_shares_of_teachers_sum_to_one(finished: Path) -> None:
     sums: dict[tuple[object, ...], float] = {}
-    for line in lines(finished, "selection"):
+    for line in lines(finished, "teacher_shares"):
         key = (line["round"], line["direction"], line["model"], line["domain"])
         sums[key] = sums.get(key, 0.0) + line["share"]
     domains = about(finished)["domains"]
@@ -128,7 +128,9 @@ def test_one_seed_gives_one_result_and_another_another(finished: Path, tmp_path:
     again = federate(tmp_path, name="again", seed=3)
     other = federate(tmp_path, name="other", seed=4, baselines=False)
     assert (again / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
-    assert (again / "selection.jsonl").read_text() == (finished / "selection.jsonl").read_text()
+    assert (again / "teacher_shares.jsonl").read_text() == (
+        finished / "teacher_shares.jsonl"
+    ).read_text()
     measured = [
         [line["loss"] for line in lines(run, "metrics") if line["stage"] == "zero-shot"]
         for run in (finished, other)

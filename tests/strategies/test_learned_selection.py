@@ -36,7 +36,7 @@ def fedfuse(tmp_path_factory: pytest.TempPathFactory, tiny_builtin: object) -> P
 
 
 def test_both_sides_learn_whom_to_trust(fedfuse: Path) -> None:
-    noted = lines(fedfuse, "selectors")
+    noted = lines(fedfuse, "gates")
     assert [(x["round"], x["model"]) for x in noted] == [
         (number, model) for number in (1, 2) for model in ("server", "0", "1")
     ]
@@ -44,7 +44,7 @@ def test_both_sides_learn_whom_to_trust(fedfuse: Path) -> None:
     for model in ("server", "0", "1"):
         first, second = (x for x in noted if x["model"] == model)
         assert first["before"] != second["before"]
-    assert {x["direction"] for x in lines(fedfuse, "selection")} == {"up", "down"}
+    assert {x["direction"] for x in lines(fedfuse, "teacher_shares")} == {"up", "down"}
 
 
 def test_the_selector_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
@@ -61,8 +61,8 @@ def test_the_selector_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
 
 def test_one_seed_gives_one_selection(fedfuse: Path, tmp_path: Path) -> None:
     again = federate(tmp_path, **SHORT, strategy="fedfuse")
-    assert lines(again, "selectors") == lines(fedfuse, "selectors")
-    assert lines(again, "selection") == lines(fedfuse, "selection")
+    assert lines(again, "gates") == lines(fedfuse, "gates")
+    assert lines(again, "teacher_shares") == lines(fedfuse, "teacher_shares")
 
 
 def test_a_client_keeps_what_it_told_of_its_prompts(
@@ -88,8 +88,8 @@ def test_a_client_keeps_what_it_told_of_its_prompts(
 
 def test_fusion_x_learns_on_the_server_alone(tmp_path: Path) -> None:
     folder = federate(tmp_path, **{**SHORT, "rounds": 1}, strategy="fusion-x")
-    assert [x["model"] for x in lines(folder, "selectors")] == ["server"]
-    shares = [x["share"] for x in lines(folder, "selection") if x["direction"] == "down"]
+    assert [x["model"] for x in lines(folder, "gates")] == ["server"]
+    shares = [x["share"] for x in lines(folder, "teacher_shares") if x["direction"] == "down"]
     # DualMinCE: each of twelve samples wholly or not.
     assert all(12 * share == pytest.approx(round(12 * share), abs=1e-4) for share in shares)
 

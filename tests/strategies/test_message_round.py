@@ -147,7 +147,7 @@ def test_results_do_not_depend_on_who_was_quicker(
         for run in (first, last)
     ]
     assert order[0] != order[1]
-    for name in ("metrics", "selection"):
+    for name in ("metrics", "teacher_shares"):
         path = f"{name}.jsonl"
         assert (first / path).exists() == (last / path).exists()
         if (first / path).exists():

@@ -49,10 +49,10 @@ class TestWhatIsRead:
 
     def test_a_run_that_just_began(self, tmp_path: Path) -> None:
         write_folder(tmp_path, status="running")
-        for name in ("metrics", "messages", "selection"):
+        for name in ("metrics", "messages", "teacher_shares"):
             (tmp_path / f"{name}.jsonl").unlink()
         run = read_run(tmp_path)
-        assert (run.metrics, run.messages, run.lessons) == ([], [], [])
+        assert (run.metrics, run.messages, run.teacher_shares) == ([], [], [])
         assert (run.rounds, run.measured, run.overall("server", "federated")) == (0, [], None)
 
     def test_names_become_one_printable_line(self) -> None:
@@ -167,9 +167,9 @@ class TestRefused:
             ("messages", {"seconds": None}, "'seconds' is None"),
             ("messages", {"phase": 3}, "'phase' is 3; allowed: text"),
             ("messages", {"error": 3}, "'error' is 3; allowed: text"),
-            ("selection", {"direction": "across"}, "allowed: 'up', 'down'"),
-            ("selection", {"teacher": "nobody"}, "'teacher' is 'nobody'"),
-            ("selection", {"share": 1.5}, "'share' is 1.5"),
+            ("teacher_shares", {"direction": "across"}, "allowed: 'up', 'down'"),
+            ("teacher_shares", {"teacher": "nobody"}, "'teacher' is 'nobody'"),
+            ("teacher_shares", {"share": 1.5}, "'share' is 1.5"),
         ],
     )
     def test_line(self, tmp_path: Path, name: str, changes: dict[str, Any], message: str) -> None:

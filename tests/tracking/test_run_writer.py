@@ -77,8 +77,8 @@ def test_lines_are_whole_and_in_order(tmp_path: Path) -> None:
     run.message(1, "train.local", "0", sent_bytes=3, error="late")
     [line] = read(run, "messages")
     assert (line["sent_bytes"], line["received_bytes"], line["error"]) == (3, 0, "late")
-    run.selection(1, "up", "server", {("a", "none"): 1.0})
-    [line] = read(run, "selection")
+    run.teacher_shares(1, "up", "server", {("a", "none"): 1.0})
+    [line] = read(run, "teacher_shares")
     assert (line["domain"], line["teacher"], line["share"]) == ("a", "none", 1.0)
 
 
@@ -93,11 +93,11 @@ def test_an_invented_domain_or_share_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FedfuseError, match="domain 'moon': allowed: bank"):
         run.scores("federated", 1, "0", {"moon": Score(0.1, None, 3)})
     with pytest.raises(FedfuseError, match="domain 'moon'"):
-        run.selection(1, "down", "0", {("moon", "server"): 1.0})
+        run.teacher_shares(1, "down", "0", {("moon", "server"): 1.0})
     with pytest.raises(FedfuseError, match=r"share = 1\.5: allowed: 0 to 1"):
-        run.selection(1, "down", "0", {("bank", "server"): 1.5})
+        run.teacher_shares(1, "down", "0", {("bank", "server"): 1.5})
     assert not (run.folder / "metrics.jsonl").exists()
-    assert not (run.folder / "selection.jsonl").exists()
+    assert not (run.folder / "teacher_shares.jsonl").exists()
 
 
 def test_a_run_that_is_reopened_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_run_that_is_reopened_goes_back_to_its_checkpoint(tmp_path: Path) -> N
     sizes = first.sizes()
     assert sizes.keys() == {"metrics.jsonl"}
     first.scores("federated", 2, "server", {"a": Score(2.0, None, 3)})
-    first.selection(2, "up", "server", {("a", "none"): 1.0})
+    first.teacher_shares(2, "up", "server", {("a", "none"): 1.0})
     first.message(2, "evaluate", "0")
     with (first.folder / "messages.jsonl").open("a") as file:
         file.write('{"round": 3, "pha')  # The power failed.
@@ -117,7 +117,7 @@ def test_a_run_that_is_reopened_goes_back_to_its_checkpoint(tmp_path: Path) -> N
     again.cut(sizes)
     metrics = (again.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in metrics] == [1]
-    assert (again.folder / "selection.jsonl").read_text() == ""
+    assert (again.folder / "teacher_shares.jsonl").read_text() == ""
     message_log = (again.folder / "messages.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in message_log] == [1, 2]
     again.add(models={"0": "n"}, names={"0": "zero"})
