@@ -58,7 +58,7 @@ class Work:
     def jobs(self, private: Any) -> dict[str, Callable[[], Any]]:
         """By name."""
         k = self.config.knowledge.k
-        settings = self.config.selector.settings()
+        settings = self.config.gate
         selectors = iter([LearnedGate(settings, seed=0) for _ in range(99)])
         stats = self.stats()
         weights = LearnedGate(settings, seed=0)(stats)

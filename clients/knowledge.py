@@ -238,7 +238,7 @@ class DistillationClient:
     def _rule(self, named: NamedRule) -> Rule:
         """The rule as the last message left it."""
         seed = derive_seed(self.config, "selector", self.partition)
-        rule, kept = named.make(self.config.selector.settings(), seed), self._state.get(RULE)
+        rule, kept = named.make(self.config.gate, seed), self._state.get(RULE)
         if isinstance(rule, LearningRule) and isinstance(kept, ArrayRecord):
             rule.load(record_to_arrays(kept))
         return rule

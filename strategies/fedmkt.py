@@ -63,9 +63,7 @@ class FedMKT(ModelStrategy):
                 f"knowledge.public-share = {share}: expected 1 with the rule {learning[0]!r}, "
                 "which needs the same samples in every round"
             )
-        self.rule = server.make(
-            self.config.selector.settings(), derive_seed(self.config, SERVER, "selector")
-        )
+        self.rule = server.make(self.config.gate, derive_seed(self.config, SERVER, "selector"))
         self.reads_contexts = self.reads_contexts or server.reads_contexts
         self.held = Held(session.run.folder / SERVER / "held")
         # With freshness: what clients were last told, and the digest of what each of them holds.
@@ -241,8 +239,8 @@ class FedMKT(ModelStrategy):
                 keep, changes = messages.unpack_acceptance(reply.content)
                 self.session.run.verdict(server_round, client, keep=keep, changes=changes)
             if self.clients_by.learns:
-                signal = messages.unpack_gate_loss(reply.content)
-                self.session.run.gate_loss(server_round, client, *signal)
+                before, after = messages.unpack_gate_loss(reply.content)
+                self.session.run.gate_loss(server_round, client, before, after)
             return loss
 
         return mean_loss([loss for _, loss in self.accept(server_round, replies, note)])

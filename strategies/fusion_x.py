@@ -3,7 +3,7 @@
 Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
 2505.23844.
 
-Differs from the paper: see ``fedfuse.fusion.gating.learned_gate``; the paper's network, signal,
+Differs from the paper: see ``fedfuse.fusion.gating.learned_gate``; the paper's network, loss,
 threshold and feedback can be chosen in the run config.
 """
 

@@ -43,8 +43,8 @@ SMALL: Mapping[str, Scalar] = {
     "server-distill.batch-size": 4,
     "client-distill.steps": 2,
     "client-distill.batch-size": 4,
-    "selector.steps": 2,
-    "selector.folds": 2,
+    "gate.steps": 2,
+    "gate.folds": 2,
     "knowledge.k": 8,
     "knowledge.freshness": 0.01,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fedfuse.config.gate import LABEL_FREE, GateConfig
+from fedfuse.config.gate import FEATURES, LABEL_FREE, GateConfig
 from fedfuse.fusion.rules import Rule, find_rule, oracle
 
 if TYPE_CHECKING:
@@ -35,10 +35,8 @@ class Variant:
 
 
 BASE = GateConfig()
-# The paper's: its network, threshold and beta, its training signal, without folds.
-PAPER = GateConfig(
-    network="perceptron", signal="distillation", threshold=0.15, feedback=0.5, folds=1
-)
+# The paper's: its network, threshold and beta, its training loss, without folds.
+PAPER = GateConfig(network="perceptron", loss="distillation", threshold=0.15, feedback=0.5, folds=1)
 
 
 def rule(name: str, gate: GateConfig = BASE) -> Variant:
@@ -49,6 +47,11 @@ def rule(name: str, gate: GateConfig = BASE) -> Variant:
 def learned(gate: GateConfig) -> Variant:
     """The learned gate."""
     return rule("learned-gate", gate)
+
+
+def features(*names: str) -> GateConfig:
+    """The gate with other features."""
+    return replace(BASE, features=", ".join(names))
 
 
 def all_knowing(trial: Trial) -> Rule:
@@ -82,15 +85,15 @@ ABLATIONS: dict[str, Variant] = {
     "labels-only": Variant(None),
     "avg-ce": rule("avg-ce"),
     "paper": learned(PAPER),
-    "paper-network": learned(replace(PAPER, signal="labels", folds=BASE.folds)),
-    "paper-signal": learned(replace(BASE, signal="distillation")),
+    "paper-network": learned(replace(PAPER, loss="labels", folds=BASE.folds)),
+    "paper-loss": learned(replace(BASE, loss="distillation")),
     "no-folds": learned(replace(BASE, folds=1)),
-    "with-reward": learned(replace(BASE, features=(*LABEL_FREE, "reward"))),
-    "per-row": learned(replace(BASE, unit="row")),
+    "with-label-likelihood": learned(features(*FEATURES)),
+    "per-row": learned(replace(BASE, granularity="row")),
     **{f"feedback-{b:g}": learned(replace(BASE, feedback=b)) for b in (0.0, 0.5)},
     **{f"threshold-{t:g}": learned(replace(BASE, threshold=t)) for t in (0.0, 0.15, 0.5)},
     **{
-        f"no-{name}": learned(replace(BASE, features=tuple(f for f in LABEL_FREE if f != name)))
+        f"no-{name}": learned(features(*(f for f in LABEL_FREE if f != name)))
         for name in LABEL_FREE
     },
 }

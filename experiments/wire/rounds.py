@@ -20,7 +20,7 @@ from fedfuse.tracking.run import RunFolder
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "wire.md"
-# A learned selector needs all of the public set in every round.
+# A learned gate needs all of the public set in every round.
 FEDMKT = ("--set", "strategy=fedmkt")
 VARIANTS = {
     "everything": (),

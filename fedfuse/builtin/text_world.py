@@ -46,7 +46,7 @@ class WorldSize:
     Attributes:
         private: for the domain's clients together.
         public: in the set that everyone holds.
-        holdout: for selectors and gates.
+        holdout: for the acceptance test.
         test_repeats: test sentences per entity; answers are drawn systematically from the entity's
             row.
         questions: multiple-choice questions.

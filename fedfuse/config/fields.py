@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import field
+from collections.abc import Sequence
+from dataclasses import Field, field, fields
 from math import isfinite
 from typing import Any
+
+from fedfuse.errors import FedfuseError
 
 
 def between(
@@ -42,11 +45,40 @@ def name_of_variable() -> Any:
     return field(default="", metadata={"allowed": allowed, "check": check, "hidden": True})
 
 
+def words(default: Sequence[str], choices: Sequence[str]) -> Any:
+    """One or more words out of a fixed list, joined by commas."""
+
+    def check(value: str) -> bool:
+        names = {name.strip() for name in value.split(",") if name.strip()}
+        return bool(names) and names <= set(choices)
+
+    metadata = {"allowed": f"one or more of {', '.join(choices)}", "check": check}
+    return field(default=", ".join(default), metadata=metadata)
+
+
 def internal(default: Any) -> Any:
-    """A value for Python callers that is no key of the run config."""
+    """A value, or a field of one, for Python callers that is no key of the run config."""
+    if isinstance(default, Field):
+        return field(default=default.default, metadata=default.metadata | {"internal": True})
     return field(default=default, metadata={"internal": True})
 
 
 def inline(default: Any) -> Any:
     """A dataclass whose fields are keys of the section that holds it."""
     return field(default=default, metadata={"inline": True})
+
+
+def check_fields(config: Any, name: str) -> None:
+    """Check each field of a dataclass whose allowed values are known.
+
+    Raises:
+        FedfuseError: naming the config and every value that is not allowed.
+    """
+    given = [(item, getattr(config, item.name)) for item in fields(config)]
+    wrong = [
+        f"{item.name.replace('_', '-')}: expected {item.metadata['allowed']}, got {value!r}"
+        for item, value in given
+        if "check" in item.metadata and not item.metadata["check"](value)
+    ]
+    if wrong:
+        raise FedfuseError(f"{name}: " + "; ".join(wrong))

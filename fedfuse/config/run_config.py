@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from fedfuse.config.feddtpt import BlackBoxConfig, PromptsConfig
 from fedfuse.config.fields import between, one_of, text
+from fedfuse.config.gate import GateConfig
 from fedfuse.config.renamed import renamed
 from fedfuse.config.sections import (
     ClientDistillConfig,
@@ -22,7 +23,6 @@ from fedfuse.config.sections import (
     FusionConfig,
     KnowledgeConfig,
     ModelConfig,
-    SelectorConfig,
     ServerDistillConfig,
 )
 from fedfuse.config.training import TrainingConfig
@@ -81,7 +81,7 @@ class RunConfig:
     client_distill: ClientDistillConfig = field(default_factory=ClientDistillConfig)
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
-    selector: SelectorConfig = field(default_factory=SelectorConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     black_box: BlackBoxConfig = field(default_factory=BlackBoxConfig)
 
@@ -155,10 +155,6 @@ def _contradictions(config: RunConfig) -> list[str]:
             box.http_settings()
         except FedfuseError as error:
             found.append(f"black-box: {error}")
-    try:
-        config.selector.settings()
-    except FedfuseError as error:
-        found.append(f"selector.features = {config.selector.features!r}: {error}")
     return found
 
 

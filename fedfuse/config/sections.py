@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedfuse.config.fields import between, inline, one_of, text
-from fedfuse.config.gate import NETWORKS, SIGNALS, UNITS, GateConfig
 from fedfuse.config.training import AUTOCAST, Objective, TrainingConfig
 
-SELECTOR = GateConfig()
 # The data source that is made on the spot.
 BUILTIN_DATA = "builtin"
 
@@ -25,7 +23,7 @@ class DataConfig:
         alpha: concentration of the Dirichlet partition; small is skewed.
         private: private samples per domain.
         public: public samples per domain; the labelled set that everyone holds.
-        holdout: held-out samples per domain for selectors and gates.
+        holdout: held-out samples per domain for the acceptance test.
         test: test samples per domain (built-in: repeats per entity).
         questions: multiple-choice questions per domain.
         template: prompt template of real records, such as ``{question} Answer:``; empty for the
@@ -145,47 +143,3 @@ class FusionConfig:
 
     server_rule: str = text("", empty=True)
     client_rule: str = text("", empty=True)
-
-
-@dataclass(frozen=True, slots=True)
-class SelectorConfig:
-    """The selector of ``fusion-x`` and ``fedfuse`` that learns whom to trust.
-
-    Attributes:
-        network: ``equivariant`` takes any number of candidates; ``perceptron`` is the paper's.
-        signal: what it learns from: the ``labels``' likelihood under the mixture, or the paper's
-            ``distillation`` loss.
-        features: what it sees of a candidate, joined by commas.
-        unit: weights for each ``sample``, or for each label ``row``.
-        folds: of the cross-fitting; 1 weighs samples by a gate that learned from their labels.
-        threshold: tau: candidates with less trust are dropped.
-        feedback: beta of the loss that keeps all candidates in use.
-        steps: of its optimizer in a round.
-    """
-
-    network: str = one_of(SELECTOR.network, *NETWORKS)
-    signal: str = one_of(SELECTOR.signal, *SIGNALS)
-    features: str = text(", ".join(SELECTOR.features))
-    unit: str = one_of(SELECTOR.unit, *UNITS)
-    folds: int = between(SELECTOR.folds, 1)
-    threshold: float = between(SELECTOR.threshold, 0, 0.99)
-    feedback: float = between(SELECTOR.feedback, 0)
-    steps: int = between(SELECTOR.steps, 0)
-
-    def settings(self) -> GateConfig:
-        """What the selector is told.
-
-        Raises:
-            FedfuseError: for a feature that does not exist.
-        """
-        features = tuple(name.strip() for name in self.features.split(",") if name.strip())
-        return GateConfig(
-            network=self.network,
-            signal=self.signal,
-            features=features,
-            unit=self.unit,
-            folds=self.folds,
-            threshold=self.threshold,
-            feedback=self.feedback,
-            steps=self.steps,
-        )

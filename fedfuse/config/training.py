@@ -6,10 +6,9 @@ warm-up, gradient clipping; the learning rate falls along a cosine within one ph
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from fedfuse.config.fields import between, internal, one_of
-from fedfuse.errors import FedfuseError
+from fedfuse.config.fields import between, check_fields, internal, one_of
 
 DIVERGENCES = ("cross-entropy", "forward-kl", "reverse-kl")
 # Precision of matrix products in a forward pass; "none" leaves it to the weights.
@@ -36,14 +35,7 @@ class Objective:
     temperature: float = between(1.0, 0, above=True)
 
     def __post_init__(self) -> None:
-        given = [(item, getattr(self, item.name)) for item in fields(self)]
-        wrong = [
-            f"{item.name.replace('_', '-')}: expected {item.metadata['allowed']}, got {value!r}"
-            for item, value in given
-            if not item.metadata["check"](value)
-        ]
-        if wrong:
-            raise FedfuseError("objective: " + "; ".join(wrong))
+        check_fields(self, "objective")
 
 
 @dataclass(frozen=True, slots=True)

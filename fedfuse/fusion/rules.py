@@ -28,7 +28,7 @@ from numpy import ndarray
 
 from fedfuse.config.gate import GateConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion.gating.learned_gate import Fit, LearnedGate
+from fedfuse.fusion.gating.learned_gate import GateUpdate, LearnedGate
 from fedfuse.fusion.gating.networks import BatchedPerceptron, dynamic_selection
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.fusion.weights import RowWeights, Weights, zero_if_only_self
@@ -42,10 +42,10 @@ class LearningRule(Protocol):
     """A rule that learns from round to round.
 
     Attributes:
-        last: what the last call's learning came to; None before the first.
+        last: result of the last call's learning; None before the first.
     """
 
-    last: Fit | None
+    last: GateUpdate | None
 
     def __call__(self, stats: StackedStats) -> ndarray:
         """Learn from a round's evidence, then weigh."""

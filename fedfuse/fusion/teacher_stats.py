@@ -4,7 +4,7 @@ Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Agg
 2505.23844 (Fusion-X): a candidate's score on a sample is ``r_n = exp(-CE_n)``.
 
 Differs from the paper: beside that score, which is a single noisy label's, there is evidence that
-needs no label: loss on the prompt, entropy, margin and kept mass of the distribution. CE_n is that
+needs no label: loss on the context, entropy, margin and kept mass of the distribution. CE_n is that
 of the translated distribution on the learning model's own label rows, nats per row, so that
 candidates of any tokenizer are judged on one set of tokens.
 
@@ -41,9 +41,9 @@ class TeacherStats:
         entropy: ``[T]`` nats, over the kept entries and the tail as one class.
         margin: ``[T]`` largest probability less the second largest, in [0, 1].
         kept_mass: ``[T]`` probability of the kept entries together, in [0, 1].
-        student_nats: ``[T]`` cross-entropy of the learning model's own distribution against this
-            one, over the kept entries and the tail, nats.
-        prompt_loss: ``[N]`` nats per byte of prompt, NaN where unknown.
+        cross_entropy_to_student: ``[T]`` cross-entropy of the learning model's own distribution
+            against this one, over the kept entries and the tail, nats.
+        context_loss: ``[N]`` nats per byte of context, NaN where unknown.
 
     Rows that are not usable hold zeros.
     """
@@ -65,9 +65,9 @@ class StackedStats:
     Attributes:
         offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
         loss: ``[N, C]`` nats per byte of answer.
-        usable, label_logprob, entropy, margin, kept_mass, student_nats: ``[T, C]``, see
+        usable, label_logprob, entropy, margin, kept_mass, cross_entropy_to_student: ``[T, C]``, see
             ``TeacherStats``.
-        prompt_loss: ``[N, C]`` nats per byte of prompt, NaN where unknown.
+        context_loss: ``[N, C]`` nats per byte of context, NaN where unknown.
         state: ``[N, d]`` pooled hidden state of the learning model (``view_contexts``), or None.
     """
 
@@ -183,7 +183,7 @@ def compute_stats(
         label: ``[T]`` label tokens of the learning model's rows.
         vocab_size: of the learning model.
         loss: ``[N]`` the candidate's, nats per byte.
-        prompt_loss: ``[N]`` the candidate's, nats per byte; None where nobody told.
+        context_loss: ``[N]`` the candidate's, nats per byte; None where nobody told.
     """
     used = candidate.logprobs > -np.inf  # [T, k]
     usable = candidate.weight > 0

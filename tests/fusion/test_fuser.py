@@ -192,7 +192,7 @@ def test_weights_of_rows_are_those_of_the_lesson(school: Class) -> None:
 
 
 def test_evidence_is_of_the_knowledge_heard(school: Class) -> None:
-    """What a selector is shown: own first, prompt losses where they were told."""
+    """Evidence of a rule: own first, context losses where they are known."""
     seen: list[StackedStats] = []
 
     def watch(stats: StackedStats) -> RowWeights:

@@ -21,7 +21,7 @@ def take(stats: StackedStats, columns: list[int]) -> StackedStats:
     return replace(stats, **{n: getattr(stats, n)[:, columns] for n in names})
 
 
-def track_record(stats: StackedStats, known: np.ndarray, neighbours: int) -> np.ndarray:
+def accuracy_of(stats: StackedStats, known: np.ndarray, neighbours: int) -> np.ndarray:
     """``[N, C, 2]`` for one gate, which must be the same beside another one."""
     both = neighbour_accuracy(stats, np.stack([~known, known]), neighbours)
     (alone,) = neighbour_accuracy(stats, known[None], neighbours)
@@ -35,7 +35,7 @@ def test_others_do_not_change_a_candidates_features(per_row: bool) -> None:
     known = np.arange(12) % 3 > 0
 
     def build(of: StackedStats) -> np.ndarray:
-        records = track_record(of, known, 4)[None]
+        records = accuracy_of(of, known, 4)[None]
         (found,) = build_features(of, FEATURES, records, 1, per_row=per_row)
         return np.asarray(found)
 
@@ -51,7 +51,7 @@ def test_unknown_prompt_losses_are_no_evidence() -> None:
     told = stats.context_loss.copy()
     told[:, 2] = np.nan
     asked = replace(stats, context_loss=told)
-    first, found = build_features(asked, ("prompt-loss",), None, 2, per_row=False)
+    first, found = build_features(asked, ("context-loss",), None, 2, per_row=False)
     np.testing.assert_array_equal(first, found)
     assert (found[:, 2] == 0).all()
     expected = np.log(told[:, 1] / told[:, 0])
@@ -64,21 +64,23 @@ def test_track_records_equal_the_oracle(neighbours: int, monkeypatch: pytest.Mon
     rng = np.random.default_rng(3)
     stats = made_up(rng, samples=15, candidates=3)
     known = rng.random(15) < 0.6
-    found = track_record(stats, known, neighbours)
+    found = accuracy_of(stats, known, neighbours)
     assert stats.state is not None
     logs = np.where(stats.available, stats.per_sample(stats.label_logprob), LEAST_LOGPROB)
-    right = oracle.track_record(stats.state.tolist(), known.tolist(), logs.tolist(), neighbours)
+    right = oracle.neighbour_accuracy(
+        stats.state.tolist(), known.tolist(), logs.tolist(), neighbours
+    )
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-4)
 
 
 def test_a_record_does_not_know_its_own_label_or_a_held_out_one() -> None:
     stats = made_up(np.random.default_rng(4), samples=10, candidates=3)
     known = np.arange(10) < 7
-    before = track_record(stats, known, 3)
+    before = accuracy_of(stats, known, 3)
     for sample in (2, 8):  # a known one and one held out
         changed = stats.label_logprob.copy()
         changed[stats.sample_of_row == sample] -= 1
-        after = track_record(replace(stats, label_logprob=changed), known, 3)
+        after = accuracy_of(replace(stats, label_logprob=changed), known, 3)
         np.testing.assert_array_equal(after[sample], before[sample])
         if sample == 8:
             np.testing.assert_array_equal(after, before)
@@ -88,12 +90,12 @@ def test_a_record_does_not_know_its_own_label_or_a_held_out_one() -> None:
 
 def test_without_states_everybody_is_a_neighbour() -> None:
     stats = made_up(np.random.default_rng(5), samples=8, candidates=2, width=None)
-    found = track_record(stats, np.ones(8, dtype=bool), neighbours=2)
+    found = accuracy_of(stats, np.ones(8, dtype=bool), neighbours=2)
     logs = np.where(stats.available, stats.per_sample(stats.label_logprob), LEAST_LOGPROB)
     np.testing.assert_allclose(found[3, :, 0], np.delete(logs, 3, 0).mean(0), rtol=1e-5)
 
 
 def test_nobody_known() -> None:
     stats = made_up(np.random.default_rng(6), samples=4, candidates=2)
-    found = track_record(stats, np.zeros(4, dtype=bool), neighbours=2)
+    found = accuracy_of(stats, np.zeros(4, dtype=bool), neighbours=2)
     assert (found == LEAST_LOGPROB).all()

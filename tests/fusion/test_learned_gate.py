@@ -1,4 +1,4 @@
-"""The learned selector learns, forgets nothing, and looks at no label that it weighs."""
+"""The gate learns, forgets nothing, and looks at no label that it weighs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fedfuse.config.gate import FEATURES, GateConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion.gating.learned_gate import LearnedGate, deal
+from fedfuse.fusion.gating.learned_gate import LearnedGate, assign_folds
 from fedfuse.fusion.gating.networks import feedback_loss
-from fedfuse.fusion.gating.training import new_gates, prepare, signal, train_gates
+from fedfuse.fusion.gating.training import build_inputs, gate_loss, new_gates, train_gates
 from fedfuse.fusion.rules import dual_min_ce, min_ce
 from fedfuse.fusion.teacher_stats import StackedStats
 from tests.fusion.evidences import made_up, two_domains
@@ -31,28 +31,28 @@ def on_expert(weights: np.ndarray, expert: np.ndarray) -> float:
 
 def test_it_learns_whom_to_trust_where_a_single_label_misleads() -> None:
     stats, expert = two_domains(np.random.default_rng(0), 120, (-1.0, -2.5), own=-3.0)
-    selector = LearnedGate(GateConfig(), seed=0)
-    first = on_expert(selector(stats), expert)
-    weights = [selector(stats) for _ in range(2)][-1]
-    assert selector.last is not None
+    gate = LearnedGate(GateConfig(), seed=0)
+    first = on_expert(gate(stats), expert)
+    weights = [gate(stats) for _ in range(2)][-1]
+    assert gate.last is not None
     by_label = on_expert(min_ce(stats), expert)
     assert on_expert(weights, expert) > 0.97 > 0.9 > by_label
     assert on_expert(weights, expert) >= first
-    np.testing.assert_allclose(selector.last.importance.sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(gate.last.importance.sum(), 1, rtol=1e-5)
 
 
 def test_training_lowers_the_held_out_loss() -> None:
     stats, _ = two_domains(np.random.default_rng(1), 120, (-1.0, -2.5), own=-3.0)
-    selector = LearnedGate(GateConfig(), seed=0)
-    selector(stats)
-    assert selector.last is not None
-    assert selector.last.after < selector.last.before - 0.05
+    gate = LearnedGate(GateConfig(), seed=0)
+    gate(stats)
+    assert gate.last is not None
+    assert gate.last.after < gate.last.before - 0.05
 
 
 def test_where_all_are_worse_than_oneself_nobody_teaches() -> None:
     stats, _ = two_domains(np.random.default_rng(2), 120, (-4.0, -4.5), own=-1.0)
-    selector = LearnedGate(GateConfig(), seed=0)
-    weights = [selector(stats) for _ in range(3)][-1]
+    gate = LearnedGate(GateConfig(), seed=0)
+    weights = [gate(stats) for _ in range(3)][-1]
     assert not weights.any()
     # A rule that believes single labels is taught nevertheless.
     assert dual_min_ce(stats).any()
@@ -60,16 +60,16 @@ def test_where_all_are_worse_than_oneself_nobody_teaches() -> None:
 
 def test_one_candidate_has_weight_one_and_teaches_nobody() -> None:
     stats = made_up(np.random.default_rng(3), 10, 1)
-    selector = LearnedGate(PLAIN, seed=0)
-    assert not selector(stats).any()
-    assert selector.last is not None
-    assert selector.last.importance.tolist() == [1]
+    gate = LearnedGate(PLAIN, seed=0)
+    assert not gate(stats).any()
+    assert gate.last is not None
+    assert gate.last.importance.tolist() == [1]
 
 
 @pytest.mark.parametrize("unit", ["sample", "row"])
 def test_weights_are_distributions(unit: str) -> None:
     stats = made_up(np.random.default_rng(4), 40, 4)
-    weights = LearnedGate(replace(PLAIN, unit=unit), seed=0)(stats)
+    weights = LearnedGate(replace(PLAIN, granularity=unit), seed=0)(stats)
     assert weights.shape == stats.usable.shape
     assert weights.dtype == np.float32
     assert weights[:, 1:].any()
@@ -95,33 +95,35 @@ def test_permuted_candidates_have_permuted_weights(order: list[int]) -> None:
 
 def test_candidates_may_come_and_go() -> None:
     rng = np.random.default_rng(6)
-    selector = LearnedGate(PLAIN, seed=0)
+    gate = LearnedGate(PLAIN, seed=0)
     for candidates in (3, 5, 2):
-        weights = selector(made_up(np.random.default_rng(7), 20, candidates))
+        weights = gate(made_up(np.random.default_rng(7), 20, candidates))
         assert weights.shape[1] == candidates
     fixed = LearnedGate(replace(PLAIN, network="perceptron"), seed=0)
     fixed(made_up(rng, 20, 3))
-    with pytest.raises(FedfuseError, match="3 candidates and is given 4"):
+    with pytest.raises(FedfuseError, match="expected 3 candidates in every round, got 4"):
         fixed(made_up(rng, 20, 4))
 
 
 def test_other_samples_are_refused() -> None:
-    selector = LearnedGate(PLAIN, seed=0)
-    selector(made_up(np.random.default_rng(0), 20, 3))
-    with pytest.raises(FedfuseError, match="20 samples and is given 21"):
-        selector(made_up(np.random.default_rng(0), 21, 3))
+    gate = LearnedGate(PLAIN, seed=0)
+    gate(made_up(np.random.default_rng(0), 20, 3))
+    with pytest.raises(
+        FedfuseError, match="expected the 20 samples that it was trained on, got 21"
+    ):
+        gate(made_up(np.random.default_rng(0), 21, 3))
 
 
 def test_no_sample_is_weighed_by_a_gate_that_saw_its_label() -> None:
     """Whatever the labels of a fold are, its weights stay the same; in all rounds."""
     stats = made_up(np.random.default_rng(8), 40, 4)
-    mine = np.isin(stats.sample_of_row, np.flatnonzero(deal(40, PLAIN.folds, seed=0) == 2))
+    mine = np.isin(stats.sample_of_row, np.flatnonzero(assign_folds(40, PLAIN.folds, seed=0) == 2))
     changed = stats.label_logprob.copy()
     changed[mine] = np.random.default_rng(9).uniform(-5, -0.1, changed[mine].shape)
     other = replace(stats, label_logprob=changed.astype(np.float32))
-    selectors = [LearnedGate(PLAIN, seed=0) for _ in range(2)]
+    gates = [LearnedGate(PLAIN, seed=0) for _ in range(2)]
     for _ in range(2):
-        first, second = (s(e) for s, e in zip(selectors, (stats, other), strict=True))
+        first, second = (s(e) for s, e in zip(gates, (stats, other), strict=True))
         np.testing.assert_array_equal(first[mine], second[mine])
     assert (first[~mine] != second[~mine]).any()
     # Without folds they do not.
@@ -160,21 +162,21 @@ def test_a_fresh_state_can_be_loaded() -> None:
 
 
 def test_a_state_of_another_kind_is_refused() -> None:
-    selector = LearnedGate(PLAIN, seed=0)
-    selector(made_up(np.random.default_rng(0), 20, 3))
+    gate = LearnedGate(PLAIN, seed=0)
+    gate(made_up(np.random.default_rng(0), 20, 3))
     for change in ({"network": "perceptron"}, {"width": 5}, {"folds": 6}):
-        with pytest.raises(FedfuseError, match="does not fit"):
-            LearnedGate(replace(PLAIN, **change), seed=0).load(selector.state())
+        with pytest.raises(FedfuseError, match="gate state: expected"):
+            LearnedGate(replace(PLAIN, **change), seed=0).load(gate.state())
 
 
-def test_signals_equal_the_oracle() -> None:
+def test_losses_equal_the_oracle() -> None:
     stats = made_up(np.random.default_rng(11), 25, 4)
-    inputs = prepare(stats, PLAIN, np.ones((1, 25), dtype=bool))
+    inputs = build_inputs(stats, PLAIN, np.ones((1, 25), dtype=bool))
     rows = torch.arange(0, len(stats.usable), 2)
     log_gate = torch.log_softmax(torch.randn(1, 4, len(rows), dtype=torch.float64), 1)
     gate, usable = log_gate[0].mT.exp().tolist(), stats.usable[rows].tolist()
     right = oracle.mixture_nats(gate, usable, stats.label_logprob[rows].tolist())
-    found = signal(log_gate, inputs, rows, "labels")
+    found = gate_loss(log_gate, inputs, rows, "labels")
     assert found.shape == (1, len(rows))
     assert found.mean().item() == pytest.approx(right, rel=1e-5)
     cross = [
@@ -182,7 +184,7 @@ def test_signals_equal_the_oracle() -> None:
         / sum(g for g, u in zip(row[0], row[2], strict=True) if u)
         for row in zip(gate, stats.cross_entropy_to_student[rows].tolist(), usable, strict=True)
     ]
-    found = signal(log_gate, inputs, rows, "distillation")
+    found = gate_loss(log_gate, inputs, rows, "distillation")
     np.testing.assert_allclose(found[0], cross, rtol=1e-5)
 
 
@@ -191,10 +193,10 @@ def test_signals_equal_the_oracle() -> None:
 def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -> None:
     """Against one network, one optimizer and one fold's rows at a time."""
     stats = made_up(np.random.default_rng(13), 24, 4)
-    chosen = replace(PLAIN, network=network, unit=unit, steps=4, feedback=0.3)
-    folds = deal(24, chosen.folds, seed=3)
+    chosen = replace(PLAIN, network=network, granularity=unit, steps=4, feedback=0.3)
+    folds = assign_folds(24, chosen.folds, seed=3)
     known = folds != np.arange(chosen.folds)[:, None]
-    inputs = prepare(stats, chosen, known)
+    inputs = build_inputs(stats, chosen, known)
     gates = new_gates(chosen, 4, inputs.features.shape[3], seed=3)
     optimizer = torch.optim.AdamW(gates.parameters(), lr=0.01, weight_decay=0.1)
     train_gates(gates, optimizer, inputs, chosen, np.random.default_rng(0))
@@ -205,7 +207,7 @@ def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -
         units = torch.unique(inputs.unit_of_row[rows])
         for _ in range(chosen.steps):
             log_gate = alone(inputs.features[k : k + 1], inputs.usable)[0]
-            seen = signal(log_gate[None, :, inputs.unit_of_row[rows]], inputs, rows, "labels")
+            seen = gate_loss(log_gate[None, :, inputs.unit_of_row[rows]], inputs, rows, "labels")
             loss = seen.mean() + 0.3 * feedback_loss(log_gate[:, units].mT.exp())
             mine.zero_grad()
             loss.backward()
@@ -218,17 +220,17 @@ def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -
         )
 
 
-def test_the_papers_signal_follows_what_the_learning_model_finds_easy() -> None:
+def test_the_papers_loss_follows_what_the_learning_model_finds_easy() -> None:
     stats, _ = two_domains(np.random.default_rng(12), 60, (-1.0, -2.5), own=-3.0)
     easy = stats.cross_entropy_to_student.copy()
     easy[:, 2] = 0.1
     # What differs between candidates must be seen: the second has a small entropy as well.
     told = stats.entropy.copy()
     told[:, 2] = 0.2
-    features = ("entropy",)
-    chosen = GateConfig(signal="distillation", features=features, feedback=0, steps=150)
-    selector = LearnedGate(chosen, seed=0)
-    weights = selector(replace(stats, cross_entropy_to_student=easy, entropy=told))
+    features = "entropy"
+    chosen = GateConfig(loss="distillation", features=features, feedback=0, steps=150)
+    gate = LearnedGate(chosen, seed=0)
+    weights = gate(replace(stats, cross_entropy_to_student=easy, entropy=told))
     assert weights[:, 2].mean() > 0.9
 
 
@@ -246,22 +248,23 @@ def test_each_feature_can_be_switched_off() -> None:
     for name in FEATURES:
         left = tuple(f for f in FEATURES if f != name)
         for features in (left, (name,)):
-            selector = LearnedGate(replace(PLAIN, features=features, steps=1), seed=0)
-            assert selector(stats).shape == stats.usable.shape
+            chosen = replace(PLAIN, features=", ".join(features), steps=1)
+            gate = LearnedGate(chosen, seed=0)
+            assert gate(stats).shape == stats.usable.shape
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": "deep"}, "network is 'deep'; allowed: equivariant or perceptron"),
-        ({"signal": "x"}, "signal is 'x'"),
-        ({"unit": "token"}, "unit is 'token'"),
-        ({"features": ()}, "features are none"),
-        ({"features": ("mood",)}, "features are mood; allowed: one or more of prompt-loss"),
-        ({"folds": 0}, "folds is 0"),
-        ({"threshold": 1.0}, "threshold is 1.0"),
-        ({"feedback": -1.0}, "feedback is -1.0"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"network": "deep"}, "network: expected 'equivariant', 'perceptron', got 'deep'"),
+        ({"loss": "x"}, "loss: expected 'labels', 'distillation', got 'x'"),
+        ({"granularity": "token"}, "granularity: expected 'sample', 'row', got 'token'"),
+        ({"features": ""}, "features: expected .* got ''"),
+        ({"features": "mood"}, "features: expected one or more of context-loss, .* got 'mood'"),
+        ({"folds": 0}, "folds: expected at least 1, got 0"),
+        ({"threshold": 1.0}, "threshold: expected at least 0, at most 0.99, got 1.0"),
+        ({"feedback": -1.0}, "feedback: expected at least 0, got -1.0"),
+        ({"learning_rate": 0.0}, "learning-rate: expected above 0, got 0.0"),
     ],
 )
 def test_settings_are_checked(change: dict[str, object], message: str) -> None:
@@ -271,7 +274,7 @@ def test_settings_are_checked(change: dict[str, object], message: str) -> None:
 
 def test_thirty_two_candidates_cost_little() -> None:
     stats = made_up(np.random.default_rng(14), 480, 33)
-    selector = LearnedGate(GateConfig(), seed=0)
+    gate = LearnedGate(GateConfig(), seed=0)
     started = time.process_time()
-    selector(stats)
+    gate(stats)
     assert time.process_time() - started < 10

@@ -1,4 +1,4 @@
-"""Slow, obvious versions of the selector's arithmetic: loops over rows, entries and candidates."""
+"""Slow, obvious versions of the gate's arithmetic: loops over rows, entries and candidates."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def mixture_nats(
     return total / len(gate)
 
 
-def track_record(
+def neighbour_accuracy(
     states: Sequence[Sequence[float]],
     known: Sequence[bool],
     logprob: Sequence[Sequence[float]],

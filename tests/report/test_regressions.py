@@ -95,6 +95,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         writer.verdict(1, "server", keep=False, changes={"cour": 0.1})
 
 
-def test_selectors_are_drawn(run: RunFolder, svgs: dict[str, str]) -> None:
+def test_gates_are_drawn(run: RunFolder, svgs: dict[str, str]) -> None:
     assert "nats/row" in svgs["gates"]
     assert json.dumps(run.name("0"))[1:-1] in svgs["gates"]

@@ -26,7 +26,7 @@ SHORT: dict[str, Any] = {
     "data__domains": 2,
     "data__public": 12,
     "data__questions": 1,
-    "selector__steps": 5,
+    "gate__steps": 5,
 }
 
 
@@ -47,7 +47,7 @@ def test_both_sides_learn_whom_to_trust(fedfuse: Path) -> None:
     assert {x["direction"] for x in lines(fedfuse, "teacher_shares")} == {"up", "down"}
 
 
-def test_the_selector_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
+def test_the_gate_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
     state = strip_prefix(checkpoint(fedfuse), "strategy|rule/")
     assert int(state["round"]) == 2
     restored = LearnedGate(GateConfig(steps=5), seed=0)
@@ -68,7 +68,7 @@ def test_one_seed_gives_one_selection(fedfuse: Path, tmp_path: Path) -> None:
 def test_a_client_keeps_what_it_told_of_its_prompts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its selector sees what its model of now would say, and no prompt is looked at again."""
+    """Its gate sees what its model of now would say, and no context is looked at again."""
     told: list[np.ndarray] = []
     original = DistillationClient._prompt_losses
 
@@ -111,8 +111,8 @@ def test_a_public_set_that_changes_is_refused(tmp_path: Path) -> None:
     assert about(tmp_path / "quickstart")["status"] == "failed"
 
 
-def test_the_papers_selector_can_be_chosen(tmp_path: Path) -> None:
-    keys = {"selector__network": "perceptron", "selector__signal": "distillation"}
+def test_the_papers_gate_can_be_chosen(tmp_path: Path) -> None:
+    keys = {"gate__network": "perceptron", "gate__loss": "distillation"}
     folder = federate(tmp_path, **{**SHORT, "rounds": 1}, **keys, strategy="fusion-x")
     assert "strategy|rule/gate/layers.0.weight" in checkpoint(folder)
 

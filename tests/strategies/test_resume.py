@@ -35,7 +35,7 @@ SHORT: dict[str, Any] = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     "fedmkt": {"strategy": "fedmkt", "knowledge__freshness": 1e-2},
-    "fedfuse": {"strategy": "fedfuse", "selector__steps": 2, "selector__folds": 2},
+    "fedfuse": {"strategy": "fedfuse", "gate__steps": 2, "gate__folds": 2},
 }
 
 

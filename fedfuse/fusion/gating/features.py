@@ -1,4 +1,4 @@
-"""Evidence as a gate sees it: one vector per candidate, on a scale that no other candidate changes.
+"""Features of the gate: one vector per candidate, on a scale that no other candidate changes.
 
 Every feature is a difference from the learning model's own on the same sample or row, in natural
 units. So a candidate's vector depends on itself and on the learning model alone, whoever else is
@@ -16,7 +16,7 @@ from numpy import ndarray
 from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, StackedStats
 
 Features = Float32[ndarray, "gates units candidates features"]
-Records = Float32[ndarray, "gates samples candidates two"]
+Accuracies = Float32[ndarray, "gates samples candidates two"]
 # Samples at a time, where every one is compared with every other.
 _SAMPLES = 512
 
@@ -24,7 +24,7 @@ _SAMPLES = 512
 def build_features(
     stats: StackedStats,
     names: Sequence[str],
-    records: Records | None,
+    accuracy: Accuracies | None,
     gates: int,
     *,
     per_row: bool,
@@ -32,9 +32,9 @@ def build_features(
     """``[K, U, C, F]`` the candidates' vectors; U is N samples, or T rows.
 
     Args:
-        evidence: of all candidates.
+        stats: about all candidates.
         names: features to build, of ``FEATURES``.
-        records: what ``neighbour_accuracy`` found; needed for the feature of that name.
+        accuracy: result of ``neighbour_accuracy``; needed for the feature of that name.
         gates: K.
         per_row: one vector per row instead of one per sample; features of samples are repeated.
     """
@@ -45,16 +45,16 @@ def build_features(
             values = values if per_row else stats.per_sample(values)
             columns.append(values - values[:, :1])
             continue
-        if name == "prompt-loss":
+        if name == "context-loss":
             # The ratio, since what a byte costs depends on the text.
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.log(stats.context_loss / stats.context_loss[:, :1])
             found = [np.where(np.isfinite(ratio), ratio, 0)]
-        elif name == "reward":
+        elif name == "label-likelihood":
             found = [stats.label_likelihood - stats.label_likelihood[:, :1]]
         else:
-            assert records is not None
-            found = [records[..., part] - records[:, :, :1, part] for part in range(2)]
+            assert accuracy is not None
+            found = [accuracy[..., part] - accuracy[:, :, :1, part] for part in range(2)]
         owner = stats.sample_of_row
         columns += [part[..., owner, :] if per_row else part for part in found]
     units = len(stats.usable) if per_row else stats.samples
@@ -63,21 +63,21 @@ def build_features(
 
 
 def neighbour_accuracy(
-    stats: StackedStats, known: Bool[ndarray, "gates samples"], neighbours: int
-) -> Records:
-    """How well each candidate did on the known samples that are most like each sample.
+    stats: StackedStats, train: Bool[ndarray, "gates samples"], neighbours: int
+) -> Accuracies:
+    """How well each candidate did on the training samples that are most like each sample.
 
     Alike are samples whose pooled hidden states have the largest cosine, the mean over all samples
-    taken off. A known sample is no neighbour of its own.
+    subtracted. A sample is no neighbour of its own.
 
     Args:
-        evidence: with ``state``; without, every known sample is a neighbour of every other.
-        known: ``[K, N]`` samples whose labels each gate may look at.
-        neighbours: how many to ask, at least 1.
+        stats: with ``state``; without, every training sample is a neighbour of every other.
+        train: ``[K, N]`` samples whose labels each gate may look at.
+        neighbours: number of neighbours, at least 1.
 
     Returns:
         ``[K, N, C, 2]`` over the neighbours, of the candidate's label probability per row: the mean
-        of its logarithm, which punishes who excludes what happens, and the logarithm of its mean,
+        of its logarithm, which punishes excluding what happens, and the logarithm of its mean,
         which a few wrong labels cannot spoil.
     """
     logs = np.maximum(stats.per_sample(stats.label_logprob), LEAST_LOGPROB)  # [N, C]
@@ -85,46 +85,46 @@ def neighbour_accuracy(
     both = np.stack([logs, np.exp(logs)], axis=2)  # [N, C, 2]
     samples = len(logs)
     state = None if stats.state is None else _directions(stats.state.astype(np.float64))
-    # Among so many others there are enough whom a gate knows, for every gate.
-    depth = min(samples - 1, neighbours + samples - int(known.sum(1).min()))
-    means = np.empty((len(known), samples, logs.shape[1], 2))
+    # Among so many there are enough training samples, for every gate.
+    depth = min(samples - 1, neighbours + samples - int(train.sum(1).min()))
+    means = np.empty((len(train), samples, logs.shape[1], 2))
     for start in range(0, samples, _SAMPLES):
-        asking = np.arange(start, min(start + _SAMPLES, samples))
-        nearest = None if state is None else _nearest(state, asking, depth)
-        for gate, knows in enumerate(known):
-            if nearest is None or knows.sum() <= neighbours:
-                others = knows & (np.arange(samples) != asking[:, None])
-                means[gate, asking] = _mean_of_all(others, both)
+        queries = np.arange(start, min(start + _SAMPLES, samples))
+        nearest = None if state is None else _nearest(state, queries, depth)
+        for gate, may_see in enumerate(train):
+            if nearest is None or may_see.sum() <= neighbours:
+                others = may_see & (np.arange(samples) != queries[:, None])
+                means[gate, queries] = _mean_of_all(others, both)
             else:
-                asked = knows[nearest]
-                asked &= asked.cumsum(1) <= neighbours
-                means[gate, asking] = both[nearest[asked].reshape(-1, neighbours)].mean(1)
-    record = np.empty(means.shape, dtype=np.float32)
-    record[..., 0], record[..., 1] = means[..., 0], np.log(means[..., 1])
-    return record
+                chosen = may_see[nearest]
+                chosen &= chosen.cumsum(1) <= neighbours
+                means[gate, queries] = both[nearest[chosen].reshape(-1, neighbours)].mean(1)
+    accuracy = np.empty(means.shape, dtype=np.float32)
+    accuracy[..., 0], accuracy[..., 1] = means[..., 0], np.log(means[..., 1])
+    return accuracy
 
 
 def _nearest(
-    state: Float64[ndarray, "samples width"], asking: Int64[ndarray, " asking"], depth: int
-) -> Int64[ndarray, "asking depth"]:
-    """The samples of largest cosine without oneself, the nearest first."""
-    distance = -(state[asking] @ state.T)
-    distance[np.arange(len(asking)), asking] = np.inf
+    state: Float64[ndarray, "samples width"], queries: Int64[ndarray, " queries"], depth: int
+) -> Int64[ndarray, "queries depth"]:
+    """Other samples of largest cosine, the nearest first."""
+    distance = -(state[queries] @ state.T)
+    distance[np.arange(len(queries)), queries] = np.inf
     among = np.argpartition(distance, depth, axis=1)[:, :depth]
     order = np.take_along_axis(distance, among, axis=1).argsort(axis=1)
-    nearest: Int64[ndarray, "asking depth"] = np.take_along_axis(among, order, axis=1)
+    nearest: Int64[ndarray, "queries depth"] = np.take_along_axis(among, order, axis=1)
     return nearest
 
 
 def _mean_of_all(
-    others: Bool[ndarray, "asking samples"], values: Float64[ndarray, "samples candidates two"]
-) -> Float64[ndarray, "asking candidates two"]:
-    """Means over some samples each; what says least where there is none."""
+    others: Bool[ndarray, "queries samples"], values: Float64[ndarray, "samples candidates two"]
+) -> Float64[ndarray, "queries candidates two"]:
+    """Means over the other samples; the lowest values where there is none."""
     count = others.sum(1)[:, None, None]
-    total = np.einsum("an,nck->ack", others.astype(np.float64), values)
-    nothing = np.array([LEAST_LOGPROB, np.exp(np.float64(LEAST_LOGPROB))])
-    means: Float64[ndarray, "asking candidates two"]
-    means = np.where(count > 0, total / np.maximum(count, 1), nothing)
+    total = np.einsum("qn,nck->qck", others.astype(np.float64), values)
+    lowest = np.array([LEAST_LOGPROB, np.exp(np.float64(LEAST_LOGPROB))])
+    means: Float64[ndarray, "queries candidates two"]
+    means = np.where(count > 0, total / np.maximum(count, 1), lowest)
     return means
 
 

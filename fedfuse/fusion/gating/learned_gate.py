@@ -1,14 +1,14 @@
-"""A selector that learns whom to trust, and keeps what it learned from round to round.
+"""A gate that learns how much to trust each candidate, and goes on learning in every round.
 
 Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
 2505.23844 (Fusion-X).
 
 Differs from the paper, by default:
 
-- The signal. Learning through the distillation loss rewards candidates that the learning model
+- The loss. Learning through the distillation loss rewards candidates that the learning model
   already agrees with. Here a gate learns from the likelihood of the labels under the mixture.
-- Cross-fitting (Chernozhukov et al., arXiv 1608.00060). Samples are dealt to K folds for good. The
-  gate that weighs a fold is trained on the others and sees its labels in no round.
+- Cross-fitting (Chernozhukov et al., arXiv 1608.00060). Each sample is assigned to one of K folds
+  for good. The gate that weighs a fold is trained on the others and sees its labels in no round.
 - No gate sees the score ``exp(-CE)`` of the sample that it weighs: under the labels' likelihood the
   best use of it is to pick whoever happens to give this one label the most, which is MinCE. What
   labels tell comes from other samples, see ``neighbour_accuracy``.
@@ -31,23 +31,21 @@ from fedfuse.fusion.gating.networks import BatchedPerceptron, dynamic_selection
 from fedfuse.fusion.gating.training import (
     GateInputs,
     Gates,
+    build_inputs,
+    gate_loss,
     new_gates,
-    prepare,
-    signal,
     train_gates,
 )
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.fusion.weights import RowWeights, zero_if_only_self
 
-SelectorState = dict[str, ndarray]
-
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """What one round of learning came to.
+class GateUpdate:
+    """Result of one round of learning.
 
     Attributes:
-        before: the signal on held-out samples when the round began, nats per label row.
+        before: gate loss on held-out samples when the round began, nats per label row.
         after: the same at its end.
         importance: ``[C]`` each candidate's share of all weights after the threshold; sums to 1.
     """
@@ -61,13 +59,13 @@ class LearnedGate:
     """One gate per fold, each trained a little further in every round.
 
     Attributes:
-        settings: of networks and training.
-        last: what the last call's learning came to.
+        config: networks and training.
+        last: result of the last call's learning.
     """
 
-    def __init__(self, settings: GateConfig, seed: int) -> None:
-        self.settings = settings
-        self.last: Fit | None = None
+    def __init__(self, config: GateConfig, seed: int) -> None:
+        self.config = config
+        self.last: GateUpdate | None = None
         self._seed = seed
         self._round = 0
         self._fold: Int64[ndarray, " samples"] = np.empty(0, dtype=np.int64)
@@ -78,7 +76,7 @@ class LearnedGate:
         """Learn from a round's evidence, then weigh its candidates.
 
         Args:
-            evidence: of C candidates on N samples, the same samples in every round.
+            stats: about C candidates on N samples, the same samples in every round.
 
         Returns:
             ``[T, C]`` weights. Every row sums to one; or to zero, where on no row anybody but the
@@ -89,38 +87,40 @@ class LearnedGate:
                 network has a fixed one.
         """
         if not len(self._fold):
-            self._fold = deal(stats.samples, self.settings.folds, self._seed)
+            self._fold = assign_folds(stats.samples, self.config.folds, self._seed)
         if len(self._fold) != stats.samples:
             raise FedfuseError(
-                f"the selector was trained on {len(self._fold)} samples and is given "
-                f"{stats.samples}; allowed: the same public set in every round"
+                f"gate: expected the {len(self._fold)} samples that it was trained on, got "
+                f"{stats.samples}; all rounds need the same public set"
             )
-        known = self._fold != np.arange(self.settings.folds)[:, None]
-        if self.settings.folds == 1:
-            known = ~known
-        inputs = prepare(stats, self.settings, known)
+        train = self._fold != np.arange(self.config.folds)[:, None]
+        if self.config.folds == 1:
+            train = ~train
+        inputs = build_inputs(stats, self.config, train)
         if self._gates is None:
             self._gates = self._build(stats.candidates, inputs.features.shape[3])
         gates = self._gates
         self._check_candidates(gates, stats.candidates)
         before = self._held_out_loss(gates, inputs)
         rng = np.random.default_rng([self._seed, self._round])
-        train_gates(gates, self._optimizer, inputs, self.settings, rng)
+        train_gates(gates, self._optimizer, inputs, self.config, rng)
         self._round += 1
         weights = self._weigh(gates, inputs)
         importance = weights.sum(0) / weights.sum()
-        self.last = Fit(before, self._held_out_loss(gates, inputs), importance)
-        return zero_if_only_self(weights if self.settings.unit == "row" else stats.to_rows(weights))
+        self.last = GateUpdate(before, self._held_out_loss(gates, inputs), importance)
+        return zero_if_only_self(
+            weights if self.config.granularity == "row" else stats.to_rows(weights)
+        )
 
     @torch.no_grad()
     def _weigh(self, gates: Gates, inputs: GateInputs) -> Float32[ndarray, "units candidates"]:
         """Every unit by the gate that did not see its labels."""
         gate = gates(inputs.features, inputs.usable).exp().mT  # [K, U, C]
-        chosen = torch.stack([dynamic_selection(one, self.settings.threshold) for one in gate])
+        chosen = torch.stack([dynamic_selection(one, self.config.threshold) for one in gate])
         weights: Float32[ndarray, "units candidates"]
         weights = np.zeros(tuple(chosen.shape[1:]), dtype=np.float32)
-        for of_gate, held in zip(chosen.numpy(), inputs.held, strict=True):
-            units = inputs.unit_of_row[held].numpy()
+        for of_gate, held_out in zip(chosen.numpy(), inputs.held_out, strict=True):
+            units = inputs.unit_of_row[held_out].numpy()
             weights[units] = of_gate[units]
         return weights
 
@@ -128,15 +128,15 @@ class LearnedGate:
     def _held_out_loss(self, gates: Gates, inputs: GateInputs) -> float:
         rows = torch.arange(len(inputs.unit_of_row))
         log_gate = gates(inputs.features, inputs.usable).index_select(2, inputs.unit_of_row)
-        held = signal(log_gate, inputs, rows, self.settings.signal)[inputs.held]
-        return float(held.mean()) if len(held) else 0.0
+        losses = gate_loss(log_gate, inputs, rows, self.config.loss)[inputs.held_out]
+        return float(losses.mean()) if len(losses) else 0.0
 
     def _build(self, candidates: int, features: int) -> Gates:
-        gates = new_gates(self.settings, candidates, features, self._seed)
+        gates = new_gates(self.config, candidates, features, self._seed)
         self._optimizer = torch.optim.AdamW(
             gates.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
             fused=True,  # steps are many and gates small: one call for all parameters
         )
         return gates
@@ -144,14 +144,13 @@ class LearnedGate:
     def _check_candidates(self, gates: Gates, candidates: int) -> None:
         if isinstance(gates, BatchedPerceptron) and gates.candidates != candidates:
             raise FedfuseError(
-                f"the selector's perceptron was made for {gates.candidates} candidates and is "
-                f"given {candidates}; allowed: the same number in every round, or network "
-                "equivariant"
+                f"gate.network = 'perceptron': expected {gates.candidates} candidates in every "
+                f"round, got {candidates}; 'equivariant' takes any number"
             )
 
-    def state(self) -> SelectorState:
+    def state(self) -> dict[str, ndarray]:
         """All that was learned, as flat arrays: weights, optimizer moments, folds, rounds."""
-        state: SelectorState = {"round": np.array(self._round), "fold": self._fold.copy()}
+        state: dict[str, ndarray] = {"round": np.array(self._round), "fold": self._fold.copy()}
         if self._gates is not None:
             named = dict(self._gates.named_parameters())
             state |= {f"gate/{n}": value.detach().numpy().copy() for n, value in named.items()}
@@ -163,13 +162,13 @@ class LearnedGate:
         """Go on where ``state`` was taken, bit for bit.
 
         Raises:
-            FedfuseError: for a state that another kind of selector left.
+            FedfuseError: for a state that another kind of gate left.
         """
         self._round, self._fold = int(state["round"]), state["fold"].copy()
         self._gates = None
         if self._round == 0:
             return
-        perceptron = self.settings.network == "perceptron"
+        perceptron = self.config.network == "perceptron"
         first = "gate/layers.0.weight" if perceptron else "gate/embed.weight"
         try:
             inputs = state[first].shape[2]
@@ -184,15 +183,15 @@ class LearnedGate:
             self._gates = gates
         except (KeyError, IndexError, RuntimeError) as error:
             raise FedfuseError(
-                f"the selector's state does not fit its settings: {error}; allowed: the state of a "
-                "selector of the same network, width, features and folds"
+                "gate state: expected one of the same network, width, features and folds, got "
+                f"{error}"
             ) from error
 
 
-def _below(state: Mapping[str, ndarray], prefix: str) -> SelectorState:
+def _below(state: Mapping[str, ndarray], prefix: str) -> dict[str, ndarray]:
     return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
 
-def deal(samples: int, folds: int, seed: int) -> Int64[ndarray, " samples"]:
+def assign_folds(samples: int, folds: int, seed: int) -> Int64[ndarray, " samples"]:
     """``[N]`` the fold of each sample, evenly at random."""
     return np.random.default_rng([seed, samples]).permutation(samples) % folds

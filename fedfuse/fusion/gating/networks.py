@@ -1,4 +1,4 @@
-"""Adaptive selection networks: evidence about the candidates in, trust out.
+"""Gating networks: features of the candidates in, probabilities out.
 
 Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
 2505.23844 (Fusion-X): the perceptron, the dynamic threshold, and the feedback-driven loss (Eq. 13).
@@ -36,11 +36,11 @@ class BatchedLinear(nn.Module):
             self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
 
     def forward(self, x: Float[Tensor, "gates *units inputs"]) -> Float[Tensor, "gates *units out"]:
-        """See ``linears``."""
-        return linears(x, self.weight, self.bias)
+        """See ``batched_linear``."""
+        return batched_linear(x, self.weight, self.bias)
 
 
-def linears(
+def batched_linear(
     x: Float[Tensor, "gates *units inputs"],
     weight: Float[Tensor, "gates out inputs"],
     bias: Float[Tensor, "gates out"] | None = None,
@@ -66,7 +66,7 @@ class BatchedPerceptron(nn.Module):
         super().__init__()
         n = candidates
         self.candidates = n
-        first, second, third = drawn(seeds, (n, 2 * n), (2 * n, n), (n, n))
+        first, second, third = init_layers(seeds, (n, 2 * n), (2 * n, n), (n, n))
         self.layers = nn.Sequential(first, nn.GELU(), second, nn.GELU(), third)
 
     def forward(
@@ -92,7 +92,7 @@ class BatchedEquivariant(nn.Module):
 
     def __init__(self, features: int, width: int, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.embed, self.mix, self.score = drawn(
+        self.embed, self.mix, self.score = init_layers(
             seeds, (features, width), (2 * width, width), (width, 1)
         )
         self.score.bias = None  # softmax would take it away
@@ -108,11 +108,13 @@ class BatchedEquivariant(nn.Module):
         mean = (hidden * here).sum(1) / here.sum(0).clamp_min(1)  # [K, U, width]
         # B [h_c, mean] by its halves: that of the mean is the same for all candidates.
         of_one, of_all = self.mix.weight.chunk(2, dim=2)
-        mixed = linears(hidden, of_one) + linears(mean, of_all, self.mix.bias)[:, None]
+        mixed = (
+            batched_linear(hidden, of_one) + batched_linear(mean, of_all, self.mix.bias)[:, None]
+        )
         return masked_log_softmax(self.score(nn.functional.gelu(mixed)).squeeze(3), usable)
 
 
-def drawn(seeds: Sequence[int], *shapes: tuple[int, int]) -> list[BatchedLinear]:
+def init_layers(seeds: Sequence[int], *shapes: tuple[int, int]) -> list[BatchedLinear]:
     """Layers of K networks, ``(inputs, outputs)`` each; torch's global generator is left as it was.
 
     A network's weights follow from its own seed, whatever the others are.

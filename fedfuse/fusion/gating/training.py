@@ -1,8 +1,8 @@
 """The gates of all folds and one round of their training, side by side in one batch.
 
-Kong et al. (Fusion-X), arXiv 2505.23844: ``L = signal + beta * CV^2``.
+Kong et al. (Fusion-X), arXiv 2505.23844: ``L = gate loss + beta * CV^2``.
 
-The gradient goes through the gating probabilities g before the threshold, in signal and importance.
+The gradient goes through the gating probabilities g before the threshold, in loss and importance.
 Through the threshold only kept candidates would learn, and one that fell below it could never
 return; so the threshold is applied when weights are given out.
 
@@ -36,14 +36,14 @@ class GateInputs:
     """A round's evidence for K gates: C candidates, U units (samples or rows), T rows.
 
     Attributes:
-        features: ``[K, C, U, F]``; a gate's own track records are all that differs.
+        features: ``[K, C, U, F]``; only the neighbour accuracies differ between gates.
         usable: ``[C, U]`` whether a candidate says anything there.
         unit_of_row: ``[T]`` the unit whose weights each row gets.
         row_usable: ``[C, T]``.
         label_prob: ``[C, T]`` probability of the label.
-        student_nats: ``[C, T]``.
-        known: ``[K, T]`` rows that a gate may learn from.
-        held: ``[K, T]`` rows that a gate weighs.
+        cross_entropy_to_student: ``[C, T]``.
+        train: ``[K, T]`` rows that a gate may learn from.
+        held_out: ``[K, T]`` rows that a gate weighs.
     """
 
     features: Float[Tensor, "gates candidates units features"]
@@ -52,104 +52,106 @@ class GateInputs:
     row_usable: Bool[Tensor, "candidates rows"]
     label_prob: Float[Tensor, "candidates rows"]
     cross_entropy_to_student: Float[Tensor, "candidates rows"]
-    known: Bool[Tensor, "gates rows"]
-    held: Bool[Tensor, "gates rows"]
+    train: Bool[Tensor, "gates rows"]
+    held_out: Bool[Tensor, "gates rows"]
 
 
-def prepare(
-    stats: StackedStats, settings: GateConfig, known: Bool[ndarray, "gates samples"]
+def build_inputs(
+    stats: StackedStats, config: GateConfig, train: Bool[ndarray, "gates samples"]
 ) -> GateInputs:
-    """Evidence for gates of which each may look at the labels of its known samples.
+    """Evidence for gates of which each may look at the labels of its training samples.
 
-    One that knows all samples (no cross-fitting) weighs what it learned from.
+    One that trains on all samples (no cross-fitting) weighs what it learned from.
     """
     owner = stats.sample_of_row
-    per_row = settings.unit == "row"
-    if settings.network == "perceptron":
+    per_row = config.granularity == "row"
+    if config.network == "perceptron":
         score = stats.label_likelihood[owner] if per_row else stats.label_likelihood
-        features = np.repeat(score[None, :, :, None], len(known), axis=0)
+        features = np.repeat(score[None, :, :, None], len(train), axis=0)
     else:
-        records = None
-        if "record" in settings.features:
-            records = neighbour_accuracy(stats, known, settings.neighbours)
-        features = build_features(stats, settings.features, records, len(known), per_row=per_row)
-    learned = known[:, owner]
+        names, accuracy = config.feature_names, None
+        if "neighbour-accuracy" in names:
+            accuracy = neighbour_accuracy(stats, train, config.neighbours)
+        features = build_features(stats, names, accuracy, len(train), per_row=per_row)
+    train_rows = train[:, owner]
     return GateInputs(
         features=to_tensor(np.ascontiguousarray(features.swapaxes(1, 2)), "cpu"),
-        usable=_across(stats.usable if per_row else stats.available),
+        usable=_candidates_first(stats.usable if per_row else stats.available),
         unit_of_row=to_tensor(np.arange(len(owner)) if per_row else owner, "cpu"),
-        row_usable=_across(stats.usable),
-        label_prob=_across(np.exp(stats.label_logprob)),
-        cross_entropy_to_student=_across(stats.cross_entropy_to_student),
-        known=to_tensor(learned, "cpu"),
-        held=to_tensor(~learned | known.all(axis=1, keepdims=True), "cpu"),
+        row_usable=_candidates_first(stats.usable),
+        label_prob=_candidates_first(np.exp(stats.label_logprob)),
+        cross_entropy_to_student=_candidates_first(stats.cross_entropy_to_student),
+        train=to_tensor(train_rows, "cpu"),
+        held_out=to_tensor(~train_rows | train.all(axis=1, keepdims=True), "cpu"),
     )
 
 
-def _across(values: Shaped[ndarray, "units candidates"]) -> Shaped[Tensor, "candidates units"]:
-    """One row per candidate."""
+def _candidates_first(
+    values: Shaped[ndarray, "units candidates"],
+) -> Shaped[Tensor, "candidates units"]:
+    """One row for each candidate."""
     return to_tensor(np.ascontiguousarray(values.T), "cpu")
 
 
-def new_gates(settings: GateConfig, candidates: int, features: int, seed: int) -> Gates:
+def new_gates(config: GateConfig, candidates: int, features: int, seed: int) -> Gates:
     """K untrained networks.
 
     Args:
-        settings: of the networks; K is the number of folds.
+        config: shape of the networks; K is the number of folds.
         candidates: C, for a network of fixed size.
         features: F.
         seed: of the first network's weights; the next one has the next seed.
     """
-    seeds = range(seed, seed + settings.folds)
-    if settings.network == "perceptron":
+    seeds = range(seed, seed + config.folds)
+    if config.network == "perceptron":
         return BatchedPerceptron(candidates, seeds)
-    return BatchedEquivariant(features, settings.width, seeds)
+    return BatchedEquivariant(features, config.width, seeds)
 
 
 def train_gates(
     gates: Gates,
     optimizer: torch.optim.Optimizer,
     inputs: GateInputs,
-    settings: GateConfig,
+    config: GateConfig,
     rng: np.random.Generator,
 ) -> None:
     """One round's steps; with many rows, each on a random part of them."""
     rows = len(inputs.unit_of_row)
     everything = torch.arange(rows)
-    for _ in range(settings.steps):
+    for _ in range(config.steps):
         batch = everything
-        if rows > settings.batch_size:
-            chosen = np.sort(rng.choice(rows, settings.batch_size, replace=False))
+        if rows > config.batch_size:
+            chosen = np.sort(rng.choice(rows, config.batch_size, replace=False))
             batch = to_tensor(chosen, "cpu")
-        loss = gate_losses(gates, inputs, batch, settings).sum()
+        loss = batch_losses(gates, inputs, batch, config).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
-def gate_losses(
-    gates: Gates, inputs: GateInputs, batch: Int64[Tensor, " rows"], settings: GateConfig
+def batch_losses(
+    gates: Gates, inputs: GateInputs, batch: Int64[Tensor, " rows"], config: GateConfig
 ) -> Float[Tensor, " gates"]:
-    """``[K]`` signal and feedback loss of each gate, on the rows of a batch that it may see."""
+    """``[K]`` gate loss and feedback loss of each gate, on the rows of a batch that it may see."""
     which, place = torch.unique(inputs.unit_of_row[batch], return_inverse=True)
     features = inputs.features.index_select(2, which)
     log_gate = gates(features, inputs.usable[:, which])  # [K, C, units]
-    known = inputs.known[:, batch].to(log_gate.dtype)  # [K, rows]
-    each = signal(log_gate.index_select(2, place), inputs, batch, settings.signal)
-    losses = (each * known).sum(1) / known.sum(1).clamp_min(1)
-    # Rows of one unit are known together or not at all.
-    known_unit = torch.zeros(len(known), len(which)).index_copy_(1, place, known)
-    weights = log_gate.exp() * known_unit[:, None]
-    return losses + settings.feedback * feedback_loss(weights.mT)
+    train = inputs.train[:, batch].to(log_gate.dtype)  # [K, rows]
+    each = gate_loss(log_gate.index_select(2, place), inputs, batch, config.loss)
+    losses = (each * train).sum(1) / train.sum(1).clamp_min(1)
+    # Rows of one unit are trained on together or not at all.
+    train_units = torch.zeros(len(train), len(which)).index_copy_(1, place, train)
+    weights = log_gate.exp() * train_units[:, None]
+    return losses + config.feedback * feedback_loss(weights.mT)
 
 
-def signal(
+def gate_loss(
     log_gate: Float[Tensor, "gates candidates rows"],
     inputs: GateInputs,
     rows: Int64[Tensor, " rows"],
     kind: str,
 ) -> Float[Tensor, "gates rows"]:
-    """What a gate minimises beside the feedback loss, nats.
+    """Loss of each row that a gate minimises beside the feedback loss, nats.
 
     ``labels``: ``-log sum_n w_n p_n(label)``. ``distillation`` (the paper's): the cross-entropy of
     the fused target and the learning model q, ``sum_n w_n CE(p_n, q)``, as cross-entropy is linear
