@@ -55,7 +55,7 @@ class PromptClient:
                 "model": self._config.black_box.model,
                 "vocabulary": lm.tokenizer.fingerprint,
                 # What an earlier part of the run left, if this is not the first.
-                "remembers": self.memory.round,
+                "state-round": self.memory.round,
                 "damaged": self.memory.damaged,
             }
         )

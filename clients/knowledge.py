@@ -108,7 +108,7 @@ class DistillationClient:
                         "model": self.model_name,
                         "own-domain": own,
                         # What an earlier part of the run left, if this is not the first.
-                        "remembers": self.memory.round,
+                        "state-round": self.memory.round,
                         "damaged": self.memory.damaged,
                     }
                 ),

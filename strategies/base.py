@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -25,10 +26,11 @@ from fedfuse.simulation.memory_plan import Plan
 from fedfuse.tracking.checkpoints import Checkpoint, strip_prefix
 from fedfuse.tracking.run_writer import RunWriter
 from strategies.client_registry import ClientInfo, ClientRegistry
-from strategies.message_round import Exchange, require
-from strategies.phases import Rounds
+from strategies.messenger import Messenger, ReplyStream, require
+from strategies.phases import Phase, PhaseRunner
+from strategies.piggyback import PiggybackRunner
 from strategies.results import restore_result, result_facts
-from strategies.steps import carry_out
+from strategies.server_state import SERVER
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,10 +45,6 @@ class OpenRun(Protocol):
 
     config: RunConfig
     run: RunWriter
-
-    def begin(self, server_round: int) -> None:
-        """Take up what a round is about."""
-        ...
 
     def checkpoint(
         self, server_round: int, strategy: Mapping[str, ndarray], result: Mapping[str, Any]
@@ -69,8 +67,10 @@ class BaseStrategy(Strategy):
     def __init__(self, session: OpenRun) -> None:
         self.session = session
         self.config = session.config
-        self.roll = ClientRegistry(session.run, self.registration_request, self.parse_registration)
-        self.exchange: Exchange
+        self.registry = ClientRegistry(
+            session.run, self.registration_request, self.parse_registration
+        )
+        self.messenger: Messenger
 
     @staticmethod
     @abstractmethod
@@ -128,6 +128,9 @@ class BaseStrategy(Strategy):
         return ArrayRecord()
 
     # --- Hooks, in the order of a round; a strategy overrides what it changes ---------------------
+
+    def select_public_samples(self, server_round: int) -> None:
+        """Select the public samples of a round, where rounds differ in them."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -207,35 +210,131 @@ class BaseStrategy(Strategy):
             FedfuseError: when fewer than ``min-clients`` answer.
         """
         self.summary()
-        self.exchange = Exchange(grid, self.session.run, timeout)
-        kept = self.session.resume()
-        result = Result(arrays=initial_arrays)
-        if kept:
-            self.load(strip_prefix(kept.arrays, "strategy|"))
-            result = restore_result(self.initial(), kept.facts["result"])
-        self._wait_for_nodes(grid, timeout)
-        self.roll.call(grid, self.exchange, kept.round if kept else -1)
-        require(len(self.exchange.names), self.config.min_clients, messages.REGISTER)
-        rounds = Rounds(
-            self,
-            grid,
-            result,
-            train_config or ConfigRecord(),
-            evaluate_config or ConfigRecord(),
-            evaluate_fn,
+        self._grid, self._evaluate_fn = grid, evaluate_fn
+        self._train_config = train_config or ConfigRecord()
+        self._evaluate_config = evaluate_config or ConfigRecord()
+        self.messenger = Messenger(grid, self.session.run, timeout)
+        self._phases = (
+            PiggybackRunner(self.messenger, self.request_context)
+            if self.config.piggyback
+            else PhaseRunner(self.messenger)
         )
-        first, last = rounds.first(), rounds.last(num_rounds)
-        for number in range(kept.round + 1 if kept else first, last + 1):
-            if number:
-                self.roll.call(grid, self.exchange, number - 1)
-            joint = self.request_context(number) if self.config.piggyback else None
-            for steps in rounds.turn(number, num_rounds):
-                carry_out(steps, self.exchange, joint)
-            self.session.checkpoint(number, self.state(), result_facts(result))
-            self.session.run.progress(checkpoint=number)
+        done = self._resume(initial_arrays, num_rounds)
+        self._wait_for_nodes(grid, timeout)
+        self.registry.register(grid, self.messenger, done)
+        require(len(self.messenger.names), self.config.min_clients, messages.REGISTER)
+        for number in range(done + 1, num_rounds + 1):
+            if number > 0:
+                self.registry.register(grid, self.messenger, number - 1)  # who has come since
+                self._train(number)  # clients train, the server learns from their replies
+                self._distill(number)  # clients learn from the server
+            self._evaluate(number)  # both are scored; in round 0 before any training
+            if self._phases.is_due(number):
+                self._checkpoint(number)
+        last = num_rounds
+        if isinstance(self._phases, PiggybackRunner):
+            last = num_rounds + 1  # a message that closes the last round
+            if self._phases.waiting:
+                self.registry.register(grid, self.messenger, num_rounds)
+                self._phases.flush(last)
+                self._checkpoint(last)
         if self.config.baselines:
             self.measure_baselines(last)
-        return result
+        return self._result
+
+    def _train(self, server_round: int) -> None:
+        """Clients train on private data; the server learns from what they send."""
+
+        def configure() -> list[Message]:
+            log.info("round %d: clients train on private data", server_round)
+            self.select_public_samples(server_round)
+            config = self._with_context(server_round, self._train_config)
+            arrays = self._result.arrays
+            return list(self.configure_train(server_round, arrays, config, self._grid))
+
+        def aggregate(replies: ReplyStream) -> None:
+            started = time.monotonic()
+            arrays, metrics = self.aggregate_train(server_round, replies)
+            deque(replies, maxlen=0)  # Replies that the strategy left out are written down too.
+            seconds = time.monotonic() - started - replies.waited
+            self.session.run.message(server_round, "server.aggregate", SERVER, seconds=seconds)
+            if arrays is not None:
+                self._result.arrays = arrays
+            if metrics is not None:
+                self._result.train_metrics_clientapp[server_round] = metrics
+
+        minimum = self.config.min_clients
+        self._phases.run(
+            Phase(server_round, configure, aggregate, minimum=minimum, needs_replies=True)
+        )
+
+    def _distill(self, server_round: int) -> None:
+        """Clients learn from the server, where the strategy sends them anything."""
+
+        def configure() -> list[Message]:
+            self.select_public_samples(server_round)
+            config = self._with_context(server_round, self._train_config)
+            arrays = self._result.arrays
+            requests = list(self.configure_distill(server_round, arrays, config, self._grid))
+            if requests:
+                log.info("round %d: clients learn from the server", server_round)
+            return requests
+
+        def aggregate(replies: ReplyStream) -> None:
+            self.aggregate_distill(server_round, self.messenger.sort(replies))
+
+        minimum = self.config.min_clients
+        self._phases.run(Phase(server_round, configure, aggregate, minimum=minimum))
+
+    def _evaluate(self, server_round: int) -> None:
+        """Clients score their models, the server meanwhile its own."""
+        own: list[MetricRecord] = []
+
+        def configure() -> list[Message]:
+            config = self._with_context(server_round, self._evaluate_config)
+            arrays = self._result.arrays
+            return list(self.configure_evaluate(server_round, arrays, config, self._grid))
+
+        def aggregate(replies: ReplyStream) -> None:
+            metrics = self.aggregate_evaluate(server_round, self.messenger.sort(replies))
+            if metrics is not None:
+                self._result.evaluate_metrics_clientapp[server_round] = metrics
+            evaluate, arrays = self._evaluate_fn, self._result.arrays
+            given = evaluate(server_round, arrays) if evaluate else None
+            self._result.evaluate_metrics_serverapp[server_round] = given or own[0]
+
+        def meanwhile() -> None:
+            own.append(self.evaluate_server(server_round))
+
+        self._phases.run(Phase(server_round, configure, aggregate, meanwhile))
+
+    def _checkpoint(self, server_round: int) -> None:
+        """Save what is needed to go on after a round."""
+        self.session.checkpoint(server_round, self.state(), result_facts(self._result))
+        self.session.run.progress(checkpoint=server_round)
+
+    def _resume(self, initial_arrays: ArrayRecord, num_rounds: int) -> int:
+        """Restore the run that is to go on, if any.
+
+        Returns:
+            number of its last checkpoint, -1 for none.
+        """
+        self._result = Result(arrays=initial_arrays)
+        kept = self.session.resume()
+        if kept is None:
+            return -1
+        self.load(strip_prefix(kept.arrays, "strategy|"))
+        self._result = restore_result(self.initial(), kept.facts["result"])
+        if self.config.piggyback and kept.round <= num_rounds:  # had waited for the next message
+            self._distill(kept.round)
+            self._evaluate(kept.round)
+        return kept.round
+
+    def _with_context(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
+        """A request's config, with the run and round that it belongs to."""
+        whole = ConfigRecord({**config})
+        messages.pack_context(whole, self.request_context(server_round))
+        return whole
 
     def request_context(self, server_round: int) -> messages.RequestContext:
         """What the requests of a round belong to."""
@@ -247,26 +346,27 @@ class BaseStrategy(Strategy):
     ) -> list[Message]:
         """The same message to every registered client."""
         whole = RecordDict({**(content or {}), "config": config})
-        return [Message(whole, node, kind) for node in self.exchange.names]
+        return [Message(whole, node, kind) for node in self.messenger.names]
 
-    def accept(
-        self, server_round: int, replies: Iterable[Message], read: Callable[[Message], T]
+    def parse_replies(
+        self, server_round: int, replies: Iterable[Message], parse_reply: Callable[[Message], T]
     ) -> Iterator[tuple[str, T]]:
-        """What can be read of the replies, with the client's name, as they come.
+        """Parse replies as they come; yields clients' names and what was parsed.
 
-        Replies that ``read`` raises an error for are refused and counted.
+        Replies of another round, and those that ``parse_reply`` raises an error for, are refused
+        and counted.
         """
         for reply in replies:
             try:
                 messages.check_round(reply.content, server_round)
-                found = read(reply)
+                parsed = parse_reply(reply)
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
                 metadata = reply.metadata
-                self.exchange.refuse(
+                self.messenger.refuse(
                     server_round, metadata.message_type, metadata.src_node_id, error
                 )
                 continue
-            yield self.exchange.name(reply.metadata.src_node_id), found
+            yield self.messenger.name(reply.metadata.src_node_id), parsed
 
     def _wait_for_nodes(self, grid: Grid, timeout: float) -> None:
         """The ServerApp may start before the nodes are there."""

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
 from fedfuse.tracking.run_writer import RunWriter
-from strategies.message_round import Exchange
+from strategies.messenger import Messenger
 from strategies.server_state import SERVER
 
 
@@ -40,11 +40,11 @@ class ResumeInfo:
     """What a client has of the run already.
 
     Attributes:
-        remembers: the round that its state is of; -1 for a client that begins anew.
+        round: the round that its state is of; -1 for a client that begins anew.
         damaged: what it could not read of its state.
     """
 
-    remembers: int
+    round: int
     damaged: list[str]
 
 
@@ -53,8 +53,8 @@ class ClientRegistry:
 
     Args:
         run: the run folder.
-        greeting: what nodes are told.
-        admit: reads who a node says that it is; raises an error for one that cannot take part.
+        registration_request: makes the content of a request to register.
+        parse_registration: reads a reply; raises an error for a client that cannot take part.
     """
 
     def __init__(
@@ -63,75 +63,77 @@ class ClientRegistry:
         registration_request: Callable[[], RecordDict],
         parse_registration: Callable[[Message], ClientInfo],
     ) -> None:
-        self._run, self._greeting, self._admit = run, registration_request, parse_registration
+        self._run = run
+        self._registration_request = registration_request
+        self._parse_registration = parse_registration
         self._before = {name for name in run.models if name != SERVER}
         self._answered: set[int] = set()
         self._called = False
 
-    def call(self, grid: Grid, exchange: Exchange, after: int) -> None:
-        """Greet the nodes that were not heard yet, and ask who they are.
+    def register(self, grid: Grid, messenger: Messenger, after: int) -> None:
+        """Ask the nodes that have not answered yet to register.
 
         Args:
             grid: with the nodes.
-            exchange: gets their names.
+            messenger: gets their names.
             after: the last round that is over, -1 for none: a client's state goes back to it.
         """
         there = set(grid.get_node_ids())
-        unheard = sorted(there - self._answered)
+        unanswered = sorted(there - self._answered)
         if len(there) > self._run.nodes:
             self._run.describe(nodes=len(there))
-        if unheard:
+        if unanswered:
             config = ConfigRecord({"after": after})
             request_context = messages.RequestContext(
                 self._run.folder.name, self._run.id, max(after, 0)
             )
             messages.pack_context(config, request_context)
-            registration_request = RecordDict({**self._greeting(), "config": config})
-            requests = [Message(registration_request, node, messages.REGISTER) for node in unheard]
-            greet = partial(self._greet, exchange, there, after)
-            deque(exchange.stream(request_context.round, requests, greet=greet), maxlen=0)
-        exchange.absent = self._before - set(exchange.names.values())
+            content = RecordDict({**self._registration_request(), "config": config})
+            requests = [Message(content, node, messages.REGISTER) for node in unanswered]
+            on_reply = partial(self._register, messenger, there, after)
+            deque(messenger.stream(request_context.round, requests, on_reply=on_reply), maxlen=0)
+        messenger.absent = self._before - set(messenger.names.values())
         self._called = True
 
-    def _greet(self, exchange: Exchange, there: Set[int], after: int, reply: Message) -> None:
+    def _register(self, messenger: Messenger, there: Set[int], after: int, reply: Message) -> None:
         """Give a node its client's name."""
         node = reply.metadata.src_node_id
         self._answered.add(node)
         try:
-            member = self._admit(reply)
+            info = self._parse_registration(reply)
             resume_info = parse_resume_info(reply.content)
-            held = [n for n, name in exchange.names.items() if name == member.client]
-            if set(held) & there:
+            known_nodes = [n for n, name in messenger.names.items() if name == info.client]
+            if set(known_nodes) & there:
                 # To Flower a machine that was killed is there for a minute: its next node is asked
                 # again.
                 self._answered.remove(node)
-                raise FedfuseError(f"partition {member.client} is taken by another client")
+                raise FedfuseError(f"partition {info.client} is taken by another client")
         except (FedfuseError, KeyError, TypeError, ValueError) as error:
-            exchange.refuse(max(after, 0), messages.REGISTER, node, error)
+            messenger.refuse(max(after, 0), messages.REGISTER, node, error)
             return
-        for gone in held:  # The client's machine was started again, as another node.
-            del exchange.names[gone]
+        for gone in known_nodes:  # The client's machine was started again, as another node.
+            del messenger.names[gone]
         # By name: in which order clients are asked is no matter of who was quicker to register.
-        names = {**exchange.names, node: member.client}
-        exchange.names = dict(sorted(names.items(), key=itemgetter(1)))
-        self._write_down(member, resume_info, after)
+        names = {**messenger.names, node: info.client}
+        messenger.names = dict(sorted(names.items(), key=itemgetter(1)))
+        self._write_down(info, resume_info, after)
 
-    def _write_down(self, member: ClientInfo, resume_info: ResumeInfo, after: int) -> None:
-        client, run = member.client, self._run
+    def _write_down(self, info: ClientInfo, resume_info: ResumeInfo, after: int) -> None:
+        client, run = info.client, self._run
         run.add(
-            models={client: member.model},
-            names={client: member.name},
-            own_domain={client: member.domain},
+            models={client: info.model},
+            names={client: info.name},
+            own_domain={client: info.domain},
         )
         known, self._before = client in self._before, {*self._before, client}
         for error in resume_info.damaged:
             run.event(max(after, 0), "damaged", client, error)
-        if after < 0 or (resume_info.remembers == after and not self._called):
+        if after < 0 or (resume_info.round == after and not self._called):
             return  # The run begins, or goes on as if nothing had happened.
-        if resume_info.remembers < 0:
+        if resume_info.round < 0:
             run.event(after, "lost" if known else "joined", client, "begins anew")
         else:
-            run.event(after, "returned", client, f"with its state of round {resume_info.remembers}")
+            run.event(after, "returned", client, f"with its state of round {resume_info.round}")
 
 
 def parse_resume_info(content: RecordDict) -> ResumeInfo:
@@ -143,6 +145,6 @@ def parse_resume_info(content: RecordDict) -> ResumeInfo:
     info = content.config_records["info"]
     damaged = info.get("damaged", [])
     return ResumeInfo(
-        remembers=int(info.get("remembers", -1)),  # type: ignore[arg-type]
+        round=int(info.get("state-round", -1)),  # type: ignore[arg-type]
         damaged=[str(error) for error in damaged] if isinstance(damaged, list) else [],
     )

@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from strategies.message_round import require
+from strategies.messenger import require
 from strategies.model import ModelStrategy, mean_loss, take_loss
 
 AdapterState = dict[str, ndarray]
@@ -51,7 +51,7 @@ class FedAvgLoRA(ModelStrategy):
                 raise FedfuseError(f"metrics.num-examples is {number:g}; allowed: above 0")
             return adapter, number, take_loss(reply)
 
-        found = dict(self.accept(server_round, replies, read))
+        found = dict(self.parse_replies(server_round, replies, read))
         require(len(found), self.config.min_clients, messages.LOCAL)
         # By name: sums of floats depend on their order, and no result on who was quicker.
         adapters, examples, losses = zip(*(found[name] for name in sorted(found)), strict=True)

@@ -35,7 +35,7 @@ from strategies.base import FEDERATED, ZERO_SHOT, BaseStrategy
 from strategies.client_registry import ClientInfo
 from strategies.feddtpt_baselines import centralized, standalone
 from strategies.feddtpt_state import TEST, VALIDATION, FedDTPTState, open_feddtpt_state
-from strategies.message_round import require
+from strategies.messenger import require
 from strategies.server_state import SERVER
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class FedDTPT(BaseStrategy):
 
     def turn(self, server_round: int) -> list[int]:
         """The nodes that search in a round."""
-        nodes = list(self.exchange.names)
+        nodes = list(self.messenger.names)
         size = self.config.prompts.clients_per_round or len(nodes)
         first = (server_round - 1) * size
         return list(dict.fromkeys(nodes[(first + n) % len(nodes)] for n in range(size)))
@@ -139,8 +139,8 @@ class FedDTPT(BaseStrategy):
         def read(reply: Message) -> TunedPrompt:
             return self.session.take(reply, given, rules.queries)
 
-        found = dict(self.accept(server_round, replies, read))
-        asked = rules.clients_per_round or len(self.exchange.names)
+        found = dict(self.parse_replies(server_round, replies, read))
+        asked = rules.clients_per_round or len(self.messenger.names)
         require(len(found), min(self.config.min_clients, asked), messages.LOCAL)
         # By name: who is the first of equals is not a matter of who was quicker.
         found = dict(sorted(found.items()))
@@ -185,7 +185,7 @@ class FedDTPT(BaseStrategy):
                 messages.unpack_number(content, "own", 0, 1) if own else None,
             )
 
-        heard = dict(sorted(self.accept(server_round, replies, read)))
+        heard = dict(sorted(self.parse_replies(server_round, replies, read)))
         together = mean(shared for shared, _ in heard.values()) if heard else None
         stage = FEDERATED if server_round else ZERO_SHOT
         paid = self.paid + session.paid(VALIDATION)
@@ -210,15 +210,15 @@ class FedDTPT(BaseStrategy):
         config = ConfigRecord({})
         messages.pack_context(config, self.request_context(turn))
         content = self._content(config, self.session.start)
-        requests = [Message(content, node, messages.BASELINE) for node in self.exchange.names]
-        replies = self.exchange(self.config.rounds, requests)
+        requests = [Message(content, node, messages.BASELINE) for node in self.messenger.names]
+        replies = self.messenger.send_and_receive(self.config.rounds, requests)
         most = self.config.rounds * self.config.prompts.queries
 
         def read(reply: Message) -> TunedPrompt:
             return self.session.take(reply, self.session.start, most)
 
-        standalone(self.session, dict(self.accept(turn, replies, read)))
-        centralized(self.session, len(self.exchange.names), self.paid)
+        standalone(self.session, dict(self.parse_replies(turn, replies, read)))
+        centralized(self.session, len(self.messenger.names), self.paid)
 
     def state(self) -> dict[str, ndarray]:
         """The global prompt, what the round's clients sent, and what all searches cost."""

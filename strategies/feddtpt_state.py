@@ -53,9 +53,6 @@ class FedDTPTState:
     backend: Backend
     start: Prompt
 
-    def begin(self, server_round: int) -> None:
-        """Rounds differ in nothing that the server has."""
-
     def checkpoint(
         self, server_round: int, strategy: Mapping[str, ndarray], result: Mapping[str, Any]
     ) -> None:

@@ -113,7 +113,7 @@ class FedMKT(ModelStrategy):
             itself.
         """
         node = reply.metadata.src_node_id
-        client, tokenizer = self.exchange.name(node), self.tokenizers[node]
+        client, tokenizer = self.messenger.name(node), self.tokenizers[node]
         session, rules = self.session, self.config.knowledge
         rows = len(session.aligner.dictionary(tokenizer).rows.token)
         payload = messages.unpack_knowledge(reply.content)
@@ -132,7 +132,7 @@ class FedMKT(ModelStrategy):
     ) -> Iterable[Message]:
         """Steps 1 to 3: train on private data, send knowledge of the public set."""
         requests = []
-        for node, client in self.exchange.names.items():
+        for node, client in self.messenger.names.items():
             asked = {
                 **config,
                 "reply": "knowledge",
@@ -165,12 +165,12 @@ class FedMKT(ModelStrategy):
                 else None
             )
             candidate = fuser.add_teacher(knowledge, self.tokenizers[node], context_loss)
-            self.heard[self.exchange.name(node)] = messages.unpack_cache_digest(reply.content)
+            self.heard[self.messenger.name(node)] = messages.unpack_cache_digest(reply.content)
             return loss, candidate
 
         heard: dict[str, tuple[float, AlignedTeacher]] = {}
         with DiskBuffer(self.session.run.folder) as spool:
-            for client, (loss, candidate) in self.accept(server_round, replies, listen):
+            for client, (loss, candidate) in self.parse_replies(server_round, replies, listen):
                 heard[client] = loss, spool.put(candidate)
             if len(heard) < self.config.min_clients:
                 raise FedfuseError(
@@ -212,7 +212,7 @@ class FedMKT(ModelStrategy):
             self.told = now if changes else read(payload)
         prompts = self.session.view_contexts() if self.clients_by.reads_contexts else None
         requests = []
-        for node, client in self.exchange.names.items():
+        for node, client in self.messenger.names.items():
             asked = {**config, "rule": self.clients_by.name}
             content = RecordDict({"config": ConfigRecord(asked)})
             if prompts:
@@ -229,7 +229,7 @@ class FedMKT(ModelStrategy):
 
         def note(reply: Message) -> float:
             loss = take_loss(reply)
-            client = self.exchange.name(reply.metadata.src_node_id)
+            client = self.messenger.name(reply.metadata.src_node_id)
             shares = {}
             for key, share in reply.content.metric_records["teacher-shares"].items():
                 domain, _, teacher = key.rpartition("/")
@@ -243,7 +243,7 @@ class FedMKT(ModelStrategy):
                 self.session.run.gate_loss(server_round, client, before, after)
             return loss
 
-        return mean_loss([loss for _, loss in self.accept(server_round, replies, note)])
+        return mean_loss([loss for _, loss in self.parse_replies(server_round, replies, note)])
 
     def state(self) -> dict[str, ndarray]:
         """What the rule has learned; with freshness, what each side was told."""

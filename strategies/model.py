@@ -86,6 +86,10 @@ class ModelStrategy(BaseStrategy):
         label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
         return ClientInfo(client, model, f"{domain or client} / {label}", domain)
 
+    def select_public_samples(self, server_round: int) -> None:
+        """Select the public samples of a round."""
+        self.session.select_public_samples(server_round)
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -100,11 +104,11 @@ class ModelStrategy(BaseStrategy):
 
         def note(reply: Message) -> list[float]:
             scores = messages.unpack_scores(reply.content)
-            client = self.exchange.name(reply.metadata.src_node_id)
+            client = self.messenger.name(reply.metadata.src_node_id)
             self.session.run.scores(stage, server_round, client, scores)
             return [score.loss for score in scores.values()]
 
-        noted = self.accept(server_round, replies, note)
+        noted = self.parse_replies(server_round, replies, note)
         return mean_loss([loss for _, losses in noted for loss in losses])
 
     def evaluate_server(self, server_round: int) -> MetricRecord:
@@ -116,7 +120,7 @@ class ModelStrategy(BaseStrategy):
         log.info("round %d: server loss %.4f nats/byte", server_round, mean)
         return MetricRecord({**messages.scores_to_metrics(scores)})
 
-    def accept(
+    def parse_replies(
         self, server_round: int, replies: Iterable[Message], read: Callable[[Message], T]
     ) -> Iterator[tuple[str, T]]:
         """The same, with a note on who trains in smaller parts since its memory ran out."""
@@ -125,14 +129,16 @@ class ModelStrategy(BaseStrategy):
             phase = reply.metadata.message_type.removeprefix("train.")
             return read(reply), phase, messages.unpack_max_tokens(reply.content)
 
-        for client, (found, phase, tokens) in super().accept(server_round, replies, read_both):
+        for client, (found, phase, tokens) in super().parse_replies(
+            server_round, replies, read_both
+        ):
             if tokens:
                 self.session.note_memory(server_round, client, phase, tokens)
             yield client, found
 
     def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
         """The losses that the clients report, in the order of their names."""
-        return [loss for _, loss in sorted(self.accept(server_round, replies, take_loss))]
+        return [loss for _, loss in sorted(self.parse_replies(server_round, replies, take_loss))]
 
     def measure_baselines(self, turn: int) -> None:
         """Standalone, public-only and centralized training."""
@@ -141,15 +147,15 @@ class ModelStrategy(BaseStrategy):
         messages.pack_context(config, self.request_context(turn))
         requests = self.requests(messages.BASELINE, config)
         with one_thread():
-            replies = self.exchange(
+            replies = self.messenger.send_and_receive(
                 self.config.rounds, requests, lambda: server_baselines(self.session)
             )
 
         def note(reply: Message) -> None:
-            client = self.exchange.name(reply.metadata.src_node_id)
+            client = self.messenger.name(reply.metadata.src_node_id)
             client_baselines(self.session, client, reply)
 
-        deque(self.accept(turn, replies, note), maxlen=0)
+        deque(self.parse_replies(turn, replies, note), maxlen=0)
 
 
 @contextmanager

@@ -75,8 +75,8 @@ class ServerState:
     untouched: SampleNLL | None = None
     _parts: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def begin(self, server_round: int) -> None:
-        """Take up the public samples of a round."""
+    def select_public_samples(self, server_round: int) -> None:
+        """Select the public samples of a round."""
         public = public_of_round(self.config, self.local_model, server_round)
         if public.fingerprint != self.public.fingerprint:
             self.public, self.aligner = public, self.aligner.on(public.samples)

@@ -39,7 +39,7 @@ def one(seed: int, output: Path) -> dict[str, object]:
     }
     config = flatten(parse({**SMALL, **given}))
     folder = output / f"chaos-{seed}"
-    with patch("strategies.message_round.POLL_SECONDS", DEADLINE / 4):
+    with patch("strategies.messenger.POLL_SECONDS", DEADLINE / 4):
         fleets = run_among(schedule, config, CLIENTS)
     message_log = read_run(folder).messages
     return {

@@ -35,7 +35,7 @@ class Recorded(FedMKT):
     def receive(self, reply: Message) -> Knowledge:
         """Keep what a client says."""
         knowledge = super().receive(reply)
-        client = self.exchange.name(reply.metadata.src_node_id)
+        client = self.messenger.name(reply.metadata.src_node_id)
         save(self.session.run.folder / KNOWLEDGE / f"{client}.bin", knowledge)
         return knowledge
 

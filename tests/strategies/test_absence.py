@@ -35,7 +35,7 @@ def among(
     """Let the next federation be one of a schedule."""
     schedule = Schedule(faults, away or {})
     monkeypatch.setattr(grid, "InProcessGrid", lambda *given: Fleet(schedule, *given))
-    monkeypatch.setattr("strategies.message_round.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("strategies.messenger.POLL_SECONDS", 0.05)
 
 
 def events(folder: Path) -> list[tuple[int, str, str]]:

@@ -16,7 +16,7 @@ from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
 from fedfuse.errors import FedfuseError
 from fedfuse.simulation.in_process import InProcessGrid
 from fedfuse.tracking.run_writer import RunWriter
-from strategies.message_round import GRACE_SECONDS, Exchange
+from strategies.messenger import GRACE_SECONDS, Messenger
 from tests.federations import federate, lines
 from tests.strategies.test_faults import SHORT
 
@@ -37,7 +37,7 @@ def echo(message: Message, context: Context) -> Message:
 
 
 class Office:
-    """An exchange with three clients, named in the order of their node ids."""
+    """A messenger with three clients, named in the order of their node ids."""
 
     def __init__(self, folder: Path, broken: int = -1, timeout: float = 60) -> None:
         app = ClientApp()
@@ -45,8 +45,8 @@ class Office:
         partitions = [{"partition-id": number} for number in range(NODES)]
         self.grid = LastFirst(app, partitions, {"broken": broken})
         self.run = RunWriter(folder, "run", {})
-        self.exchange = Exchange(self.grid, self.run, timeout)
-        self.exchange.names = dict(zip(self.grid.get_node_ids(), "abc", strict=True))
+        self.messenger = Messenger(self.grid, self.run, timeout)
+        self.messenger.names = dict(zip(self.grid.get_node_ids(), "abc", strict=True))
 
     def messages(self) -> list[Message]:
         content = RecordDict({"config": ConfigRecord({"text": "hello"})})
@@ -57,17 +57,17 @@ class Office:
         return [json.loads(x)["client"] for x in path.read_text().splitlines()]
 
     def names(self, replies: Iterable[Message]) -> Iterator[str]:
-        return (self.exchange.name(reply.metadata.src_node_id) for reply in replies)
+        return (self.messenger.name(reply.metadata.src_node_id) for reply in replies)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.message_round.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("strategies.messenger.POLL_SECONDS", 0.001)
 
 
 def test_a_reply_is_handed_out_and_written_down_when_it_is_there(tmp_path: Path) -> None:
     office = Office(tmp_path)
-    arrivals = office.exchange.stream(1, office.messages())
+    arrivals = office.messenger.stream(1, office.messages())
     for client, written in zip("cba", ("c", "cb", "cba"), strict=True):
         assert list(office.names([next(arrivals)])) == [client]
         assert office.message_log() == list(written)
@@ -77,7 +77,7 @@ def test_a_reply_is_handed_out_and_written_down_when_it_is_there(tmp_path: Path)
 def test_a_list_is_in_the_order_of_names(tmp_path: Path) -> None:
     office = Office(tmp_path)
     done: list[str] = []
-    replies = office.exchange(1, office.messages(), lambda: done.append("work"))
+    replies = office.messenger.send_and_receive(1, office.messages(), lambda: done.append("work"))
     assert list(office.names(replies)) == list("abc")
     assert office.message_log() == list("cba")
     assert done == ["work"]
@@ -86,22 +86,22 @@ def test_a_list_is_in_the_order_of_names(tmp_path: Path) -> None:
 def test_messages_leave_before_anybody_asks_for_replies(tmp_path: Path) -> None:
     office = Office(tmp_path)
     messages = office.messages()
-    office.exchange.stream(1, messages)
+    office.messenger.stream(1, messages)
     assert len(office.grid.pull_messages([m.metadata.message_id for m in messages])) == 1
 
 
 def test_a_reply_that_was_used_is_forgotten(tmp_path: Path) -> None:
     office = Office(tmp_path)
-    arrivals = office.exchange.stream(1, office.messages())
+    arrivals = office.messenger.stream(1, office.messages())
     first = weakref.ref(next(arrivals).content)
     next(arrivals)
     assert first() is None
 
 
 def test_waiting_is_told_from_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.message_round.POLL_SECONDS", 0.2)
+    monkeypatch.setattr("strategies.messenger.POLL_SECONDS", 0.2)
     office = Office(tmp_path)
-    arrivals, started, worked = office.exchange.stream(1, office.messages()), time.monotonic(), 0.0
+    arrivals, started, worked = office.messenger.stream(1, office.messages()), time.monotonic(), 0.0
     for _ in arrivals:
         began = time.monotonic()
         time.sleep(0.1)
@@ -112,7 +112,7 @@ def test_waiting_is_told_from_work(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_who_fails_is_not_among_them_and_too_few_are_an_error(tmp_path: Path) -> None:
     office = Office(tmp_path, broken=1)
-    arrivals = office.exchange.stream(1, office.messages(), minimum=NODES)
+    arrivals = office.messenger.stream(1, office.messages(), minimum=NODES)
     assert len(list(office.names([next(arrivals), next(arrivals)]))) == 2
     with pytest.raises(FedfuseError, match="query: 2 clients answered; allowed: at least 3"):
         next(arrivals)
@@ -122,7 +122,7 @@ def test_who_fails_is_not_among_them_and_too_few_are_an_error(tmp_path: Path) ->
 def test_who_answers_while_the_server_is_busy_is_not_late(tmp_path: Path) -> None:
     """At the deadline replies are asked for once more; who is then missing is written down."""
     office = Office(tmp_path, timeout=1)
-    arrivals = office.exchange.stream(1, office.messages())
+    arrivals = office.messenger.stream(1, office.messages())
     assert list(office.names([next(arrivals)])) == ["c"]
     time.sleep(1.1)
     assert list(office.names(arrivals)) == ["b"]

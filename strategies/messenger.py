@@ -29,7 +29,7 @@ _FLOWERS_WORDS = "Exception ClientAppException occurred. Message: "
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class SentPhase:
     """Messages of one phase that were sent.
 
     Attributes:
@@ -64,7 +64,7 @@ class ReplyStream(Iterator[Message]):
             self.waited += time.monotonic() - started
 
 
-class Exchange:
+class Messenger:
     """Sends phases and writes messages.jsonl. Failed, late and repeated replies are counted, not
     trusted.
 
@@ -84,7 +84,7 @@ class Exchange:
         """The name of a node's client; the node id until it has registered."""
         return self.names.get(node_id, str(node_id))
 
-    def __call__(
+    def send_and_receive(
         self,
         server_round: int,
         messages: Iterable[Message],
@@ -102,16 +102,20 @@ class Exchange:
         Raises:
             FedfuseError: when there are fewer.
         """
-        arrivals = self.stream(server_round, messages, minimum=minimum)
+        replies = self.stream(server_round, messages, minimum=minimum)
         if meanwhile:
             meanwhile()
-        return sorted(arrivals, key=lambda reply: self.name(reply.metadata.src_node_id))
+        return self.sort(replies)
+
+    def sort(self, replies: Iterable[Message]) -> list[Message]:
+        """All replies, by client name."""
+        return sorted(replies, key=lambda reply: self.name(reply.metadata.src_node_id))
 
     def stream(
         self,
         server_round: int,
         messages: Iterable[Message],
-        greet: Callable[[Message], None] | None = None,
+        on_reply: Callable[[Message], None] | None = None,
         minimum: int = 0,
     ) -> ReplyStream:
         """Send messages at once; the replies without an error come one by one, as they arrive.
@@ -119,7 +123,7 @@ class Exchange:
         Args:
             server_round: of the run, for messages.jsonl.
             messages: at most one per node.
-            greet: called with each good reply before it is written down: it may name its sender.
+            on_reply: called with each good reply before it is written down: it may name its sender.
             minimum: good replies without which the run is given up, at the end of the phase.
         """
         asked = list(messages)
@@ -127,7 +131,7 @@ class Exchange:
             return ReplyStream(iter(()))
         there = set(self._grid.get_node_ids())
         sent = [message for message in asked if message.metadata.dst_node_id in there]
-        phase = Phase(
+        phase = SentPhase(
             server_round,
             asked[0].metadata.message_type,
             {message.metadata.dst_node_id: message_bytes(message) for message in sent},
@@ -143,7 +147,7 @@ class Exchange:
         for message in sent:
             message.metadata.ttl = self._timeout + GRACE_SECONDS
         waiting = list(self._grid.push_messages(sent))
-        return ReplyStream(self._receive(phase, waiting, greet, minimum))
+        return ReplyStream(self._receive(phase, waiting, on_reply, minimum))
 
     def refuse(self, server_round: int, phase: str, node_id: int, error: Exception) -> None:
         """Note that a reply's content was no good."""
@@ -153,9 +157,9 @@ class Exchange:
 
     def _receive(
         self,
-        phase: Phase,
+        phase: SentPhase,
         waiting: Iterable[str],
-        greet: Callable[[Message], None] | None,
+        on_reply: Callable[[Message], None] | None,
         minimum: int,
     ) -> Iterator[Message]:
         """The good ones of the replies to the messages with the ids ``waiting``."""
@@ -170,8 +174,8 @@ class Exchange:
                 if node not in missing:
                     continue
                 missing.remove(node)
-                if greet and not reply.has_error():
-                    greet(reply)
+                if on_reply and not reply.has_error():
+                    on_reply(reply)
                 if self._record(phase, node, reply):
                     good += 1
                     yield reply
@@ -191,7 +195,7 @@ class Exchange:
                 left.pop(reply.metadata.reply_to_message_id, None)
                 yield reply
 
-    def _record(self, phase: Phase, node: int, reply: Message | None) -> bool:
+    def _record(self, phase: SentPhase, node: int, reply: Message | None) -> bool:
         """Write the line of messages.jsonl; whether the reply can be used."""
         received, error = 0, None
         seconds = time.monotonic() - phase.started
@@ -216,7 +220,7 @@ class Exchange:
 
     def _fail(
         self,
-        phase: Phase,
+        phase: SentPhase,
         client: str,
         error: str,
         sent_bytes: int = 0,
