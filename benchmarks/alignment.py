@@ -7,35 +7,37 @@ that what else the machine does hits both.
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.frame import Timings, machine, write_json
-from benchmarks.rows import Bench, measure_lengths, measure_modes, measure_reference
-from benchmarks.tables import measure_tables
+from benchmarks.harness import File, Material, Measured, Quick, Repeats, Seed, Timings, benchmark
+from benchmarks.projection_speed import (
+    AlignmentBench,
+    measure_lengths,
+    measure_modes,
+    measure_reference,
+)
+from benchmarks.vocabulary_tables import measure_tables
 
 PARTS = ("mined", "qwen", "rows", "reference", "lengths")
 TEACHER, STUDENT, LARGE = "gpt2", "llama2", "qwen"
 
 
+@benchmark
 def main(
-    material: Annotated[Path, typer.Option(help="Folder with tokenizers and datasets.")],
-    json: Annotated[Path, typer.Option(help="File to write.")],
-    parts: Annotated[str, typer.Option(help="What to measure, joined by commas.")] = ",".join(
-        PARTS
-    ),
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of everything.")] = 5,
-    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
-    seed: Annotated[int, typer.Option(help="Of samples and made-up knowledge.")] = 0,
-) -> None:
-    """Measure and write the result file."""
+    material: Material,
+    file: File,
+    parts: Annotated[str, typer.Option(help="Parts to measure, by commas.")] = ",".join(PARTS),
+    repeats: Repeats = 5,
+    quick: Quick = False,
+    seed: Seed = 0,
+) -> Iterator[Measured]:
+    """Measure tables and rows, and write the result file."""
     wanted = parts.split(",")
     if unknown := sorted(set(wanted) - set(PARTS)):
-        raise typer.BadParameter(f"parts {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
-    started, about = time.monotonic(), machine()
+        raise typer.BadParameter(f"expected parts of {', '.join(PARTS)}, got {', '.join(unknown)}")
     timings, results, raw = Timings(), dict[str, float](), dict[str, Any]()
     if "mined" in wanted:
         found, raw["mined"] = measure_tables(
@@ -51,7 +53,7 @@ def main(
         )
         results["mined_qwen_llama2_seconds"] = found["seconds"]
     if {"rows", "reference", "lengths"} & set(wanted):
-        bench = Bench(material, TEACHER, STUDENT, seed)
+        bench = AlignmentBench(material, TEACHER, STUDENT, seed)
     if "rows" in wanted:
         results["rows_per_second"], raw["rows"] = measure_modes(
             bench, timings, repeats=repeats,
@@ -66,17 +68,4 @@ def main(
             bench, timings, repeats=repeats,
             tokens=1 << (13 if quick else 19), slow_tokens=1 << (10 if quick else 13),
         )  # fmt: skip
-    arguments = f" --parts {parts} --repeats {repeats} --seed {seed}" + " --quick" * quick
-    write_json(
-        json,
-        command=f"python -m benchmarks.alignment --material MATERIAL --json FILE{arguments}",
-        seed=seed,
-        started=started,
-        about=about,
-        results=results,
-        raw=raw | {"seconds": timings.seconds},
-    )
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    yield Measured(results, raw | {"seconds": timings.seconds}, seed)

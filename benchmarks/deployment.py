@@ -12,7 +12,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.frame import machine, write_json
+from benchmarks.harness import File, Measured, benchmark
 from clients.app import app as client_app
 from fedfuse.config.run_config import flatten, parse
 from fedfuse.flower.app_bundle import app_dir
@@ -29,7 +29,7 @@ from fedfuse.simulation.in_process import run_in_process
 from fedfuse.simulation.processes import listens
 from strategies.app import app as server_app
 
-QUICK = {
+SMALL = {
     "min-clients": 1,
     "baselines": False,
     "clients.model": "builtin:gpt2",
@@ -46,14 +46,14 @@ Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What a run wrote down, a line a message (with its seconds) and a line a measurement."""
+class RunLines:
+    """Records of a run: a line a message (with its seconds), and a line a measurement."""
 
     messages: Lines
     metrics: Lines
 
 
-def deployed(config: Mapping[str, Any], *, resident: bool) -> Run:
+def deployed(config: Mapping[str, Any], *, resident: bool) -> RunLines:
     """A run on a SuperLink with one SuperNode.
 
     Raises:
@@ -99,7 +99,7 @@ def deployed(config: Mapping[str, Any], *, resident: bool) -> Run:
         return read(folder)
 
 
-def alone(config: Mapping[str, Any]) -> Run:
+def alone(config: Mapping[str, Any]) -> RunLines:
     """The same run in this process."""
     with tempfile.TemporaryDirectory() as folder:
         whole = flatten(parse({**config, "output": folder}))
@@ -107,13 +107,15 @@ def alone(config: Mapping[str, Any]) -> Run:
         return read(Path(folder) / str(config["name"]))
 
 
-def read(folder: Path) -> Run:
-    """What is in a run folder."""
+def read(folder: Path) -> RunLines:
+    """Read the lines of a run folder."""
     files = (folder / f"{name}.jsonl" for name in ("messages", "metrics"))
-    return Run(*([json.loads(line) for line in file.read_text().splitlines()] for file in files))
+    return RunLines(
+        *([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+    )
 
 
-def seconds(run: Run) -> dict[str, list[float]]:
+def seconds(run: RunLines) -> dict[str, list[float]]:
     """Seconds of the client's messages by type, from the second round on.
 
     Before, there are things that happen once in any case: libraries are read from disk, the app is
@@ -126,7 +128,7 @@ def seconds(run: Run) -> dict[str, list[float]]:
     return found
 
 
-def cost(run: Run, work: Run) -> float:
+def cost(run: RunLines, work: RunLines) -> float:
     """Median seconds of a message beyond its work."""
     least = {phase: median(times) for phase, times in seconds(work).items()}
     over = [time - least[phase] for phase, times in seconds(run).items() for time in times]
@@ -142,13 +144,12 @@ def table(results: Mapping[str, float]) -> str:
     return "\n".join(["| | seconds a message, beyond its work |", "|---|---|", *rows])
 
 
+@benchmark
 def main(
-    json_file: Annotated[Path, typer.Option("--json", help="File for the results.")],
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each run.")] = 4,
-) -> None:
+    file: File, rounds: Annotated[int, typer.Option(min=2, help="Rounds of each run.")] = 4
+) -> Iterator[Measured]:
     """Measure both ways and write the ratio."""
-    started, about = time.monotonic(), machine()
-    config = {**QUICK, "name": "cost", "rounds": rounds}
+    config = {**SMALL, "name": "cost", "rounds": rounds}
     work = alone(config)
     runs = {
         "new_process": deployed(config, resident=False),
@@ -157,19 +158,10 @@ def main(
     if any(run.metrics != work.metrics for run in runs.values()):
         raise SystemExit("the metrics of the runs differ: one of them does other work")
     costs = {name: cost(run, work) for name, run in runs.items()}
-    write_json(
-        json_file,
-        command=f"python -m benchmarks.deployment --rounds {rounds} --json {json_file.name}",
-        seed=0,
-        started=started,
-        about=about,
-        results={
+    yield Measured(
+        {
             **{f"{name}_seconds_per_message": value for name, value in costs.items()},
             "resident_over_new_process": costs["resident"] / costs["new_process"],
         },
-        raw={name: seconds(run) for name, run in {**runs, "work": work}.items()},
+        {name: seconds(run) for name, run in {**runs, "work": work}.items()},
     )
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -5,18 +5,16 @@ Each is a step: loss and gradient by the hidden states, under a frozen head.
 
 from __future__ import annotations
 
-import gc
 import math
 import multiprocessing
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
+from benchmarks.memory import peak_beyond
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.fusion.mixing import fuse
@@ -27,8 +25,8 @@ LABEL_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """Of a step.
+class StepSize:
+    """Size of a step.
 
     Attributes:
         rows: label rows.
@@ -43,10 +41,10 @@ class Size:
     k: int = 16
 
 
-class Case:
+class LossBench:
     """Hidden states, a head, labels, and teachers that agree on nothing, which is most to merge."""
 
-    def __init__(self, size: Size, teachers: int, seed: int) -> None:
+    def __init__(self, size: StepSize, teachers: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.size = size
         self.hidden = _normal(rng, size.rows, size.width).requires_grad_()
@@ -86,7 +84,7 @@ class Case:
         return loss.detach()
 
 
-def peak_memory(kind: str, size: Size, teachers: int, seed: int) -> int:
+def peak_memory(kind: str, size: StepSize, teachers: int, seed: int) -> int:
     """Bytes that a step needs at its peak beyond its input, in a process of its own.
 
     That is the largest resident size during the step less the size before it, where a small step
@@ -96,34 +94,17 @@ def peak_memory(kind: str, size: Size, teachers: int, seed: int) -> int:
         return pool.apply(_peak_memory, (kind, size, teachers, seed))
 
 
-def _peak_memory(kind: str, size: Size, teachers: int, seed: int) -> int:
-    small = Case(Size(rows=8, vocab=100, width=8, k=4), teachers, seed)
+def _peak_memory(kind: str, size: StepSize, teachers: int, seed: int) -> int:
+    small = LossBench(StepSize(rows=8, vocab=100, width=8, k=4), teachers, seed)
     getattr(small, kind)()
-    return memory_needed(getattr(Case(size, teachers, seed), kind))
-
-
-def memory_needed(step: Callable[[], object]) -> int:
-    """Largest resident size of this process during a call less that before, bytes. (Linux only.)"""
-    gc.collect()
-    before = _status("VmRSS")
-    # The largest size so far is forgotten: making the input may have taken more.
-    Path("/proc/self/clear_refs").write_text("5")
-    step()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    """A size that the kernel keeps of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(f"{name}:")]
-    return 1024 * int(line.split()[1])
+    return peak_beyond(getattr(LossBench(size, teachers, seed), kind))
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
-def _teacher(rng: np.random.Generator, size: Size) -> SparseDistribution:
+def _teacher(rng: np.random.Generator, size: StepSize) -> SparseDistribution:
     """Made-up knowledge: any k tokens with falling probabilities, and a tail of a tenth."""
     first = rng.integers(size.vocab, size=(size.rows, 1))
     # As far apart as the vocabulary allows, so k different ones.

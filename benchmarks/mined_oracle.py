@@ -8,9 +8,7 @@ compiled edit distance of two texts. Exits with 1 when any entry differs.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,9 +17,10 @@ from numpy import ndarray
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 from rich.console import Console
-from rich.progress import Progress, TaskID, TimeElapsedColumn
+from rich.progress import track
 
-from benchmarks.frame import load_tokenizer, machine, write_json
+from benchmarks.harness import File, Material, Measured, benchmark
+from benchmarks.material import load_tokenizer
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -44,43 +43,8 @@ _BECOMES = (
 )
 
 
-def main(
-    material: Annotated[Path, typer.Option(help="Folder with the tokenizers.")],
-    json: Annotated[Path, typer.Option(help="File to write.")],
-    units: Annotated[str, typer.Option(help="Units of distance, by commas.")] = ",".join(UNITS),
-) -> None:
-    """Check both directions in all units and write the counts."""
-    started, about = time.monotonic(), machine()
-    counts: dict[str, dict[str, Any]] = {}
-    jobs = [(*pair, unit) for pair in (TOKENIZERS, TOKENIZERS[::-1]) for unit in units.split(",")]
-    with Progress(
-        *Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)
-    ) as progress:
-        for source, target, unit in jobs:
-            name = f"{source}-{target} {unit}"
-            task = progress.add_task(name, total=None)
-            pair = load_tokenizer(material, source), load_tokenizer(material, target)
-            table = minimum_edit_distance_table(*pair, None, unit=unit)
-            counts[name] = check(table, *pair, unit, (progress, task))
-    write_json(
-        json,
-        command=f"python -m benchmarks.mined_oracle --material M --json FILE --units {units}",
-        seed=0,  # nothing is drawn
-        started=started,
-        about=about,
-        results={name: {k: v for k, v in c.items() if k != "first"} for name, c in counts.items()},
-        raw={"first_mismatches": {name: count["first"] for name, count in counts.items()}},
-    )
-    if any(count["mismatches"] for count in counts.values()):
-        sys.exit(1)
-
-
 def check(
-    table: VocabularyTable,
-    source: TextTokenizer,
-    target: TextTokenizer,
-    unit: str,
-    bar: tuple[Progress, TaskID] | None = None,
+    table: VocabularyTable, source: TextTokenizer, target: TextTokenizer, unit: str
 ) -> dict[str, Any]:
     """Compare each entry with the oracle's.
 
@@ -88,7 +52,7 @@ def check(
         ``entries``, ``equal_distances``, ``equal_targets``, ``exact_matches`` (source tokens for
         text whose text some target token has), ``mismatches`` and the ``first`` of them.
     """
-    targets, distances, exact = oracle(source, target, unit, bar)
+    targets, distances, exact = oracle(source, target, unit)
     same_distance = table.distance[:, 0] == distances
     same_target = table.target[:, 0] == targets
     wrong = np.flatnonzero(~(same_distance & same_target))
@@ -115,7 +79,6 @@ def oracle(
     source: TextTokenizer,
     target: TextTokenizer,
     unit: str,
-    bar: tuple[Progress, TaskID] | None = None,
     only: Sequence[int] | None = None,
 ) -> tuple[ndarray, ndarray, int]:
     """Target id and distance of every source id (or of those in ``only``), and the exact matches.
@@ -129,7 +92,8 @@ def oracle(
     wished = range(source.vocab_size) if only is None else only
     queries = sorted({given.bytes[i] for i in wished})
     nearest: dict[bytes, tuple[int, int]] = {}
-    for chunk in _chunks(queries, bar):
+    for start in range(0, len(queries), _CHUNK):
+        chunk = queries[start : start + _CHUNK]
         cells = process.cdist(
             [as_unit(text, unit) for text in chunk],
             [as_unit(text, unit) for text in texts],
@@ -177,18 +141,22 @@ def _special(
     return (min(named), 0) if named else None
 
 
-def _chunks(
-    queries: Sequence[bytes], bar: tuple[Progress, TaskID] | None
-) -> Iterator[Sequence[bytes]]:
-    """Parts of the queries, and the progress bar moved on after each."""
-    if bar is not None:
-        bar[0].update(bar[1], total=len(queries))
-    for start in range(0, len(queries), _CHUNK):
-        chunk = queries[start : start + _CHUNK]
-        yield chunk
-        if bar is not None:
-            bar[0].advance(bar[1], len(chunk))
-
-
-if __name__ == "__main__":
-    typer.run(main)
+@benchmark
+def main(
+    material: Material,
+    file: File,
+    units: Annotated[str, typer.Option(help="Units of distance, by commas.")] = ",".join(UNITS),
+) -> Iterator[Measured]:
+    """Check both directions in all units and write the counts."""
+    counts: dict[str, dict[str, Any]] = {}
+    jobs = [(*pair, unit) for pair in (TOKENIZERS, TOKENIZERS[::-1]) for unit in units.split(",")]
+    for source, target, unit in track(jobs, "tables", console=Console(stderr=True)):
+        pair = load_tokenizer(material, source), load_tokenizer(material, target)
+        table = minimum_edit_distance_table(*pair, None, unit=unit)
+        counts[f"{source}-{target} {unit}"] = check(table, *pair, unit)
+    yield Measured(
+        {name: {k: v for k, v in count.items() if k != "first"} for name, count in counts.items()},
+        {"first_mismatches": {name: count["first"] for name, count in counts.items()}},
+    )
+    if any(count["mismatches"] for count in counts.values()):
+        sys.exit(1)

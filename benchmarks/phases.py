@@ -2,18 +2,16 @@
 
 The quickstart's own models, public set and settings: the server's distillation, a distillation of
 each client with replay of its private samples, and extraction of each model's knowledge; as they
-are, and as they were before the fused loss (``benchmarks.materialised``). Both take turns, and
+are, and as they were before the fused loss (``benchmarks.dense_training``). Both take turns, and
 medians are compared, so that what else the machine does hits both. Then one round of the
 quickstart, for some seeds: both ways must end at the same test loss.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
@@ -21,11 +19,10 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks import materialised
-from benchmarks.frame import Timings, machine, write_json
+from benchmarks import dense_training, harness
 from fedfuse.algorithms.local_model import AdapterState
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
-from fedfuse.factory.models import load_local_model, load_splits, new_aligner
+from fedfuse.factory.models import load_splits, new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.record import Knowledge
@@ -34,14 +31,6 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 CLIENTS = 4
 WAYS = ("before", "after")
-# Of a run that checks the benchmark itself.
-QUICK = {
-    "data.private": 20,
-    "data.public": 4,
-    "data.test": 1,
-    "data.questions": 2,
-    "local.steps": 2,
-}
 
 
 class Side:
@@ -49,10 +38,10 @@ class Side:
 
     def __init__(self, config: RunConfig, partition: int | None) -> None:
         self.config, self.partition = config, partition
-        role, model = ("server", config.server) if partition is None else ("client", config.clients)
-        name = model.model if partition is None else model_of_partition(model.model, partition)
+        side = config.server if partition is None else config.clients
+        name = side.model if partition is None else model_of_partition(side.model, partition)
         self.name = name.removeprefix("builtin:")
-        self.local_model = load_local_model(role, name, model, config.data, config.seed)
+        self.local_model = harness.model_of(config, partition)
         self.phase = config.server_distill if partition is None else config.client_distill
         self._private = (
             []
@@ -62,16 +51,16 @@ class Side:
         self.private = self.local_model.encode(self._private) if self._private else None
 
     @cached_property
-    def padded(self) -> materialised.PaddedSet:
+    def padded(self) -> dense_training.PaddedSet:
         """The public set as it was batched before."""
-        return materialised.PaddedSet(self.local_model, self.local_model.public.samples)
+        return dense_training.PaddedSet(self.local_model, self.local_model.public.samples)
 
     @cached_property
-    def padded_private(self) -> materialised.PaddedSet | None:
+    def padded_private(self) -> dense_training.PaddedSet | None:
         """The private set as it was batched before."""
         if not self._private:
             return None
-        return materialised.PaddedSet(self.local_model, self._private)
+        return dense_training.PaddedSet(self.local_model, self._private)
 
     def local(self) -> None:
         """A client's training on its own data."""
@@ -86,7 +75,7 @@ class Side:
         self.local_model.adapter = start
         settings = self.phase if steps is None else replace(self.phase, steps=steps)
         if way == "before":
-            return materialised.train(
+            return dense_training.train(
                 self.local_model,
                 self.padded,
                 settings,
@@ -108,7 +97,7 @@ class Side:
         """Knowledge of the public set."""
         k = self.config.knowledge.k
         if way == "before":
-            return materialised.extract(self.local_model, self.padded, k)
+            return dense_training.extract(self.local_model, self.padded, k)
         return self.local_model.knowledge(k)
 
     def fused_targets(self, known: list[tuple[Knowledge, TextTokenizer]]) -> SparseDistribution:
@@ -130,42 +119,8 @@ class Side:
         return SparseDistribution(known.indices, known.logprobs, known.tail_logprob, weight)
 
 
-def main(
-    json: Annotated[Path, typer.Option(help="File to write.")],
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of every phase.")] = 9,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of a timed phase.")] = 40,
-    seeds: Annotated[int, typer.Option(min=1, help="Rounds for the losses, a seed each.")] = 3,
-    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
-) -> None:
-    """Measure and write the result file."""
-    started, about = time.monotonic(), machine()
-    torch.set_num_threads(1)  # as a simulated client has
-    given: dict[str, Any] = dict(QUICK) if quick else {}
-    config = parse(given)
-    timings = Timings()
-    results = measure_time(config, timings, repeats=repeats, steps=steps)
-    losses = [
-        one_round(parse(given | {"seed": seed}), steps if quick else None) for seed in range(seeds)
-    ]
-    results |= {
-        f"{side}_loss_{way}": mean(loss[side][way] for loss in losses)
-        for side in ("server", "client")
-        for way in WAYS
-    }
-    arguments = f" --repeats {repeats} --steps {steps} --seeds {seeds}" + " --quick" * quick
-    write_json(
-        json,
-        command=f"python -m benchmarks.phases --json FILE{arguments}",
-        seed=config.seed,
-        started=started,
-        about=about | {"torch_threads": torch.get_num_threads()},
-        results=results,
-        raw={"seconds": timings.seconds, "losses": losses},
-    )
-
-
 def measure_time(
-    config: RunConfig, timings: Timings, *, repeats: int, steps: int
+    config: RunConfig, timings: harness.Timings, *, repeats: int, steps: int
 ) -> dict[str, float]:
     """Seconds of a phase now over those before; clients' phases one after the other."""
     sides = [Side(config, partition) for partition in (None, *range(CLIENTS))]
@@ -180,9 +135,7 @@ def measure_time(
     for side in sides:  # the first calls set things up
         for way in WAYS:
             side.distil(way, side.own_teacher(), side.local_model.adapter, 1)
-    for _ in range(repeats):
-        for name, job in jobs.items():
-            timings.measure(name, job)
+    timings.alternate(jobs, repeats)
 
     def seconds(names: list[str], what: str, way: str) -> float:
         return sum(timings.median(f"{name} {what} {way}") for name in names)
@@ -226,5 +179,27 @@ def one_round(config: RunConfig, steps: int | None = None) -> dict[str, dict[str
     return losses
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.benchmark
+def main(
+    file: harness.File,
+    repeats: harness.Repeats = 9,
+    steps: harness.Steps = 40,
+    seeds: Annotated[int, typer.Option(min=1, help="Rounds for the losses, a seed each.")] = 3,
+    quick: harness.Quick = False,
+) -> Iterator[harness.Measured]:
+    """Measure phases and rounds, and write the result file."""
+    torch.set_num_threads(1)  # as a simulated client has
+    given: dict[str, Any] = dict(harness.QUICK) if quick else {}
+    config = parse(given)
+    timings = harness.Timings()
+    results = measure_time(config, timings, repeats=repeats, steps=steps)
+    losses = [
+        one_round(parse(given | {"seed": seed}), steps if quick else None) for seed in range(seeds)
+    ]
+    results |= {
+        f"{side}_loss_{way}": mean(loss[side][way] for loss in losses)
+        for side in ("server", "client")
+        for way in WAYS
+    }
+    raw = {"seconds": timings.seconds, "losses": losses}
+    yield harness.Measured(results, raw, config.seed, {"torch_threads": torch.get_num_threads()})

@@ -9,18 +9,15 @@ depend on it.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
-import typer
 
-from benchmarks.frame import Timings, machine, write_json
+from benchmarks import harness
 from fedfuse.algorithms.local_model import LocalModel
-from fedfuse.config.run_config import RunConfig, model_of_partition, parse
-from fedfuse.factory.models import load_local_model, load_splits, new_aligner
+from fedfuse.config.run_config import RunConfig, parse
+from fedfuse.factory.models import load_splits, new_aligner
 from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.mixing import fuse
 from fedfuse.fusion.teacher_stats import StackedStats, compute_stats, stack_stats
@@ -28,16 +25,6 @@ from fedfuse.knowledge.record import Knowledge
 
 CLIENTS = 32
 KINDS = 4
-# Of a run that checks the benchmark itself.
-QUICK = {
-    "data.private": 20,
-    "data.public": 4,
-    "data.test": 1,
-    "data.questions": 2,
-    "local.steps": 2,
-    "server-distill.steps": 2,
-    "client-distill.steps": 2,
-}
 # Pieces of work that are there because of the selector.
 SELECTOR = ("view prompts", "examine", "select")
 
@@ -99,60 +86,24 @@ class Work:
         return stack_stats(parts, self.own.offsets, self.view.state)
 
 
-def main(
-    json: Annotated[Path, typer.Option(help="File to write.")],
-    repeats: Annotated[int, typer.Option(min=1, max=50, help="Repeats of every piece.")] = 5,
-    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
-) -> None:
-    """Measure and write the result file."""
-    started, about = time.monotonic(), machine()
-    torch.set_num_threads(1)  # as a simulated client has
-    config = parse(dict(QUICK) if quick else {})
-    timings = Timings()
-    results = measure(config, timings, repeats)
-    write_json(
-        json,
-        command=f"python -m benchmarks.selector --json FILE --repeats {repeats}"
-        + " --quick" * quick,
-        seed=config.seed,
-        started=started,
-        about=about | {"torch_threads": torch.get_num_threads()},
-        results=results,
-        raw={"seconds": timings.seconds},
-    )
-
-
-def measure(config: RunConfig, timings: Timings, repeats: int) -> dict[str, float]:
+def measure(config: RunConfig, timings: harness.Timings, repeats: int) -> dict[str, float]:
     """The selector's share of a round's compute, by strategy."""
     private = load_splits(config.data, config.seed, CLIENTS).private
-    clients = [
-        load_local_model(
-            "client",
-            model_of_partition(config.clients.model, number),
-            config.clients,
-            config.data,
-            config.seed,
-        )
-        for number in range(CLIENTS)
-    ]
-    server = load_local_model(
-        "server", config.server.model, config.server, config.data, config.seed
-    )
+    clients = [harness.model_of(config, number) for number in range(CLIENTS)]
+    server = harness.model_of(config, None)
     sides = {"server": Work(config, server, clients).jobs(None)}
     for number in range(KINDS):
         work = Work(config, clients[number], [server])
         sides[f"client {number}"] = work.jobs(clients[number].encode(private[number]))
-    for _ in range(repeats):
-        for side, jobs in sides.items():
-            for what, job in jobs.items():
-                timings.measure(f"{side} {what}", job)
+    all_jobs = {f"{side} {what}": job for side, jobs in sides.items() for what, job in jobs.items()}
+    timings.alternate(all_jobs, repeats)
     return {
         f"{strategy}_selector_share_of_round": share(strategy, sides, timings)
         for strategy in ("fusion-x", "fedfuse")
     }
 
 
-def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: Timings) -> float:
+def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: harness.Timings) -> float:
     """The selector's part of all that server and clients compute in a round.
 
     Either side extracts twice: to tell the other, and to compare itself with it. The clients view
@@ -180,5 +131,14 @@ def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: Timings) -
     return ours / total
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.benchmark
+def main(
+    file: harness.File, repeats: harness.Repeats = 5, quick: harness.Quick = False
+) -> Iterator[harness.Measured]:
+    """Measure every piece of work, and write the result file."""
+    torch.set_num_threads(1)  # as a simulated client has
+    config = parse(dict(harness.QUICK) if quick else {})
+    timings = harness.Timings()
+    results = measure(config, timings, repeats)
+    about = {"torch_threads": torch.get_num_threads()}
+    yield harness.Measured(results, {"seconds": timings.seconds}, config.seed, about)

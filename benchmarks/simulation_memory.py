@@ -16,18 +16,16 @@ import json
 import multiprocessing
 import os
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.frame import machine, write_json
-from benchmarks.memory_watch import Watch, memory_of
+from benchmarks.harness import File, Measured, benchmark
+from benchmarks.memory import Watch, memory_of
 from fedfuse.builtin.text_world import pretraining_text
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.run_config import RunConfig, flatten, parse
@@ -229,41 +227,23 @@ def summarize(raw: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def main(
-    json_file: Annotated[Path, typer.Option("--json", help="File for the results.")],
-) -> None:
+@benchmark
+def main(file: File) -> Iterator[Measured]:
     """Measure the settings that the file does not have yet, and write it after each."""
-    started, about = time.monotonic(), machine()
     raw: dict[str, Any] = {"measured": {}, "predicted": {}, "plain": {}}
-    if json_file.exists():
-        raw = json.loads(json_file.read_text())["raw"]
+    if file.exists():
+        raw = json.loads(file.read_text())["raw"]
     settings = {**FITTED, **SETTINGS}
     # What was measured stays as long as the setting is the same; predictions are always new.
     known = raw["measured"]
     raw["measured"] = {n: known[n] for n in known if known[n]["setting"] == asdict(settings[n])}
     raw["predicted"] = {name: dict(predict(s).parts) for name, s in settings.items()}
-
-    def write() -> None:
-        write_json(
-            json_file,
-            command=f"python -m benchmarks.simulation_memory --json {json_file.name}",
-            seed=0,
-            started=started,
-            about=about,
-            results=summarize(raw),
-            raw=raw,
-        )
-
-    write()
+    yield Measured(summarize(raw), raw)
     for name, setting in settings.items():
         if name not in raw["measured"]:
             raw["measured"][name] = measure(setting)
-            write()
+            yield Measured(summarize(raw), raw)
     for name, copied in {"copies": False, "copies_unless_shared": True}.items():
         if name not in raw["plain"]:
             raw["plain"][name] = plain_processes(SETTINGS[LARGEST], copied=copied)
-            write()
-
-
-if __name__ == "__main__":
-    typer.run(main)
+            yield Measured(summarize(raw), raw)

@@ -10,31 +10,27 @@ much of the difference is the loop's.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
-import typer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from benchmarks.frame import Timings, machine, write_json
+from benchmarks import harness
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import parse
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sampling import sample_indices
 from fedfuse.distillation.training import schedule
-from fedfuse.factory.models import load_local_model
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
-QUICK = {"data.private": 20, "data.public": 4, "data.test": 1, "data.questions": 2}
 IGNORED = -100
 
 
@@ -125,19 +121,17 @@ def run_library_with_logits(local_model: LocalModel, settings: TrainingConfig, s
         return run_library(local_model, settings, seed)
 
 
+@harness.benchmark
 def main(
-    json: Annotated[Path, typer.Option(help="File to write.")],
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of every phase.")] = 9,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of a phase.")] = 40,
-    quick: Annotated[bool, typer.Option(help="A check of the benchmark: sizes too small.")] = False,
-) -> None:
-    """Measure and write the result file."""
-    started, about = time.monotonic(), machine()
+    file: harness.File,
+    repeats: harness.Repeats = 9,
+    steps: harness.Steps = 40,
+    quick: harness.Quick = False,
+) -> Iterator[harness.Measured]:
+    """Measure the three loops, and write the result file."""
     torch.set_num_threads(1)
-    config = parse(dict(QUICK) if quick else {})
-    local_model = load_local_model(
-        "server", config.server.model, config.server, config.data, config.seed
-    )
+    config = parse(dict(harness.QUICK) if quick else {})
+    local_model = harness.model_of(config, None)
     settings = replace(config.server_distill, steps=steps)
     loops = {
         "trainer": run_trainer,
@@ -146,29 +140,14 @@ def main(
     }
     for loop in loops.values():
         loop(local_model, replace(settings, steps=1), config.seed)
-    timings = Timings()
-    losses = {}
-    for _ in range(repeats):
-        for name, loop in loops.items():
-            run = lambda loop=loop: loop(local_model, settings, config.seed)  # noqa: E731
-            losses[name] = timings.measure(name, run)
-    trainer = timings.median("trainer")
-    write_json(
-        json,
-        command=f"python -m benchmarks.trainer --json FILE --repeats {repeats} --steps {steps}"
-        + " --quick" * quick,
-        seed=config.seed,
-        started=started,
-        about=about | {"torch_threads": torch.get_num_threads()},
-        results={
-            "library_over_trainer_time": timings.median("library") / trainer,
-            "library_with_logits_over_trainer_time": timings.median("library with logits")
-            / trainer,
-            **{f"{name.replace(' ', '_')}_loss": loss for name, loss in losses.items()},
-        },
-        raw={"seconds": timings.seconds},
-    )
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    timings = harness.Timings()
+    jobs = {n: partial(loop, local_model, settings, config.seed) for n, loop in loops.items()}
+    losses = timings.alternate(jobs, repeats)
+    trainer, logits = timings.median("trainer"), timings.median("library with logits")
+    results = {
+        "library_over_trainer_time": timings.median("library") / trainer,
+        "library_with_logits_over_trainer_time": logits / trainer,
+        **{f"{name.replace(' ', '_')}_loss": loss for name, loss in losses.items()},
+    }
+    about = {"torch_threads": torch.get_num_threads()}
+    yield harness.Measured(results, {"seconds": timings.seconds}, config.seed, about)

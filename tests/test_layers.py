@@ -126,7 +126,7 @@ def test_the_tree_keeps_the_rule(rule: Rule) -> None:
         (wrong_imports, "strategies/base.py", "from clients import app"),
         (wrong_imports, "clients/app.py", "import strategies.base as base"),
         (wrong_imports, "clients/app.py", "import experiments.quickstart.run"),
-        (wrong_imports, "fedfuse/report/table.py", "from benchmarks.frame import machine"),
+        (wrong_imports, "fedfuse/report/table.py", "from benchmarks.harness import machine"),
         (relative_imports, "clients/app.py", "from . import baselines"),
         (unsafe_loading, "clients/app.py", "from pickle import loads"),
         (unsafe_loading, "clients/app.py", "from torch import load"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from experiments.alignment.measures import CHOICES, PAPER, Choice
+from experiments import harness
+from experiments.alignment.measures import CHOICES, PAPER, AlignmentChoice
 
 Summary = Mapping[str, Mapping[str, Mapping[str, list[float]]]]
 
@@ -26,18 +27,17 @@ HATCHES = {"nearest": "", "top-4": "////", "spelled": "...."}
 def table(summary: Summary) -> str:
     """Markdown: one table per group, best loss on all rows in bold."""
     parts = []
+    heads = ("positions / collisions / mapping", *COLUMNS.values())
     for group, by_choice in summary.items():
         best = min(by_choice, key=lambda choice: by_choice[choice]["loss_all"][0])
-        lines = [f"**{group}**", ""]
-        lines.append("| positions / collisions / mapping | " + " | ".join(COLUMNS.values()) + " |")
-        lines.append("|---|" + "---:|" * len(COLUMNS))
+        rows = []
         for choice, measures in by_choice.items():
             cells = [_cell(key, *measures[key]) for key in COLUMNS]
             name = f"{choice} (FedMKT)" if choice == str(PAPER) else choice
             if choice == best:
                 name, cells[-1] = f"**{name}**", f"**{cells[-1]}**"
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        parts.append("\n".join(lines))
+            rows.append((name, *cells))
+        parts.append(f"**{group}**\n\n{harness.markdown(heads, rows)}")
     return "\n\n".join(parts)
 
 
@@ -67,7 +67,7 @@ def draw(summary: Summary, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None}, facecolor="white")
 
 
-def _look(choice: Choice) -> dict[str, object]:
+def _look(choice: AlignmentChoice) -> dict[str, object]:
     return {
         "color": COLOURS[choice.positions],
         "hatch": HATCHES[choice.mapping],

@@ -23,7 +23,7 @@ TOP_M = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AlignmentChoice:
     """One way to align.
 
     Attributes:
@@ -41,13 +41,13 @@ class Choice:
 
 
 CHOICES = [
-    Choice(positions, collisions, mapping)
+    AlignmentChoice(positions, collisions, mapping)
     for positions in ("dtw", "boundary", "merge")
     for collisions in ("first", "sum")
     for mapping in ("nearest", f"top-{TOP_M}", "spelled")
     if mapping != "spelled" or positions == "merge"
 ]
-PAPER = Choice("dtw", "first", "nearest")
+PAPER = AlignmentChoice("dtw", "first", "nearest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def compare(
     target_rows: LabelRows,
     target: TextTokenizer,
     cache: Path,
-) -> dict[Choice, Quality]:
+) -> dict[AlignmentChoice, Quality]:
     """Every choice on one pair of tokenizers and one text."""
     tables = {
         "nearest": minimum_edit_distance_table(source, target, cache),

@@ -7,21 +7,19 @@ for real tokenizers, and for stories260K's 512 tokens, which cut every word to p
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Annotated, Any
+from statistics import mean
+from typing import Any
 
 import numpy as np
-import typer
-from rich.progress import track
 
+from experiments import harness
 from experiments.alignment.draw import draw, table
-from experiments.alignment.measures import CHOICES, Choice, Quality, compare
-from experiments.frame import put_table, write_results
+from experiments.alignment.measures import CHOICES, AlignmentChoice, Quality, compare
 from fedfuse.builtin.models import build, cache_root
 from fedfuse.builtin.text_lexicon import LEXICONS
 from fedfuse.builtin.text_world import Domain
@@ -34,39 +32,21 @@ from fedfuse.tokenizers.label_rows import label_rows
 from fedfuse.tokenizers.load import load_tokenizer
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-HERE = Path(__file__).parent
-DOCS = HERE.parents[1] / "docs"
 REAL = ("gpt2", "llama2", "mistral_v3", "gpt_neox_pythia", "qwen", "bert_uncased")
 BUILTIN = ("gpt2", "llama", "opt", "gpt-neox", "server")
 SOURCES = ("trec", "sst2", "gsm8k", "arc_easy")
 TEXTS, MAX_LENGTH, K = 200, 128, 16
 
 
-def main(
-    material: Annotated[Path, typer.Option(help="Folder with models, tokenizers and datasets.")],
-    seeds: Annotated[str, typer.Option(help="Seeds of the texts, joined by commas.")] = "0,1,2",
-) -> None:
-    """Measure every choice; write results.json beside this file, and docs/alignment.*."""
-    started = time.monotonic()
-    numbers = [int(seed) for seed in seeds.split(",")]
+def measure_seed(material: Path, seed: int) -> list[dict[str, Any]]:
+    """All pairs and ways on the texts of one seed."""
     cells: list[dict[str, Any]] = []
-    for seed in numbers:
-        jobs = list(pairs(material, seed))
-        for group, teacher, name, tokenizer, texts in track(jobs, f"seed {seed}"):
-            for choice, quality in measure(teacher, tokenizer, texts).items():
-                about = {"seed": seed, "group": group, "teacher": Path(teacher.name).name}
-                cells.append(about | {"student": name} | asdict(choice) | rounded(quality))
-    summary = summarize(cells)
-    write_results(
-        HERE / "results.json",
-        command=f"python -m experiments.alignment.run --material MATERIAL --seeds {seeds}",
-        started=started,
-        summary=summary,
-        cells=cells,
-        seeds=numbers,
-    )
-    put_table(DOCS / "alignment.md", table(summary))
-    draw(summary, DOCS / "alignment.svg")
+    for group, teacher, name, tokenizer, texts in pairs(material, seed):
+        for choice, quality in measure(teacher, tokenizer, texts).items():
+            about = {"seed": seed, "group": group, "teacher": Path(teacher.name).name}
+            four_digits = {key: round(value, 4) for key, value in asdict(quality).items()}
+            cells.append(about | {"student": name} | asdict(choice) | four_digits)
+    return cells
 
 
 def pairs(
@@ -114,18 +94,13 @@ def builtin_texts(seed: int) -> list[Sample]:
 
 def measure(
     teacher: CausalLM, student: TextTokenizer, texts: Sequence[Sample]
-) -> dict[Choice, Quality]:
+) -> dict[AlignmentChoice, Quality]:
     """Every choice for one teacher and one student's tokenizer."""
     data = TokenizedDataset(teacher.tokenizer, texts, MAX_LENGTH)
     knowledge = extract(teacher.model, data, K)
     _, rows = label_rows(student, texts, MAX_LENGTH)
     cache = cache_root() / "tables"
     return compare(knowledge, data.rows, teacher.tokenizer, rows, student, cache)
-
-
-def rounded(quality: Quality) -> dict[str, float]:
-    """The five measures, to four digits."""
-    return {key: round(value, 4) for key, value in asdict(quality).items()}
 
 
 def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -146,12 +121,27 @@ def _mean_and_spread(cells: list[dict[str, Any]], key: str) -> list[float]:
         mean(cell[key] for cell in cells if cell["seed"] == seed)
         for seed in sorted({cell["seed"] for cell in cells})
     ]
-    return [round(mean(by_seed), 4), round(stdev(by_seed), 4) if len(by_seed) > 1 else 0.0]
+    return [round(mean(by_seed), 4), round(harness.spread(by_seed), 4)]
 
 
-def _choice(cell: dict[str, Any]) -> Choice:
-    return Choice(cell["positions"], cell["collisions"], cell["mapping"])
+def _choice(cell: dict[str, Any]) -> AlignmentChoice:
+    return AlignmentChoice(cell["positions"], cell["collisions"], cell["mapping"])
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment(
+    "results.json",
+    "alignment.md",
+    {"table": table},
+    lambda frame: draw(frame["summary"], harness.DOCS / "alignment.svg"),
+)
+def main(
+    material: harness.Material,
+    seeds: harness.Seeds = "0,1,2",
+    output: harness.Output = harness.RUNS,
+) -> harness.Study:
+    """Measure every choice; write results.json beside this file, and docs/alignment.*."""
+    return harness.Study(
+        cells={(seed,): partial(measure_seed, material, seed) for seed in harness.numbers(seeds)},
+        folder="alignment",
+        summarize=summarize,
+    )

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
-import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from unittest.mock import patch
 
 import typer
 
+from experiments import harness
 from experiments.faults.fleet import Schedule, draw
 from experiments.faults.run import DEADLINE, SMALL, events, lapses, run_among
-from experiments.frame import write_results
+from experiments.faults.tables import publish, summarize
 from fedfuse.builtin.models import ensure
 from fedfuse.config.run_config import flatten, parse
 from fedfuse.tracking.run import read_run
 
 STRATEGIES = ("fedmkt", "fedfuse")
 CLIENTS = 4
-RESULTS = Path(__file__).with_name("chaos.json")
 
 
-def one(seed: int, output: Path) -> dict[str, object]:
+def one(seed: int, output: Path) -> dict[str, Any]:
     """What one schedule was, and what came of it."""
     rounds = int(SMALL["rounds"])
     schedule, strategy = draw(seed, CLIENTS, rounds), STRATEGIES[seed % len(STRATEGIES)]
@@ -61,34 +60,23 @@ def scheduled(schedule: Schedule) -> Counter[str]:
     return counts
 
 
+def in_scratch_folder(seed: int) -> list[dict[str, Any]]:
+    """One schedule, whose run folder is not kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [one(seed, Path(folder))]
+
+
+@harness.experiment("chaos.json", draw=publish)
 def main(
-    schedules: Annotated[int, typer.Option(help="Their number.")] = 50,
-    results: Annotated[Path, typer.Option(help="File to write.")] = RESULTS,
-) -> None:
+    schedules: Annotated[int, typer.Option(help="Number of schedules.")] = 50,
+    output: harness.Output = harness.RUNS,
+    results: harness.Results = None,
+) -> harness.Study:
     """Run the schedules 0, 1, ... and write what came of them."""
     logging.disable(logging.ERROR)
     ensure(["builtin:server", "builtin:gpt2", "builtin:llama", "builtin:opt", "builtin:gpt-neox"])
-    started, cells = time.monotonic(), []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(schedules):
-            cells.append(one(seed, Path(folder)))
-            print(json.dumps(cells[-1]), flush=True)
-    total: Counter[str] = Counter()
-    for cell in cells:
-        total.update(cell["faults"])  # type: ignore[arg-type]
-    summary = {
-        "schedules": schedules,
-        "without lapses": sum(not cell["lapses"] for cell in cells),
-        "faults": dict(sorted(total.items())),
-    }
-    write_results(
-        results,
-        command=f"python -m experiments.faults.chaos --schedules {schedules}",
-        started=started,
-        summary=summary,
-        cells=cells,
+    return harness.Study(
+        cells={("chaos", seed): partial(in_scratch_folder, seed) for seed in range(schedules)},
+        folder="faults",
+        summarize=lambda cells: summarize(cells, [Counter(cell["faults"]) for cell in cells]),
     )
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -8,17 +8,16 @@ compared bit for bit with a run that nobody disturbed.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -26,9 +25,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from experiments import harness
 from experiments.faults.fleet import Schedule
 from experiments.faults.run import SMALL, outcome, run_among
-from experiments.frame import write_results
+from experiments.faults.tables import publish
 from fedfuse.builtin.models import ensure
 from fedfuse.config.run_config import flatten, parse
 from fedfuse.tracking.run import read_run
@@ -37,8 +37,6 @@ ROOT = str(Path(__file__).resolve().parents[2]) + os.sep
 OURS = tuple(ROOT + name + os.sep for name in ("fedfuse", "strategies", "clients"))
 STRATEGIES = ("fedmkt", "fedfuse")
 CLIENTS = 2
-RESULTS = Path(__file__).with_name("kills.json")
-
 
 # A call or return of a function.
 Event = tuple[str, str]
@@ -142,16 +140,9 @@ def kill_and_resume(strategy: str, folder: Path, point: tuple[Event, int]) -> di
     }
 
 
-def main(
-    points: Annotated[int, typer.Option(help="Number of points, half of them per strategy.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the points.")] = 0,
-    results: Annotated[Path, typer.Option(help="File to write.")] = RESULTS,
-) -> None:
-    """Kill and resume, and write whether anything is different."""
-    logging.disable(logging.ERROR)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    ensure(["builtin:server", "builtin:gpt2", "builtin:llama"])
-    rng, started = np.random.default_rng(seed), time.monotonic()
+def kill_often(points: int, seed: int) -> list[dict[str, Any]]:
+    """Kill and resume at points drawn at random, half of them per strategy."""
+    rng = np.random.default_rng(seed)
     cells: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for strategy in STRATEGIES:
@@ -164,16 +155,26 @@ def main(
                 cell = kill_and_resume(strategy, folder, steps.draw(rng))
                 cell["identical"] = outcome(folder) == outcome(whole)
                 cells.append(cell)
-                print(json.dumps(cell), flush=True)
-    summary = {"points": len(cells), "identical": sum(cell["identical"] for cell in cells)}
-    write_results(
-        results,
-        command=f"python -m experiments.faults.kills --points {points} --seed {seed}",
-        started=started,
-        summary=summary,
-        cells=cells,
+                print(cell, flush=True)
+    return cells
+
+
+@harness.experiment("kills.json", draw=publish)
+def main(
+    points: Annotated[int, typer.Option(help="Number of points, half of them per strategy.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the points.")] = 0,
+    output: harness.Output = harness.RUNS,
+    results: harness.Results = None,
+) -> harness.Study:
+    """Kill and resume, and write whether anything is different."""
+    logging.disable(logging.ERROR)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    ensure(["builtin:server", "builtin:gpt2", "builtin:llama"])
+    return harness.Study(
+        cells={("kills", points, seed): partial(kill_often, points, seed)},
+        folder="faults",
+        summarize=lambda cells: {
+            "points": len(cells),
+            "identical": sum(cell["identical"] for cell in cells),
+        },
     )
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -12,21 +12,20 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
-from pathlib import Path
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import typer
 
+from experiments import harness
 from experiments.faults.account import Absence, lapses
 from experiments.faults.machines import Machines, wait
 from experiments.faults.run import SMALL
-from experiments.frame import write_results
+from experiments.faults.tables import publish, summarize
 from fedfuse.builtin.models import ensure
 from fedfuse.simulation.flwr_run import Workspace
 from fedfuse.tracking.json_fields import read_lines
@@ -48,7 +47,6 @@ RUN_SECONDS = 900.0
 # Done to one client: SIGKILL of its SuperNode or its worker while it works on a message, SIGSTOP of
 # both for longer than the deadline, SIGTERM of both for a round; ``late`` is started in round 1.
 KINDS = ("node killed", "worker killed", "frozen", "away", "late")
-RESULTS = Path(__file__).with_name("processes.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +212,8 @@ def _pause(seconds: float) -> Iterator[None]:
         yield
 
 
-def one(seed: int) -> dict[str, object]:
-    """What one schedule was, and what came of it."""
+def one(seed: int) -> list[dict[str, Any]]:
+    """What one schedule was, and what came of it: a cell."""
     plan, name = draw(seed), f"processes-{seed}"
     config = {
         **SMALL,
@@ -231,7 +229,7 @@ def one(seed: int) -> dict[str, object]:
         play = Play(machines, plan)
         play()
         run = read_run(machines.folder)
-        return {
+        cell = {
             "seed": seed,
             "piggyback": plan.piggyback,
             "faults": [asdict(fault) for fault in plan.faults],
@@ -245,32 +243,7 @@ def one(seed: int) -> dict[str, object]:
             "events": dict(sorted(Counter(event.event for event in run.events).items())),
             "lapses": lapses(machines.folder, CLIENTS, play.absences),
         }
-
-
-def main(
-    schedules: Annotated[int, typer.Option(help="Their number.")] = 10,
-    results: Annotated[Path, typer.Option(help="File to write.")] = RESULTS,
-) -> None:
-    """Run the schedules and write what came of them."""
-    ensure(["builtin:server", "builtin:gpt2", "builtin:llama", "builtin:opt"])
-    started, cells = time.monotonic(), []
-    # In processes: what starts Flower's minds signals, which threads cannot.
-    with ProcessPoolExecutor(AT_ONCE, get_context("spawn")) as pool:
-        for cell in pool.map(one, range(schedules)):
-            cells.append(cell)
-            print(json.dumps(cell), flush=True)
-    summary = {
-        "schedules": schedules,
-        "without lapses": sum(not cell["lapses"] for cell in cells),
-        "faults": dict(sorted(scheduled(schedules).items())),
-    }
-    write_results(
-        results,
-        command=f"python -m experiments.faults.processes --schedules {schedules}",
-        started=started,
-        summary=summary,
-        cells=cells,
-    )
+        return [cell]
 
 
 def scheduled(schedules: int) -> Counter[str]:
@@ -281,5 +254,17 @@ def scheduled(schedules: int) -> Counter[str]:
     return counts
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment("processes.json", draw=publish)
+def main(
+    schedules: Annotated[int, typer.Option(help="Number of schedules.")] = 10,
+    output: harness.Output = harness.RUNS,
+    results: harness.Results = None,
+) -> harness.Study:
+    """Run the schedules and write what came of them."""
+    ensure(["builtin:server", "builtin:gpt2", "builtin:llama", "builtin:opt"])
+    return harness.Study(
+        cells={("processes", seed): partial(one, seed) for seed in range(schedules)},
+        folder="faults",
+        summarize=lambda cells: summarize(cells, [scheduled(len(cells))]),
+        parallel=AT_ONCE,
+    )

@@ -1,15 +1,25 @@
-"""What came of both, into docs/faults.md: ``python -m experiments.faults.tables``."""
+"""Summary and table of schedules of failures."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.faults import chaos, kills, processes
-from experiments.frame import put_table
+from experiments import harness
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
+PARTS = ("kills", "chaos", "processes")
+
+
+def summarize(cells: Sequence[Mapping[str, Any]], faults: Iterable[Counter[str]]) -> dict[str, Any]:
+    """Schedules, those without a lapse, and how often each fault was to happen."""
+    return {
+        "schedules": len(cells),
+        "without lapses": sum(not cell["lapses"] for cell in cells),
+        "faults": dict(sorted(sum(faults, Counter[str]()).items())),
+    }
 
 
 def table(killed: dict[str, Any], failing: dict[str, Any], real: dict[str, Any]) -> str:
@@ -37,12 +47,8 @@ def _times(summary: dict[str, Any]) -> str:
     return ", ".join(f"{name} {times}" for name, times in summary["faults"].items())
 
 
-def main() -> None:
-    """Write the document."""
-    parts = (kills, chaos, processes)
-    found = [json.loads(part.RESULTS.read_text())["summary"] for part in parts]
-    put_table(DOCUMENT, table(*found), "faults")
-
-
-if __name__ == "__main__":
-    main()
+def publish(_: Mapping[str, Any]) -> None:
+    """Put the summaries of all three result files into docs/faults.md."""
+    files = (Path(__file__).with_name(f"{part}.json") for part in PARTS)
+    found = [json.loads(file.read_text())["summary"] for file in files]
+    harness.put_table(harness.DOCS / "faults.md", table(*found), "faults")

@@ -6,16 +6,14 @@ What it is worth that a model is no black box: the task, clients, skews and seed
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from statistics import mean, stdev
+from functools import partial
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
 
-from experiments.frame import put_table, write_results
-from experiments.prompts.run import DOCS, HERE, SKEWS
+from experiments import harness
+from experiments.prompts.run import SKEWS, Clients, Rounds, Task
 from fedfuse.builtin.models import build
 from fedfuse.builtin.prompt_world import VAGUE, WorldSize, world_task
 from fedfuse.feddtpt.continuous import ContinuousPrompt, ContinuousSettings, fed_avg_prompts
@@ -24,40 +22,9 @@ from fedfuse.models.causal_lm import load_causal_lm
 MODEL = "builtin:instructed-llama"
 
 
-def main(
-    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2,3,4",
-    examples: Annotated[int, typer.Option(help="That a client trains on in a round.")] = 256,
-    task: Annotated[str, typer.Option(help="Of the built-in world.")] = "goods-word",
-    clients: Annotated[int, typer.Option(min=2, help="Their number.")] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each run.")] = 3,
-    results: Annotated[Path, typer.Option(help="File to write.")] = HERE / "continuous.json",
-) -> None:
-    """Run all cells; write the results, and from the default place the table in docs/."""
-    started = time.monotonic()
-    numbers = [int(seed) for seed in seeds.split(",")]
-    settings = ContinuousSettings(examples)
-    cells = [
-        measure(task, skew, clients, rounds, settings, seed)
-        for seed in track(numbers, "seeds")
-        for skew in SKEWS
-    ]
-    summary = summarize(cells)
-    write_results(
-        results,
-        command=f"python -m experiments.prompts.continuous --seeds {seeds} "
-        f"--examples {examples} --task {task} --clients {clients} --rounds {rounds}",
-        started=started,
-        summary=summary,
-        cells=cells,
-        seeds=numbers,
-    )
-    if results == HERE / "continuous.json":
-        put_table(DOCS / "prompts.md", table(summary), "continuous")
-
-
 def measure(
     task: str, skew: str, clients: int, rounds: int, settings: ContinuousSettings, seed: int
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Accuracies in [0, 1] on the test set, of the manual prompt's embeddings and after rounds."""
     world, alpha = world_task(task), SKEWS[skew]
     scheme = "dirichlet-equal" if alpha else "iid"
@@ -69,12 +36,13 @@ def measure(
     for embeddings in found:
         prompt.embeddings = embeddings
         accuracies.append(prompt.accuracy(splits.test))
-    return {
+    cell = {
         "skew": skew,
         "seed": seed,
         "accuracy": [round(value, 4) for value in accuracies],
         "bytes_per_client_round": 2 * prompt.embeddings.nbytes,  # down and up
     }
+    return [cell]
 
 
 def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -85,8 +53,7 @@ def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         last = [cell["accuracy"][-1] for cell in mine]
         found[skew] = {
             "start": round(mean(cell["accuracy"][0] for cell in mine), 4),
-            "accuracy": round(mean(last), 4),
-            "accuracy_std": round(stdev(last), 4) if len(last) > 1 else 0.0,
+            **harness.mean_and_std("accuracy", last),
             "bytes_per_client_round": round(mean(c["bytes_per_client_round"] for c in mine)),
         }
     return found
@@ -94,13 +61,32 @@ def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def table(summary: dict[str, dict[str, float]]) -> str:
     """Markdown, in percent."""
-    lines = ["| skew | start | after | bytes per client and round |", "|---|---:|---:|---:|"]
+    rows = []
     for skew, row in summary.items():
         after = f"{100 * row['accuracy']:.0f} ± {100 * row['accuracy_std']:.0f}"
-        size = row["bytes_per_client_round"]
-        lines.append(f"| {skew} | {100 * row['start']:.0f} | {after} | {size:.0f} |")
-    return "\n".join(lines)
+        size = f"{row['bytes_per_client_round']:.0f}"
+        rows.append((skew, f"{100 * row['start']:.0f}", after, size))
+    return harness.markdown(("skew", "start", "after", "bytes per client and round"), rows)
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment("continuous.json", "prompts.md", {"continuous": table})
+def main(
+    seeds: harness.Seeds = "0,1,2,3,4",
+    examples: Annotated[int, typer.Option(help="Examples of a client in a round.")] = 256,
+    task: Task = "goods-word",
+    clients: Clients = 10,
+    rounds: Rounds = 3,
+    output: harness.Output = harness.RUNS,
+    results: harness.Results = None,
+) -> harness.Study:
+    """Run all cells; write the results, and unless they go elsewhere the table in docs/."""
+    settings = ContinuousSettings(examples)
+    return harness.Study(
+        cells={
+            (skew, seed): partial(measure, task, skew, clients, rounds, settings, seed)
+            for seed in harness.numbers(seeds)
+            for skew in SKEWS
+        },
+        folder=f"prompts-continuous-{task}-{clients}-{rounds}-{examples}",
+        summarize=summarize,
+    )

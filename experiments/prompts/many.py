@@ -7,68 +7,37 @@ other (``best-client``); the server's choice on validation examples is in both.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import sqrt
-from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
 
-from experiments.frame import put_table, write_results
-from experiments.prompts.run import DOCS, HERE, SKEWS, Cell, run_once
+from experiments import harness
+from experiments.federations import run_once
+from experiments.prompts.run import SKEWS, Clients, PromptRun, Rounds, Task
+from fedfuse.config.run_config import Scalar
 from fedfuse.report.feddtpt import global_lines
 
 PAIR = ("feddtpt", "best-client")
 
 
-def main(
-    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2,3,4,5,6,7",
-    clients: Annotated[int, typer.Option(min=2, help="Their number.")] = 30,
-    queries: Annotated[int, typer.Option(min=1, help="Of a client in a round.")] = 64,
-    task: Annotated[str, typer.Option(help="Of the built-in world.")] = "goods-word",
-    rounds: Annotated[int, typer.Option(min=1, help="Of each run.")] = 3,
-    output: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    results: Annotated[Path, typer.Option(help="File to write.")] = HERE / "many.json",
-) -> None:
-    """Run all cells; write the results, and from the default place the table in docs/."""
-    started = time.monotonic()
-    numbers = [int(seed) for seed in seeds.split(",")]
-    shared = {
-        "rounds": rounds,
-        "output": str(output.resolve() / f"experiment-prompts-many-{task}-{clients}-{rounds}"),
-        "prompts.task": task,
+def measure(cell: PromptRun, shared: Mapping[str, Scalar], clients: int) -> list[dict[str, Any]]:
+    """One run: accuracies in [0, 1] on the test set after each round."""
+    run = run_once({**shared, **cell.keys(clients), "baselines": False}, clients)
+    manual, *after = global_lines(run)
+    found = {
+        "variant": cell.variant,
+        "skew": cell.skew,
+        "seed": cell.seed,
+        "manual": round(manual.test, 4),
+        "accuracy": [round(line.test, 4) for line in after],
+        "chosen": [made.chosen for made in run.aggregations],
+        "prompt": after[-1].text,
     }
-    plan = [Cell(name, skew, queries, seed) for seed in numbers for skew in SKEWS for name in PAIR]
-    cells = []
-    for cell in track(plan, "runs"):
-        run = run_once({**shared, **cell.keys(clients), "baselines": False}, clients)
-        manual, *after = global_lines(run)
-        cells.append(
-            {
-                "variant": cell.variant,
-                "skew": cell.skew,
-                "seed": cell.seed,
-                "manual": round(manual.test, 4),
-                "accuracy": [round(line.test, 4) for line in after],
-                "chosen": [made.chosen for made in run.aggregations],
-                "prompt": after[-1].text,
-            }
-        )
-    summary = summarize(cells)
-    write_results(
-        results,
-        command=f"python -m experiments.prompts.many --seeds {seeds} --clients {clients} "
-        f"--queries {queries} --task {task} --rounds {rounds}",
-        started=started,
-        summary=summary,
-        cells=cells,
-        seeds=numbers,
-    )
-    if results == HERE / "many.json":
-        put_table(DOCS / "prompts.md", table(summary), "many")
+    return [found]
 
 
 def summarize(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -92,7 +61,7 @@ def by_round(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 for v in PAIR
             )
             gains = [100 * (whole[pair] - single[pair]) for pair in whole]
-            error = stdev(gains) / sqrt(len(gains)) if len(gains) > 1 else 0.0
+            error = harness.spread(gains) / sqrt(len(gains))
             found.append(
                 {
                     "skew": skew,
@@ -113,19 +82,40 @@ def by_round(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(summary: Mapping[str, Any]) -> str:
     """Markdown, in percent; the gain with its standard error."""
-    lines = [
-        "| skew | round | feddtpt | best-client | gain, points | better | worse | of |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for row in summary["by_round"]:
-        both = " | ".join(f"{100 * row[name]:.0f}" for name in PAIR)
+        both = (f"{100 * row[name]:.0f}" for name in PAIR)
         gain = f"{row['gain_points']:.0f} ± {row['gain_standard_error']:.0f}"
-        lines.append(
-            f"| {row['skew']} | {row['round']} | {both} | {gain} "
-            f"| {row['better']} | {row['worse']} | {row['pairs']} |"
-        )
-    return "\n".join(lines)
+        counts = (str(row[name]) for name in ("better", "worse", "pairs"))
+        rows.append((row["skew"], str(row["round"]), *both, gain, *counts))
+    return harness.markdown(("skew", "round", *PAIR, "gain, points", "better", "worse", "of"), rows)
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment("many.json", "prompts.md", {"many": table})
+def main(
+    seeds: harness.Seeds = "0,1,2,3,4,5,6,7",
+    clients: Clients = 30,
+    queries: Annotated[int, typer.Option(min=1, help="Queries of a client in a round.")] = 64,
+    task: Task = "goods-word",
+    rounds: Rounds = 3,
+    output: harness.Output = harness.RUNS,
+    results: harness.Results = None,
+) -> harness.Study:
+    """Run all cells; write the results, and unless they go elsewhere the table in docs/."""
+    folder = f"prompts-many-{task}-{clients}-{rounds}"
+    shared: dict[str, Scalar] = {
+        "rounds": rounds,
+        "output": str(output.resolve() / f"experiment-{folder}"),
+        "prompts.task": task,
+    }
+    plan = [
+        PromptRun(name, skew, queries, seed)
+        for seed in harness.numbers(seeds)
+        for skew in SKEWS
+        for name in PAIR
+    ]
+    return harness.Study(
+        cells={cell.key: partial(measure, cell, shared, clients) for cell in plan},
+        folder=folder,
+        summarize=summarize,
+    )

@@ -14,26 +14,26 @@ them on the same test examples, which nobody was trained on; see ``realtasks`` f
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from experiments.frame import put_table, write_results
+from experiments import harness
+from experiments.federations import run_once
 from experiments.prompts import realmodels
 from experiments.prompts.realmodels import built
 from experiments.prompts.realtasks import DATA_SETS, VAGUE, DataSet, exercises, hold_out
-from experiments.prompts.run import DOCS, HERE, SKEWS, accuracy_of, run_once
-from experiments.prompts.summary import points, spread
+from experiments.prompts.run import SKEWS, Clients, Rounds, accuracy_of
+from experiments.prompts.summary import points, points_std
 from fedfuse.config.run_config import Scalar, parse
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.feddtpt import load_task
@@ -65,67 +65,6 @@ class Models:
     answers: Path
     second: Path
     proposes: Path
-
-
-def main(
-    material: Annotated[Path, typer.Option(help="Folder that holds datasets/NAME.")],
-    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0",
-    tasks: Annotated[str, typer.Option(help="Data sets, joined by commas.")] = ",".join(SHARES),
-    queries: Annotated[int, typer.Option(help="Of a client in a round.")] = 128,
-    clients: Annotated[int, typer.Option(min=2, help="Their number.")] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each run.")] = 3,
-    output: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    results: Annotated[Path, typer.Option(help="File to write.")] = HERE / "realdata.json",
-) -> None:
-    """Train the models, run all cells; write results, and from the default place the table.
-
-    Models and runs that are there are not made again, so seeds can be added.
-    """
-    started = time.monotonic()
-    numbers, names = [int(seed) for seed in seeds.split(",")], tasks.split(",")
-    if unknown := set(names) - SHARES.keys():
-        raise FedfuseError(f"tasks {', '.join(sorted(unknown))}; allowed: {', '.join(SHARES)}")
-    folder = output.resolve() / "experiment-prompts-realdata"
-    models, known = prepare(material, folder / "data")
-    shared: dict[str, Scalar] = {
-        "strategy": "feddtpt",
-        "rounds": rounds,
-        "output": str(folder / f"{models.answers.name}-{clients}-{rounds}-{queries}"),
-        "prompts.queries": queries,
-        "prompts.start": VAGUE,
-        "prompts.masked-lm": str(models.proposes),
-        "black-box.model": str(models.answers),
-        "black-box.max-tokens": ANSWER_TOKENS,
-        "server.device": "cpu",
-        "clients.device": "cpu",
-    }
-    chosen = [data for data in DATA_SETS if data.folder in names]
-    plan = [(seed, data, skew) for seed in numbers for data in chosen for skew in SKEWS]
-    cells = []
-    for seed, data, skew in track(plan, "runs"):
-        keys: dict[str, Scalar] = {
-            **shared,
-            "name": f"{data.folder}-{skew}-{seed}",
-            "seed": seed,
-            "prompts.task": str(folder / "data" / data.folder),
-            "prompts.alpha": SKEWS[skew],
-            "data.template": data.template,
-        }
-        cell = measure(run_once(keys, clients), data, known[data.folder], models)
-        cells.append({"task": data.folder, "skew": skew, "seed": seed, **cell})
-    summary = summarize(cells)
-    write_results(
-        results,
-        command="python -m experiments.prompts.realdata --material MATERIAL "
-        f"--seeds {seeds} --tasks {tasks} --queries {queries} --clients {clients} "
-        f"--rounds {rounds}",
-        started=started,
-        summary=summary,
-        cells=cells,
-        seeds=numbers,
-    )
-    if results == HERE / "realdata.json":
-        put_table(DOCS / "prompts.md", table(summary), "realdata")
 
 
 def prepare(material: Path, folder: Path) -> tuple[Models, dict[str, Sequence[Example]]]:
@@ -207,7 +146,7 @@ def summarize(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
         }
         found.setdefault(task, {})[skew] = {
             **{name: round(mean(row[name] for row in rows), 4) for name in COLUMNS},
-            "accuracy_std": round(spread([row["accuracy"] for row in rows]) / 100, 4),
+            "accuracy_std": round(points_std([row["accuracy"] for row in rows]) / 100, 4),
             **{f"{name}_points": points(shares) for name, shares in gains.items()},
             "queries": round(mean(row["queries"] for row in rows)),
             "bytes_per_client_round": round(mean(row["bytes_per_client_round"] for row in rows)),
@@ -217,15 +156,72 @@ def summarize(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
 
 def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Markdown, in percent; the federation's ± the deviation between several seeds."""
-    lines = [f"| task, skew | {' | '.join(HEADS)} |", "|---|" + "---:|" * len(HEADS)]
+    rows = []
     for task, skews in summary.items():
         for skew, row in skews.items():
             values = [f"{100 * row[name]:.0f}" for name in COLUMNS]
             if row["accuracy_std"]:
                 values[COLUMNS.index("accuracy")] += f" ± {100 * row['accuracy_std']:.0f}"
-            lines.append(f"| {task}, {skew} | {' | '.join(values)} |")
-    return "\n".join(lines)
+            rows.append((f"{task}, {skew}", *values))
+    return harness.markdown(("task, skew", *HEADS), rows)
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment("realdata.json", "prompts.md", {"realdata": table})
+def main(
+    material: harness.Material,
+    seeds: harness.Seeds = "0",
+    tasks: Annotated[str, typer.Option(help="Data sets, joined by commas.")] = ",".join(SHARES),
+    queries: Annotated[int, typer.Option(help="Queries of a client in a round.")] = 128,
+    clients: Clients = 10,
+    rounds: Rounds = 3,
+    output: harness.Output = harness.RUNS,
+    results: harness.Results = None,
+) -> harness.Study:
+    """Train the models, run all cells; write results, and unless they go elsewhere the table.
+
+    Models and runs that are there are not made again, so seeds can be added.
+    """
+    names = tasks.split(",")
+    if unknown := set(names) - SHARES.keys():
+        raise FedfuseError(
+            f"expected tasks of {', '.join(SHARES)}, got {', '.join(sorted(unknown))}"
+        )
+    home = output.resolve() / "experiment-prompts-realdata"
+    models, known = prepare(material, home / "data")
+    folder = f"prompts-realdata/{models.answers.name}-{clients}-{rounds}-{queries}"
+    shared: dict[str, Scalar] = {
+        "strategy": "feddtpt",
+        "rounds": rounds,
+        "output": str(output.resolve() / f"experiment-{folder}"),
+        "prompts.queries": queries,
+        "prompts.start": VAGUE,
+        "prompts.masked-lm": str(models.proposes),
+        "black-box.model": str(models.answers),
+        "black-box.max-tokens": ANSWER_TOKENS,
+        "server.device": "cpu",
+        "clients.device": "cpu",
+    }
+
+    def run_cell(data: DataSet, skew: str, seed: int) -> list[dict[str, Any]]:
+        keys: dict[str, Scalar] = {
+            **shared,
+            "name": f"{data.folder}-{skew}-{seed}",
+            "seed": seed,
+            "prompts.task": str(home / "data" / data.folder),
+            "prompts.alpha": SKEWS[skew],
+            "data.template": data.template,
+        }
+        found = measure(run_once(keys, clients), data, known[data.folder], models)
+        return [{"task": data.folder, "skew": skew, "seed": seed, **found}]
+
+    return harness.Study(
+        cells={
+            (data.folder, skew, seed): partial(run_cell, data, skew, seed)
+            for seed in harness.numbers(seeds)
+            for data in DATA_SETS
+            for skew in SKEWS
+            if data.folder in names
+        },
+        folder=folder,
+        summarize=summarize,
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
+
+from experiments import harness
 
 Cells = Sequence[Mapping[str, Any]]
 METHOD = "feddtpt"
@@ -28,7 +30,7 @@ def summarize(cells: Cells, ablated: int) -> dict[str, Any]:
     }
     return {
         **{name: points(shares) for name, shares in headline.items()},
-        **{f"{name}_std": spread(shares) for name, shares in headline.items()},
+        **{f"{name}_std": points_std(shares) for name, shares in headline.items()},
         "bytes_per_client_round": round(mean(c["bytes_per_client_round"] for c in whole)),
         "aggregated_was_chosen": round(
             mean(name == "aggregated" for c in whole for name in c["chosen"]), 3
@@ -44,9 +46,9 @@ def points(shares: Sequence[float]) -> float:
     return round(100 * mean(shares), 2)
 
 
-def spread(shares: Sequence[float]) -> float:
+def points_std(shares: Sequence[float]) -> float:
     """Standard deviation in hundredths; 0 for one run."""
-    return round(100 * stdev(shares), 2) if len(shares) > 1 else 0.0
+    return round(100 * harness.spread(shares), 2)
 
 
 def against_best_client(cells: Cells) -> dict[str, dict[str, float]]:
@@ -70,7 +72,7 @@ def by_setting(cells: Cells, key: str) -> dict[str, dict[str, dict[str, dict[str
             mine = [cell for cell in rows if cell["variant"] == variant]
             here[variant] = {
                 "accuracy": round(mean(c["accuracy"] for c in mine), 4),
-                "accuracy_std": round(spread([c["accuracy"] for c in mine]) / 100, 4),
+                "accuracy_std": round(points_std([c["accuracy"] for c in mine]) / 100, 4),
                 "second": round(mean(c["second"]["accuracy"] for c in mine), 4),
                 "queries": round(mean(c["queries"] for c in mine)),
             }
@@ -79,7 +81,7 @@ def by_setting(cells: Cells, key: str) -> dict[str, dict[str, dict[str, dict[str
             if known:
                 here[stage] = {
                     "accuracy": round(mean(known), 4),
-                    "accuracy_std": round(spread(known) / 100, 4),
+                    "accuracy_std": round(points_std(known) / 100, 4),
                 }
     return found
 
@@ -111,6 +113,6 @@ def table(summary: Mapping[str, Any]) -> str:
                 if found
                 else ""
             )
-    heads = " | ".join(f"{skew}, {budget}" for skew, budget in settings)
-    lines = [f"| | {heads} |", "|---|" + "---:|" * len(settings)]
-    return "\n".join([*lines, *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items())])
+    heads = [f"{skew}, {budget}" for skew, budget in settings]
+    whole = harness.markdown(["", *heads], [(name, *row) for name, row in rows.items()])
+    return whole.replace("|  |", "| |", 1)

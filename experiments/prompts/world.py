@@ -5,16 +5,12 @@ Every task with both built-in models, by prompts from vague to clear.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from pathlib import Path
+from functools import cache, partial
 from statistics import mean
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from rich.progress import track
-
-from experiments.frame import put_table, write_results
+from experiments import harness
 from fedfuse.builtin.models import build
 from fedfuse.builtin.prompt_lexicon import FORMS
 from fedfuse.builtin.prompt_world import VAGUE, WORLD_TASKS, WorldSize, WorldTask, world_task
@@ -23,37 +19,22 @@ from fedfuse.feddtpt.label_tasks import Example
 from fedfuse.feddtpt.local_black_box import LocalModel
 from fedfuse.models.causal_lm import load_causal_lm
 
-HERE = Path(__file__).parent
-DOCS = HERE.parents[1] / "docs"
 MODELS = ("builtin:instructed-llama", "builtin:instructed-gpt-neox")
 COLUMNS = ("vague", "weak hint", "strong hint", "form", "strong hint and form", "good")
 
 
-def main(
-    seeds: Annotated[str, typer.Option(help="Seeds of the test sets, joined by commas.")] = "0",
-) -> None:
-    """Measure; write world.json beside this file and the table of docs/prompts.md."""
-    started = time.monotonic()
-    numbers = [int(seed) for seed in seeds.split(",")]
-    cells = []
-    for name in MODELS:
-        lm = load_causal_lm(str(build(name)), device="cpu")
-        model = LocalModel(lm, max_tokens=2, batch_size=240)
-        for task in track(WORLD_TASKS, name):
-            for seed in numbers:
-                test = world_task(task).splits(WorldSize(), 1, "iid", 1.0, seed).test
-                found = measure(model, world_task(task), test)
-                cells.append({"model": name, "task": task, "seed": seed, **found})
-    summary = summarize(cells)
-    write_results(
-        HERE / "world.json",
-        command=f"python -m experiments.prompts.world --seeds {seeds}",
-        started=started,
-        summary=summary,
-        cells=cells,
-        seeds=numbers,
-    )
-    put_table(DOCS / "prompts.md", table(summary), "world")
+def measure_cell(name: str, task: str, seed: int) -> list[dict[str, Any]]:
+    """One model on one task's test set."""
+    test = world_task(task).splits(WorldSize(), 1, "iid", 1.0, seed).test
+    found = measure(local_black_box(name), world_task(task), test)
+    return [{"model": name, "task": task, "seed": seed, **found}]
+
+
+@cache
+def local_black_box(name: str) -> LocalModel:
+    """A built-in model that answers with one word."""
+    lm = load_causal_lm(str(build(name)), device="cpu")
+    return LocalModel(lm, max_tokens=2, batch_size=240)
 
 
 def wordings(task: WorldTask) -> dict[str, list[str]]:
@@ -99,13 +80,27 @@ def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, floa
 def table(summary: dict[str, dict[str, dict[str, float]]]) -> str:
     """Markdown: a row for each model and task, in percent."""
     kinds = ("guess", *COLUMNS)
-    lines = [f"| model | task | {' | '.join(kinds)} |", "|---|---|" + "---:|" * len(kinds)]
+    rows = []
     for model, tasks in summary.items():
         for task, row in tasks.items():
-            values = " | ".join(f"{100 * row[kind]:.0f}" for kind in kinds)
-            lines.append(f"| {model.removeprefix('builtin:instructed-')} | {task} | {values} |")
-    return "\n".join(lines)
+            values = (f"{100 * row[kind]:.0f}" for kind in kinds)
+            rows.append((model.removeprefix("builtin:instructed-"), task, *values))
+    return harness.markdown(("model", "task", *kinds), rows, text_columns=2)
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment("world.json", "prompts.md", {"world": table})
+def main(seeds: harness.Seeds = "0", output: harness.Output = harness.RUNS) -> harness.Study:
+    """Measure; write world.json beside this file and the table of docs/prompts.md.
+
+    The seeds are those of the test sets.
+    """
+    return harness.Study(
+        cells={
+            (name.replace(":", "-"), task, seed): partial(measure_cell, name, task, seed)
+            for name in MODELS
+            for task in WORLD_TASKS
+            for seed in harness.numbers(seeds)
+        },
+        folder="prompts-world",
+        summarize=summarize,
+    )

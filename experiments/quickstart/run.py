@@ -7,17 +7,12 @@ default runs.
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from statistics import mean, stdev
-from typing import Annotated
+from statistics import mean
 
-import typer
-
-from experiments.frame import Job, raw_cells, run_jobs, write_results
+from experiments import harness
+from experiments.federations import Federations, RunKey
 from fedfuse.tracking.run import Measure, RunFolder
 
-HERE = Path(__file__).parent
 NO_BASELINES = ("--set", "baselines=false")
 CONTROLS = {
     "distillation-off": (
@@ -32,34 +27,15 @@ CONTROLS = {
 }
 
 
-def main(
-    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2",
-    output: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    parallel: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
-) -> None:
-    """Run all seeds, and the controls on the first, and write results.json beside this file."""
-    started = time.monotonic()
-    numbers = [int(seed) for seed in seeds.split(",")]
-    jobs = [Job("default", seed, ()) for seed in numbers]
-    jobs += [Job(name, numbers[0], arguments) for name, arguments in CONTROLS.items()]
-    runs = run_jobs(jobs, output.resolve() / "experiment-quickstart", parallel)
-    write_results(
-        HERE / "results.json",
-        command=f"python -m experiments.quickstart.run --seeds {seeds}",
-        seeds=numbers,
-        summary=summarize(runs, numbers),
-        cells=raw_cells(runs),
-        runs=runs,
-        started=started,
-    )
-
-
-def summarize(runs: dict[tuple[str, int], RunFolder], seeds: list[int]) -> dict[str, float]:
+def summarize(runs: dict[RunKey, RunFolder], seeds: list[int]) -> dict[str, float]:
     """Mean and standard deviation over seeds; the controls on the first seed alone."""
     per_seed = [headline(runs["default", seed]) for seed in seeds]
     summary = {key: round(mean(n[key] for n in per_seed), 4) for key in per_seed[0]}
     if len(seeds) > 1:
-        summary |= {f"{key}_std": round(stdev(n[key] for n in per_seed), 4) for key in per_seed[0]}
+        summary |= {
+            f"{key}_std": round(harness.spread([n[key] for n in per_seed]), 4)
+            for key in per_seed[0]
+        }
     for name in CONTROLS:
         control = compare(runs[name, seeds[0]], runs["default", seeds[0]])
         suffix = name.replace("-", "_")
@@ -126,5 +102,19 @@ def excess(measured: Measure) -> float:
     return measured.excess
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment("results.json")
+def main(
+    seeds: harness.Seeds = "0,1,2",
+    output: harness.Output = harness.RUNS,
+    parallel: harness.Parallel = 2,
+) -> Federations:
+    """Run all seeds, and the controls on the first, and write results.json beside this file."""
+    drawn = harness.numbers(seeds)
+    cells: dict[RunKey, tuple[str, ...]] = {("default", seed): () for seed in drawn}
+    cells |= {(name, drawn[0]): arguments for name, arguments in CONTROLS.items()}
+    return Federations(
+        cells=cells,
+        folder="quickstart",
+        summarize=lambda runs: summarize(runs, drawn),
+        parallel=parallel,
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from experiments import harness
 from fedfuse.report.style import PALETTE, WIDTH, new_figure, styled
 
 Cells = Sequence[dict[str, Any]]
@@ -27,9 +28,8 @@ def table(cells: Cells) -> str:
         "a client actor, MB": lambda cell: f"{cell['actor_mb']:,}",
         "all processes, MB": lambda cell: f"{cell['simulation_mb']:,}",
     }
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
-    lines += ["| " + " | ".join(show(cell) for show in columns.values()) + " |" for cell in cells]
-    return "\n".join(lines)
+    rows = [[show(cell) for show in columns.values()] for cell in cells]
+    return harness.markdown(list(columns), rows, text_columns=0)
 
 
 def draw(cells: Cells, path: Path) -> None:

@@ -9,91 +9,58 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.memory_watch import Watch
-from experiments.frame import put_table, write_results
+from benchmarks.memory import Watch
+from experiments import harness
+from experiments.federations import simulate, traffic
 from experiments.scale.draw import draw, table
-from experiments.scale.memory import MB
 from experiments.scale.recorded import ROUNDS
 from fedfuse.builtin.models import build
 from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL
-from fedfuse.tracking.run import RunFolder, read_run
+from fedfuse.tracking.run import RunFolder
 
-HERE = Path(__file__).parent
-DOCS = HERE.parents[1] / "docs"
-SEED = 0
+SEED, MB = 0, 1e6
 _MARK = "FEDFUSE_SCALE_RUN"
 
 
-def main(
-    clients: Annotated[str, typer.Option(help="Numbers of clients, by commas.")] = "4,16,64,100",
-    output: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-) -> None:
-    """Simulate, measure; write results.json beside this file, and docs/scale.*."""
-    started = time.monotonic()
-    output = output.resolve() / "experiment-scale"
-    for model in ("gpt2", "llama", "opt", "gpt-neox", "server"):
-        build(f"builtin:{model}")
-    runs: dict[tuple[str, int], RunFolder] = {}
-    cells = []
-    for number in map(int, clients.split(",")):
-        run, cell = simulate(output, number)
-        runs[str(number), SEED] = run
-        for how, arguments in {"streamed": [], "held": ["--held"]}.items():
-            cell[f"server_extra_mb_{how}"] = alone(run.folder, output, arguments)
-        cells.append(cell)
-        print(json.dumps(cell), flush=True)
-    write_results(
-        HERE / "results.json",
-        command=f"python -m experiments.scale.run --clients {clients}",
-        seeds=[SEED],
-        summary=summarize(cells),
-        cells=cells,
-        runs=runs,
-        started=started,
-    )
-    put_table(DOCS / "scale.md", table(cells))
-    draw(cells, DOCS / "scale.svg")
+@dataclass(frozen=True, kw_only=True)
+class ScaleStudy(harness.Study):
+    """Notes the traffic of each simulation apart from its cell."""
+
+    def results(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Traffic, summary and cells."""
+        sent = {f"{row['clients']}-{SEED}": row.pop("wire_bytes") for row in rows}
+        return {"wire_bytes": sent, **super().results(rows)}
 
 
-def simulate(output: Path, clients: int) -> tuple[RunFolder, dict[str, Any]]:
-    """One simulation, in processes of its own; what it took.
+def measure(folder: Path, clients: int) -> list[dict[str, Any]]:
+    """One simulation in processes of its own, and its server alone.
 
     Raises:
         SystemExit: when it fails, or a client is missing anywhere.
     """
-    name = f"{clients}-clients"
-    output.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "fedfuse.cli", "simulate", "--clients", str(clients)]
-    command += ["--config", str(HERE / "scale.toml"), "--set", f"name={name}"]
-    command += ["--set", f"output={output}", "--set", f"seed={SEED}"]
-    command += ["--set", f"min-clients={clients}"]
-    if (output / name).exists():
-        raise SystemExit(f"{output / name} is there already; remove it to measure anew")
+    home = folder / f"{clients}-clients"
+    shutil.rmtree(home, ignore_errors=True)  # its time is measured anew
+    arguments = ["--clients", str(clients), "--config", str(Path(__file__).with_name("scale.toml"))]
+    arguments += ["--set", f"seed={SEED}", "--set", f"min-clients={clients}"]
     busy, began = round(os.getloadavg()[0], 2), time.monotonic()
-    with (output / f"{name}.log").open("w") as log, Watch(_MARK, output) as watch:
-        done = subprocess.run(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-            env={**os.environ, _MARK: str(output)},
-        )
+    with Watch(_MARK, folder) as watch:
+        run = simulate(home, arguments, **{_MARK: str(folder)})
     seconds = time.monotonic() - began
-    if done.returncode:
-        raise SystemExit(f"{name} failed; see {output / name}.log")
-    run = read_run(output / name)
     check_complete(run, clients)
     rounds = json.loads((run.folder / ROUNDS).read_text())
-    return run, {
+    cell = {
         "clients": clients,
         "seconds": round(seconds, 1),
         "load_average_before": busy,
@@ -103,7 +70,11 @@ def simulate(output: Path, clients: int) -> tuple[RunFolder, dict[str, Any]]:
         "actor_mb": round(watch.largest["clients"] / MB),
         "server_mb": round(watch.largest["server"] / MB),
         "simulation_mb": round(watch.peak["all"] / MB),
+        "wire_bytes": traffic(run),
     }
+    for how, more in {"streamed": [], "held": ["--held"]}.items():
+        cell[f"server_extra_mb_{how}"] = alone(run.folder, folder, more)
+    return [cell]
 
 
 def client_state(folder: Path) -> float:
@@ -151,5 +122,26 @@ def summarize(cells: list[dict[str, Any]]) -> dict[str, float]:
     return summary
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment(
+    "results.json",
+    "scale.md",
+    {"table": table},
+    lambda frame: draw(frame["cells"], harness.DOCS / "scale.svg"),
+    shown="cells",
+)
+def main(
+    clients: Annotated[str, typer.Option(help="Numbers of clients, by commas.")] = "4,16,64,100",
+    output: harness.Output = harness.RUNS,
+) -> harness.Study:
+    """Simulate, measure; write results.json beside this file, and docs/scale.*."""
+    for model in ("gpt2", "llama", "opt", "gpt-neox", "server"):
+        build(f"builtin:{model}")
+    folder = output.resolve() / "experiment-scale"
+    return ScaleStudy(
+        cells={
+            (number, "clients"): partial(measure, folder, number)
+            for number in harness.numbers(clients)
+        },
+        folder="scale",
+        summarize=summarize,
+    )

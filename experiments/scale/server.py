@@ -21,7 +21,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from experiments.scale.memory import extra_memory
+from benchmarks.memory import peak_beyond
 from experiments.scale.recorded import KNOWLEDGE
 from fedfuse.builtin.models import build
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
@@ -49,14 +49,17 @@ class Measured(FedMKT):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Watch the memory meanwhile."""
-        self.found: dict[str, float] = {}
+        found: list[tuple[ArrayRecord | None, MetricRecord | None]] = []
         # What is there once, however many the clients are.
         own = self.session.local_model.knowledge(self.config.knowledge.k)
         for tokenizer in set(self.tokenizers.values()):
             self.session.aligner.dictionary(tokenizer)
         told = patch.object(self.session.local_model, "knowledge", lambda *_: own)
-        with told, extra_memory(self.found, "extra_mb"):
-            return super().aggregate_train(server_round, replies)
+        fuse = super().aggregate_train
+        with told:
+            extra = peak_beyond(lambda: found.append(fuse(server_round, replies)), trim=True)
+        self.extra_mb = round(extra / 1e6, 2)
+        return found[0]
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -129,7 +132,7 @@ def main(
     strategy = Measured(open_server_state(config))
     with patch("strategies.fedmkt.DiskBuffer", Held) if held else nullcontext():
         strategy.start(grid, arrays_to_record(strategy.session.local_model.adapter), num_rounds=1)
-    print(json.dumps({"clients": clients, **strategy.found}))
+    print(json.dumps({"clients": clients, "extra_mb": strategy.extra_mb}))
 
 
 if __name__ == "__main__":

@@ -7,19 +7,15 @@ is finished is kept in the output folder, so a run that was stopped goes on.
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import resource
-import time
-from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from statistics import mean
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from experiments.frame import put_table
+from experiments import harness
 from experiments.selection.draw import draw
 from experiments.selection.material import prepare
 from experiments.selection.scenarios import SCENARIOS
@@ -29,69 +25,27 @@ from experiments.selection.trial import Trial
 from experiments.selection.variants import ABLATED, ABLATIONS, MAIN, MORE, MORE_ON, VARIANTS
 from fedfuse.builtin.models import cache_root
 from fedfuse.evaluation.interference import paired_noise
-from fedfuse.tracking.run_writer import commit, versions
 
-HERE = Path(__file__).parent
-DOCUMENT = HERE.parents[1] / "docs" / "selection.md"
 Unit = tuple[int, str, str]
 
 
-def main(
-    material: Annotated[
-        Path | None, typer.Option(help="Folder with models and datasets, for scenario trec.")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2,3,4",
-    scenarios: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(SCENARIOS),
-    variants: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(VARIANTS),
-    parallel: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
-    output: Annotated[Path, typer.Option(help="Where what is finished is kept.")] = Path("runs"),
-    results: Annotated[Path, typer.Option(help="Where results are written.")] = HERE
-    / "results.json",
-) -> None:
-    """Try every variant on every scenario and seed; write the results and draw them."""
-    started = time.monotonic()
-    folder = output / "experiment-selection"
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = [int(seed) for seed in split(seeds)]
-    units = [
-        unit for unit in plan(numbers) if unit[1] in split(scenarios) and unit[2] in split(variants)
-    ]
-    work: dict[tuple[int, str], list[str]] = {}
-    for seed, scenario, variant in units:
-        if not path_of(folder, (seed, scenario, variant)).exists():
-            work.setdefault((seed, scenario), []).append(variant)
-    tasks = [(folder, material, *where, tried) for where, tried in work.items()]
-    with multiprocessing.get_context("spawn").Pool(parallel, maxtasksperchild=1) as pool:
-        pool.starmap(try_variants, tasks, chunksize=1)
-    found = [json.loads(path_of(folder, unit).read_text()) for unit in units]
-    cells = [cell for one in found for cell in one["cells"]]
-    choices = [choice for one in found for choice in one["choices"]]
-    usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    frame = {
-        "command": "python -m experiments.selection.run --material MATERIAL"
-        f" --seeds {seeds} --scenarios {scenarios} --variants {variants}",
-        "seeds": numbers,
-        "commit": commit(),
-        # A run that goes on takes over what earlier ones finished, so the code may have changed.
-        "trials_by_commit": dict(Counter(one["commit"] for one in found)),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-        "peak_memory_mb": round(max(one.ru_maxrss for one in usage) / 1024),
-        "wire_bytes": {},  # nothing is sent
-        "summary": summarize(cells, choices),
-        "cells": cells,
-        "choices": choices,
-    }
-    results.write_text(json.dumps(frame, indent=1) + "\n")
-    if results.parent == HERE:
-        for name, table in TABLES.items():
-            put_table(DOCUMENT, table(frame["summary"]), name)
-        draw(frame, DOCUMENT.parent / "selection")
-    print(json.dumps(frame["summary"], indent=1))
+@dataclass(frozen=True, kw_only=True)
+class SelectionStudy(harness.Study):
+    """Each trial measures cells, and says what was chosen in each round."""
+
+    def results(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Summary, cells and choices of all trials."""
+        cells, choices = ([x for row in rows for x in row[part]] for part in ("cells", "choices"))
+        return {
+            "wire_bytes": {},  # nothing is sent
+            "summary": summarize(cells, choices),
+            "cells": cells,
+            "choices": choices,
+        }
 
 
 def plan(seeds: list[int]) -> list[Unit]:
-    """Which variant is tried on which scenario and seed."""
+    """Seed, scenario and variant of every trial."""
     units: list[Unit] = []
     for seed in seeds:
         for scenario in SCENARIOS:
@@ -104,37 +58,18 @@ def plan(seeds: list[int]) -> list[Unit]:
     return units
 
 
-def split(names: str) -> list[str]:
-    """What is joined by commas."""
-    return [name for name in names.split(",") if name]
-
-
-def path_of(folder: Path, unit: Unit) -> Path:
-    """Where one trial's result is kept."""
-    seed, scenario, variant = unit
-    return folder / f"{seed}-{scenario}-{variant}.json"
-
-
-def try_variants(
-    folder: Path, material: Path | None, seed: int, scenario: str, variants: list[str]
-) -> None:
-    """Some selectors on one seed and scenario, which are made ready once."""
+@lru_cache(maxsize=1)
+def prepared(material: Path | None, seed: int, scenario: str) -> Trial:
+    """Teachers and server of a seed and scenario, the same for all variants."""
     torch.set_num_threads(1)
-    trial = Trial(prepare(seed, SCENARIOS[scenario], cache_root() / "selection", material))
-    for variant in variants:
-        found = measure(trial, seed, variant)
-        path = path_of(folder, (seed, scenario, variant))
-        scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps(found) + "\n")
-        scratch.replace(path)
-        loss = mean(cell["after"] for cell in found["cells"])
-        print(f"seed {seed}, {scenario}, {variant}: {loss:.4f} nats/byte", flush=True)
+    return Trial(prepare(seed, SCENARIOS[scenario], cache_root() / "selection", material))
 
 
-def measure(trial: Trial, seed: int, variant: str) -> dict[str, Any]:
+def measure(material: Path | None, seed: int, scenario: str, variant: str) -> list[dict[str, Any]]:
     """One cell per domain, losses in nats per byte of the test set; one choice per round."""
+    trial = prepared(material, seed, scenario)
     outcome = trial.run(VARIANTS[variant])
-    where = {"seed": seed, "scenario": trial.material.scenario.name, "variant": variant}
+    where = {"seed": seed, "scenario": scenario, "variant": variant}
     cells = []
     for domain in trial.material.splits.domains:
         here = trial.domains == domain
@@ -161,8 +96,35 @@ def measure(trial: Trial, seed: int, variant: str) -> dict[str, Any]:
         }
         for number, choice in enumerate(outcome.choices, start=1)
     ]
-    return {"commit": commit(), "cells": cells, "choices": choices}
+    return [{"cells": cells, "choices": choices}]
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment(
+    "results.json",
+    "selection.md",
+    TABLES,
+    lambda frame: draw(frame, harness.DOCS / "selection"),
+)
+def main(
+    material: Annotated[
+        Path | None, typer.Option(help="Folder with models and datasets, for scenario trec.")
+    ] = None,
+    seeds: harness.Seeds = "0,1,2,3,4",
+    scenarios: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(SCENARIOS),
+    variants: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(VARIANTS),
+    parallel: harness.Parallel = 1,
+    output: harness.Output = harness.RUNS,
+    results: harness.Results = None,
+) -> harness.Study:
+    """Try every variant on every scenario and seed; write the results and draw them."""
+    return SelectionStudy(
+        cells={
+            (seed, scenario, variant): partial(measure, material, seed, scenario, variant)
+            for seed, scenario, variant in plan(harness.numbers(seeds))
+            if scenario in scenarios.split(",") and variant in variants.split(",")
+        },
+        folder="selection",
+        summarize=lambda rows: {},
+        parallel=parallel,
+        shared=2,
+    )

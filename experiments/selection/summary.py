@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import hypot, sqrt
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
+from experiments import harness
 from experiments.selection.variants import ABLATED, ABLATIONS
 from fedfuse.evaluation.interference import ONE_SIDED, Cell, measure_interference
 
@@ -70,7 +71,9 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
                 seed: mean(c["after"] for c in mine if c["seed"] == seed) for seed in seeds
             }
             note("server_loss", scenario, variant, mean(losses[variant].values()))
-            note("server_loss_std", scenario, variant, spread(list(losses[variant].values())))
+            note(
+                "server_loss_std", scenario, variant, harness.spread(list(losses[variant].values()))
+            )
             harm(note, scenario, variant, mine, sigma)
             chosen = [c for c in choices if (c["scenario"], c["variant"]) == (scenario, variant)]
             if chosen:
@@ -87,7 +90,7 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
             whole = way(*map(mean, ends), mean(found.values()))
             note("share_of_gap_mince_to_oracle", scenario, variant, whole)
             known = [share for share in shares if share is not None]
-            note("share_of_gap_mince_to_oracle_std", scenario, variant, spread(known))
+            note("share_of_gap_mince_to_oracle_std", scenario, variant, harness.spread(known))
     summary["ablations"] = ablated(cells, choices)
     everywhere = [
         variant
@@ -125,7 +128,7 @@ def ablated(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, dict[str,
                 "loss": round(mean(of_seed.values()), 5),
                 "seeds": len(of_seed),
                 "change": round(mean(changes), 5),
-                "change_std": round(spread(changes), 5),
+                "change_std": round(harness.spread(changes), 5),
                 "right": round(mean(c["right"] for c in chosen), 4) if chosen else None,
                 "importance_cv2": round(mean(uneven), 4) if uneven else None,
             }
@@ -175,11 +178,6 @@ def harm(note: Any, scenario: str, variant: str, cells: Sequence[Row], sigma: fl
 def way(start: float, end: float, loss: float) -> float | None:
     """How much of the way from ``start`` to ``end`` a loss is; None where there is none to go."""
     return (start - loss) / (start - end) if abs(start - end) > 1e-6 else None
-
-
-def spread(values: Sequence[float]) -> float:
-    """Standard deviation, 0 for one value."""
-    return stdev(values) if len(values) > 1 else 0.0
 
 
 def unevenness(shares: Mapping[str, Sequence[float]]) -> float:

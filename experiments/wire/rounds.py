@@ -6,21 +6,16 @@ the public samples, and with rows that are not sent again when they moved less t
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from statistics import mean, stdev
-from typing import Annotated, Any
+from statistics import mean
+from typing import Any
 
-import typer
-
-from experiments.frame import Job, put_table, raw_cells, run_jobs, write_results
+from experiments import harness
+from experiments.federations import Federations, RunKey
 from experiments.quickstart.run import NO_BASELINES, excess, measure
 from experiments.wire.tables import rounds
 from fedfuse.tracking.run import RunFolder
 
-HERE = Path(__file__).parent
-DOCUMENT = HERE.parents[1] / "docs" / "wire.md"
-# A learned gate needs all of the public set in every round.
+# A learned selector needs all of the public set in every round.
 FEDMKT = ("--set", "strategy=fedmkt")
 VARIANTS = {
     "everything": (),
@@ -31,44 +26,14 @@ VARIANTS = {
 }
 
 
-def main(
-    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2",
-    output: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    parallel: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
-) -> None:
-    """Run all variants and write rounds.json beside this file."""
-    started = time.monotonic()
-    numbers = [int(seed) for seed in seeds.split(",")]
-    jobs = [
-        Job(name.replace(" ", "-"), seed, (*NO_BASELINES, *FEDMKT, *arguments))
-        for seed in numbers
-        for name, arguments in VARIANTS.items()
-    ]
-    runs = run_jobs(jobs, output.resolve() / "experiment-wire", parallel)
-    summary = summarize(runs, numbers)
-    write_results(
-        HERE / "rounds.json",
-        command=f"python -m experiments.wire.rounds --seeds {seeds}",
-        seeds=numbers,
-        summary=summary,
-        cells=raw_cells(runs),
-        runs=runs,
-        started=started,
-    )
-    put_table(DOCUMENT, rounds(summary), "rounds")
-
-
-def summarize(runs: dict[tuple[str, int], RunFolder], seeds: list[int]) -> dict[str, Any]:
+def summarize(runs: dict[RunKey, RunFolder]) -> dict[str, Any]:
     """Per variant, over seeds: what is left of the excess loss, and bytes of knowledge a round."""
     summary: dict[str, Any] = {}
     for name in VARIANTS:
-        cells = [of_run(runs[name.replace(" ", "-"), seed]) for seed in seeds]
-        summary[name] = {
-            f"{key}{suffix}": round(statistic(cell[key] for cell in cells), 4)
-            for key in cells[0]
-            for suffix, statistic in (("", mean), ("_std", stdev))
-            if suffix == "" or len(seeds) > 1
-        }
+        cells = [of_run(run) for (key, _), run in runs.items() if key == name.replace(" ", "-")]
+        summary[name] = {}
+        for key in cells[0]:
+            summary[name] |= harness.mean_and_std(key, [cell[key] for cell in cells])
     return summary
 
 
@@ -85,5 +50,20 @@ def of_run(run: RunFolder) -> dict[str, float]:
     } | {name: size / 1000 / run.rounds for name, size in phases.items()}
 
 
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment("rounds.json", "wire.md", {"rounds": rounds})
+def main(
+    seeds: harness.Seeds = "0,1,2",
+    output: harness.Output = harness.RUNS,
+    parallel: harness.Parallel = 2,
+) -> Federations:
+    """Run all variants and write rounds.json beside this file."""
+    return Federations(
+        cells={
+            (name.replace(" ", "-"), seed): (*NO_BASELINES, *FEDMKT, *arguments)
+            for seed in harness.numbers(seeds)
+            for name, arguments in VARIANTS.items()
+        },
+        folder="wire",
+        summarize=summarize,
+        parallel=parallel,
+    )

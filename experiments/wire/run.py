@@ -8,21 +8,21 @@ outside the k entries either as a class of its own or left out.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import mean, stdev
+from functools import partial
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
 
-from experiments.frame import put_table, write_results
+from benchmarks.harness import model_of
+from experiments import harness
 from experiments.wire.tables import one_round
 from fedfuse.algorithms.local_model import LocalModel
-from fedfuse.config.run_config import RunConfig, model_of_partition
-from fedfuse.factory.models import derive_seed, load_local_model, load_splits, new_aligner
+from fedfuse.config.run_config import RunConfig
+from fedfuse.distillation.targets import Teacher
+from fedfuse.factory.models import derive_seed, load_splits, new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.codec import decode, encode
@@ -31,15 +31,13 @@ from fedfuse.knowledge.top_p import trim
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-HERE = Path(__file__).parent
-DOCUMENT = HERE.parents[1] / "docs" / "wire.md"
 MASSES = (1.0, 0.99, 0.95)
 SMALL_K = (1, 4, 16)
 FLOAT32 = "float32"
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class Encoding:
     """How knowledge travels.
 
     Attributes:
@@ -70,52 +68,31 @@ class Variant:
         return decode(message), len(message)
 
 
-REFERENCE = Variant(FLOAT32)
+REFERENCE = Encoding(FLOAT32)
 VARIANTS = (
     REFERENCE,
-    *(Variant(wire, mass) for wire in ("default", "compact") for mass in MASSES),
-    *(Variant(FLOAT32, k=k, tail=tail) for k in SMALL_K for tail in (True, False)),
+    *(Encoding(wire, mass) for wire in ("default", "compact") for mass in MASSES),
+    *(Encoding(FLOAT32, k=k, tail=tail) for k in SMALL_K for tail in (True, False)),
 )
 
 
-def main(
-    seeds: Annotated[str, typer.Option(help="Seeds, joined by commas.")] = "0,1,2",
-    orders: Annotated[int, typer.Option(min=1, help="Orders of the batches per seed.")] = 4,
-) -> None:
-    """Measure every variant and write results.json beside this file."""
-    started = time.monotonic()
-    numbers = [int(seed) for seed in seeds.split(",")]
-    cells: list[dict[str, Any]] = []
-    for seed in numbers:
-        config = RunConfig(seed=seed)
-        know = train_clients(config)
-        server = local_model(config, "server", config.server.model)
-        for variant in track(dict.fromkeys(VARIANTS), f"seed {seed}"):
-            teacher, size = told(config, server, know, variant)
-            for order in range(orders):
-                cell = {
-                    "seed": seed,
-                    "order": order,
-                    "variant": variant.name,
-                    "bytes_per_row": size,
-                }
-                cells.append(cell | distil(config, server, teacher, order))
-    summary = summarize(cells)
-    write_results(
-        HERE / "results.json",
-        command=f"python -m experiments.wire.run --seeds {seeds} --orders {orders}",
-        started=started,
-        summary=summary,
-        cells=cells,
-        seeds=numbers,
-    )
-    put_table(DOCUMENT, one_round(summary), "one round")
+def measure(seed: int, orders: int) -> list[dict[str, Any]]:
+    """All variants with one seed, each with several orders of the batches."""
+    config = RunConfig(seed=seed)
+    know = train_clients(config)
+    server = untrained(config, None)
+    cells = []
+    for variant in dict.fromkeys(VARIANTS):
+        teacher, size = told(config, server, know, variant)
+        for order in range(orders):
+            about = {"seed": seed, "order": order, "variant": variant.name, "bytes_per_row": size}
+            cells.append(about | distil(config, server, teacher, order))
+    return cells
 
 
-def local_model(config: RunConfig, role: str, name: str) -> LocalModel:
-    """A model of the run, untrained."""
-    model = config.server if role == "server" else config.clients
-    loaded = load_local_model(role, name, model, config.data, config.seed)
+def untrained(config: RunConfig, partition: int | None) -> LocalModel:
+    """The model of a client, or of the server, with a fresh adapter."""
+    loaded = model_of(config, partition)
     loaded.reset()
     return loaded
 
@@ -128,7 +105,7 @@ def train_clients(config: RunConfig) -> list[Knower]:
     knowers = []
     private = load_splits(config.data, config.seed, config.data.domains).private
     for partition, samples in enumerate(private):
-        client = local_model(config, "client", model_of_partition(config.clients.model, partition))
+        client = untrained(config, partition)
         client.learn(
             client.encode(samples),
             config.local,
@@ -140,8 +117,8 @@ def train_clients(config: RunConfig) -> list[Knower]:
 
 
 def told(
-    config: RunConfig, server: LocalModel, clients: list[Knower], variant: Variant
-) -> tuple[SparseDistribution, float]:
+    config: RunConfig, server: LocalModel, clients: list[Knower], variant: Encoding
+) -> tuple[Teacher, float]:
     """What the untrained server should learn, and the bytes a label row that it took to tell."""
     server.reset()
     aligner = new_aligner(server, config.knowledge)
@@ -202,16 +179,23 @@ def summarize(cells: list[dict[str, Any]]) -> dict[str, Any]:
             "accuracy": round(mean(cell["accuracy"] for cell in mine), 4),
             "bytes_per_row": round(mean(cell["bytes_per_row"] for cell in mine), 1),
             "loss_over_float32": round(mean(worse), 5),
-            "loss_over_float32_std": spread(worse),
-            "chance": round(mean(spread(found) / mean(found) for found in losses.values()), 5),
+            "loss_over_float32_std": round(harness.spread(worse), 5),
+            "chance": round(
+                mean(round(harness.spread(found), 5) / mean(found) for found in losses.values()), 5
+            ),
         }
     return summary
 
 
-def spread(values: list[float]) -> float:
-    """Standard deviation, 0 of a single value."""
-    return round(stdev(values), 5) if len(values) > 1 else 0.0
-
-
-if __name__ == "__main__":
-    typer.run(main)
+@harness.experiment("results.json", "wire.md", {"one round": one_round})
+def main(
+    seeds: harness.Seeds = "0,1,2",
+    orders: Annotated[int, typer.Option(min=1, help="Orders of the batches per seed.")] = 4,
+    output: harness.Output = harness.RUNS,
+) -> harness.Study:
+    """Measure every variant and write results.json beside this file."""
+    return harness.Study(
+        cells={(seed,): partial(measure, seed, orders) for seed in harness.numbers(seeds)},
+        folder=f"wire-{orders}",
+        summarize=summarize,
+    )

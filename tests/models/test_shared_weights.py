@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.memory_watch import memory_of
+from benchmarks.memory import memory_of
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample

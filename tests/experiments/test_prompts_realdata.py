@@ -150,14 +150,16 @@ def test_what_is_finished_is_not_made_again(made: Made, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(realmodels, "_causal_lm", again)
     monkeypatch.setattr(realmodels, "_masked_lm", again)
-    monkeypatch.setattr("experiments.prompts.run.run_in_process", again)
+    monkeypatch.setattr("experiments.federations.run_in_process", again)
     realdata.main(**arguments(made.material, made.output))
     found = json.loads((made.output / "results.json").read_text())
     assert found["cells"] == made.results["cells"]
 
 
 def test_wrong_arguments_are_named(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(FedfuseError, match=r"tasks mnli; allowed: sst2, trec, rte, arc_easy"):
+    with pytest.raises(
+        FedfuseError, match=r"expected tasks of sst2, trec, rte, arc_easy, got mnli"
+    ):
         realdata.main(**{**arguments(made.material, tmp_path), "tasks": "sst2,mnli"})
     with pytest.raises(FedfuseError, match=r"does not exist"):
         realdata.main(**arguments(tmp_path, tmp_path))

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from experiments import federations
+from experiments.federations import run_once
 from experiments.prompts import many
 from experiments.prompts import run as comparison
 from experiments.prompts import summary as sums
 from experiments.prompts.draw import draw
-from experiments.prompts.run import ABLATIONS, MAIN, Cell, measure, plan, run_once
+from experiments.prompts.run import ABLATIONS, MAIN, PromptRun, measure, plan
 from experiments.prompts.world import COLUMNS, summarize, table, wordings
 from experiments.prompts.world import measure as measure_world
 from fedfuse.builtin.prompt_lexicon import vocabulary
@@ -122,7 +124,7 @@ def test_summary_of_the_comparison(tmp_path: Path) -> None:
 
 def test_the_plan_has_every_run_once_and_all_of_its_keys_are_allowed() -> None:
     cells = plan([0, 1], [64, 128], 64)
-    assert len({cell.name for cell in cells}) == len(cells)
+    assert len({cell.key for cell in cells}) == len(cells)
     assert len(cells) == 2 * 2 * (2 * len(MAIN) + len(ABLATIONS))
     for cell in cells:
         parse(cell.keys(10))
@@ -136,14 +138,14 @@ def test_a_run_is_measured_and_not_run_again(
     monkeypatch.setattr(comparison, "second", lambda run, prompt: len(prompt) / 100)
     keys = {key.replace("__", ".").replace("_", "-"): value for key, value in KEYS.items()}
     shared: dict[str, Scalar] = {**keys, "output": str(tmp_path), "rounds": 1}
-    one = Cell("feddtpt", "dirichlet", 24, 0)
+    one = PromptRun("feddtpt", "dirichlet", 24, 0)
     found = measure(run_once({**shared, **one.keys(2)}, 2), one)
     assert (found["skew"], found["budget"], found["manual"]) == ("dirichlet", 24, 0.45)
     assert len(found["rounds"]) == len(found["chosen"]) == len(found["centralized"]) == 1
     assert len(found["own"]) == len(found["standalone"]) == 2
     assert 0 < found["bytes_per_client_round"] < 1000
     assert found["second"]["manual"] == len("decide the number") / 100
-    monkeypatch.setattr(comparison, "run_in_process", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr(federations, "run_in_process", lambda *_: pytest.fail("run again"))
     assert measure(run_once({**shared, **one.keys(2)}, 2), one) == found
 
 

@@ -8,8 +8,9 @@ tokens of Llama 2, of bigrams counted on the same kind of text, each row of it a
 
 from __future__ import annotations
 
-import json as jsonlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from benchmarks.frame import Timings, load_text, load_tokenizer
+from benchmarks.harness import Timings
+from benchmarks.material import load_text, load_tokenizer
 from fedfuse.data.sample import Sample
 from fedfuse.flower.messages import pack_knowledge
 from fedfuse.knowledge.codec import decode, encode
@@ -94,14 +96,14 @@ def of_model(material: Path, rows: int, k: int) -> Knowledge:
     lm = load_causal_lm(str(material / "models" / MODEL))
     samples: list[Sample] = []
     with (material / "datasets" / "gsm8k" / "train.jsonl").open(encoding="utf-8") as file:
-        for line in map(jsonlib.loads, file):
+        for line in map(json.loads, file):
             samples.append(Sample("Answer:", f" {line['target']}"))
             if len(samples) * 100 >= rows:
                 break
     return extract(lm.model, TokenizedDataset(lm.tokenizer, samples, lm.max_length), k)
 
 
-def bodies(material: Path, k: int, *, seed: int, quick: bool) -> dict[str, Knowledge]:
+def example_knowledge(material: Path, k: int, *, seed: int, quick: bool) -> dict[str, Knowledge]:
     """The bodies of knowledge that are told; for a check, a small one that needs no model."""
     if quick:
         return {"bigrams": bigrams(material, 400, k, seed)}
@@ -116,7 +118,7 @@ def bytes_per_row(knowledge: Knowledge, wire: str, mass: float) -> float:
     return message_bytes(Message(content, 1, "train.local")) / knowledge.rows
 
 
-def measure_wire(
+def measure_codec(
     known: Mapping[str, Knowledge], timings: Timings, *, mass: float, repeats: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The worst of all bodies of knowledge, and everything that it was the worst of."""
@@ -133,9 +135,11 @@ def measure_wire(
             megabytes = sum(values.nbytes for values in sent.arrays().values()) / 1e6
             message = encode(sent, wire)
             decode(message)  # tables are made once
-            for _ in range(repeats):
-                timings.measure(f"encode {wire} {name}", lambda k=sent, w=wire: encode(k, w))
-                timings.measure(f"decode {wire} {name}", lambda m=message: decode(m))
+            jobs: dict[str, Callable[[], object]] = {
+                f"encode {wire} {name}": partial(encode, sent, wire),
+                f"decode {wire} {name}": partial(decode, message),
+            }
+            timings.alternate(jobs, repeats)
             for step in ("encode", "decode"):
                 speed = megabytes / timings.median(f"{step} {wire} {name}")
                 raw[wire][f"{step}_mb_per_second {name}"] = speed

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import Timings, load_tokenizer
-from benchmarks.reference import nearest, nearest_tight
+from benchmarks.harness import Timings
+from benchmarks.material import load_tokenizer
+from benchmarks.plain_alignment import nearest, nearest_tight
 from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.tokenizers.token_bytes import surfaces
 

@@ -1,10 +1,13 @@
-"""The memory of a family of processes while a block runs, and of files that they map (Linux)."""
+"""Memory of this process, of a family of processes, and of files that they map (Linux)."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +36,30 @@ def memory_of(pid: int, file: str = "") -> Counter[str]:
         elif file and "-" in line.partition(" ")[0]:
             of_file = line.endswith(file)
     return found
+
+
+def peak_beyond(step: Callable[[], object], *, trim: bool = False) -> int:
+    """Bytes that this process takes at most during a call, beyond what it had before.
+
+    Args:
+        step: the call.
+        trim: whether what was freed earlier is given back first, so that it does not serve the
+            call.
+    """
+    gc.collect()
+    if trim:
+        ctypes.CDLL(None).malloc_trim(0)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    step()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    """A size that the kernel keeps of this process, in bytes."""
+    found = re.search(rf"^{name}:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 class Watch:

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from benchmarks import simulation_memory
-from benchmarks.memory_watch import Watch, memory_of
+from benchmarks.memory import Watch, memory_of
 from benchmarks.simulation_memory import FITTED, SETTINGS, Setting, configure, make_base, table
 from fedfuse.simulation import run_memory as memory
-from tests.test_benchmarks import FRAME
+from tests.benchmarks.test_benchmarks import FRAME
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is mapped")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.frame import raw_cells, traffic, write_results
+from experiments import federations
+from experiments.federations import Federations, traffic
+from experiments.harness import experiment, name_of
 from experiments.quickstart import strategies
 from experiments.quickstart.controls import shuffle
 from experiments.quickstart.run import summarize
@@ -98,20 +99,22 @@ def test_a_run_without_a_stage_is_no_result(runs: dict[tuple[str, int], RunFolde
 
 
 def test_the_results_have_their_frame(
-    runs: dict[tuple[str, int], RunFolder], tmp_path: Path
+    runs: dict[tuple[str, int], RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "results.json"
-    cells = raw_cells(runs)
-    write_results(
-        path,
-        command="python -m x",
-        seeds=[0],
-        summary={"a": 1},
-        cells=cells,
-        runs=runs,
-        started=time.monotonic(),
-    )
+    named = {name_of(key): run for key, run in runs.items()}
+    monkeypatch.setattr(federations, "simulate", lambda folder, arguments: named[folder.name])
+
+    @experiment("results.json")
+    def study(seeds: str = "0", output: Path = tmp_path, results: Path = path) -> Federations:
+        return Federations(
+            cells=dict.fromkeys(runs, ()), folder="x", summarize=lambda runs: {"a": 1}, parallel=2
+        )
+
+    study()
     found = json.loads(path.read_text())
+    assert found["command"] == "python -m tests.experiments.test_quickstart --seeds 0"
+    assert found["seeds"] == [0]
     assert {"command", "seeds", "commit", "versions", "seconds", "peak_memory_mb"} <= set(found)
     assert found["summary"] == {"a": 1}
     assert len(found["cells"]) == 3 * 2 * len(ABOVE)

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from benchmarks.frame import Timings, cut, load_text, load_tokenizer
-from benchmarks.reference import align_and_project
+from benchmarks.harness import Timings
+from benchmarks.material import cut, load_text, load_tokenizer
+from benchmarks.plain_alignment import align_and_project
 from fedfuse.alignment.positions import MODES, align_rows
 from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import Spelling, spell, spelled_table
@@ -35,7 +36,7 @@ _UNLIMITED = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class AlignmentCase:
     """Texts as teacher and student see them, and what the teacher knows.
 
     Attributes:
@@ -49,7 +50,7 @@ class Case:
     knowledge: Knowledge
 
 
-class Bench:
+class AlignmentBench:
     """A teacher's and a student's tokenizer, their table, and text to measure on."""
 
     def __init__(self, material: Path, source: str, target: str, seed: int) -> None:
@@ -64,7 +65,7 @@ class Bench:
         self._ends = self.source.encode([self._text])[0].ends
         self._generator = np.random.default_rng(seed)
 
-    def case(self, length: int, tokens: int) -> Case:
+    def case(self, length: int, tokens: int) -> AlignmentCase:
         """Plain texts of ``length`` of the teacher's tokens, ``tokens`` in all: each is a row."""
         samples = [Sample("", text) for text in cut(self._text, self._ends, length, tokens)]
         _, source = label_rows(self.source, samples, _UNLIMITED)
@@ -82,15 +83,15 @@ class Bench:
             tokenizer=self.source.fingerprint,
             public=fingerprint(samples),
         )
-        return Case(source, target, knowledge)
+        return AlignmentCase(source, target, knowledge)
 
-    def warm_up(self, case: Case, mode: str = DEFAULT) -> None:
+    def warm_up(self, case: AlignmentCase, mode: str = DEFAULT) -> None:
         """The first call in a process pays for memory that later ones find ready."""
         self.library(case, mode)
 
     def library(
         self,
-        case: Case,
+        case: AlignmentCase,
         mode: str = DEFAULT,
         collisions: str = DUPLICATE_RULES[0],
         unmatched: str = "skip",
@@ -155,7 +156,7 @@ def made_up(
     return ids, logs, tail_logprob, np.where(known, logs[each, place], unknown)
 
 
-def reference(bench: Bench, case: Case) -> Any:
+def reference(bench: AlignmentBench, case: AlignmentCase) -> Any:
     """The same case for plain Python, as a call without arguments; what it needs are lists."""
     table = dict(enumerate(bench.table.best.tolist()))
     source, target = bench.source_surfaces.bytes, bench.target_surfaces.bytes
@@ -180,21 +181,24 @@ def _spans(rows: LabelRows) -> list[tuple[int, int]]:
 
 
 def measure_modes(
-    bench: Bench, timings: Timings, *, repeats: int, tokens: int, dtw_tokens: int
+    bench: AlignmentBench, timings: Timings, *, repeats: int, tokens: int, dtw_tokens: int
 ) -> tuple[float, dict[str, Any]]:
     """Target rows per second in default mode, and in every mode with every rule for collisions."""
     cases = {False: bench.case(150, tokens), True: bench.case(150, dtw_tokens)}
-    variants = [(mode, rule) for mode in MODES for rule in DUPLICATE_RULES]
+    variants = {f"{mode} {rule}": (mode, rule) for mode in MODES for rule in DUPLICATE_RULES}
     for mode in MODES:
         bench.warm_up(cases[mode == "dtw"], mode)
-    for _ in range(repeats):
-        for mode, rule in variants:
-            case = cases[mode == "dtw"]
-            timings.measure(f"rows {mode} {rule}", partial(bench.library, case, mode, rule))
-    speed = {}
-    for mode, rule in variants:
-        rows = len(cases[mode == "dtw"].target.token)
-        speed[f"{mode} {rule}"] = rows / timings.median(f"rows {mode} {rule}")
+    timings.alternate(
+        {
+            f"rows {name}": partial(bench.library, cases[mode == "dtw"], mode, rule)
+            for name, (mode, rule) in variants.items()
+        },
+        repeats,
+    )
+    speed = {
+        name: len(cases[mode == "dtw"].target.token) / timings.median(f"rows {name}")
+        for name, (mode, _) in variants.items()
+    }
     raw = {
         "rows_per_second": speed,
         "target_rows": len(cases[False].target.token),
@@ -206,7 +210,7 @@ def measure_modes(
 
 
 def measure_reference(
-    bench: Bench, timings: Timings, *, repeats: int, tokens: int
+    bench: AlignmentBench, timings: Timings, *, repeats: int, tokens: int
 ) -> tuple[float, dict[str, Any]]:
     """How many times faster than plain Python the default mode is, on the same texts."""
     case = bench.case(150, tokens)
@@ -232,7 +236,7 @@ def measure_reference(
 
 
 def measure_lengths(
-    bench: Bench,
+    bench: AlignmentBench,
     timings: Timings,
     *,
     repeats: int,
@@ -258,14 +262,13 @@ def measure_lengths(
         bench.warm_up(case)
     for case in slow.values():
         bench.warm_up(case, "dtw")
-    for _ in range(repeats):
-        for length, case in quick.items():
-            timings.measure(f"lengths {length}", partial(bench.library, case))
-        for length, case in slow.items():
-            timings.measure(f"lengths dtw {length}", partial(bench.library, case, "dtw"))
-            timings.measure(f"lengths reference {length}", runs[length])
+    jobs = {f"lengths {length}": partial(bench.library, case) for length, case in quick.items()}
+    for length, case in slow.items():
+        jobs[f"lengths dtw {length}"] = partial(bench.library, case, "dtw")
+        jobs[f"lengths reference {length}"] = runs[length]
+    timings.alternate(jobs, repeats)
 
-    def ratio(name: str, cases: dict[int, Case], over: int) -> float:
+    def ratio(name: str, cases: dict[int, AlignmentCase], over: int) -> float:
         cost = [
             timings.median(f"{name} {length}") / len(cases[length].target.token)
             for length in (over, short)

@@ -10,7 +10,7 @@ import pytest
 from experiments.wire import run as one_round
 from experiments.wire import tables
 from experiments.wire.rounds import of_run
-from experiments.wire.run import REFERENCE, VARIANTS, Variant
+from experiments.wire.run import REFERENCE, VARIANTS, Encoding
 from fedfuse.config.run_config import parse
 from fedfuse.knowledge.delta import distances
 from fedfuse.tracking.run import read_run
@@ -38,20 +38,25 @@ def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
     config = parse({**FAST, "data.domains": 2, "data.public": 12, "server-distill.steps": 8})
     clients = one_round.train_clients(config)
     assert len(clients) == 2
-    server = one_round.local_model(config, "server", config.server.model)
+    server = one_round.untrained(config, None)
     cells = []
-    for variant, order in ((REFERENCE, 0), (Variant("compact"), 0), (REFERENCE, 1), (REFERENCE, 0)):
+    for variant, order in (
+        (REFERENCE, 0),
+        (Encoding("compact"), 0),
+        (REFERENCE, 1),
+        (REFERENCE, 0),
+    ):
         teacher, size = one_round.told(config, server, clients, variant)
         cell = {"seed": 0, "order": order, "variant": variant.name, "bytes_per_row": size}
         cells.append(cell | one_round.distil(config, server, teacher, order))
-    exact, compact, other, again = (cell["loss"] for cell in cells)
+    exact, compacted, other, again = (cell["loss"] for cell in cells)
     assert again == exact
-    assert compact == pytest.approx(exact, rel=0.01)
+    assert compacted == pytest.approx(exact, rel=0.01)
     assert other != exact
     summary = one_round.summarize(cells[:3])
     assert summary[REFERENCE.name]["loss_over_float32"] == 0
     assert summary[REFERENCE.name]["chance"] > 0
-    assert summary["compact, mass 1, k 16"]["loss_over_float32"] == round(compact / exact - 1, 5)
+    assert summary["compact, mass 1, k 16"]["loss_over_float32"] == round(compacted / exact - 1, 5)
     assert tables.one_round(summary).count("\n") == 3
 
 

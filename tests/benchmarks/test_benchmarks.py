@@ -13,18 +13,18 @@ import typer
 
 from benchmarks import (
     alignment,
+    codec,
     deployment,
     distillation,
     mined_oracle,
     phases,
     selector,
     trainer,
-    wire,
 )
-from benchmarks.frame import cut, load_text, load_tokenizer
-from benchmarks.losses import Case, Size, peak_memory
-from benchmarks.reference import nearest
-from benchmarks.rows import Bench, reference
+from benchmarks.losses import LossBench, StepSize, peak_memory
+from benchmarks.material import cut, load_text, load_tokenizer
+from benchmarks.plain_alignment import nearest
+from benchmarks.projection_speed import AlignmentBench, reference
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.builtin.tokenizers import KINDS
 from fedfuse.config.run_config import parse
@@ -70,8 +70,8 @@ def material(
 
 
 @pytest.fixture(scope="module")
-def bench(material: Path) -> Bench:
-    return Bench(material, "gpt2", "llama2", seed=0)
+def bench(material: Path) -> AlignmentBench:
+    return AlignmentBench(material, "gpt2", "llama2", seed=0)
 
 
 def read(path: Path) -> Any:
@@ -97,7 +97,7 @@ def test_alignment_reports_every_number(material: Path, tmp_path: Path) -> None:
 
 
 def test_bigrams_are_honest_knowledge(material: Path) -> None:
-    known = wire.bigrams(material, 400, 16, seed=0)
+    known = codec.bigrams(material, 400, 16, seed=0)
     tokenizer = load_tokenizer(material, "llama2")
     known.validate(
         vocab_size=tokenizer.vocab_size,
@@ -105,7 +105,7 @@ def test_bigrams_are_honest_knowledge(material: Path) -> None:
         public=known.public,
         rows=400,
     )
-    same = wire.bigrams(material, 400, 16, seed=0)
+    same = codec.bigrams(material, 400, 16, seed=0)
     np.testing.assert_array_equal(known.logprobs, same.logprobs)
     assert len(np.unique(known.logprobs[:, 0])) > 390
 
@@ -119,7 +119,7 @@ def test_parts_are_chosen(material: Path, tmp_path: Path) -> None:
         alignment.main(material, path, parts="qwen,gpt3")
 
 
-def test_texts_are_cut_at_tokens(material: Path, bench: Bench) -> None:
+def test_texts_are_cut_at_tokens(material: Path, bench: AlignmentBench) -> None:
     text = load_text(material)
     ends = bench.source.encode([text])[0].ends
     pieces = cut(text, ends, 7, 100)
@@ -130,7 +130,7 @@ def test_texts_are_cut_at_tokens(material: Path, bench: Bench) -> None:
         cut(text, ends[:5], 7, 100)
 
 
-def test_made_up_knowledge_is_valid(bench: Bench) -> None:
+def test_made_up_knowledge_is_valid(bench: AlignmentBench) -> None:
     case = bench.case(50, 1000)
     known, rows = case.knowledge, len(case.source.token)
     known.validate(
@@ -144,7 +144,7 @@ def test_made_up_knowledge_is_valid(bench: Bench) -> None:
     assert 0.85 < holds_label.mean() < 1
 
 
-def test_reference_is_the_rule_of_the_paper(bench: Bench) -> None:
+def test_reference_is_the_rule_of_the_paper(bench: AlignmentBench) -> None:
     """What is compared in speed gives the same rows, so neither does less."""
     case = bench.case(60, 600)
     rows = [row for text in reference(bench, case)() for row in text]
@@ -157,7 +157,7 @@ def test_reference_is_the_rule_of_the_paper(bench: Bench) -> None:
         assert [log for _, log in row] == logs[used].tolist()
 
 
-def test_loop_gives_the_table(bench: Bench) -> None:
+def test_loop_gives_the_table(bench: AlignmentBench) -> None:
     source, target = bench.source_surfaces, bench.target_surfaces
     texts = [target.bytes[i] for i in target.used - target.special if target.bytes[i]]
     for token in range(0, bench.source.vocab_size, 7):
@@ -236,7 +236,7 @@ def test_distillation_reports_every_number(
 
 def test_losses_that_are_compared_are_the_same() -> None:
     """Where nothing is cut and nothing is left, one merged teacher is as good as many dense."""
-    case = Case(Size(rows=6, vocab=50, width=8, k=4), teachers=3, seed=0)
+    case = LossBench(StepSize(rows=6, vocab=50, width=8, k=4), teachers=3, seed=0)
     whole = [replace(t, tail_logprob=np.full(6, -np.inf, np.float32)) for t in case.teachers]
     shares = [np.exp(t.logprobs).sum(1, keepdims=True) for t in whole]
     case.teachers = [
@@ -252,7 +252,7 @@ def test_losses_that_are_compared_are_the_same() -> None:
 
 def test_peak_memory_is_that_of_the_step() -> None:
     """Plain cross-entropy holds logits, their log-softmax and the gradient of each: 16 MB each."""
-    size = Size(rows=400, vocab=10_000, width=8, k=4)
+    size = StepSize(rows=400, vocab=10_000, width=8, k=4)
     assert 3 * 16e6 <= peak_memory("plain", size, 1, seed=0) < 5 * 16e6
 
 
@@ -325,7 +325,7 @@ def test_the_selectors_share_is_of_all_work(
 def test_the_cost_of_a_message_is_what_is_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(local: float, evaluate: float, loss: float = 1.0) -> deployment.Run:
+    def run(local: float, evaluate: float, loss: float = 1.0) -> deployment.RunLines:
         phases = {"train.local": local, "evaluate": evaluate, "server.aggregate": 50.0}
         message_log = [
             {
@@ -338,7 +338,7 @@ def test_the_cost_of_a_message_is_what_is_not_work(
             for number in (0, 1, 2, 3)
             for phase, seconds in phases.items()
         ]
-        return deployment.Run(message_log, [{"loss": loss}])
+        return deployment.RunLines(message_log, [{"loss": loss}])
 
     monkeypatch.setattr(deployment, "alone", lambda config: run(2.0, 1.0))
     ways = {False: run(10.0, 9.0), True: run(4.0, 3.0)}

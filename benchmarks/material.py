@@ -1,0 +1,56 @@
+"""Public material that benchmarks read: tokenizers and long texts."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from fedfuse.tokenizers.tokenizer import ROLES, TextTokenizer
+
+# Data sets that texts come from, in this order.
+SOURCES = ("gsm8k", "arc_easy", "arc_challenge")
+
+
+def load_tokenizer(material: Path, name: str) -> TextTokenizer:
+    """A new object at each call, so that nothing computed for another measurement is kept."""
+    folder = material / "tokenizers" / name
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    specials = {role: config[f"{role}_token"] for role in ROLES if config.get(f"{role}_token")}
+    return TextTokenizer.from_json((folder / "tokenizer.json").read_text(), specials)
+
+
+def load_text(material: Path) -> str:
+    """Questions and worked answers of the data sets, one behind the other."""
+    texts = []
+    for source in SOURCES:
+        with (material / "datasets" / source / "train.jsonl").open(encoding="utf-8") as file:
+            for line in map(json.loads, file):
+                texts.append(f"{line['question']} {line.get('target', '')}".strip())
+    return "\n\n".join(texts)
+
+
+def cut(text: str, ends: Int64[ndarray, " n"], length: int, tokens: int) -> list[str]:
+    """The beginning of ``text`` in pieces of ``length`` tokens, ``tokens`` in all.
+
+    Args:
+        text: long text.
+        ends: where its n tokens end, in bytes.
+        length: tokens of each piece.
+        tokens: at most; fewer where the text is shorter or the last piece would be.
+
+    Raises:
+        SystemExit: when there is less text than one piece.
+    """
+    raw = np.frombuffer(text.encode(), dtype=np.uint8)
+    # A byte 10xxxxxx is inside a character; a piece ends with the character.
+    begins = np.flatnonzero(np.append(raw, 0) & 0xC0 != 0x80)
+    last = ends[: max(tokens, length)][length - 1 :: length]
+    places = np.append(0, begins[np.searchsorted(begins, last)]).tolist()
+    if not len(last):
+        raise SystemExit(f"the material has {len(ends)} tokens; a text of {length} is needed")
+    return [raw[start:stop].tobytes().decode() for start, stop in pairwise(places)]
