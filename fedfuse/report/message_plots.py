@@ -60,7 +60,7 @@ def _teachers(run: RunFolder, direction: str) -> Figure | None:
     labels = {teacher: _teacher_label(run, teacher) for teacher in teachers}
     width = min(WIDTH, 2.2 + 1.9 * len(domains))
     height = 1.55 if len(learners) == 1 else 0.6 * len(learners)
-    figure = new_figure(width, 0.9 + legend_height(list(labels.values())) + height)
+    figure = new_figure(width, 0.9 + legend_height(list(labels.values()), width) + height)
     grid = figure.subplots(1, len(domains), sharex=True, sharey=True, squeeze=False)
     for axes, domain in zip(grid.flat, domains, strict=True):
         for place, fuser in enumerate(learners):

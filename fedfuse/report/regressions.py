@@ -8,7 +8,15 @@ from matplotlib.figure import Figure
 
 from fedfuse.evaluation.interference import Cell, Interference, measure_interference
 from fedfuse.report.formatting import change_text, count, loss_text, percent, shorten
-from fedfuse.report.style import WIDTH, category_fill, fill_legend, new_figure, plot, whole_rounds
+from fedfuse.report.style import (
+    WIDTH,
+    category_fill,
+    fill_legend,
+    legend_height,
+    new_figure,
+    plot,
+    whole_rounds,
+)
 from fedfuse.tracking.run import RunFolder
 
 
@@ -98,7 +106,8 @@ def gates(run: RunFolder) -> Figure | None:
     if not models:
         return None
     labels = [shorten(run.name(model), 26) for model in models]
-    figure = new_figure(WIDTH * 0.6, 3.0)
+    width = WIDTH * 0.6
+    figure = new_figure(width, 2.6 + legend_height(labels, width))
     axes = figure.subplots()
     for number, model in enumerate(models):
         losses = sorted((f for f in run.gate_losses if f.model == model), key=lambda f: f.round)

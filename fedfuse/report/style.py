@@ -165,21 +165,25 @@ def fill_legend(figure: Figure, entries: Sequence[tuple[str, Fill]]) -> None:
         for label, fill in entries
     ]
     # Legends fill column by column; readers go row by row.
-    columns = min(_legend_columns([label for label, _ in entries]), len(handles))
+    labels = [label for label, _ in entries]
+    columns = min(_legend_columns(labels, figure.get_figwidth()), len(handles))
     ordered = [handle for column in range(columns) for handle in handles[column::columns]]
     figure.legend(handles=ordered, loc="outside upper left", ncols=columns)
 
 
-def legend_height(labels: Sequence[str]) -> float:
-    """Inches that a legend of such entries takes."""
-    return 0.1 + 0.22 * -(-len(labels) // _legend_columns(labels))
+def legend_height(labels: Sequence[str], width: float = WIDTH) -> float:
+    """Inches that a legend of such entries takes above a figure of a width in inches."""
+    return 0.1 + 0.22 * -(-len(labels) // _legend_columns(labels, width))
 
 
-def _legend_columns(labels: Sequence[str]) -> int:
-    """The most columns, up to 6, that fit 115 characters, where a box takes as much as 7."""
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """The most columns, up to 6, that fit a width in inches.
+
+    The full width holds 115 characters, and a box takes as much as 7.
+    """
     for columns in range(6, 1, -1):
-        widths = (max(map(len, labels[c::columns]), default=0) + 7 for c in range(columns))
-        if sum(widths) <= 115:
+        lengths = (max(map(len, labels[c::columns]), default=0) + 7 for c in range(columns))
+        if sum(lengths) <= 115 * width / WIDTH:
             return columns
     return 1
 

@@ -10,6 +10,7 @@ import pytest
 
 from fedfuse.errors import FedfuseError
 from fedfuse.report import regressions as harm
+from fedfuse.report.style import styled
 from fedfuse.tracking.run import RunFolder, read_run
 from fedfuse.tracking.run_writer import RunWriter
 from tests.report.folders import write_folder, write_lines
@@ -98,3 +99,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_gates_are_drawn(run: RunFolder, svgs: dict[str, str]) -> None:
     assert "nats/row" in svgs["gates"]
     assert json.dumps(run.name("0"))[1:-1] in svgs["gates"]
+
+
+@pytest.mark.parametrize("clients", [1, 4, 8])
+def test_the_legend_of_the_gates_is_within_its_figure(clients: int, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "run", clients=clients, domains=("consultancy", "court"))
+    with styled():
+        figure = harm.gates.__wrapped__(read_run(folder))  # type: ignore[attr-defined]
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box, (axes,) = legend.get_window_extent(), figure.axes
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert axes.get_tightbbox().y1 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert axes.get_window_extent().height > 1.5 * figure.dpi
