@@ -21,7 +21,6 @@ from experiments import harness
 from experiments.wire.tables import one_round
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig
-from fedfuse.distillation.targets import Teacher
 from fedfuse.factory.models import derive_seed, load_splits, new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import dual_min_ce
@@ -118,7 +117,7 @@ def train_clients(config: RunConfig) -> list[Knower]:
 
 def told(
     config: RunConfig, server: LocalModel, clients: list[Knower], variant: Encoding
-) -> tuple[Teacher, float]:
+) -> tuple[SparseDistribution, float]:
     """What the untrained server should learn, and the bytes a label row that it took to tell."""
     server.reset()
     aligner = new_aligner(server, config.knowledge)
