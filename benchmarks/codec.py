@@ -100,7 +100,7 @@ def of_model(material: Path, rows: int, k: int) -> Knowledge:
             samples.append(Sample("Answer:", f" {line['target']}"))
             if len(samples) * 100 >= rows:
                 break
-    return extract(lm.model, TokenizedDataset(lm.tokenizer, samples, lm.max_length), k)
+    return extract(lm, TokenizedDataset(lm.tokenizer, samples, lm.max_length), k)
 
 
 def example_knowledge(material: Path, k: int, *, seed: int, quick: bool) -> dict[str, Knowledge]:

@@ -67,7 +67,7 @@ def train(
     replay: PaddedSet | None,
 ) -> float:
     """One distillation phase; returns the mean loss over its last tenth."""
-    model, vocab_size = local_model.model, local_model.tokenizer.vocab_size
+    model, vocab_size = local_model.lm.model, local_model.tokenizer.vocab_size
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
@@ -137,11 +137,11 @@ def extract(local_model: LocalModel, data: PaddedSet, k: int) -> dict[str, ndarr
         "tail_logprob": np.empty(count, dtype=np.float32),
         "label_logprob": np.empty(count, dtype=np.float32),
     }
-    local_model.model.eval()
+    local_model.lm.model.eval()
     order = np.argsort(data.lengths, kind="stable")
     for start in range(0, len(order), SCORED_SAMPLES):
         batch = data.batch(order[start : start + SCORED_SAMPLES])
-        logits = span_logits(local_model.model, batch, local_model.tokenizer.vocab_size)
+        logits = span_logits(local_model.lm.model, batch, local_model.tokenizer.vocab_size)
         everything = torch.log_softmax(logits.float(), dim=-1)
         top, chosen = everything.topk(k, dim=-1)
         index = batch["index"].numpy()

@@ -187,7 +187,7 @@ def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any)
     loaded.wait()
     local_model = load_local_model("client", config.clients.model, config.clients, config.data, 0)
     if copied:
-        for weight in local_model.model.parameters():
+        for weight in local_model.lm.model.parameters():
             weight.data = weight.data.clone()
     local_model.learn(local_model.encode(splits.private[0][:4]), config.local, seed=0)
     loaded.wait()

@@ -56,7 +56,7 @@ def inputs(data: TokenizedDataset, which: list[int]) -> dict[str, Tensor]:
 def run_trainer(local_model: LocalModel, settings: TrainingConfig, seed: int) -> float:
     """A phase by Trainer; returns the mean loss over its last tenth."""
     local_model.reset()
-    model, data = local_model.model, local_model.public
+    model, data = local_model.lm.model, local_model.public
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,

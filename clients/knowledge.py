@@ -249,10 +249,10 @@ class DistillationClient:
             self.local_model.adapter = record_to_arrays(request.array_records[ADAPTER])
             self._keep()
         folder = run_folder(self._client, self.memory.request_context.run)
-        save_adapter(self.local_model.model, folder / "adapter")
+        save_adapter(self.local_model.lm.model, folder / "adapter")
         before = self._state.get(UNTOUCHED)
         known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
-        scores, nats = self.local_model.measure(known)
+        scores, nats = self.local_model.evaluate(known)
         if known is None and ADAPTER not in self._state:  # nothing has been learned yet
             self._state[UNTOUCHED] = arrays_to_record({"nats": nats})
         return RecordDict({"metrics": MetricRecord(scores_to_metrics(scores))})

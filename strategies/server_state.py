@@ -87,7 +87,7 @@ class ServerState:
 
     def score(self) -> dict[str, Score]:
         """The server's model on the test set."""
-        scores, nats = self.local_model.measure(self.untouched)
+        scores, nats = self.local_model.evaluate(self.untouched)
         if self.untouched is None:
             self.untouched = nats
         return scores
@@ -165,7 +165,7 @@ class ServerState:
         Raises:
             FedfuseError: when it cannot be written; the checkpoint before stays.
         """
-        save_adapter(self.local_model.model, self.run.folder / SERVER / "adapter")
+        save_adapter(self.local_model.lm.model, self.run.folder / SERVER / "adapter")
         arrays = {f"adapter|{name}": value for name, value in self.local_model.adapter.items()}
         for phase, state in self.training.items():
             arrays |= {f"training|{phase}|{name}": value for name, value in state.items()}

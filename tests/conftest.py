@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from fedfuse.builtin.architectures import ARCHITECTURES, tiny_causal_lm
 from fedfuse.builtin.text_world import World, WorldSize, pretraining_text
@@ -17,6 +17,7 @@ from fedfuse.builtin.tokenizers import KINDS, train_tokenizer
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -24,11 +25,12 @@ MAX_LENGTH = 64
 
 
 @dataclass(frozen=True)
-class Tiny:
+class Tiny(CausalLM):
     """A tiny model and its tokenizer."""
 
-    model: PreTrainedModel
-    tokenizer: TextTokenizer
+    @classmethod
+    def of(cls, model: nn.Module, tokenizer: TextTokenizer) -> Tiny:
+        return cls(model, tokenizer, "tiny", tokenizer.vocab_size, MAX_LENGTH)
 
     def encode(self, samples: list[Sample], max_length: int = MAX_LENGTH) -> TokenizedDataset:
         return TokenizedDataset(self.tokenizer, samples, max_length)
@@ -79,12 +81,12 @@ def _trained(tiny_tokenizers: dict[str, TextTokenizer], language: list[str]) -> 
             model = tiny_causal_lm(architecture, vocab_size=size, width=16, layers=1)
             data = TokenizedDataset(tokenizer, [Sample("", text) for text in language], MAX_LENGTH)
             settings = TrainingConfig(steps=20, batch_size=8, learning_rate=1e-2)
-            train(model, data, settings, vocab_size=tokenizer.vocab_size, seed=0)
-        models[architecture] = Tiny(model.eval(), tokenizer)
+            train(Tiny.of(model, tokenizer), data, settings, seed=0)
+        models[architecture] = Tiny.of(model.eval(), tokenizer)
     return models
 
 
 @pytest.fixture(scope="session")
 def tiny(_trained: dict[str, Tiny]) -> Callable[[str], Tiny]:
     """A copy of the model of an architecture after twenty steps: no longer uniform, soon made."""
-    return lambda name: Tiny(copy.deepcopy(_trained[name].model), _trained[name].tokenizer)
+    return lambda name: Tiny.of(copy.deepcopy(_trained[name].model), _trained[name].tokenizer)

@@ -97,7 +97,7 @@ def measure(
 ) -> dict[AlignmentChoice, Quality]:
     """Every choice for one teacher and one student's tokenizer."""
     data = TokenizedDataset(teacher.tokenizer, texts, MAX_LENGTH)
-    knowledge = extract(teacher.model, data, K)
+    knowledge = extract(teacher, data, K)
     _, rows = label_rows(student, texts, MAX_LENGTH)
     cache = cache_root() / "tables"
     return compare(knowledge, data.rows, teacher.tokenizer, rows, student, cache)

@@ -15,6 +15,7 @@ from fedfuse.config.training import TrainingConfig
 from fedfuse.data.records import load_records
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -69,7 +70,8 @@ def _build(recipe: Recipe, material: Path, texts: Sequence[str], folder: Path) -
     data = TokenizedDataset(text_tokenizer, [Sample("", text) for text in texts], MAX_LENGTH // 2)
     settings = TrainingConfig(STEPS, BATCH, 3e-3)
     print(f"pretraining {recipe.name} on {len(texts)} texts", flush=True)
-    loss, _ = train(model, data, settings, vocab_size=text_tokenizer.vocab_size, seed=0)
+    lm = CausalLM(model, text_tokenizer, recipe.name, text_tokenizer.vocab_size, MAX_LENGTH)
+    loss, _ = train(lm, data, settings, seed=0)
     print(f"pretrained {recipe.name}: {loss:.3f} nats per token", flush=True)
     scratch = target.with_name(f".{target.name}")
     shutil.rmtree(scratch, ignore_errors=True)

@@ -106,8 +106,8 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
 
         def tell(client: LocalModel = client) -> dict[str, ndarray]:
             data = client.encode(public)
-            view = view_contexts(client.model, data)
-            known = extract(client.model, data, config.knowledge.k)
+            view = view_contexts(client.lm, data)
+            known = extract(client.lm, data, config.knowledge.k)
             return known.arrays() | {"context_loss": view.loss}
 
         told = cached(cache, {**what, "public": scenario.public_noise}, tell)
@@ -206,7 +206,7 @@ def local_model(role: str, model: str, config: RunConfig) -> LocalModel:
 def losses(who: LocalModel, samples: Sequence[Sample]) -> ndarray:
     """``[N]`` nats per byte of answer."""
     data = who.encode(samples)
-    return sample_nll(who.model, data, who.tokenizer.vocab_size) / data.label_bytes
+    return sample_nll(who.lm, data) / data.label_bytes
 
 
 def trained(

@@ -147,8 +147,8 @@ class Trial:
     def _select(self, selector: Rule) -> tuple[SparseDistribution, Choice, float]:
         """The round's teacher, who is trusted, and the seconds that choosing took."""
         k = self.material.config.knowledge.k
-        own = extract(self.server.model, self.data, k)
-        fuser = KnowledgeFuser(self.aligner, own, view_contexts(self.server.model, self.data))
+        own = extract(self.server.lm, self.data, k)
+        fuser = KnowledgeFuser(self.aligner, own, view_contexts(self.server.lm, self.data))
         others = []
         for c in self.present:
             told = self.material.candidates[c]
@@ -186,5 +186,5 @@ class Trial:
         return Choice(by_domain, round(right, 4), signal)
 
     def _test(self) -> Float64[ndarray, " samples"]:
-        nats = sample_nll(self.server.model, self.test, self.server.tokenizer.vocab_size)
+        nats = sample_nll(self.server.lm, self.test)
         return nats / self.test.label_bytes

@@ -1,15 +1,13 @@
-"""One side of the exchange, server or client: an adapted model, and the data it works on."""
+"""One side of the federation, server or client: an adapted model and the data it works on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Float64
 from numpy import ndarray
-from peft import PeftModel
 
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
@@ -21,52 +19,57 @@ from fedfuse.evaluation.scoring import Evaluator, SampleNLL, Score, sample_nll
 from fedfuse.knowledge.contexts import ContextView, context_losses, context_states
 from fedfuse.knowledge.extract import extract, extract_with_contexts
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.models.causal_lm import adapter_state, load_adapter_state
-from fedfuse.sparse import SparseDistribution
+from fedfuse.models.causal_lm import AdapterState, CausalLM, adapter_state, load_adapter_state
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 T = TypeVar("T")
-AdapterState = dict[str, ndarray]
 
 
 class LocalModel:
-    """A model with a trainable adapter that learns, tells what it knows, and is scored.
+    """A model with a trainable adapter: training, knowledge extraction and evaluation.
 
-    The base weights are frozen and may be shared; everything that a participant learns is in
-    ``adapter`` and in the states that ``learn`` returns.
+    The base weights are frozen and may be shared; everything learned is in ``adapter`` and in the
+    states that ``learn`` returns.
+
+    Attributes:
+        lm: the adapted model.
+        max_length: tokens of a sample; what is beyond is cut off.
+        public: the public set.
+        holdout: held-out samples of the acceptance test, if there are any.
     """
 
     def __init__(
         self,
-        model: PeftModel,
-        tokenizer: TextTokenizer,
+        lm: CausalLM,
         *,
         public: Sequence[Sample],
         test: Sequence[Sample],
         questions: Sequence[Sample],
         max_length: int,
         holdout: Sequence[Sample] = (),
-        autocast: str = "none",
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
+        self.lm = lm
         self.max_length = max_length
-        self.autocast = autocast
         self.public = self.encode(public)
         self.holdout: TokenizedDataset | None = self.encode(holdout) if holdout else None
-        self._evaluator = Evaluator(tokenizer, test, questions, max_length)
-        self._fresh = adapter_state(model)
+        self._evaluator = Evaluator(lm.tokenizer, test, questions, max_length)
+        self._fresh = adapter_state(lm.model)
         self._states: tuple[str, ndarray | None] | None = None
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer."""
+        return self.lm.tokenizer
 
     @property
     def adapter(self) -> AdapterState:
         """The adapter's weights by name, float32."""
-        return adapter_state(self.model)
+        return adapter_state(self.lm.model)
 
     @adapter.setter
     def adapter(self, state: AdapterState) -> None:
-        load_adapter_state(self.model, state)
+        load_adapter_state(self.lm.model, state)
 
     def reset(self) -> None:
         """Back to the untrained adapter, with which the model is its base."""
@@ -77,94 +80,76 @@ class LocalModel:
         return TokenizedDataset(self.tokenizer, samples, self.max_length)
 
     def learn(
-        self,
-        data: TokenizedDataset,
-        settings: TrainingConfig,
-        *,
-        seed: int,
-        teacher: SparseDistribution | None = None,
-        replay: TokenizedDataset | None = None,
-        state: TrainingState | None = None,
-        on_step: Callable[[int, float], None] | None = None,
+        self, data: TokenizedDataset, config: TrainingConfig, **options: Any
     ) -> tuple[float, TrainingState]:
-        """Train the adapter; see ``distillation.training.train``."""
-        return train(
-            self.model,
-            data,
-            settings,
-            vocab_size=self.tokenizer.vocab_size,
-            seed=seed,
-            teacher=teacher,
-            replay=replay,
-            autocast=self.autocast,
-            state=state,
-            on_step=on_step,
-        )
+        """Train the adapter; the options are those of ``distillation.training.train``."""
+        return train(self.lm, data, config, **options)
 
     def knowledge(self, k: int, public: TokenizedDataset | None = None) -> Knowledge:
-        """What the model knows about the public set, or about some of it."""
-        return extract(self.model, public or self.public, k, self.autocast)
+        """Knowledge of the public set, or of some of it."""
+        return extract(self.lm, public or self.public, k)
 
     def knowledge_with_contexts(
         self, k: int, public: TokenizedDataset | None = None
     ) -> tuple[Knowledge, Float32[ndarray, " samples"]]:
-        """The same and the losses of the prompts, in hardly more time than the one."""
-        return extract_with_contexts(self.model, public or self.public, k, self.autocast)
+        """``knowledge`` and ``context_losses`` in one pass over the texts."""
+        return extract_with_contexts(self.lm, public or self.public, k)
 
     def score(self) -> dict[str, Score]:
         """Test loss and accuracy per domain."""
-        return self.measure()[0]
+        return self.evaluate()[0]
 
-    @torch.no_grad()
-    def measure(self, before: SampleNLL | None = None) -> tuple[dict[str, Score], SampleNLL]:
-        """The same, and what a later call compares with; see ``Evaluator.measure``."""
-        return self._evaluator.measure(self.model, self.autocast, before)
+    def evaluate(self, before: SampleNLL | None = None) -> tuple[dict[str, Score], SampleNLL]:
+        """Scores per domain and ``[N]`` NLL of each test sample; see ``Evaluator.evaluate``."""
+        return self._evaluator.evaluate(self.lm, before)
 
     def train_with_rollback(self, learn: Callable[[], T], seed: int) -> tuple[T, AcceptanceResult]:
-        """Learn, and go back to the adapter from before if a held-out domain got worse.
+        """Learn, and restore the adapter from before if a held-out domain got worse.
 
         Args:
-            learn: changes the adapter; what it returns is returned.
-            seed: of the verdict's resampling.
+            learn: changes the adapter.
+            seed: of the acceptance test's resampling.
+
+        Returns:
+            What ``learn`` returned, and the result of the test.
 
         Raises:
             FedfuseError: without held-out samples.
         """
         held_out = self.holdout
         if held_out is None:
-            raise FedfuseError("acceptance test: no held-out samples; allowed: at least one")
+            raise FedfuseError("acceptance test: expected at least one held-out sample, got none")
         adapter, before = self.adapter, self._losses(held_out)
         result = learn()
         domains = [sample.domain for sample in held_out.samples]
-        verdict = acceptance_test(before, self._losses(held_out), domains, seed=seed)
-        if not verdict.keep:
+        tested = acceptance_test(before, self._losses(held_out), domains, seed=seed)
+        if not tested.keep:
             self.adapter = adapter
-        return result, verdict
+        return result, tested
 
     def _losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
         """``[N]`` loss of each sample, nats per byte; 0 where nothing is scored."""
-        nats = sample_nll(self.model, data, self.tokenizer.vocab_size, self.autocast)
-        return np.asarray(nats / np.maximum(data.label_bytes, 1))
+        return np.asarray(sample_nll(self.lm, data) / np.maximum(data.label_bytes, 1))
 
     def context_losses(
         self, public: TokenizedDataset | None = None
     ) -> Float32[ndarray, " samples"]:
-        """Loss of the public prompts; see ``knowledge.prompts``."""
-        return context_losses(self.model, public or self.public)
+        """Loss of the public prompts; see ``knowledge.contexts``."""
+        return context_losses(self.lm, public or self.public)
 
     def view_contexts(
         self,
         public: TokenizedDataset | None = None,
         loss: Float32[ndarray, " samples"] | None = None,
     ) -> ContextView:
-        """What the model makes of the public prompts alone; see ``knowledge.prompts``.
+        """Losses and states of the public prompts alone; see ``knowledge.contexts``.
 
         Args:
             public: the public set, or some of it.
-            loss: ``[N]`` what ``context_losses`` found with the adapter of now, where it is known.
+            loss: ``[N]`` result of ``context_losses`` with the current adapter, where it is known.
         """
         data = public or self.public
         # The base does not change, so its states are good for all rounds.
         if self._states is None or self._states[0] != data.fingerprint:
-            self._states = data.fingerprint, context_states(self.model, data)
+            self._states = data.fingerprint, context_states(self.lm, data)
         return ContextView(self.context_losses(data) if loss is None else loss, self._states[1])

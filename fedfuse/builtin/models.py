@@ -37,6 +37,7 @@ from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -187,7 +188,8 @@ def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]
     texts = [sample.text for sample in samples]
     tokenizer = train_tokenizer(recipe.tokenizer, recipe.vocab_size, texts)
     plain = [Sample("", text) for text in texts]  # every position is scored
-    data = TokenizedDataset(TextTokenizer.from_pretrained(tokenizer), plain, MAX_LENGTH)
+    text_tokenizer = TextTokenizer.from_pretrained(tokenizer)
+    data = TokenizedDataset(text_tokenizer, plain, MAX_LENGTH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = tiny_causal_lm(
@@ -197,14 +199,8 @@ def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]
             layers=recipe.layers,
         )
         settings = TrainingConfig(recipe.steps, recipe.batch_size, recipe.learning_rate)
-        train(
-            model,
-            data,
-            settings,
-            vocab_size=len(tokenizer),
-            seed=recipe.seed,
-            on_step=lambda step, _: on_step(step),
-        )
+        lm = CausalLM(model, text_tokenizer, recipe.architecture, len(tokenizer), MAX_LENGTH)
+        train(lm, data, settings, seed=recipe.seed, on_step=lambda step, _: on_step(step))
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
 

@@ -23,6 +23,7 @@ from fedfuse.builtin.instructions import Exercise, draw_drill, draw_exercise
 from fedfuse.builtin.prompt_lexicon import vocabulary
 from fedfuse.builtin.tokenizers import BOS, EOS, MASK, PAD, word_level_tokenizer
 from fedfuse.data.sample import Sample
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.forward import label_row_logits
 from fedfuse.tokenizers.dataset import Batch
 
@@ -136,7 +137,8 @@ def answer_loss(
     inputs = _padded([line[:-1] for line in lines], PAD)
     labels = torch.tensor([token for line in lines for token in line[-2:]])
     rows = torch.from_numpy(sample), torch.from_numpy(row)
-    logits = label_row_logits(model, Batch(inputs, *rows, labels, np.arange(len(row))), len(ids))
+    lm = CausalLM(model, None, "", len(ids), 0)  # type: ignore[arg-type]  # no text to encode
+    logits = label_row_logits(lm, Batch(inputs, *rows, labels, np.arange(len(row))))
     return nn.functional.cross_entropy(logits, labels)
 
 

@@ -189,7 +189,7 @@ def _model(client: Client) -> tuple[str, LocalModel]:
     except torch.OutOfMemoryError as error:
         mend = "quantization = '4bit' or another model in the node config"
         raise CheckError(f"does not fit into the GPU's memory: {error}", mend) from error
-    size = sum(parameter.numel() for parameter in local_model.model.parameters())
+    size = sum(parameter.numel() for parameter in local_model.lm.model.parameters())
     seconds = time.perf_counter() - started
     return f"{size / 1e6:.1f} million parameters, loaded in {seconds:.1f} s", local_model
 
@@ -197,7 +197,7 @@ def _model(client: Client) -> tuple[str, LocalModel]:
 def _memory(client: Client, local_model: LocalModel, private: Sequence[Sample]) -> tuple[str, bool]:
     """Both trainings on the longest samples, and extraction: the most that a round takes."""
     config = client.config
-    place = next(local_model.model.parameters()).device
+    place = local_model.lm.device
     on_gpu = place.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(place)

@@ -26,6 +26,7 @@ from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sampling import parts_by_length
 from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.distillation.targets import batch_losses
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
@@ -89,16 +90,14 @@ class EWCPenalty:
 
 
 def estimate_ewc(
-    model: nn.Module,
+    lm: CausalLM,
     named: Named,
     data: TokenizedDataset,
     teacher: SparseDistribution,
-    settings: TrainingConfig,
+    config: TrainingConfig,
     *,
-    vocab_size: int,
     seed: int,
     max_tokens: int,
-    autocast: str,
 ) -> EWCPenalty | None:
     """Hold what the model is trusted with itself; None where that is nothing.
 
@@ -106,15 +105,13 @@ def estimate_ewc(
     that the model is trusted with.
 
     Args:
-        model: a causal LM, in evaluation mode.
+        lm: the student, in evaluation mode.
         named: its trainable parameters.
         data: the N samples.
         teacher: of the phase, with the model's trust in itself.
-        settings: of the phase.
-        vocab_size: size of the tokenizer's vocabulary.
+        config: the phase.
         seed: of all draws.
         max_tokens: tokens at once, padding included.
-        autocast: what products of the forward pass are computed in.
     """
     if teacher.self_weight is None:
         return None
@@ -124,18 +121,16 @@ def estimate_ewc(
     device = next(iter(named.values())).device
 
     def losses() -> Iterator[Tensor]:
-        for start in range(0, len(samples), settings.batch_size):
-            some = samples[start : start + settings.batch_size]
+        for start in range(0, len(samples), config.batch_size):
+            some = samples[start : start + config.batch_size]
             for part in parts_by_length(data.lengths[some], max_tokens):
                 batch = data.batch(some[part], device)
                 targets = DistillationTargets.from_sparse(teacher[batch.index], device)
                 batch = replace(batch, label=draw_labels(targets, batch.label, generator))
-                mean, _ = batch_losses(
-                    model, batch, vocab_size, None, Objective(), autocast=autocast
-                )
+                mean, _ = batch_losses(lm, batch, None, Objective())
                 yield mean * len(batch.row)
 
-    strength = settings.ewc * float(teacher.self_weight.mean())
+    strength = config.ewc * float(teacher.self_weight.mean())
     return EWCPenalty.of(named, fisher_information(named, losses()), strength)
 
 

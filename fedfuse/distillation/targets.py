@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedfuse.config.training import Objective
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import DistillationTargets, distillation_loss
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.forward import label_row_logits, label_row_states
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import Batch
 
 
 def batch_losses(
-    model: nn.Module,
+    lm: CausalLM,
     batch: Batch,
-    vocab_size: int,
     teacher: SparseDistribution | None,
     objective: Objective,
     *,
     taught: int | None = None,
-    autocast: str = "none",
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The losses of one forward pass, without forming its logits where the model allows.
 
     Args:
-        model: a causal LM.
+        lm: the student.
         batch: of R label rows.
-        vocab_size: size of the tokenizer's vocabulary.
         teacher: of the first ``taught`` rows.
         objective: their joint loss.
         taught: rows with the joint loss; all by default. The others are replayed: labels alone.
-        autocast: what products of the forward pass are computed in.
 
     Returns:
         The mean joint loss of the taught rows and the mean label loss of the others, float32 or
         wider; 0 where there are none.
     """
-    states = label_row_states(model, batch, vocab_size, autocast)
-    logits = None if states else label_row_logits(model, batch, vocab_size, autocast)
+    states = label_row_states(lm, batch)
+    logits = None if states else label_row_logits(lm, batch)
 
     def loss(rows: slice, teacher: SparseDistribution | None) -> Tensor:
         label = batch.label[rows]

@@ -1,9 +1,9 @@
 """The training loop of both sides: labels alone, or labels and a teacher.
 
-What a step does follows from the weights, the seed and ``Training.state`` alone: the samples it
-sees and the dropout it draws are functions of the seed and its position in the stream of samples.
-So a phase can be stopped after any step and continued elsewhere, bit for bit, and the next phase of
-the same kind goes on in the middle of an epoch.
+A step follows from the weights, the seed and ``Training.state`` alone: its samples and its dropout
+are functions of the seed and the number of samples seen before. So a phase can be stopped after any
+step and continued elsewhere, bit for bit, and the next phase of the same kind goes on in the middle
+of an epoch.
 """
 
 from __future__ import annotations
@@ -30,37 +30,35 @@ from fedfuse.distillation.optimizer_state import (
     scaler_state,
 )
 from fedfuse.distillation.targets import batch_losses
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 log = logging.getLogger(__name__)
+# Key of the state: tokens of a part, where memory ran out with those of the config.
 MAX_TOKENS = "max-tokens"
 
 
 def train(
-    model: nn.Module,
+    lm: CausalLM,
     data: TokenizedDataset,
-    settings: TrainingConfig,
+    config: TrainingConfig,
     *,
-    vocab_size: int,
     seed: int,
     teacher: SparseDistribution | None = None,
     replay: TokenizedDataset | None = None,
-    autocast: str = "none",
     state: TrainingState | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[float, TrainingState]:
     """Train the model's trainable parameters in place, to the end of a phase.
 
     Args:
-        model: see ``Training``, as for all but the last.
-        data: what to train on.
-        settings: the phase's settings.
-        vocab_size: size of the tokenizer's vocabulary.
-        seed: orders the samples and drives dropout.
+        lm: see ``Training``, as for all but the last.
+        data: the training set.
+        config: the phase.
+        seed: of the order of the samples and of dropout.
         teacher: sparse targets for the label rows of ``data``.
         replay: samples whose label loss is added at every step.
-        autocast: what products of the forward pass are computed in.
         state: of a phase that was stopped, or of the one before.
         on_step: called after each step with its number (from 1) and loss.
 
@@ -68,23 +66,13 @@ def train(
         The mean loss over the last tenth of the steps taken here (nats per label row; NaN without
         steps), and the state that the next phase of this kind begins with.
     """
-    training = Training(
-        model,
-        data,
-        settings,
-        vocab_size=vocab_size,
-        seed=seed,
-        teacher=teacher,
-        replay=replay,
-        autocast=autocast,
-        state=state,
-    )
+    training = Training(lm, data, config, seed=seed, teacher=teacher, replay=replay, state=state)
     losses: list[float] = []
-    while training.step < settings.steps:
+    while training.step < config.steps:
         losses.append(training.advance())
         if on_step:
             on_step(training.step, losses[-1])
-    model.eval()
+    lm.model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
     return float(np.mean(tail)) if tail else math.nan, training.state()
 
@@ -94,151 +82,146 @@ class Training:
 
     Attributes:
         step: optimizer steps of this phase that are done.
-        position: samples of ``data`` seen so far, in this phase and those before of its kind; as
-            many were replayed.
-        max_tokens: of a part of a step; what the settings say, or less since memory ran out.
+        samples_seen: samples of ``data`` seen in this phase and those before of its kind; as many
+            were replayed.
+        max_tokens: tokens of a part of a step: the config's, or fewer since memory ran out.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        lm: CausalLM,
         data: TokenizedDataset,
-        settings: TrainingConfig,
+        config: TrainingConfig,
         *,
-        vocab_size: int,
         seed: int,
         teacher: SparseDistribution | None = None,
         replay: TokenizedDataset | None = None,
-        autocast: str = "none",
         state: TrainingState | None = None,
     ) -> None:
         """Begin a phase, or go on with one.
 
         Args:
-            model: a causal LM with a head of at least ``vocab_size`` rows.
-            data: what to train on; only its label rows are scored.
-            settings: the phase's settings.
-            vocab_size: size of the tokenizer's vocabulary; padded head rows beyond it are cut off.
-            seed: orders the samples and drives dropout; one for all phases of a kind, so that each
-                sample is seen once per epoch.
+            lm: the student. With ``lm.autocast`` float16 the loss scale adapts itself (Micikevicius
+                et al., "Mixed Precision Training", arXiv 1710.03740).
+            data: the training set; only its label rows are scored.
+            config: the phase.
+            seed: of the order of the samples and of dropout; one for all phases of a kind, so that
+                each sample is seen once per epoch.
             teacher: sparse targets for the label rows of ``data``.
-            replay: samples whose label loss is added at every step, a batch at a time, so that what
-                the model knew of them is not forgotten.
-            autocast: what products of the forward pass are computed in, one of ``AUTOCAST``;
-                float16 with a loss scale that adapts itself (Micikevicius et al., "Mixed Precision
-                Training", arXiv 1710.03740). Losses and weights stay float32.
+            replay: samples whose label loss is added at every step, a batch at a time, so that the
+                model does not forget them.
             state: of a phase that was stopped after some step, or of the phase before.
         """
-        self.model, self.data, self.replay, self.settings = model, data, replay, settings
-        self.vocab_size, self.seed, self.autocast = vocab_size, seed, autocast
-        self.teacher = teacher
-        self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.lm, self.data, self.replay, self.config = lm, data, replay, config
+        self.seed, self.teacher = seed, teacher
+        self._named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
         self._device = next(iter(self._named.values())).device
         self._optimizer = torch.optim.AdamW(
             self._named.values(),
-            lr=settings.learning_rate,
+            lr=config.learning_rate,
             betas=(0.9, 0.95),
-            weight_decay=settings.weight_decay,
+            weight_decay=config.weight_decay,
             fused=True,
         )
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=autocast == "float16")
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=lm.autocast == "float16")
         state = state or {}
         restore_optimizer(self._optimizer, self._named, state)
         restore_scaler(self._scaler, state)
-        self._held = EWCPenalty.from_state(state, self._named)
-        self.step, self.position = int(state.get("step", 0)), int(state.get("position", 0))
-        self.max_tokens = int(state.get(MAX_TOKENS, 0)) or settings.max_tokens
-        if settings.max_tokens:
-            self.max_tokens = min(self.max_tokens, settings.max_tokens)
+        self._ewc = EWCPenalty.from_state(state, self._named)
+        self.step = int(state.get("step", 0))
+        self.samples_seen = int(state.get("samples_seen", 0))
+        self.max_tokens = int(state.get(MAX_TOKENS, 0)) or config.max_tokens
+        if config.max_tokens:
+            self.max_tokens = min(self.max_tokens, config.max_tokens)
 
     def state(self) -> TrainingState:
         """All that is needed to go on but the weights, as flat arrays; nothing before a first step.
 
         ``step`` is 0 after a whole phase: what goes on is the next.
         """
-        if not self.position:
+        if not self.samples_seen:
             return {}
         return {
-            "step": np.array(self.step % max(1, self.settings.steps)),
-            "position": np.array(self.position),
+            "step": np.array(self.step % max(1, self.config.steps)),
+            "samples_seen": np.array(self.samples_seen),
             **optimizer_moments(self._optimizer, self._named),
             **scaler_state(self._scaler),
-            **self._backed_off(),
-            # The next phase holds what it begins with.
-            **(self._held.state() if self._held and self.step < self.settings.steps else {}),
+            **self._reduced_max_tokens(),
+            # The next phase is anchored where it begins.
+            **(self._ewc.state() if self._ewc and self.step < self.config.steps else {}),
         }
 
-    def _backed_off(self) -> TrainingState:
+    def _reduced_max_tokens(self) -> TrainingState:
         """The size of parts that fits, where the configured one did not."""
-        less = self.max_tokens != self.settings.max_tokens
+        less = self.max_tokens != self.config.max_tokens
         return {MAX_TOKENS: np.array(self.max_tokens)} if less else {}
 
     def advance(self) -> float:
-        """One optimizer step; returns its loss, nats per label row."""
-        settings = self.settings
-        self.model.train()
+        """Take one optimizer step; returns its loss, nats per label row."""
+        config = self.config
+        self.lm.model.train()
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * schedule(self.step, settings)
+            group["lr"] = config.learning_rate * schedule(self.step, config)
         while (loss := self._attempt()) is None:
             self.max_tokens = smaller_parts(self._lengths(), self.max_tokens)
             log.warning("out of memory: from now on %d tokens at once", self.max_tokens)
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
         self._scaler.unscale_(self._optimizer)
-        nn.utils.clip_grad_norm_(self._named.values(), settings.max_grad_norm)
+        nn.utils.clip_grad_norm_(self._named.values(), config.max_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._held:
-            self._held.apply(self._named, self._optimizer.param_groups[0]["lr"])
+        if self._ewc:
+            self._ewc.apply(self._named, self._optimizer.param_groups[0]["lr"])
         self.step += 1
-        self.position += settings.batch_size
+        self.samples_seen += config.batch_size
         return loss
 
     def _attempt(self) -> float | None:
         """A step's gradient and loss; None when memory ran out, with all that was taken let go."""
         self._optimizer.zero_grad(set_to_none=True)
         try:
-            if self.step == 0 and self._held is None:
-                self._held = self._consolidate()
-            torch.manual_seed(step_seed(self.seed, self.position))
+            if self.step == 0 and self._ewc is None:
+                self._ewc = self._estimate_ewc()
+            torch.manual_seed(step_seed(self.seed, self.samples_seen))
             return self._backward()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _consolidate(self) -> EWCPenalty | None:
-        """Hold what the model is trusted with itself, where the settings say so."""
-        if self.teacher is None or not self.settings.ewc:
+    def _estimate_ewc(self) -> EWCPenalty | None:
+        """Penalty of this phase, where the config asks for one and there is a teacher."""
+        if self.teacher is None or not self.config.ewc:
             return None
-        self.model.eval()
-        held = estimate_ewc(
-            self.model,
+        self.lm.model.eval()
+        penalty = estimate_ewc(
+            self.lm,
             self._named,
             self.data,
             self.teacher,
-            self.settings,
-            vocab_size=self.vocab_size,
-            seed=step_seed(self.seed, self.position),
+            self.config,
+            seed=step_seed(self.seed, self.samples_seen),
             max_tokens=self.max_tokens,
-            autocast=self.autocast,
         )
-        self.model.train()
-        return held
+        self.lm.model.train()
+        return penalty
+
+    def _indices(self, data: TokenizedDataset) -> Int64[ndarray, " batch"]:
+        """Samples of a data set that the step sees."""
+        return sample_indices(len(data), self.seed, self.samples_seen, self.config.batch_size)
 
     def _lengths(self) -> Int64[ndarray, " samples"]:
         """Tokens of each sample of the step, those that are replayed last."""
-        address = self.seed, self.position, self.settings.batch_size
         sets = [self.data] if self.replay is None else [self.data, self.replay]
-        return np.concatenate([s.lengths[sample_indices(len(s), *address)] for s in sets])
+        return np.concatenate([s.lengths[self._indices(s)] for s in sets])
 
     def _backward(self) -> float:
         """Add a step's gradient to the parameters', a part at a time; returns its loss."""
-        address = self.seed, self.position, self.settings.batch_size
-        own = sample_indices(len(self.data), *address)
+        own = self._indices(self.data)
         lengths, rows, old_rows = self._lengths(), self.data.count(own), 0
         if self.replay is not None:
-            replayed = sample_indices(len(self.replay), *address)
+            replayed = self._indices(self.replay)
             old_rows = self.replay.count(replayed)
         total = torch.zeros((), device=self._device)
         for part in parts_by_length(lengths, self.max_tokens):
@@ -248,13 +231,7 @@ class Training:
                 old = part[part >= len(own)] - len(own)
                 batch = batch.beside(self.replay.batch(replayed[old], self._device))
             new, old_loss = batch_losses(
-                self.model,
-                batch,
-                self.vocab_size,
-                self.teacher,
-                self.settings.objective,
-                taught=here,
-                autocast=self.autocast,
+                self.lm, batch, self.teacher, self.config.objective, taught=here
             )
             # The step's losses are means over rows, of which parts have more or fewer.
             loss = here / max(1, rows) * new
@@ -264,11 +241,11 @@ class Training:
         return float(total)
 
 
-def schedule(step: int, settings: TrainingConfig) -> float:
+def schedule(step: int, config: TrainingConfig) -> float:
     """Share of the peak learning rate at a step (from 0): linear warm-up, then cosine."""
-    warmup = max(1, round(settings.warmup_ratio * settings.steps))
+    warmup = max(1, round(config.warmup_ratio * config.steps))
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, settings.steps - warmup)
+    progress = (step - warmup) / max(1, config.steps - warmup)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return settings.final_ratio + (1 - settings.final_ratio) * cosine
+    return config.final_ratio + (1 - config.final_ratio) * cosine

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from numpy import ndarray
-from torch import nn
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.interference import paired_noise
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.forward import label_logits
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-# Label loss of each test sample, nats, summed over its answer.
+# ``[N]`` negative log-likelihood of each sample's answer, nats.
 SampleNLL = Float64[ndarray, " samples"]
 
 
@@ -40,14 +40,12 @@ class Score:
     noise: float | None = None
 
 
-def sample_nll(
-    model: nn.Module, data: TokenizedDataset, vocab_size: int, autocast: str = "none"
-) -> Float64[ndarray, " samples"]:
-    """``[N]`` label loss of each sample, nats, summed over its answer."""
+def sample_nll(lm: CausalLM, data: TokenizedDataset) -> SampleNLL:
+    """``[N]`` negative log-likelihood of each sample's answer, nats."""
     rows = np.zeros(len(data.rows.token))
-    for batch, logits in label_logits(model, data, vocab_size, autocast):
-        nats = torch.nn.functional.cross_entropy(logits, batch.label, reduction="none")
-        rows[batch.index] = nats.cpu().numpy()
+    for batch, logits in label_logits(lm, data):
+        nll = torch.nn.functional.cross_entropy(logits, batch.label, reduction="none")
+        rows[batch.index] = nll.cpu().numpy()
     owner = np.repeat(np.arange(len(data)), np.diff(data.rows.offsets))
     return np.bincount(owner, weights=rows, minlength=len(data))
 
@@ -67,7 +65,6 @@ class Evaluator:
         Raises:
             FedfuseError: for a domain that has nothing to score in the test set.
         """
-        self._vocab_size = tokenizer.vocab_size
         self._test = TokenizedDataset(tokenizer, test, max_length)
         scored = {s.domain for s, n in zip(test, self._test.label_bytes, strict=True) if n}
         if empty := sorted({s.domain for s in test} - scored):
@@ -81,40 +78,38 @@ class Evaluator:
         ]
         self._options = TokenizedDataset(tokenizer, expanded, max_length) if expanded else None
 
-    def score(self, model: nn.Module, autocast: str = "none") -> dict[str, Score]:
-        """Loss and accuracy per domain, domains sorted."""
-        return self.measure(model, autocast)[0]
-
-    def measure(
-        self, model: nn.Module, autocast: str = "none", before: SampleNLL | None = None
+    def evaluate(
+        self, lm: CausalLM, before: SampleNLL | None = None
     ) -> tuple[dict[str, Score], SampleNLL]:
-        """The same, and the loss of each test sample.
+        """Score a model.
 
         Args:
-            model: a causal LM.
-            autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
-            before: ``[N]`` what an earlier call returned, to tell a change from noise.
+            lm: the model.
+            before: ``[N]`` NLL of an earlier call, to tell a change from noise.
+
+        Returns:
+            Loss and accuracy per domain, domains sorted, and ``[N]`` NLL of each test sample.
         """
-        nats = sample_nll(model, self._test, self._vocab_size, autocast)
-        correct = self._correct(model, autocast)
+        nll = sample_nll(lm, self._test)
+        correct = self._correct(lm)
         domains = np.array([s.domain for s in self._test.samples])
         asked = np.array([q.domain for q in self._questions])
         scores = {}
         for domain in sorted(set(domains.tolist())):
             here = domains == domain
             size = self._test.label_bytes[here].sum()
-            loss = float(nats[here].sum() / size)
+            loss = float(nll[here].sum() / size)
             noise = None
             if before is not None:
                 # The domain's loss is the mean of these.
                 each = here.sum() / size
-                noise = paired_noise(before[here] * each, nats[here] * each)
+                noise = paired_noise(before[here] * each, nll[here] * each)
             questions = asked == domain
             accuracy = float(correct[questions].mean()) if questions.any() else None
             scores[domain] = Score(loss, accuracy, int(here.sum()), noise)
-        return scores, nats
+        return scores, nll
 
-    def _correct(self, model: nn.Module, autocast: str) -> Float64[ndarray, " questions"]:
+    def _correct(self, lm: CausalLM) -> Float64[ndarray, " questions"]:
         """``[Q]`` 1 where the most probable option is the right one.
 
         Options are compared by the log-probability of their whole text, which is what the Bayes
@@ -122,11 +117,11 @@ class Evaluator:
         """
         if self._options is None:
             return np.empty(0)
-        nats = sample_nll(model, self._options, self._vocab_size, autocast)
+        nll = sample_nll(lm, self._options)
         correct = np.zeros(len(self._questions))
         start = 0
         for i, question in enumerate(self._questions):
             stop = start + len(question.options)
-            correct[i] = float(int(nats[start:stop].argmin()) == question.label)
+            correct[i] = float(int(nll[start:stop].argmin()) == question.label)
             start = stop
         return correct

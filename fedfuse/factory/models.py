@@ -8,6 +8,7 @@ survive between messages is never here; it is in ``Context.state`` and the run f
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def load_local_model(
     base = str(build(name)) if is_builtin(name) else name
     quantization = "" if model.quantization == "none" else model.quantization
     lm = load_causal_lm(base, dtype=model.dtype, device=model.device, quantization=quantization)
+    lm = replace(lm, autocast=model.autocast)
     # One length for all: models that cut a text at different places would disagree on its rows.
     if lm.max_length < data.max_length:
         raise FedfuseError(
@@ -85,17 +87,15 @@ def load_local_model(
     settings = LoraSettings(
         model.lora_rank, model.lora_alpha, model.lora_dropout, model.lora_targets
     )
-    adapted = add_lora(lm, settings, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
+    lm = add_lora(lm, settings, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
     splits = load_splits(data, seed, 1)
     return LocalModel(
-        adapted,
-        lm.tokenizer,
+        lm,
         public=splits.public,
         test=splits.test,
         questions=splits.questions,
         holdout=splits.holdout,
         max_length=data.max_length,
-        autocast=model.autocast,
     )
 
 

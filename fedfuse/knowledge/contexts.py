@@ -13,6 +13,7 @@ from numpy import ndarray
 from peft import PeftModel
 from torch import Tensor, nn
 
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.forward import RowStates, label_row_logits, label_row_states
 from fedfuse.models.head import rows_per_chunk
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, to_tensor
@@ -31,35 +32,35 @@ class ContextView:
     state: Float32[ndarray, "samples width"] | None
 
 
-def view_contexts(model: nn.Module, data: TokenizedDataset, batch_size: int = 128) -> ContextView:
+def view_contexts(lm: CausalLM, data: TokenizedDataset, batch_size: int = 128) -> ContextView:
     """Loss of every prompt by the model, and its pooled state by the model's base.
 
     Nothing at or behind the first label token is looked at, so neither depends on the answer.
 
     Args:
-        model: a causal LM, with an adapter or without.
+        lm: the model, with an adapter or without; ``lm.autocast`` is not used.
         data: N samples, encoded with the model's tokenizer.
         batch_size: samples at a time.
     """
-    losses = context_losses(model, data, batch_size)
-    return ContextView(losses, context_states(model, data, batch_size))
+    losses = context_losses(lm, data, batch_size)
+    return ContextView(losses, context_states(lm, data, batch_size))
 
 
 @torch.no_grad()
 def context_losses(
-    model: nn.Module, data: TokenizedDataset, batch_size: int = 128
+    lm: CausalLM, data: TokenizedDataset, batch_size: int = 128
 ) -> Float32[ndarray, " samples"]:
     """``[N]`` mean loss of the prompt, nats per byte of the text before the first label token.
 
     NaN where there is none. For the arguments see ``view_contexts``.
     """
-    vocab_size = data.tokenizer.vocab_size
+    lm = replace(lm, autocast="none")
     nats = np.zeros(len(data))
-    for which, batch in _prompts(model, data, batch_size):
+    for which, batch in _prompts(lm, data, batch_size):
         scored = batch.label >= 0  # a prompt's last position predicts the answer
-        states = label_row_states(model, batch, vocab_size)
+        states = label_row_states(lm, batch)
         if states is None:
-            loss = _losses(label_row_logits(model, batch, vocab_size), batch.label)
+            loss = _losses(label_row_logits(lm, batch), batch.label)
         else:
             loss = _losses_in_chunks(states, batch.label)
         nats[which] = np.bincount(
@@ -104,7 +105,7 @@ def with_prompts(
 
 @torch.no_grad()
 def context_states(
-    model: nn.Module, data: TokenizedDataset, batch_size: int = 128
+    lm: CausalLM, data: TokenizedDataset, batch_size: int = 128
 ) -> Float32[ndarray, "samples width"] | None:
     """``[N, d]`` mean last hidden state over the prompt's positions, the begin token included.
 
@@ -115,10 +116,11 @@ def context_states(
     None for models whose hidden states cannot be told apart (``find_head``). For the arguments see
     ``view_contexts``.
     """
+    lm = replace(lm, autocast="none")
     pooled: list[ndarray] = []
-    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-        for which, batch in _prompts(model, data, batch_size):
-            states = label_row_states(model, batch, data.tokenizer.vocab_size)
+    with lm.model.disable_adapter() if isinstance(lm.model, PeftModel) else nullcontext():
+        for which, batch in _prompts(lm, data, batch_size):
+            states = label_row_states(lm, batch)
             if states is None:
                 return None
             pooled.append(_mean_by_sample(states.hidden, batch.sample, len(which)).cpu().numpy())
@@ -126,14 +128,13 @@ def context_states(
 
 
 def _prompts(
-    model: nn.Module, data: TokenizedDataset, batch_size: int
+    lm: CausalLM, data: TokenizedDataset, batch_size: int
 ) -> Iterator[tuple[Int64[ndarray, " batch"], Batch]]:
     """The prompts' rows, and which samples they are of, some samples at a time."""
-    model.eval()
-    device = next(model.parameters()).device
+    lm.model.eval()
     for start in range(0, len(data), batch_size):
         which = np.arange(start, min(start + batch_size, len(data)))
-        yield which, _prompt_rows(data, which, device)
+        yield which, _prompt_rows(data, which, lm.device)
 
 
 def _first_rows(data: TokenizedDataset) -> tuple[Int64[ndarray, " samples"], ndarray]:

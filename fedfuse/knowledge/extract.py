@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedfuse.data.sampling import parts_by_length
 from fedfuse.knowledge.contexts import per_byte, with_prompts
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.forward import label_logits, logits_in_chunks, tokens_per_pass
 from fedfuse.models.logsumexp import logsumexp_excluding_
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
@@ -24,40 +25,36 @@ from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 Logits = tuple[Batch, Tensor]
 
 
-def extract(model: nn.Module, data: TokenizedDataset, k: int, autocast: str = "none") -> Knowledge:
+def extract(lm: CausalLM, data: TokenizedDataset, k: int) -> Knowledge:
     """The model's k most probable tokens on every label row of ``data``.
 
     Args:
-        model: a causal LM.
+        lm: the model.
         data: the public set, encoded with the model's tokenizer.
         k: entries to keep; at most the size of the vocabulary is kept.
-        autocast: what products of the forward pass are computed in, one of ``AUTOCAST``.
     """
-    return _collect(label_logits(model, data, data.tokenizer.vocab_size, autocast), data, k)
+    return _collect(label_logits(lm, data), data, k)
 
 
 @torch.no_grad()
 def extract_with_contexts(
-    model: nn.Module, data: TokenizedDataset, k: int, autocast: str = "none"
+    lm: CausalLM, data: TokenizedDataset, k: int
 ) -> tuple[Knowledge, Float32[ndarray, " samples"]]:
-    """``extract``, and ``prompts.context_losses``, in one pass over the texts.
+    """``extract``, and ``contexts.context_losses``, in one pass over the texts.
 
     For the arguments see ``extract``.
     """
-    model.eval()
-    device = next(model.parameters()).device
+    lm.model.eval()
     nats = np.zeros(len(data))
-    knowledge = _collect(_label_rows(_all_logits(model, data, device, autocast), nats), data, k)
+    knowledge = _collect(_label_rows(_all_logits(lm, data), nats), data, k)
     return knowledge, per_byte(data, nats)
 
 
-def _all_logits(
-    model: nn.Module, data: TokenizedDataset, device: torch.device, autocast: str
-) -> Iterator[Logits]:
+def _all_logits(lm: CausalLM, data: TokenizedDataset) -> Iterator[Logits]:
     """On label rows and prompts."""
-    for which in parts_by_length(data.lengths, tokens_per_pass(device)):
-        batch = with_prompts(data, which, device)
-        yield from logits_in_chunks(model, batch, data.tokenizer.vocab_size, autocast)
+    for which in parts_by_length(data.lengths, tokens_per_pass(lm.device)):
+        batch = with_prompts(data, which, lm.device)
+        yield from logits_in_chunks(lm, batch)
 
 
 def _label_rows(chunks: Iterable[Logits], nats: Float64[ndarray, " samples"]) -> Iterator[Logits]:

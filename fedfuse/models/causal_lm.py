@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +53,31 @@ AdapterState = dict[str, Float32[ndarray, "..."]]
 
 @dataclass(frozen=True, slots=True)
 class CausalLM:
-    """A frozen base model with its tokenizer.
+    """A causal language model with its tokenizer and the precision that it computes in.
 
     Attributes:
-        model: in evaluation mode, without gradients.
+        model: a ``PreTrainedModel``, frozen as it is loaded, or a ``PeftModel`` around one; both
+            are partly untyped.
         tokenizer: its tokenizer.
         name: folder or hub id it came from.
-        vocab_size: the tokenizer's; the model's output head may have more rows.
+        vocab_size: the tokenizer's; rows of the output head beyond it are padding and cut off.
         max_length: most tokens of an input.
+        autocast: precision of matrix products in a forward pass, one of ``AUTOCAST``; logits,
+            losses and trained weights stay float32.
     """
 
-    model: PreTrainedModel
+    model: Any
     tokenizer: TextTokenizer
     name: str
     vocab_size: int
     max_length: int
+    autocast: str = "none"
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +169,7 @@ def load_causal_lm(
 
 def add_lora(
     lm: CausalLM, settings: LoraSettings, *, gradient_checkpointing: bool = False, seed: int = 0
-) -> PeftModel:
+) -> CausalLM:
     """Put a new adapter into the base model; until it is trained, the outputs are the base's.
 
     Args:
@@ -180,7 +190,7 @@ def add_lora(
             f"LoRA targets {settings.targets!r} are not all in {lm.name!r}; allowed: {ALL_LINEAR} "
             f"alone, or some of: {', '.join(available)}"
         )
-    base: Any = lm.model  # partly untyped
+    base = lm.model
     if gradient_checkpointing:
         # transformers 5.23 renamed it, and warns at the old name.
         renamed = hasattr(base, "activation_checkpointing_enable")
@@ -204,8 +214,7 @@ def add_lora(
         torch.manual_seed(seed)
         model = get_peft_model(lm.model, config)
     model.eval()
-    assert isinstance(model, PeftModel)
-    return model
+    return replace(lm, model=model)
 
 
 def adapter_state(model: PeftModel) -> AdapterState:

@@ -96,9 +96,9 @@ def dry_run(
     base = sum(weight.numel() for weight in model.parameters())
     size = BYTES_PER_WEIGHT.get(quantization, DTYPES[dtype].itemsize)
     model.requires_grad_(False)
-    lm: Any = CausalLM(model, None, name, vocab_size, length)  # type: ignore[arg-type]
+    lm = CausalLM(model, None, name, vocab_size, length)  # type: ignore[arg-type]
     with torch.device("meta"):
-        adapted: Any = add_lora(lm, lora, gradient_checkpointing=gradient_checkpointing)
+        adapted = add_lora(lm, lora, gradient_checkpointing=gradient_checkpointing).model
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     try:
         with FakeTensorMode():

@@ -14,7 +14,7 @@ from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.knowledge.extract import extract
-from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from fedfuse.models.causal_lm import LoraSettings, add_lora
 from fedfuse.sparse import SparseDistribution
 from tests.conftest import MAX_LENGTH, Tiny
 
@@ -31,10 +31,8 @@ def base(tiny: Make) -> Tiny:
 @pytest.fixture
 def local_model(base: Tiny, public: list[Sample]) -> LocalModel:
     base.model.requires_grad_(False)
-    lm = CausalLM(base.model, base.tokenizer, "tiny", base.tokenizer.vocab_size, MAX_LENGTH)
     return LocalModel(
-        add_lora(lm, LoraSettings(rank=4)),
-        base.tokenizer,
+        add_lora(base, LoraSettings(rank=4)),
         public=public,
         test=public[:4],
         questions=QUESTIONS,
@@ -45,7 +43,7 @@ def local_model(base: Tiny, public: list[Sample]) -> LocalModel:
 def test_learning_is_in_the_adapter_alone(local_model: LocalModel) -> None:
     frozen = {
         name: value.clone()
-        for name, value in local_model.model.state_dict().items()
+        for name, value in local_model.lm.model.state_dict().items()
         if "lora" not in name
     }
     before, score = local_model.adapter, local_model.score()
@@ -57,7 +55,7 @@ def test_learning_is_in_the_adapter_alone(local_model: LocalModel) -> None:
     after = local_model.adapter
     assert before.keys() == after.keys()
     assert any(not np.array_equal(before[name], after[name]) for name in before)
-    state = local_model.model.state_dict()
+    state = local_model.lm.model.state_dict()
     assert all(torch.equal(frozen[name], state[name]) for name in frozen)
     assert all("lora" in name for name in moments if "/" in name)
     assert len(moments) > 2
@@ -74,7 +72,7 @@ def test_reset_is_the_base_again(local_model: LocalModel, tiny: Make) -> None:
     learnt = local_model.adapter
     local_model.reset()
     base = tiny("llama")
-    fresh = extract(base.model, base.encode(local_model.public.samples), 3)
+    fresh = extract(base, base.encode(local_model.public.samples), 3)
     np.testing.assert_allclose(local_model.knowledge(3).logprobs, fresh.logprobs, atol=1e-5)
     local_model.adapter = learnt
     assert not np.allclose(local_model.knowledge(3).logprobs, fresh.logprobs, atol=1e-2)
@@ -89,7 +87,7 @@ def test_knowledge_and_score_are_those_of_its_model(local_model: LocalModel) -> 
     assert knowledge.public == fingerprint(public)
     assert knowledge.tokenizer == local_model.tokenizer.fingerprint
     right = Evaluator(local_model.tokenizer, public[:4], QUESTIONS, MAX_LENGTH)
-    assert local_model.score() == right.score(local_model.model)
+    assert local_model.score() == right.evaluate(local_model.lm)[0]
     assert local_model.score()["clinic"].accuracy in (0.0, 1.0)
 
 

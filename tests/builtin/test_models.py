@@ -51,9 +51,8 @@ def test_a_built_model_can_be_loaded_and_has_learnt(cache: Path) -> None:
         lm = load_causal_lm(str(folder), device="cpu")
         assert lm.max_length == MAX_LENGTH
         assert lm.tokenizer.special_ids == {"bos": 0, "eos": 1, "pad": 2, "unk": 3}
-        model = Tiny(lm.model, lm.tokenizer)
-        data = model.encode(pretraining_text(5, seed=9))
-        nats.append(sample_nll(lm.model, data, lm.vocab_size).sum() / data.label_bytes.sum())
+        data = Tiny.of(lm.model, lm.tokenizer).encode(pretraining_text(5, seed=9))
+        nats.append(sample_nll(lm, data).sum() / data.label_bytes.sum())
     assert nats[1] < 0.8 * nats[0]
 
 

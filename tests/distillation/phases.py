@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fedfuse.config.training import TrainingConfig
 from fedfuse.distillation.training import train
-from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from fedfuse.models.causal_lm import LoraSettings, add_lora
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
-from tests.conftest import MAX_LENGTH, Tiny
+from tests.conftest import Tiny
 
 Make = Callable[[str], Tiny]
 SETTINGS = TrainingConfig(steps=6, batch_size=4, learning_rate=5e-3)
@@ -34,8 +34,7 @@ def run(
 ) -> Any:
     if label_weight is not None:
         settings = weighted(settings, label_weight)
-    options = {"vocab_size": tiny.tokenizer.vocab_size, "seed": 3} | more
-    return train(tiny.model, data, settings, **options)
+    return train(tiny, data, settings, **({"seed": 3} | more))
 
 
 def weighted(settings: TrainingConfig, label_weight: float) -> TrainingConfig:
@@ -58,11 +57,11 @@ def adapted(tiny: Make, dropout: float = 0.2) -> Tiny:
     """With a LoRA adapter that is no longer without effect."""
     model = tiny("llama")
     model.model.requires_grad_(False)
-    lm = CausalLM(model.model, model.tokenizer, "tiny", model.tokenizer.vocab_size, MAX_LENGTH)
-    lora: Any = add_lora(lm, LoraSettings(rank=2, dropout=dropout))
+    lora = add_lora(model, LoraSettings(rank=2, dropout=dropout))
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, parameter in lora.named_parameters():
+        for name, parameter in lora.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    return Tiny(lora, model.tokenizer)
+    assert isinstance(lora, Tiny)
+    return lora

@@ -28,11 +28,8 @@ def test_gradients_in_mixed_precision(
         teacher = replace(
             one_hot(data, 5), tail_logprob=np.full(len(data.rows.token), -1.0, np.float32)
         )
-        vocab = model.tokenizer.vocab_size
-        loss, _ = batch_losses(
-            model.model, data.batch(np.arange(8)), vocab, teacher, Objective(0.3),
-            autocast=precision,
-        )  # fmt: skip
+        lm = replace(model, autocast=precision)
+        loss, _ = batch_losses(lm, data.batch(np.arange(8)), teacher, Objective(0.3))
         assert loss.dtype == torch.float32
         assert "Fused" in repr(loss.grad_fn) or architecture
         (1024 * loss).backward()
@@ -50,7 +47,7 @@ def test_gradients_in_mixed_precision(
 def test_mixed_precision_learns_the_same(tiny: Make, public: list[Sample], autocast: str) -> None:
     model = adapted(tiny, dropout=0.0)
     data = model.encode(public)
-    loss, state = run(model, data, replace(SETTINGS, steps=20), autocast=autocast)
+    loss, state = run(replace(model, autocast=autocast), data, replace(SETTINGS, steps=20))
     exact, _ = run(adapted(tiny, dropout=0.0), data, replace(SETTINGS, steps=20))
     assert loss == pytest.approx(exact, rel=0.02)
     trained = [p for p in model.model.parameters() if p.requires_grad]
@@ -62,8 +59,9 @@ def test_a_step_that_overflows_is_left_out(tiny: Make, public: list[Sample]) -> 
     """The loss scale is halved, and the weights stay."""
     model = adapted(tiny)
     data = model.encode(public)
-    state = {"position": np.array(4), "scale": np.array(2.0**60), "growth": np.array(0)}
+    state = {"samples_seen": np.array(4), "scale": np.array(2.0**60), "growth": np.array(0)}
     before = weights(model.model)
-    _, after = run(model, data, replace(SETTINGS, steps=1), autocast="float16", state=state)
+    half = replace(model, autocast="float16")
+    _, after = run(half, data, replace(SETTINGS, steps=1), state=state)
     assert float(after["scale"]) == 2.0**59
     assert all(torch.equal(before[n], p) for n, p in weights(model.model).items())

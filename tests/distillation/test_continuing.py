@@ -30,14 +30,12 @@ def test_a_stopped_phase_goes_on_bit_for_bit(
     def begin(model: Tiny, state: TrainingState | None = None) -> Training:
         data = model.encode(public[:8])
         return Training(
-            model.model,
+            replace(model, autocast=autocast),
             data,
             settings,
-            vocab_size=model.tokenizer.vocab_size,
             seed=3,
             teacher=one_hot(data, 5),
             replay=model.encode(public[8:]),
-            autocast=autocast,
             state=state,
         )
 
@@ -65,10 +63,10 @@ def test_a_stopped_phase_goes_on_bit_for_bit(
     if "scale" in state:
         assert float(state["scale"]) == 2.0**13
         assert float(state["growth"]) == 0
-    # What is forgotten matters: dropout and order follow the position.
+    # What is forgotten matters: dropout and order follow the samples seen.
     third = adapted(tiny)
     third.model.load_state_dict(first.model.state_dict())
-    wrong = begin(third, kept | {"position": kept["position"] * 0})
+    wrong = begin(third, kept | {"samples_seen": kept["samples_seen"] * 0})
     assert wrong.advance() != losses[stop]
 
 
@@ -86,14 +84,14 @@ def test_a_phase_is_a_phase_however_it_is_run(tiny: Make, public: list[Sample]) 
     one, other = tiny("opt"), tiny("opt")
     data = one.encode(public)
     _, state = run(one, data, SETTINGS)
-    training = Training(other.model, data, SETTINGS, vocab_size=one.tokenizer.vocab_size, seed=3)
+    training = Training(other, data, SETTINGS, seed=3)
     while training.step < SETTINGS.steps:
         training.advance()
     assert all(torch.equal(p, weights(other.model)[n]) for n, p in weights(one.model).items())
     told: list[int] = []
     _, after = run(one, data, SETTINGS, state=state, on_step=lambda step, _: told.append(step))
     assert told == [1, 2, 3, 4, 5, 6]
-    assert int(after["position"]) == 2 * int(state["position"]) == 48
+    assert int(after["samples_seen"]) == 2 * int(state["samples_seen"]) == 48
 
 
 def test_without_the_moments_training_is_another(tiny: Make, public: list[Sample]) -> None:

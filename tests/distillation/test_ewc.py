@@ -96,7 +96,7 @@ def test_the_pull_by_hand() -> None:
 
 def taught(model: Tiny, data: TokenizedDataset, own: np.ndarray | None) -> SparseDistribution:
     """A teacher who says one token on the second half, and on the first what the model says."""
-    known = extract(model.model, data, 4)
+    known = extract(model, data, 4)
     teacher = one_hot(data, 5)
     half = data.rows.offsets[len(data) // 2]
     indices = np.repeat(teacher.indices, 4, axis=1)
@@ -153,11 +153,11 @@ def test_trust_decides_what_counts(tiny: Make, public: list[Sample]) -> None:
     model = adapted(tiny, dropout=0.0)
     data = model.encode(public)
     named = {n: p for n, p in model.model.named_parameters() if p.requires_grad}
-    options = {"vocab_size": model.tokenizer.vocab_size, "seed": 1, "max_tokens": 0}
+    options = {"seed": 1, "max_tokens": 0}
 
     def held(own: np.ndarray) -> EWCPenalty:
         teacher = taught(model, data, own.astype(np.float32))
-        found = estimate_ewc(model.model, named, data, teacher, HELD, autocast="none", **options)
+        found = estimate_ewc(model, named, data, teacher, HELD, **options)
         assert found is not None
         return found
 
@@ -179,10 +179,9 @@ def test_parts_and_stops_change_nothing(tiny: Make, public: list[Sample]) -> Non
         own = np.linspace(0, 1, len(data), dtype=np.float32)
         start = adapted(tiny, dropout=0.0)
         return Training(
-            model.model,
+            model,
             data,
             weighted(HELD, 0.3),
-            vocab_size=model.tokenizer.vocab_size,
             seed=3,
             teacher=taught(start, data, own),
             state=state,

@@ -76,7 +76,7 @@ def test_epochs_go_on_over_phases(
     for _ in range(3):
         _, state = run(gpt2, data, replace(SETTINGS, steps=2), state=state)
     assert state is not None
-    assert (int(state["position"]), int(state["step"])) == (24, 0)
+    assert (int(state["samples_seen"]), int(state["step"])) == (24, 0)
     assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
     assert seen[:12] != seen[12:]
 
@@ -127,7 +127,7 @@ def test_only_trainable_parameters_move(gpt2: Tiny, data: TokenizedDataset) -> N
     assert len(changed) == 1
     kinds = ("step", "exp_avg", "exp_avg_sq")
     names = {f"{kind}/{name}" for kind in kinds for name in moving}
-    assert set(moments) == names | {"step", "position"}
+    assert set(moments) == names | {"step", "samples_seen"}
 
 
 def test_gradients_are_clipped(tiny: Make, public: list[Sample]) -> None:
@@ -145,13 +145,12 @@ def test_gradients_are_clipped(tiny: Make, public: list[Sample]) -> None:
 
 def test_replay_adds_its_loss(tiny: Make, public: list[Sample]) -> None:
     model = tiny("opt")
-    vocab = model.tokenizer.vocab_size
     old, new = model.encode(public[:6]), model.encode(public[6:])
     both = new.batch(np.arange(6)), old.batch(np.arange(6))
     teacher = one_hot(new, 5)
     model.model.train()
-    right = batch_losses(model.model, both[0], vocab, teacher, Objective(0.3))[0]
-    right = right + batch_losses(model.model, both[1], vocab, None, Objective())[0]
+    right = batch_losses(model, both[0], teacher, Objective(0.3))[0]
+    right = right + batch_losses(model, both[1], None, Objective())[0]
     settings = replace(SETTINGS, steps=1, batch_size=6)
     options = {"teacher": teacher, "label_weight": 0.3}
     loss, _ = run(model, new, settings, replay=old, **options)
@@ -203,7 +202,7 @@ def test_replay_keeps_what_was_known(tiny: Make, public: list[Sample]) -> None:
         settings = replace(SETTINGS, steps=15)
         replay = old if replayed else None
         run(model, new, settings, teacher=one_hot(new, 5), label_weight=0.0, replay=replay)
-        after.append(sample_nll(model.model, old, model.tokenizer.vocab_size).sum())
+        after.append(sample_nll(model, old).sum())
     assert after[1] < 0.8 * after[0]
 
 
@@ -227,9 +226,8 @@ def test_teacher_rows_follow_the_batch(gpt2: Tiny, data: TokenizedDataset) -> No
     """A teacher of the labels themselves teaches the label loss, in whatever order batches come."""
     teacher = replace(one_hot(data, 0), indices=data.rows.token[:, None])
     batch = data.batch(np.array([5, 0, 9]))
-    vocab = gpt2.tokenizer.vocab_size
-    taught = batch_losses(gpt2.model, batch, vocab, teacher, Objective(0.0))[0]
-    labelled = batch_losses(gpt2.model, batch, vocab, None, Objective())[0]
+    taught = batch_losses(gpt2, batch, teacher, Objective(0.0))[0]
+    labelled = batch_losses(gpt2, batch, None, Objective())[0]
     assert taught.item() == pytest.approx(labelled.item(), rel=1e-6)
 
 
@@ -263,10 +261,8 @@ def test_with_and_without_a_head_of_its_own(
         if not known:
             monkeypatch.setattr("fedfuse.models.forward.find_head", lambda *_: None)
         model.model.zero_grad()
-        batch, vocab = data.batch(np.arange(5)), model.tokenizer.vocab_size
-        loss, _ = batch_losses(
-            model.model, batch, vocab, teacher, Objective(0.3, "reverse-kl", 2.0)
-        )
+        batch = data.batch(np.arange(5))
+        loss, _ = batch_losses(model, batch, teacher, Objective(0.3, "reverse-kl", 2.0))
         assert ("Fused" in type(loss.grad_fn).__name__) == known
         loss.backward()
         gradients = {
@@ -296,11 +292,11 @@ def test_rows_of_the_head_beyond_the_vocabulary_are_cut_off(
     """A padded row with a huge logit would otherwise take all the mass."""
     batch = data.batch(np.arange(3))
     vocab = gpt2.tokenizer.vocab_size
-    before = batch_losses(gpt2.model, batch, vocab, None, Objective())[0].item()
+    before = batch_losses(gpt2, batch, None, Objective())[0].item()
     with torch.no_grad():
         gpt2.model.get_output_embeddings().weight[vocab:] += 100
     assert gpt2.model.get_output_embeddings().weight.shape[0] > vocab
-    assert batch_losses(gpt2.model, batch, vocab, None, Objective())[0].item() == before
+    assert batch_losses(gpt2, batch, None, Objective())[0].item() == before
 
 
 @pytest.mark.parametrize(
@@ -319,7 +315,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_parts(
     fits, widths = 90, []
     losses = batch_losses
 
-    def on_a_small_device(model: nn.Module, batch: Any, *more: Any, **rest: Any) -> Any:
+    def on_a_small_device(model: Tiny, batch: Any, *more: Any, **rest: Any) -> Any:
         widths.append(batch.input_ids.numel())
         if widths[-1] > fits:
             raise error
@@ -327,8 +323,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_parts(
 
     def begin(state: TrainingState | None = None) -> Training:
         student = adapted(tiny, dropout=0.0)
-        data, size = student.encode(public), student.tokenizer.vocab_size
-        return Training(student.model, data, settings, vocab_size=size, seed=3, state=state)
+        return Training(student, student.encode(public), settings, seed=3, state=state)
 
     whole = begin()
     wanted = [whole.advance() for _ in range(3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,9 +52,9 @@ def test_loss_is_that_of_a_loop_over_tokens(tiny: Make, architecture: str) -> No
     model = tiny(architecture)
     data = model.encode(TEST)
     right = [nats_of(model, sample) for sample in TEST]
-    found = sample_nll(model.model, data, model.tokenizer.vocab_size)
+    found = sample_nll(model, data)
     np.testing.assert_allclose(found, right, rtol=1e-4)
-    scores = Evaluator(model.tokenizer, TEST, [], MAX_LENGTH).score(model.model)
+    scores = Evaluator(model.tokenizer, TEST, [], MAX_LENGTH).evaluate(model)[0]
     assert list(scores) == ["bank", "clinic"]
     clinic_bytes = len(" zinc.") + len("a nurse noted gout.")
     assert scores["clinic"].loss == pytest.approx((right[0] + right[2]) / clinic_bytes, rel=1e-4)
@@ -64,7 +65,7 @@ def test_loss_is_that_of_a_loop_over_tokens(tiny: Make, architecture: str) -> No
 
 def test_accuracy_is_that_of_a_loop_over_options(tiny: Make) -> None:
     model = tiny("llama")
-    scores = Evaluator(model.tokenizer, TEST, QUESTIONS, MAX_LENGTH).score(model.model)
+    scores = Evaluator(model.tokenizer, TEST, QUESTIONS, MAX_LENGTH).evaluate(model)[0]
     right: dict[str, list[bool]] = {"clinic": [], "bank": []}
     for question in QUESTIONS:
         nats = [nats_of(model, Sample(question.prompt, option)) for option in question.options]
@@ -85,16 +86,14 @@ def test_accuracy_by_hand(
     per_option = np.array([2.0, 2.1, 3.0])
     monkeypatch.setattr(
         "fedfuse.evaluation.scoring.sample_nll",
-        lambda _, data, vocab, autocast: (
-            per_option[: len(data)] if len(data) == 3 else np.ones(len(data))
-        ),
+        lambda _, data: per_option[: len(data)] if len(data) == 3 else np.ones(len(data)),
     )
-    assert evaluator.score(model.model)["bank"].accuracy == accuracy
+    assert evaluator.evaluate(model)[0]["bank"].accuracy == accuracy
 
 
 def test_a_domain_without_questions_has_no_accuracy(tiny: Make) -> None:
     model = tiny("gpt2")
-    scores = Evaluator(model.tokenizer, TEST, QUESTIONS[:2], MAX_LENGTH).score(model.model)
+    scores = Evaluator(model.tokenizer, TEST, QUESTIONS[:2], MAX_LENGTH).evaluate(model)[0]
     assert scores["bank"].accuracy is None
     assert scores["clinic"].accuracy is not None
 
@@ -106,10 +105,10 @@ def test_a_cut_answer_counts_as_far_as_it_is_scored(tiny: Make) -> None:
     data = model.encode([long], max_length=14)
     scored = int(data.label_bytes[0])
     assert 0 < scored < len(long.answer)
-    nats = sample_nll(model.model, data, model.tokenizer.vocab_size)[0]
+    nats = sample_nll(model, data)[0]
     short = Sample(long.prompt, long.answer[:scored])
     assert nats == pytest.approx(nats_of(model, short), rel=1e-4)
-    score = Evaluator(model.tokenizer, [long], [], 14).score(model.model)["bank"]
+    score = Evaluator(model.tokenizer, [long], [], 14).evaluate(model)[0]["bank"]
     assert score.loss == pytest.approx(nats / scored)
 
 
@@ -126,7 +125,7 @@ def test_logits_come_without_gradients_and_leave_the_mode_alone(
     monkeypatch.setitem(forward.TOKENS_PER_PASS, "cpu", 30)
     model = tiny("gpt2")
     model.model.train()
-    for batch, logits in label_logits(model.model, model.encode(TEST), 300):
+    for batch, logits in label_logits(replace(model, vocab_size=300), model.encode(TEST)):
         assert not logits.requires_grad
         assert logits.dtype == torch.float32
         assert logits.shape == (len(batch.row), 300)
@@ -141,13 +140,13 @@ def test_batches_do_not_matter(
 ) -> None:
     """One sample at a time, a few, or all at once: the same scores, as far as sums are."""
     model = tiny(architecture)
-    data, vocab = model.encode(public), model.tokenizer.vocab_size
+    data = model.encode(public)
     found = []
     for max_tokens, batches in ((1, len(public)), (60, None), (9999, 1)):
         monkeypatch.setitem(forward.TOKENS_PER_PASS, "cpu", max_tokens)
-        seen = [batch for batch, _ in label_logits(model.model, data, vocab)]
+        seen = [batch for batch, _ in label_logits(model, data)]
         assert batches in (None, len(seen))
-        found.append(sample_nll(model.model, data, vocab))
+        found.append(sample_nll(model, data))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
 
@@ -158,7 +157,9 @@ def test_scores_in_mixed_precision(
 ) -> None:
     model = tiny("llama")
     evaluator = Evaluator(model.tokenizer, public, [], MAX_LENGTH)
-    exact, rounded = evaluator.score(model.model), evaluator.score(model.model, autocast)
+    exact, rounded = (
+        evaluator.evaluate(lm)[0] for lm in (model, replace(model, autocast=autocast))
+    )
     for domain, score in exact.items():
         assert rounded[domain].loss == pytest.approx(score.loss, rel=tolerance)
         assert rounded[domain].loss != score.loss

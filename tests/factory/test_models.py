@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from fedfuse.config.sections import DataConfig, ModelConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.factory import models as workspace
 from fedfuse.factory.models import check_model, derive_seed, load_splits
-from fedfuse.models.causal_lm import CausalLM
 from tests.conftest import Tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ def test_a_model_shorter_than_the_runs_length_is_refused(
     monkeypatch: pytest.MonkeyPatch, tiny: Callable[[str], Tiny]
 ) -> None:
     short = tiny("gpt2")
-    base = CausalLM(short.model, short.tokenizer, "short", short.tokenizer.vocab_size, 100)
+    base = replace(short, name="short", max_length=100)
     monkeypatch.setattr(workspace, "load_causal_lm", lambda *_, **__: base)
     data = DataConfig(max_length=101)
     with pytest.raises(FedfuseError, match=r"data\.max-length = 101: allowed: at most 100.*short"):

@@ -32,7 +32,7 @@ class Class:
 
     def __init__(self, tiny: Make, public: list[Sample]) -> None:
         models = {name: tiny(name) for name in ("gpt2", "llama", "gpt_neox", "opt")}
-        known = [(extract(m.model, m.encode(public), 4), m.tokenizer) for m in models.values()]
+        known = [(extract(m, m.encode(public), 4), m.tokenizer) for m in models.values()]
         self.own, self.teachers = known[0][0], known[1:]
         self.public = public
         self.aligner = KnowledgeAligner(

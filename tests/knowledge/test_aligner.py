@@ -41,7 +41,7 @@ def sent(knowledge: Knowledge, wire: str = "default", mass: float = 1.0) -> Know
 
 def known(tiny: Make, name: str, public: list[Sample], k: int = 4) -> tuple[Tiny, Knowledge]:
     model = tiny(name)
-    return model, extract(model.model, model.encode(public), k)
+    return model, extract(model, model.encode(public), k)
 
 
 def test_between_equal_tokenizers_nothing_changes(tiny: Make, public: list[Sample]) -> None:
@@ -129,7 +129,7 @@ def test_honest_knowledge_of_a_confident_model_is_accepted(
     """A log-probability of -100 is rounded by up to 1.06 in 8 bits: its claim with its entry."""
     model = tiny("gpt2")
     model.model.transformer.ln_f.weight.data.mul_(60)
-    knowledge = extract(model.model, model.encode(public), k)
+    knowledge = extract(model, model.encode(public), k)
     assert knowledge.label_logprob.min() < -60
     translate = aligner(tiny("llama").tokenizer, public)
     for mass in (0.5, 1.0):
@@ -159,7 +159,7 @@ def test_honest_knowledge_always_passes(
     model = tiny(name)
     with torch.no_grad():
         model.model.get_output_embeddings().weight.mul_(sharpness)
-    knowledge = extract(model.model, model.encode(public), k)
+    knowledge = extract(model, model.encode(public), k)
     translate = aligner(tiny("opt").tokenizer, public)
     translate.verify(sent(knowledge, wire, mass), model.tokenizer, fingerprint(public))
 
@@ -180,7 +180,7 @@ def test_an_unused_slot_is_no_entry(tiny: Make, public: list[Sample]) -> None:
 
 def test_honest_knowledge_of_cut_samples_is_accepted(tiny: Make, public: list[Sample]) -> None:
     model = tiny("gpt2")
-    knowledge = extract(model.model, model.encode(public, 28), 4)
+    knowledge = extract(model, model.encode(public, 28), 4)
     translate = aligner(tiny("llama").tokenizer, public, 28)
     translate.verify(sent(knowledge), model.tokenizer, fingerprint(public))
     whole = model.encode(public).label_bytes

@@ -19,7 +19,7 @@ from tests.conftest import Tiny
 def test_equals_a_loop(name: str, tiny: Callable[[str], Tiny], public: list[Sample]) -> None:
     who = tiny(name)
     data = who.encode(public)
-    view = view_contexts(who.model, data, batch_size=5)
+    view = view_contexts(who, data, batch_size=5)
     assert view.state is not None
     assert view.state.dtype == view.loss.dtype == np.float32
     for i in range(len(public)):
@@ -38,7 +38,7 @@ def test_equals_a_loop(name: str, tiny: Callable[[str], Tiny], public: list[Samp
 def test_answers_are_not_looked_at(tiny: Callable[[str], Tiny], public: list[Sample]) -> None:
     who = tiny("gpt2")
     others = [replace(sample, answer=" teal.") for sample in public]
-    first, second = (view_contexts(who.model, who.encode(s)) for s in (public, others))
+    first, second = (view_contexts(who, who.encode(s)) for s in (public, others))
     assert first.state is not None
     assert second.state is not None
     np.testing.assert_allclose(first.loss, second.loss, rtol=1e-5)
@@ -47,7 +47,7 @@ def test_answers_are_not_looked_at(tiny: Callable[[str], Tiny], public: list[Sam
 
 def test_plain_text_has_no_prompt(tiny: Callable[[str], Tiny]) -> None:
     who = tiny("gpt2")
-    view = view_contexts(who.model, who.encode([Sample("", "the court rules"), Sample("a", " b")]))
+    view = view_contexts(who, who.encode([Sample("", "the court rules"), Sample("a", " b")]))
     assert np.isnan(view.loss).tolist() == [True, False]
     assert view.state is not None
     assert np.isfinite(view.state).all()
@@ -58,9 +58,9 @@ def test_models_without_a_known_head(
 ) -> None:
     who = tiny("gpt2")
     data = who.encode(public)
-    right = view_contexts(who.model, data)
+    right = view_contexts(who, data)
     monkeypatch.setattr("fedfuse.knowledge.contexts.label_row_states", lambda *_: None)
-    found = view_contexts(who.model, data)
+    found = view_contexts(who, data)
     assert found.state is None
     np.testing.assert_allclose(found.loss, right.loss, rtol=1e-5)
 
@@ -73,7 +73,7 @@ def test_states_are_those_of_the_base(tiny: Callable[[str], Tiny], public: list[
             if "lora_B" in name:
                 parameter.add_(0.3)
     data = who.encode(public)
-    base, found = view_contexts(plain.model, data), view_contexts(model, data)
+    base, found = (view_contexts(lm, data) for lm in (plain, replace(who, model=model)))
     assert base.state is not None
     assert found.state is not None
     np.testing.assert_array_equal(found.state, base.state)

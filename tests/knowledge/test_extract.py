@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def test_equals_the_dense_distribution(tiny: Make, public: list[Sample], archite
     model = tiny(architecture)
     data = model.encode(public)
     vocab = model.tokenizer.vocab_size
-    knowledge = extract(model.model, data, 5)
+    knowledge = extract(model, data, 5)
     row = 0
     for sample in public:
         (encoded,) = model.tokenizer.encode([sample.text])
@@ -53,7 +54,7 @@ def test_equals_the_dense_distribution(tiny: Make, public: list[Sample], archite
 def test_what_it_says_of_itself(tiny: Make, public: list[Sample]) -> None:
     model = tiny("llama")
     data = model.encode(public)
-    knowledge = extract(model.model, data, 4)
+    knowledge = extract(model, data, 4)
     mass = np.exp(knowledge.logprobs.astype(np.float64)).sum(1)
     np.testing.assert_allclose(
         mass + np.exp(knowledge.tail_logprob.astype(np.float64)), 1, atol=1e-5
@@ -63,7 +64,7 @@ def test_what_it_says_of_itself(tiny: Make, public: list[Sample]) -> None:
     assert knowledge.samples == len(public)
     assert knowledge.tokenizer == model.tokenizer.fingerprint
     assert knowledge.public == fingerprint(public)
-    nats = sample_nll(model.model, data, model.tokenizer.vocab_size)
+    nats = sample_nll(model, data)
     per_byte = nats / np.array([len(s.answer) for s in public])
     np.testing.assert_allclose(knowledge.loss, per_byte, rtol=1e-5)
     knowledge.validate(
@@ -77,7 +78,7 @@ def test_what_it_says_of_itself(tiny: Make, public: list[Sample]) -> None:
 def test_k_beyond_the_vocabulary(tiny: Make, public: list[Sample]) -> None:
     """Everything is kept, and nothing of the head's padded rows; no mass is left."""
     model = tiny("gpt_neox")
-    knowledge = extract(model.model, model.encode(public), 10_000)
+    knowledge = extract(model, model.encode(public), 10_000)
     assert knowledge.k == model.tokenizer.vocab_size
     assert knowledge.indices.max() == model.tokenizer.vocab_size - 1
     assert np.isneginf(knowledge.tail_logprob).all()
@@ -89,7 +90,7 @@ def test_a_confident_model_keeps_its_small_rest(tiny: Make, public: list[Sample]
     model = tiny("gpt2")
     with torch.no_grad():
         model.model.transformer.ln_f.weight.mul_(400)
-    knowledge = extract(model.model, model.encode(public), 2)
+    knowledge = extract(model, model.encode(public), 2)
     assert np.isfinite(knowledge.tail_logprob).all()
     assert (knowledge.tail_logprob < -17).any()
 
@@ -101,7 +102,7 @@ def test_losses_of_cut_answers(tiny: Make) -> None:
         Sample("for gout", " zinc and copper and futures and swaps."),
         Sample("the desk at dover hedges copper and cotton and cocoa with", " futures."),
     ]
-    knowledge = extract(model.model, model.encode(samples, max_length=16), 3)
+    knowledge = extract(model, model.encode(samples, max_length=16), 3)
     first = -knowledge.label_logprob[: knowledge.offsets[1]].sum()
     assert 0 < knowledge.label_bytes[0] < len(samples[0].answer)
     assert knowledge.loss[0] == pytest.approx(first / knowledge.label_bytes[0])
@@ -116,10 +117,10 @@ def test_chunks_and_batches_do_not_matter(
 ) -> None:
     model = tiny(architecture)
     data = model.encode(public)
-    whole = extract(model.model, data, 5)
+    whole = extract(model, data, 5)
     monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda vocab, device: 3)
     monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 50)
-    pieces = extract(model.model, data, 5)
+    pieces = extract(model, data, 5)
     np.testing.assert_array_equal(pieces.indices, whole.indices)
     for name in ("logprobs", "tail_logprob", "label_logprob"):
         np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), atol=2e-5)
@@ -132,7 +133,7 @@ def test_in_mixed_precision(
     """Rounded logits, but distributions that sum to one as exactly as ever."""
     model = tiny("gpt2")
     data = model.encode(public)
-    exact, rounded = extract(model.model, data, 4), extract(model.model, data, 4, autocast)
+    exact, rounded = (extract(lm, data, 4) for lm in (model, replace(model, autocast=autocast)))
     np.testing.assert_allclose(rounded.label_logprob, exact.label_logprob, atol=tolerance)
     assert not np.array_equal(rounded.label_logprob, exact.label_logprob)
     mass = np.exp(rounded.logprobs.astype(np.float64)).sum(1)
@@ -146,9 +147,9 @@ def test_no_more_than_a_chunk_of_logits(
     model = tiny("gpt2")
     data = model.encode(public)
     monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda *_: 5)
-    extract(model.model, data, 4)  # the head is tried once
+    extract(model, data, 4)  # the head is tried once
     with Wide(model.tokenizer.vocab_size) as wide:
-        extract(model.model, data, 4)
+        extract(model, data, 4)
     assert wide.made == -(-len(data.rows.token) // 5)
 
 
@@ -189,13 +190,13 @@ def test_prompts_in_the_same_pass(
         monkeypatch.setattr("fedfuse.models.forward.label_row_states", lambda *_: None)
     monkeypatch.setattr("fedfuse.models.forward.rows_per_chunk", lambda vocab, device: 7)
     monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 60)
-    knowledge, losses = extract_with_contexts(who.model, data, 5)
-    right = extract(who.model, data, 5)
+    knowledge, losses = extract_with_contexts(who, data, 5)
+    right = extract(who, data, 5)
     for name in ("indices", "logprobs", "tail_logprob", "label_logprob"):
         np.testing.assert_allclose(
             getattr(knowledge, name), getattr(right, name), rtol=1e-4, atol=1e-5
         )
     assert (knowledge.tokenizer, knowledge.public) == (right.tokenizer, right.public)
-    np.testing.assert_allclose(losses, context_losses(who.model, data), rtol=1e-4)
+    np.testing.assert_allclose(losses, context_losses(who, data), rtol=1e-4)
     assert np.isnan(losses).tolist() == [False] * len(public) + [True]
     assert losses.dtype == np.float32

@@ -48,7 +48,7 @@ def real_peak(folder: Path, checkpointing: bool) -> int:
         load_causal_lm(str(folder), device="cpu"),
         LoraSettings(4),
         gradient_checkpointing=checkpointing,
-    )
+    ).model
     model.train()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         hidden = hidden_states(model, torch.zeros(SAMPLES, LENGTH, dtype=torch.long))
@@ -77,7 +77,7 @@ def test_weights_are_those_of_the_model(folder: Path) -> None:
     assert found.base == sum(weight.nbytes for weight in lm.model.parameters())
     assert half.base == found.base // 2
     assert (found.mapped, half.mapped) == (True, False)
-    adapter = adapter_state(add_lora(lm, LoraSettings(4)))
+    adapter = adapter_state(add_lora(lm, LoraSettings(4)).model)
     assert found.adapter == half.adapter == sum(array.nbytes for array in adapter.values())
     small = needs(folder, quantization="4bit")
     assert (small.base, small.mapped) == (found.base // 8, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ import torch
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample
 from fedfuse.models import forward
-from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from fedfuse.models.causal_lm import LoraSettings, add_lora
 from fedfuse.models.forward import label_row_logits, label_row_states, logits_in_chunks
-from tests.conftest import MAX_LENGTH, Tiny
+from tests.conftest import Tiny
 
 Make = Callable[[str], Tiny]
 
@@ -29,15 +30,12 @@ def test_equals_the_whole_output(
     asked: list[torch.Tensor] = []
     head = model.model.get_output_embeddings()
     head.register_forward_hook(lambda module, inputs, output: asked.append(output))
-    used = model.model
-    if adapted:
-        lm = CausalLM(model.model, model.tokenizer, "tiny", vocab, MAX_LENGTH)
-        used = add_lora(lm, LoraSettings(rank=2))
+    used = add_lora(model, LoraSettings(rank=2)) if adapted else model
     with torch.no_grad():
-        whole = used(input_ids=batch.input_ids).logits
+        whole = used.model(input_ids=batch.input_ids).logits
         for stop in (None, int((batch.sample < 2).sum())):
             part = batch.part(slice(stop))
-            found = label_row_logits(used, part, vocab)
+            found = label_row_logits(used, part)
             right = whole[part.sample, part.row, :vocab]
             torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)
     # Without the sample that is scored from its first row on, the head sees less.
@@ -58,11 +56,10 @@ def test_chunks_together_are_the_whole(
     if not known:
         monkeypatch.setattr(forward, "find_head", lambda *_: None)
     model = tiny(architecture)
-    vocab = model.tokenizer.vocab_size
     batch = model.encode(public).batch(np.arange(6))
     with torch.no_grad():
-        right = label_row_logits(model.model, batch, vocab)
-        found = list(logits_in_chunks(model.model, batch, vocab))
+        right = label_row_logits(model, batch)
+        found = list(logits_in_chunks(model, batch))
     assert [len(logits) for _, logits in found][:-1] == [5] * (len(found) - 1)
     assert len(found) == (-(-len(batch.row) // 5) if known else 1)
     torch.testing.assert_close(torch.cat([logits for _, logits in found]), right)
@@ -75,9 +72,10 @@ def test_chunks_together_are_the_whole(
 def test_states_are_those_of_label_rows(tiny: Make, public: list[Sample]) -> None:
     model = tiny("opt")
     batch = model.encode(public).batch(np.array([3, 1]))
-    states = label_row_states(model.model, batch, 40)
+    model = replace(model, vocab_size=40)
+    states = label_row_states(model, batch)
     assert states is not None
     assert states.hidden.requires_grad
     assert states.head.weight.shape == (40, states.hidden.shape[1])
-    right = label_row_logits(model.model, batch, 40)
+    right = label_row_logits(model, batch)
     torch.testing.assert_close(states.head.logits(states.hidden), right)

@@ -27,9 +27,9 @@ from transformers import (
 
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.models import head as module
-from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora
+from fedfuse.models.causal_lm import LoraSettings, add_lora
 from fedfuse.models.head import Head, find_head, hidden_states
-from tests.conftest import MAX_LENGTH, Tiny
+from tests.conftest import Tiny
 
 Make = Callable[[str], Tiny]
 VOCAB = 53
@@ -93,9 +93,7 @@ def test_built_in_models(tiny: Make, architecture: str, adapted: bool) -> None:
     model = tiny(architecture)
     used: nn.Module = model.model
     if adapted:
-        vocab = model.tokenizer.vocab_size
-        lm = CausalLM(model.model, model.tokenizer, "tiny", vocab, MAX_LENGTH)
-        used = add_lora(lm, LoraSettings(rank=2))
+        used = add_lora(model, LoraSettings(rank=2)).model
         with torch.no_grad():
             for name, parameter in used.named_parameters():
                 if "lora_B" in name:

@@ -14,6 +14,7 @@ from fedfuse.builtin.models import build
 from fedfuse.config.run_config import parse
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.factory.models import load_splits
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.load import load_tokenizer
 from fedfuse.tracking.checkpoints import strip_prefix
 from fedfuse.tracking.run import read_run
@@ -99,9 +100,9 @@ def test_adapters_reproduce_the_reported_metric(finished: Path, model: str) -> N
     config = parse({**FAST, "seed": 3})
     splits = load_splits(config.data, config.seed, 1)
     tokenizer = load_tokenizer(str(base))
-    scores = Evaluator(tokenizer, splits.test, splits.questions, config.data.max_length).score(
-        adapted.eval()
-    )
+    length = config.data.max_length
+    lm = CausalLM(adapted.eval(), tokenizer, base, tokenizer.vocab_size, length)
+    scores, _ = Evaluator(tokenizer, splits.test, splits.questions, length).evaluate(lm)
     reported = {
         line["domain"]: line
         for line in lines(finished, "metrics")
