@@ -56,7 +56,7 @@ def align(
     for option, path in (("--export", export), ("--html", html)):
         _check_output(option, path)
     if export is not None and html is not None and export.resolve() == html.resolve():
-        raise FedfuseError(f"--export and --html are both {str(html)!r}; allowed: two files")
+        raise FedfuseError(f"--export and --html: expected two files, got {str(html)!r} for both")
     texts = _texts(text or [], text_file, positions)
     ours, theirs = load_tokenizer(source), load_tokenizer(target)
     table = _table(ours, theirs, unit)
@@ -132,8 +132,8 @@ def _table(source: TextTokenizer, target: TextTokenizer, unit: str) -> Vocabular
             )
         except OSError as error:
             raise FedfuseError(
-                f"cache folder {str(cache_root())!r}: {error}; allowed: a folder that can be "
-                "written, as FEDFUSE_CACHE names it"
+                f"cache folder: expected a writable folder, as FEDFUSE_CACHE names it, got "
+                f"{str(cache_root())!r}: {error}"
             ) from error
 
 
@@ -162,11 +162,11 @@ def _texts(given: Sequence[str], file: Path | None, positions: str) -> list[str]
             lines = file.read_bytes().decode("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise FedfuseError(
-                f"--text-file {str(file)!r}: {error}; allowed: a UTF-8 file"
+                f"--text-file: expected a UTF-8 file, got {str(file)!r}: {error}"
             ) from error
         found = [line.rstrip("\r") for line in lines if line.strip()]
         if not found:
-            raise FedfuseError(f"--text-file {str(file)!r} has no text; allowed: at least one line")
+            raise FedfuseError(f"--text-file: expected a line of text, got {str(file)!r}")
         texts += found
     for text in texts:
         _check_text(text, positions)
@@ -177,19 +177,19 @@ def _check_text(text: str, positions: str) -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise FedfuseError(f"--text {text[:40]!r} is not UTF-8; allowed: UTF-8") from error
+        raise FedfuseError(f"--text: expected UTF-8, got {text[:40]!r}") from error
     if not size:
-        raise FedfuseError("--text is ''; allowed: at least one character")
+        raise FedfuseError("--text: expected at least one character, got ''")
     if positions == "dtw" and size > MAX_WARPED_BYTES:
         raise FedfuseError(
-            f"text {text[:40]!r}... has {size} bytes; allowed with --positions dtw: at most "
-            f"{MAX_WARPED_BYTES}"
+            f"text {text[:40]!r}...: expected at most {MAX_WARPED_BYTES} bytes with --positions "
+            f"dtw, got {size}"
         )
 
 
-def _check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise FedfuseError(f"{option} is {value!r}; allowed: {', '.join(allowed)}")
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise FedfuseError(f"{option}: expected {' or '.join(choices)}, got {value!r}")
 
 
 def _check_output(option: str, path: Path | None) -> None:
@@ -199,8 +199,7 @@ def _check_output(option: str, path: Path | None) -> None:
     parent = path.parent
     if not parent.is_dir() or path.is_dir() or not os.access(parent, os.W_OK):
         raise FedfuseError(
-            f"{option} {str(path)!r} cannot be written; allowed: a file in a folder that exists "
-            "and is writable"
+            f"{option}: expected a file in a folder that exists and is writable, got {str(path)!r}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The commands for a deployment: ``fedfuse keys ...`` and ``fedfuse node ...``."""
+"""The command ``fedfuse node``: the check of a machine that takes part, and its worker."""
 
 from __future__ import annotations
 
@@ -11,37 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-keys = typer.Typer(no_args_is_help=True, help="Make the files that machines prove themselves with.")
-node = typer.Typer(no_args_is_help=True, help="What a machine that takes part runs.")
-
-FOLDER = typer.Option(help="Where the files go.")
-
-
-@keys.command("superlink")
-def superlink_keys(
-    names: Annotated[
-        list[str], typer.Argument(help="Host names and IP addresses that clients connect to.")
-    ],
-    folder: Annotated[Path, FOLDER] = Path(),
-) -> None:
-    """Make the SuperLink's certificate, and the authority that signs it; again before it ends."""
-    from fedfuse.deployment.certificates import make_superlink_files
-
-    for file in make_superlink_files(folder, names):
-        print(file)
-
-
-@keys.command("node")
-def node_keys(
-    names: Annotated[list[str], typer.Argument(help="A name for each machine.")],
-    folder: Annotated[Path, FOLDER] = Path(),
-) -> None:
-    """Make a key for each machine; register its .pub with the SuperLink."""
-    from fedfuse.deployment.certificates import make_node_files
-
-    for name in names:
-        for file in make_node_files(folder, name):
-            print(file)
+node = typer.Typer(no_args_is_help=True, help="Check a machine, and run its worker.")
 
 
 @node.command()
@@ -61,7 +31,7 @@ def check(
     ] = None,
 ) -> None:
     """Find out whether this machine can take part, and what to mend; exits with 1 if it cannot."""
-    from fedfuse.cli.main import read_config
+    from fedfuse.cli.run_config import read_config
     from fedfuse.deployment.node_check import Machine, check_machine
     from fedfuse.deployment.superlink import Credentials
 

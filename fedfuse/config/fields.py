@@ -1,4 +1,4 @@
-"""Fields of a config: a default, and which values are allowed."""
+"""Fields of a config: a default, and which values it may have."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def between(
     check = lambda value: (  # noqa: E731
         isfinite(value) and (value > low if above else value >= low) and value <= high
     )
-    return field(default=default, metadata={"allowed": bounds, "check": check})
+    return field(default=default, metadata={"expected": bounds, "check": check})
 
 
 def one_of(default: str, *choices: str) -> Any:
     """A word out of a fixed list."""
-    metadata = {"allowed": ", ".join(map(repr, choices)), "check": lambda value: value in choices}
+    metadata = {"expected": ", ".join(map(repr, choices)), "check": lambda value: value in choices}
     return field(default=default, metadata=metadata)
 
 
 def text(default: str, *, empty: bool = False) -> Any:
     """Any text, by default not empty."""
     check = lambda value: empty or bool(value.strip())  # noqa: E731
-    return field(default=default, metadata={"allowed": "text that is not empty", "check": check})
+    return field(default=default, metadata={"expected": "text that is not empty", "check": check})
 
 
 def name_of_variable() -> Any:
@@ -41,8 +41,8 @@ def name_of_variable() -> Any:
     may have put there what the variable should hold.
     """
     check = lambda value: re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", value)  # noqa: E731
-    allowed = "the name of an environment variable: letters, digits, _"
-    return field(default="", metadata={"allowed": allowed, "check": check, "hidden": True})
+    expected = "the name of an environment variable: letters, digits, _"
+    return field(default="", metadata={"expected": expected, "check": check, "hidden": True})
 
 
 def words(default: Sequence[str], choices: Sequence[str]) -> Any:

@@ -98,6 +98,15 @@ def flatten(config: object, prefix: str = "") -> dict[str, Scalar]:
     return flat
 
 
+def flat_keys(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Run config keys as Flower spells them: dotted, with hyphens for underscores."""
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        name = prefix + key.replace("_", "-")
+        flat |= flat_keys(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
 def parse(given: Mapping[str, Any]) -> RunConfig:
     """Read a flat run config; keys that are missing take their defaults.
 
@@ -118,10 +127,10 @@ def fill(default: C, given: Mapping[str, Any], name: str) -> C:
             range at once.
     """
     errors: list[str] = []
-    allowed = flatten(default)
+    known = flatten(default)
     for key in given:
-        if key not in allowed:
-            close = get_close_matches(key, allowed, n=1)
+        if key not in known:
+            close = get_close_matches(key, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             # Somebody may have put the service's key there.
             shown = "" if key.startswith("black-box.") else f" = {given[key]!r}"
@@ -138,17 +147,17 @@ def _contradictions(config: RunConfig) -> list[str]:
     rules = config.knowledge
     if rules.freshness and rules.public_share < 1:
         found.append(
-            f"knowledge.freshness = {rules.freshness}: allowed: 0 with a knowledge.public-share of "
-            f"{rules.public_share}, as every round is about other samples"
+            f"knowledge.freshness: expected 0 with a knowledge.public-share of "
+            f"{rules.public_share}, as every round has other samples, got {rules.freshness}"
         )
     if config.acceptance_test and not config.data.holdout:
-        found.append("acceptance-test = True: expected False with a data.holdout of 0")
+        found.append("acceptance-test: expected False with a data.holdout of 0, got True")
     prompts, box = config.prompts, config.black_box
     if prompts.queries < prompts.private + prompts.public:
         found.append(
-            f"prompts.queries = {prompts.queries}: allowed: at least "
-            f"{prompts.private + prompts.public}, prompts.private and prompts.public together, or "
-            "no prompt can be evaluated"
+            f"prompts.queries: expected at least {prompts.private + prompts.public}, "
+            "prompts.private and prompts.public together, or no prompt can be evaluated, got "
+            f"{prompts.queries}"
         )
     if box.url:
         try:
@@ -186,10 +195,11 @@ def _value(key: str, value: Any, kind: type, metadata: Mapping[str, Any], errors
         errors.append(old)
     # bool is a subclass of int, so types are compared exactly.
     elif type(value) is not kind:
-        errors.append(f"{key} = {value!r}: is {type(value).__name__}, allowed: {kind.__name__}")
+        found = f"{value!r} of type {type(value).__name__}"
+        errors.append(f"{key}: expected {kind.__name__}, got {found}")
     elif "check" in metadata and not metadata["check"](value):
-        shown = "" if "hidden" in metadata else f" = {value!r}"
-        errors.append(f"{key}{shown}: allowed: {metadata['allowed']}")
+        found = "" if "hidden" in metadata else f", got {value!r}"
+        errors.append(f"{key}: expected {metadata['expected']}{found}")
     return value
 
 
@@ -202,7 +212,7 @@ def model_of_partition(models: str, partition: int) -> str:
     """
     entries = [entry.strip() for entry in models.split(",") if entry.strip()]
     if not entries:
-        raise FedfuseError(f"clients.model is {models!r}; allowed: at least one model")
+        raise FedfuseError(f"clients.model: expected at least one model, got {models!r}")
     if not any("=" in entry for entry in entries):
         return entries[partition % len(entries)]
     mapping: dict[str, str] = {}
@@ -210,11 +220,11 @@ def model_of_partition(models: str, partition: int) -> str:
         key, _, value = (part.strip() for part in entry.partition("="))
         if not value or not (key == "*" or key.isdigit()):
             raise FedfuseError(
-                f"clients.model has the entry {entry!r}; allowed: PARTITION=MODEL or *=MODEL"
+                f"clients.model: expected PARTITION=MODEL or *=MODEL, got the entry {entry!r}"
             )
         mapping[key] = value
     if str(partition) not in mapping and "*" not in mapping:
         raise FedfuseError(
-            f"clients.model names no model for partition {partition}; allowed: add *=MODEL"
+            f"clients.model: expected a model for partition {partition} or *=MODEL, got neither"
         )
     return mapping.get(str(partition), mapping.get("*", ""))

@@ -45,7 +45,7 @@ def make_superlink_files(folder: Path, names: Sequence[str]) -> list[Path]:
         FedfuseError: for no names, or an authority of which one file is missing or unreadable.
     """
     if not names:
-        raise FedfuseError("names of the SuperLink: none; allowed: at least one")
+        raise FedfuseError("names of the SuperLink: expected at least one, got none")
     folder.mkdir(parents=True, exist_ok=True)
     authority, authority_key = _authority(folder / "ca.crt", folder / "ca.key")
     key = ec.generate_private_key(ec.SECP384R1())
@@ -87,7 +87,7 @@ def _authority(file: Path, key_file: Path) -> tuple[x509.Certificate, ec.Ellipti
     """The authority in two files, which are made when neither is there."""
     if file.exists() != key_file.exists():
         there, missing = (file, key_file) if file.exists() else (key_file, file)
-        raise FedfuseError(f"{there} is there and {missing} is not; allowed: both or neither")
+        raise FedfuseError(f"{there} and {missing}: expected both or neither, got the first alone")
     if not file.exists():
         key = ec.generate_private_key(ec.SECP384R1())
         public = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -108,7 +108,7 @@ def _authority(file: Path, key_file: Path) -> tuple[x509.Certificate, ec.Ellipti
             error
         )
     if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-        raise FedfuseError(f"{key_file} is no key of an elliptic curve; allowed: P-384")
+        raise FedfuseError(f"{key_file}: expected a key of the elliptic curve P-384, got another")
     return authority, loaded
 
 
@@ -162,6 +162,6 @@ def _write_secret(file: Path, content: bytes) -> None:
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise FedfuseError(f"{file} is there already; allowed: a new file") from error
+        raise FedfuseError(f"{file}: expected a new file, got one that exists") from error
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(content)

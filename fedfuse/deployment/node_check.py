@@ -122,7 +122,9 @@ def check_machine(machine: Machine) -> None:
             "certificate", lambda: _authority(credentials), "copy ca.crt from the SuperLink's files"
         )
         key = machine.check(
-            "key", lambda: _key(credentials), "make one: fedfuse keys node NAME; chmod 600 NAME.key"
+            "key",
+            lambda: _key(credentials),
+            "fedfuse certs node NAME; chmod 600 NAME.key",
         )
         if authority and key:
             machine.check("SuperLink", lambda: _superlink(credentials), "correct --superlink")
@@ -138,7 +140,7 @@ def check_versions() -> tuple[str, bool]:
     wrong = []
     here = ".".join(map(str, sys.version_info[:3]))
     if not python.contains(here):
-        wrong.append(f"Python {here}; allowed: {python}")
+        wrong.append(f"Python: expected {python}, got {here}")
     for package in packages:
         if found := _wrong_version(package):
             wrong.append(found)
@@ -154,9 +156,9 @@ def _wrong_version(package: Requirement) -> str:
     try:
         found = version(package.name)
     except PackageNotFoundError:
-        return f"{package.name} is missing; allowed: {package.specifier}"
+        return f"{package.name}: expected {package.specifier}, got none"
     fits = package.specifier.contains(found, prereleases=True)
-    return "" if fits else f"{package.name} {found}; allowed: {package.specifier}"
+    return "" if fits else f"{package.name}: expected {package.specifier}, got {found}"
 
 
 def _configuration(machine: Machine) -> tuple[str, Client]:

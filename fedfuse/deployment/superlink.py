@@ -49,11 +49,11 @@ class Credentials:
         try:
             found = x509.load_pem_x509_certificate(file.read_bytes())
         except (OSError, ValueError) as error:
-            raise FedfuseError(f"{file}: {error}; allowed: a certificate in PEM") from error
+            raise FedfuseError(f"{file}: expected a certificate in PEM: {error}") from error
         if not found.not_valid_before_utc <= datetime.now(UTC) <= found.not_valid_after_utc:
             raise FedfuseError(
-                f"{file} is valid from {found.not_valid_before_utc:%Y-%m-%d} to "
-                f"{found.not_valid_after_utc:%Y-%m-%d}; allowed: a certificate that is valid today"
+                f"{file}: expected a certificate that is valid today, got one for "
+                f"{found.not_valid_before_utc:%Y-%m-%d} to {found.not_valid_after_utc:%Y-%m-%d}"
             )
         return found
 
@@ -68,12 +68,12 @@ class Credentials:
             found = load_ssh_private_key(file.read_bytes(), None)
             mode = file.stat().st_mode
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise FedfuseError(f"{file}: {error}; allowed: a private key of OpenSSH's") from error
+            raise FedfuseError(f"{file}: expected a private key of OpenSSH: {error}") from error
         if not isinstance(found, ec.EllipticCurvePrivateKey):
-            raise FedfuseError(f"{file} is of another kind; allowed: ECDSA, such as P-384")
+            raise FedfuseError(f"{file}: expected an ECDSA key such as P-384, got another kind")
         if mode & 0o077:
             raise FedfuseError(
-                f"{file} can be read by others (mode {mode & 0o777:o}); allowed: 600"
+                f"{file}: expected mode 600, got {mode & 0o777:o}: others can read it"
             )
         return found
 
@@ -117,7 +117,7 @@ def _shake_hands(credentials: Credentials) -> None:
     """TLS alone: what is wrong with it is told by its name here, and hidden by Flower's client."""
     host, _, port = credentials.superlink.rpartition(":")
     if not host or not port.isdigit():
-        raise FedfuseError(f"SuperLink {credentials.superlink!r}: allowed: HOST:PORT")
+        raise FedfuseError(f"SuperLink: expected HOST:PORT, got {credentials.superlink!r}")
     context = ssl.create_default_context(cafile=credentials.root_certificates)
     with (
         socket.create_connection((host.strip("[]"), int(port)), SECONDS) as plain,

@@ -80,7 +80,7 @@ class Client:
         splits = load_splits(config.data, config.seed, node.num_partitions)
         if node.partition_id >= len(splits.private):
             raise FedfuseError(
-                f"partition-id is {node.partition_id}; allowed: 0 to {len(splits.private) - 1}"
+                f"partition-id: expected 0 to {len(splits.private) - 1}, got {node.partition_id}"
             )
         return splits.private[node.partition_id]
 
@@ -94,7 +94,7 @@ def parse_client(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
     """
     node = fill(NodeConfig(), node_config, "node config")
     if "partition-id" not in node_config:
-        raise FedfuseError("the node config has no partition-id; allowed: a number of its own")
+        raise FedfuseError("node config: expected a partition-id of its own, got none")
     config = parse(run_config)
     own = {key: getattr(node, key) for key in ("device", "dtype", "quantization")}
     clients = replace(

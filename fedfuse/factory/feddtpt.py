@@ -90,7 +90,7 @@ def private_examples(client: Client) -> list[Example]:
         return [own[index] for index in order[: config.prompts.private]]
     if node.partition_id >= len(splits.private):
         raise FedfuseError(
-            f"partition-id is {node.partition_id}; allowed: 0 to {len(splits.private) - 1}"
+            f"partition-id: expected 0 to {len(splits.private) - 1}, got {node.partition_id}"
         )
     return splits.private[node.partition_id]
 

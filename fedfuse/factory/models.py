@@ -81,8 +81,8 @@ def load_local_model(
     # One length for all: models that cut a text at different places would disagree on its rows.
     if lm.max_length < data.max_length:
         raise FedfuseError(
-            f"data.max-length = {data.max_length}: allowed: at most {lm.max_length}, the limit of "
-            f"model {name!r}"
+            f"data.max-length: expected at most {lm.max_length}, the limit of model {name!r}, got "
+            f"{data.max_length}"
         )
     settings = LoraSettings(
         model.lora_rank, model.lora_alpha, model.lora_dropout, model.lora_targets

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fedfuse.config.feddtpt import BlackBoxConfig
-from fedfuse.config.run_config import RunConfig, flatten, parse
+from fedfuse.config.run_config import RunConfig, flat_keys, flatten, parse
 from fedfuse.config.sections import BUILTIN_DATA
 from fedfuse.data.records import local_path, looks_like_path
 from fedfuse.errors import FedfuseError
@@ -138,15 +138,6 @@ def strategy_name(strategy: str | type, *, in_process: bool) -> str:
     return name
 
 
-def flat_keys(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Run config keys as Flower spells them: dotted, with hyphens for underscores."""
-    flat: dict[str, Any] = {}
-    for key, value in given.items():
-        name = prefix + key.replace("_", "-")
-        flat |= flat_keys(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
 def resume_config(folder: Path, clients: int) -> tuple[RunConfig, int]:
     """The config to resume a run with, and its number of clients; the given one if none is known.
 
@@ -187,7 +178,8 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     """
     if clients < config.min_clients:
         raise FedfuseError(
-            f"min-clients = {config.min_clients}: allowed: at most the number of clients, {clients}"
+            f"min-clients: expected at most the number of clients, {clients}, got "
+            f"{config.min_clients}"
         )
     free_folder(Path(config.output).expanduser(), config.name)
     find_strategy(config).check_inputs(config, clients)

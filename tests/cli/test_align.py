@@ -158,16 +158,22 @@ def test_a_folder_and_a_tokenizer_without_specials(align: Any, place: Path) -> N
     [
         (["./none", "unigram.json"], "tokenizer './none' does not exist; allowed: a folder"),
         (["byte-level.json", "none.json"], "tokenizer 'none.json' does not exist; allowed"),
-        ([*PAIR, "--positions", "guess"], "--positions is 'guess'; allowed: merge, "),
-        ([*PAIR, "--unit", "words"], "--unit is 'words'; allowed: bytes, characters"),
-        ([*PAIR, "--export", "no/map.json"], "--export 'no/map.json' cannot be written; allowed"),
-        ([*PAIR, "--html", "no/page.html"], "--html 'no/page.html' cannot be written; allowed"),
-        ([*PAIR, "--html", "."], "--html '.' cannot be written"),
-        ([*PAIR, "--html", "a", "--export", "./a"], "are both 'a'; allowed: two files"),
-        ([*PAIR, "--text", ""], "--text is ''; allowed: at least one character"),
-        ([*PAIR, "--text", "a\udcff"], "is not UTF-8; allowed: UTF-8"),
-        ([*PAIR, "--text-file", "none.txt"], "--text-file 'none.txt': "),
-        ([*PAIR, "--text-file", "blank.txt"], "'blank.txt' has no text; allowed: at least one"),
+        ([*PAIR, "--positions", "guess"], "--positions: expected merge or "),
+        ([*PAIR, "--unit", "words"], "--unit: expected bytes or characters, got 'words'"),
+        ([*PAIR, "--export", "no/map.json"], "--export: expected a file in a folder"),
+        ([*PAIR, "--html", "no/page.html"], "--html: expected a file in a folder"),
+        ([*PAIR, "--html", "."], "--html: expected a file in a folder"),
+        ([*PAIR, "--html", "a", "--export", "./a"], "expected two files, got 'a' for both"),
+        ([*PAIR, "--text", ""], "--text: expected at least one character, got ''"),
+        ([*PAIR, "--text", "a\udcff"], "--text: expected UTF-8, got"),
+        (
+            [*PAIR, "--text-file", "none.txt"],
+            "expected a UTF-8 file, got 'none.txt': ",
+        ),
+        (
+            [*PAIR, "--text-file", "blank.txt"],
+            "expected a line of text, got 'blank.txt'",
+        ),
         ([*PAIR, "--text-file", "latin.txt"], "'latin.txt': "),
     ],
 )
@@ -183,15 +189,16 @@ def test_long_texts_are_refused_for_dtw_only(refused: Any, align: Any, place: Pa
     (place / "long.txt").write_text("the " * (MAX_WARPED_BYTES // 4) + "end")
     options = ["--text-file", "long.txt"]
     message = refused(*PAIR, *options, "--positions", "dtw")
-    assert f"{MAX_WARPED_BYTES + 3} bytes; allowed with --positions dtw: at most" in message
+    expected = f"at most {MAX_WARPED_BYTES} bytes with --positions dtw"
+    assert f"expected {expected}, got {MAX_WARPED_BYTES + 3}" in message
 
 
 def test_a_cache_that_cannot_be_written(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDFUSE_CACHE", "unigram.json")
     code, out, err = call(*PAIR)
     assert (code, out) == (1, "")
-    assert "error: cache folder 'unigram.json': " in err
-    assert "allowed: a folder that can be written, as FEDFUSE_CACHE names it" in err
+    assert "error: cache folder: expected " in err
+    assert "a writable folder, as FEDFUSE_CACHE names it, got 'unigram.json': " in err
 
 
 @pytest.mark.parametrize("failing", ["write_text", "replace"])

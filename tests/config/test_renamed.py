@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedfuse.cli.main import read_config
+from fedfuse.cli.run_config import read_config
 from fedfuse.config.renamed import RENAMED_KEYS
 from fedfuse.config.run_config import RunConfig, flatten, parse
 from fedfuse.errors import FedfuseError

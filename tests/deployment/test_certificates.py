@@ -64,12 +64,12 @@ def test_a_new_certificate_is_from_the_same_authority(tmp_path: Path) -> None:
 def test_half_an_authority_is_refused(tmp_path: Path) -> None:
     make_superlink_files(tmp_path, ["localhost"])
     (tmp_path / "ca.key").unlink()
-    with pytest.raises(FedfuseError, match=r"ca.crt is there and .*ca.key is not"):
+    with pytest.raises(FedfuseError, match=r"ca.crt and .*ca.key: expected both or neither"):
         make_superlink_files(tmp_path, ["localhost"])
     (tmp_path / "ca.key").write_text("none")
     with pytest.raises(FedfuseError, match="cannot be read as an authority"):
         make_superlink_files(tmp_path, ["localhost"])
-    with pytest.raises(FedfuseError, match="allowed: at least one"):
+    with pytest.raises(FedfuseError, match="expected at least one, got none"):
         make_superlink_files(tmp_path, [])
 
 
@@ -90,7 +90,7 @@ def test_private_keys_are_for_their_owner(tmp_path: Path) -> None:
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     private, public = make_node_files(tmp_path, "node")
     before = private.read_bytes()
-    with pytest.raises(FedfuseError, match=r"node.key is there already"):
+    with pytest.raises(FedfuseError, match=r"node.key: expected a new file, got one that exists"):
         make_node_files(tmp_path, "node")
     assert private.read_bytes() == before
     loaded = load_ssh_public_key(public.read_bytes())
@@ -109,10 +109,10 @@ def test_files_that_are_no_credentials_are_refused(tmp_path: Path) -> None:
         with pytest.raises(FedfuseError, match=message):
             Credentials("", file, private).authority()
     for file in (public, authority, tmp_path / "none"):
-        with pytest.raises(FedfuseError, match="allowed: a private key of OpenSSH's"):
+        with pytest.raises(FedfuseError, match="expected a private key of OpenSSH"):
             Credentials("", authority, file).key()
     private.chmod(0o640)
-    with pytest.raises(FedfuseError, match=r"can be read by others \(mode 640\); allowed: 600"):
+    with pytest.raises(FedfuseError, match=r"expected mode 600, got 640: others can read it"):
         Credentials("", authority, private).key()
 
 
@@ -121,5 +121,5 @@ def test_an_authority_that_has_ended_is_refused(
 ) -> None:
     monkeypatch.setattr("fedfuse.deployment.certificates.AUTHORITY_DAYS", -0.5)
     authority, *_ = make_superlink_files(tmp_path, ["localhost"])
-    with pytest.raises(FedfuseError, match="allowed: a certificate that is valid today"):
+    with pytest.raises(FedfuseError, match="expected a certificate that is valid today"):
         Credentials("", authority, tmp_path).authority()

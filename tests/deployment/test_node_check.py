@@ -60,7 +60,7 @@ def test_a_machine_that_is_ready() -> None:
         ({"device": "cuda:7"}, "configuration", "'cuda:7' is not here", ALL[:2]),
         ({"data": "./none.jsonl"}, "data", "'./none.jsonl' does not exist", ALL[:5]),
         ({"model": "./none"}, "tokenizer", "'./none' does not exist", ALL[:4]),
-        ({"partition-id": 3}, "data", "allowed: 0 to 2", ALL[:5]),
+        ({"partition-id": 3}, "data", "expected 0 to 2, got 3", ALL[:5]),
     ],
 )
 def test_what_is_wrong_is_found(
@@ -108,8 +108,8 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "version", version)
     text = wrong(found({}))["versions"]
-    assert "flwr 1.40.0; allowed: <1.42,>=1.41" in text
-    assert "peft is missing; allowed: " in text
+    assert "flwr: expected <1.42,>=1.41, got 1.40.0" in text
+    assert "peft: expected " in text
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_certificate_key_and_superlink(tmp_path: Path, nobody: str) -> None:
     findings = found({"modle": ""}, credentials=Credentials(nobody, authority, key))
     assert "cannot be reached" in wrong(findings)["SuperLink"]
     findings = found({"modle": ""}, credentials=Credentials("here", authority, key))
-    assert wrong(findings)["SuperLink"] == "SuperLink 'here': allowed: HOST:PORT"
+    assert wrong(findings)["SuperLink"] == "SuperLink: expected HOST:PORT, got 'here'"
     findings = found({"modle": ""}, credentials=Credentials(nobody, key, authority))
     assert {"certificate", "key"} < set(wrong(findings))
     assert "SuperLink" not in findings

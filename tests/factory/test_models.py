@@ -76,5 +76,5 @@ def test_a_model_shorter_than_the_runs_length_is_refused(
     base = replace(short, name="short", max_length=100)
     monkeypatch.setattr(workspace, "load_causal_lm", lambda *_, **__: base)
     data = DataConfig(max_length=101)
-    with pytest.raises(FedfuseError, match=r"data\.max-length = 101: allowed: at most 100.*short"):
+    with pytest.raises(FedfuseError, match=r"max-length: expected at most 100.*short.*got 101"):
         workspace.load_local_model("client", "short", ModelConfig(), data, 0)

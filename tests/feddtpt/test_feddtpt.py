@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flwr.app import Message, MetricRecord
 
-from fedfuse.cli import main as cli
+from fedfuse.cli import simulate as cli
 from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
 from fedfuse.factory import feddtpt as prompt_workspace
@@ -385,7 +385,7 @@ def test_a_machine_may_have_examples_of_its_own(tmp_path: Path) -> None:
     assert len(dealt) == len(mine) == 5
     assert all(example.text.startswith("shared") for example in dealt)
     assert all(example.text.startswith("mine") for example in mine)
-    with pytest.raises(FedfuseError, match="partition-id is 2; allowed: 0 to 1"):
+    with pytest.raises(FedfuseError, match="partition-id: expected 0 to 1, got 2"):
         prompt_workspace.private_examples(
             parse_client({"partition-id": 2, "num-partitions": 2}, run)
         )

@@ -78,5 +78,5 @@ def test_a_run_is_told_in_lines(tmp_path: Path) -> None:
 
 
 def test_there_are_two_forms() -> None:
-    with pytest.raises(FedfuseError, match="log-format = 'xml': allowed: 'text', 'json'"):
+    with pytest.raises(FedfuseError, match="log-format: expected 'text', 'json', got 'xml'"):
         parse({"log-format": "xml"})

@@ -138,5 +138,5 @@ def test_a_port_that_is_taken_is_refused() -> None:
         monitored(port),
     ):
         pass
-    with pytest.raises(FedfuseError, match="metrics-port = 70000: allowed: at least 0, at most"):
+    with pytest.raises(FedfuseError, match="metrics-port: expected at least 0, at most"):
         parse({"metrics-port": 70000})

@@ -15,6 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedfuse.cli import main as cli
+from fedfuse.cli.run_config import read_config
+from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
 from fedfuse.factory import models as workspace
 from fedfuse.simulation import simulate as module
@@ -75,33 +77,36 @@ def sets(*options: str) -> list[str]:
             ["server.model=builtin:gpt5"],
             "model 'builtin:gpt5' does not exist; allowed: builtin:gpt2",
         ),
-        (["clients.model=0=builtin:gpt2"], "no model for partition 1; allowed: add *=MODEL"),
-        (["rounds=many"], "rounds = 'many': is str, allowed: int"),
-        (["rounds=1.5"], "rounds = 1.5: is float, allowed: int"),
-        (["rounds=0"], "rounds = 0: allowed: at least 1"),
-        (["baselines=1"], "baselines = 1: is int, allowed: bool"),
+        (
+            ["clients.model=0=builtin:gpt2"],
+            "expected a model for partition 1 or *=MODEL",
+        ),
+        (["rounds=many"], "rounds: expected int, got 'many' of type str"),
+        (["rounds=1.5"], "rounds: expected int, got 1.5 of type float"),
+        (["rounds=0"], "rounds: expected at least 1, got 0"),
+        (["baselines=1"], "baselines: expected bool, got 1 of type int"),
         (["local.step=5"], "local.step = '5': no such key; did you mean 'local.steps'?"),
         (
             ["knowledge.positions=guess"],
-            "knowledge.positions = 'guess': allowed: 'merge', 'boundary', 'dtw'",
+            "knowledge.positions: expected 'merge', 'boundary', 'dtw', got 'guess'",
         ),
         (
             ["strategy=fedsomething"],
             "strategy = 'fedsomething': allowed: fedfuse, fusion-x, fedmkt, fedavg-lora",
         ),
         (["data.public=0"], "public set is empty; allowed: at least one sample"),
-        (["min-clients=5"], "min-clients = 5: allowed: at most the number of clients, 4"),
+        (["min-clients=5"], "min-clients: expected at most the number of clients, 4, got 5"),
         (["name=a/b"], "name = 'a/b': allowed: a folder name without separators"),
         (["name=.."], "name = '..': allowed: a folder name without separators"),
         (["data.source=./none.jsonl"], "data source './none.jsonl' does not exist; allowed"),
         (["data.private=1"], "partition"),
-        (["rounds"], "--set 'rounds': allowed: KEY=VALUE"),
+        (["rounds"], "--set: expected KEY=VALUE, got 'rounds'"),
         (["server.device=tpu"], "device 'tpu' is unknown; allowed: auto, cpu, cuda"),
         (["server.quantization=4bit"], "quantization"),
-        (["seed=nan"], "seed = nan: is float, allowed: int"),
-        (["local.learning-rate=nan"], "local.learning-rate = nan: allowed: above 0"),
-        (["local.learning-rate=inf"], "local.learning-rate = inf: allowed"),
-        (["timeout=inf"], "timeout = inf: allowed"),
+        (["seed=nan"], "seed: expected int, got nan of type float"),
+        (["local.learning-rate=nan"], "local.learning-rate: expected above 0, got nan"),
+        (["local.learning-rate=inf"], "local.learning-rate: expected above 0, got inf"),
+        (["timeout=inf"], "timeout: expected above 0, got inf"),
     ],
 )
 def test_bad_keys_are_refused(refused: Any, options: list[str], message: str) -> None:
@@ -111,14 +116,18 @@ def test_bad_keys_are_refused(refused: Any, options: list[str], message: str) ->
 
 def test_all_errors_are_told_at_once(refused: Any) -> None:
     message = refused(*sets("rounds=0", "seeed=1", "data.test=x"))
-    assert "rounds = 0" in message
+    assert "rounds: expected at least 1, got 0" in message
     assert "did you mean 'seed'?" in message
-    assert "data.test = 'x'" in message
+    assert "data.test: expected int, got 'x'" in message
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("rounds = ", "bad.toml: "), ("rounds = 'x'", "rounds = 'x': is str"), (None, "No such file")],
+    [
+        ("rounds = ", "bad.toml: "),
+        ("rounds = 'x'", "expected int, got 'x'"),
+        (None, "No such file"),
+    ],
 )
 def test_bad_files_are_refused(
     refused: Any, tmp_path: Path, content: str | None, message: str
@@ -200,7 +209,7 @@ def test_help_and_report(tmp_path: Path) -> None:
 def test_options_win_over_the_file_and_keep_their_types(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("rounds = 2\n[local]\nsteps = 7\nlearning-rate = 1\n")
-    given = cli.read_config(file, ["rounds=5", "name=007", "data.template={question} a=b"])
+    given = read_config(file, ["rounds=5", "name=007", "data.template={question} a=b"])
     assert given == {
         "rounds": 5,
         "local.steps": 7,
@@ -214,7 +223,7 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     records(tmp_path / "d.jsonl", 2)
-    config = cli.parse({"clients.model": "0=./a, *=builtin:opt", "data.source": "d.jsonl+hub/set"})
+    config = parse({"clients.model": "0=./a, *=builtin:opt", "data.source": "d.jsonl+hub/set"})
     found = absolute_paths(config)
     assert found.clients.model == f"0={tmp_path / 'a'},*=builtin:opt"
     assert found.data.source == f"{tmp_path / 'd.jsonl'}+hub/set"
