@@ -31,11 +31,13 @@ def describe(config: Any, prefix: str = "") -> Iterator[Key]:
     sections = []
     for item in fields(config):
         value, key = getattr(config, item.name), prefix + item.name.replace("_", "-")
+        if "internal" in item.metadata:
+            continue
         if "inline" in item.metadata:
             yield from describe(value, prefix)
         elif is_dataclass(value):
             sections.append((value, key + "."))
-        elif "internal" not in item.metadata:
+        else:
             yield Key(key, value, item.metadata.get("expected", ""), meanings.get(item.name, ""))
     for value, start in sections:
         yield from describe(value, start)

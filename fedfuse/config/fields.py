@@ -52,7 +52,7 @@ def words(default: Sequence[str], choices: Sequence[str]) -> Any:
         names = {name.strip() for name in value.split(",") if name.strip()}
         return bool(names) and names <= set(choices)
 
-    metadata = {"allowed": f"one or more of {', '.join(choices)}", "check": check}
+    metadata = {"expected": f"one or more of {', '.join(choices)}", "check": check}
     return field(default=", ".join(default), metadata=metadata)
 
 
@@ -69,14 +69,14 @@ def inline(default: Any) -> Any:
 
 
 def check_fields(config: Any, name: str) -> None:
-    """Check each field of a dataclass whose allowed values are known.
+    """Check each field of a dataclass whose valid values are known.
 
     Raises:
-        FedfuseError: naming the config and every value that is not allowed.
+        FedfuseError: naming the config and every value out of range.
     """
     given = [(item, getattr(config, item.name)) for item in fields(config)]
     wrong = [
-        f"{item.name.replace('_', '-')}: expected {item.metadata['allowed']}, got {value!r}"
+        f"{item.name.replace('_', '-')}: expected {item.metadata['expected']}, got {value!r}"
         for item, value in given
         if "check" in item.metadata and not item.metadata["check"](value)
     ]
