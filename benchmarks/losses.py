@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, linear
 from benchmarks.memory import peak_beyond
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import DistillationTargets
-from fedfuse.fusion.mixing import fuse
+from fedfuse.fusion.mixing import mix
 from fedfuse.models.head import Head
 from fedfuse.sparse import SparseDistribution
 
@@ -71,7 +71,7 @@ class LossBench:
     def fused(self, k: int | None = None) -> Tensor:
         """The library's: teachers merged, then one loss; merging is counted in every step."""
         weights = np.full((self.size.rows, len(self.teachers)), 1 / len(self.teachers), np.float32)
-        fused_targets = fuse(self.teachers, weights, k or self.size.k)
+        fused_targets = mix(self.teachers, weights, k or self.size.k)
         targets = DistillationTargets.from_sparse(fused_targets, "cpu")
         head = Head(self.weight)
         return self._step(

@@ -105,8 +105,8 @@ class Side:
         rules = self.config.knowledge
         aligner = new_aligner(self.local_model, rules)
         fuser = KnowledgeFuser(aligner, self.local_model.knowledge(rules.k))
-        others = [fuser.add_teacher(*teacher) for teacher in known]
-        return fuser.fuse_teachers(others, dual_min_ce, rules.k, tail=rules.tail).teacher
+        others = [fuser.align_teacher(*teacher) for teacher in known]
+        return fuser.fuse(others, dual_min_ce, rules.k, tail=rules.tail).teacher
 
     def loss(self) -> float:
         """Test loss, nats per byte, mean over domains."""

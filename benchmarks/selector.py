@@ -19,7 +19,7 @@ from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, parse
 from fedfuse.factory.models import load_splits, new_aligner
 from fedfuse.fusion.gating.learned_gate import LearnedGate
-from fedfuse.fusion.mixing import fuse
+from fedfuse.fusion.mixing import mix
 from fedfuse.fusion.teacher_stats import StackedStats, compute_stats, stack_stats
 from fedfuse.knowledge.record import Knowledge
 
@@ -49,7 +49,7 @@ class Work:
         selectors = iter([LearnedGate(settings, seed=0) for _ in range(99)])
         stats = self.stats()
         weights = LearnedGate(settings, seed=0)(stats)
-        teacher = fuse(self.projected, weights, k)
+        teacher = mix(self.projected, weights, k)
         server = private is None
         phase = self.config.server_distill if server else self.config.client_distill
         jobs: dict[str, Callable[[], Any]] = {
@@ -57,7 +57,7 @@ class Work:
             "translate": lambda: [self.aligner(known, t) for known, t, _ in self.heard],
             "examine": self.stats,
             "select": lambda: next(selectors)(stats),
-            "fuse": lambda: fuse(self.projected, weights, k),
+            "fuse": lambda: mix(self.projected, weights, k),
             "distil": lambda: self.who.learn(
                 self.who.public,
                 phase,

@@ -211,8 +211,8 @@ class DistillationClient:
             prompts = self.local_model.view_contexts(public, self._prompt_losses(public))
             context_loss = unpack_context_loss(request, len(public))
         fuser = KnowledgeFuser(aligner, own, prompts)
-        server = fuser.add_teacher(knowledge, tokenizer, context_loss)
-        return fuser.fuse_teachers([server], rule, rules.k, tail=rules.tail), rule
+        server = fuser.align_teacher(knowledge, tokenizer, context_loss)
+        return fuser.fuse([server], rule, rules.k, tail=rules.tail), rule
 
     def _prompt_losses(self, public: TokenizedDataset) -> Float32[ndarray, " samples"]:
         """``[N]`` as this client told them already, if its model has not learned since."""

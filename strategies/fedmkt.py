@@ -164,7 +164,7 @@ class FedMKT(ModelStrategy):
                 if self.reads_contexts
                 else None
             )
-            candidate = fuser.add_teacher(knowledge, self.tokenizers[node], context_loss)
+            candidate = fuser.align_teacher(knowledge, self.tokenizers[node], context_loss)
             self.heard[self.messenger.name(node)] = messages.unpack_cache_digest(reply.content)
             return loss, candidate
 
@@ -181,7 +181,7 @@ class FedMKT(ModelStrategy):
             heard = dict(sorted(heard.items(), key=lambda item: item[0]))
             candidates = [candidate for _, candidate in heard.values()]
             tail = self.config.knowledge.tail
-            fused_targets = fuser.fuse_teachers(candidates, self.weigh, k, tail=tail)
+            fused_targets = fuser.fuse(candidates, self.weigh, k, tail=tail)
         shares = teacher_shares(self.session.public.samples, fused_targets.weights, list(heard))
         self.session.run.teacher_shares(server_round, "up", SERVER, shares)
         if isinstance(self.rule, LearningRule) and (fit := self.rule.last):

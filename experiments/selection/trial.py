@@ -152,7 +152,7 @@ class Trial:
         others = []
         for c in self.present:
             told = self.material.candidates[c]
-            others.append(fuser.add_teacher(told.knowledge, told.tokenizer, told.context_loss))
+            others.append(fuser.align_teacher(told.knowledge, told.tokenizer, told.context_loss))
         seconds, chosen = 0.0, None
 
         def watched(stats: StackedStats) -> ndarray:
@@ -162,7 +162,7 @@ class Trial:
             seconds, chosen = time.perf_counter() - started, stats
             return weights
 
-        fused_targets = fuser.fuse_teachers(others, watched, k)
+        fused_targets = fuser.fuse(others, watched, k)
         assert chosen is not None
         fit = selector.last if isinstance(selector, LearningRule) else None
         signal = (round(fit.before, 4), round(fit.after, 4)) if fit else None

@@ -126,9 +126,9 @@ def told(
     for client in clients:
         knowledge, tokenizer = client(variant.k)
         received, taken = variant.travel(knowledge)
-        arrived.append(fuser.add_teacher(received, tokenizer))
+        arrived.append(fuser.align_teacher(received, tokenizer))
         size, rows = size + taken, rows + knowledge.rows
-    fused_targets = fuser.fuse_teachers(arrived, dual_min_ce, variant.k, tail=variant.tail)
+    fused_targets = fuser.fuse(arrived, dual_min_ce, variant.k, tail=variant.tail)
     return fused_targets.teacher, round(size / rows, 2)
 
 

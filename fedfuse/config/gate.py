@@ -20,7 +20,7 @@ LABEL_FREE = FEATURES[:-1]
 
 @dataclass(frozen=True, slots=True)
 class GateConfig:
-    """The gate that learns how much to trust whom, and its training.
+    """Gate that learns how much to trust each candidate, and its training.
 
     Attributes:
         network: ``equivariant`` takes any number of candidates; the paper's ``perceptron`` sees

@@ -1,1 +1,1 @@
-"""Whom to trust on which sample, and one teacher made of many."""
+"""Fusion of many teachers into one: rules that weigh them, and their weighted mixture."""

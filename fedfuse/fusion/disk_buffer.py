@@ -1,4 +1,4 @@
-"""Translated knowledge that waits in files: memory does not grow with the number of candidates."""
+"""Aligned teachers in files: memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FIELDS = ("indices", "logprobs", "tail_logprob", "weight")
 
 @dataclass(frozen=True, slots=True)
 class BufferedRows:
-    """A candidate's distributions in a file, of which no more is in memory than what is asked for.
+    """A teacher's distributions in a file, read some rows at a time.
 
     Attributes:
-        path: a .npy file with one record per row.
+        path: .npy file with one record per row.
         k: entries per row.
     """
 
@@ -38,15 +38,17 @@ class BufferedRows:
             # Mapped anew each time: pages of a map that stays open count as memory of the process.
             table = np.array(np.load(self.path, mmap_mode="r")[rows])
         except (OSError, ValueError) as error:
-            raise FedfuseError(f"{self.path}: {error}; allowed: what was written there") from error
+            raise FedfuseError(
+                f"{self.path}: expected the rows that were written, got {error}"
+            ) from error
         return SparseDistribution(**{name: table[name] for name in FIELDS})
 
 
 class DiskBuffer:
-    """A folder for candidates, which goes with all that is in it when the block is left.
+    """A temporary folder for aligned teachers, deleted when the block is left.
 
     Args:
-        folder: where to make it; on a disk, or nothing is gained.
+        folder: folder to make it in; on a disk, or nothing is gained.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,20 +58,22 @@ class DiskBuffer:
         try:
             self._folder = TemporaryDirectory(prefix="candidates-", dir=self._parent)
         except OSError as error:
-            raise FedfuseError(f"{self._parent}: {error.strerror}; allowed: a folder") from error
+            raise FedfuseError(
+                f"{self._parent}: expected a folder, got {error.strerror}"
+            ) from error
         self._count = 0
         return self
 
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def put(self, candidate: AlignedTeacher) -> AlignedTeacher:
-        """Write a candidate's distributions; the candidate as it is with those in a file.
+    def put(self, teacher: AlignedTeacher) -> AlignedTeacher:
+        """Write a teacher's distributions; returns the teacher that reads them from the file.
 
         Raises:
-            FedfuseError: when there is no room for them.
+            FedfuseError: when the disk is full or cannot be written.
         """
-        whole = candidate.distributions[slice(None)]
+        whole = teacher.distributions[slice(None)]
         arrays = {name: getattr(whole, name) for name in FIELDS}
         record = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
         table = np.empty(len(whole.weight), dtype=record)
@@ -81,7 +85,7 @@ class DiskBuffer:
             np.save(path, table)
         except OSError as error:
             raise FedfuseError(
-                f"{path}: {error.strerror or error}; allowed: a disk with {table.nbytes} bytes "
-                f"free for each client"
+                f"{path}: expected a disk with {table.nbytes} bytes free for each client, got "
+                f"{error.strerror or error}"
             ) from error
-        return replace(candidate, distributions=BufferedRows(path, whole.k))
+        return replace(teacher, distributions=BufferedRows(path, whole.k))

@@ -34,7 +34,7 @@ class SparseRows(Protocol):
         """Some of the rows."""
 
 
-def fuse(
+def mix(
     candidates: Sequence[SparseRows], row_weights: Float32[ndarray, "rows candidates"], k: int
 ) -> SparseDistribution:
     """Mix aligned candidates row by row and keep the k largest entries; the rest is the tail.

@@ -132,25 +132,25 @@ def dual_min_ce(stats: StackedStats) -> RowWeights:
 
     One-hot, or zeros where no teacher is strictly better. Ties between teachers go to the first.
     """
-    losses, weights = stats.loss, np.zeros_like(stats.loss)
-    if stats.candidates > 1:
-        best = losses[:, 1:].argmin(1) + 1
-        samples = np.arange(len(losses))
-        weights[samples, best] = losses[samples, best] < losses[:, 0]
-    return stats.to_rows(weights)
+    return _best_teacher(stats, stats.loss[:, 0])
 
 
 @rule("min-ce", reference="MinCE of FuseLLM, arXiv 2401.10491")
 def min_ce(stats: StackedStats) -> RowWeights:
     """The teacher of smallest loss, even if the own is smaller.
 
-    The first of equals; nobody where no teacher knows anything.
+    The first of equals; none where no teacher has a finite loss.
     """
-    losses, weights = stats.loss, np.zeros_like(stats.loss)
+    return _best_teacher(stats, np.inf)
+
+
+def _best_teacher(stats: StackedStats, limit: ndarray | float) -> RowWeights:
+    """All weight on the teacher of smallest loss, where that is below a limit."""
+    weights = np.zeros_like(stats.loss)
     if stats.candidates > 1:
-        best = losses[:, 1:].argmin(1) + 1
-        samples = np.arange(len(losses))
-        weights[samples, best] = np.isfinite(losses[samples, best])
+        best = stats.loss[:, 1:].argmin(1) + 1
+        samples = np.arange(stats.samples)
+        weights[samples, best] = stats.loss[samples, best] < limit
     return stats.to_rows(weights)
 
 

@@ -1,4 +1,4 @@
-"""Who taught what: selection weights summed up by domain."""
+"""Share of each domain that each teacher taught."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def teacher_shares(
         mean = weights[domains == domain].mean(0)  # [C]
         for column, teacher in enumerate(teachers, start=1):
             shares[domain, teacher] = min(1.0, float(mean[column]))
-        # Weights of a soft selection may sum to a hair over one.
+        # Soft weights may sum to a hair over one.
         shares[domain, NOBODY] = max(0.0, float(1 - mean[1:].sum()))
     return shares

@@ -1,14 +1,14 @@
-"""What is known about the candidates before any is trusted: a few numbers per row and sample.
+"""Statistics of the candidates, the evidence of every rule: a few numbers per row and sample.
 
 Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Aggregation", arXiv
 2505.23844 (Fusion-X): a candidate's score on a sample is ``r_n = exp(-CE_n)``.
 
 Differs from the paper: beside that score, which is a single noisy label's, there is evidence that
 needs no label: loss on the context, entropy, margin and kept mass of the distribution. CE_n is that
-of the translated distribution on the learning model's own label rows, nats per row, so that
+of the aligned distribution on the learning model's own label rows, nats per row, so that
 candidates of any tokenizer are judged on one set of tokens.
 
-A candidate's evidence is computed once, when its translated knowledge arrives, and is small; the
+A candidate's statistics are computed once, when its knowledge arrives, and are small; the
 distributions themselves need not stay in memory.
 """
 
@@ -34,10 +34,10 @@ class TeacherStats:
     """One candidate, on the T label rows of N samples of the learning model.
 
     Attributes:
-        loss: ``[N]`` as claimed and verified, nats per byte of answer.
-        usable: ``[T]`` whether the candidate says anything on the row.
+        loss: ``[N]`` claimed and verified, nats per byte of answer.
+        usable: ``[T]`` whether the candidate has a distribution on the row.
         label_logprob: ``[T]`` log-probability of the learning model's label token under the
-            translated distribution; one that is not kept has an equal share of the mass outside.
+            aligned distribution; one that is not kept has an equal share of the mass outside.
         entropy: ``[T]`` nats, over the kept entries and the tail as one class.
         margin: ``[T]`` largest probability less the second largest, in [0, 1].
         kept_mass: ``[T]`` probability of the kept entries together, in [0, 1].
@@ -99,7 +99,7 @@ class StackedStats:
 
     @property
     def available(self) -> Bool[ndarray, "samples candidates"]:
-        """``[N, C]`` whether a candidate says anything on any row of a sample."""
+        """``[N, C]`` whether a candidate has a distribution on any row of a sample."""
         return self._sums(self.usable.astype(np.float64)) > 0
 
     @property
@@ -148,7 +148,7 @@ def stack_stats(
     offsets: Int64[ndarray, " n_plus_1"],
     state: Float32[ndarray, "samples width"] | None = None,
 ) -> StackedStats:
-    """Put the evidence about all candidates together, the learning model's own first."""
+    """Stack the statistics of all candidates, the learning model's own first."""
 
     def side_by_side(name: str) -> ndarray:
         return np.stack([getattr(candidate, name) for candidate in candidates], axis=1)
@@ -175,15 +175,15 @@ def compute_stats(
     loss: Float32[ndarray, " samples"],
     context_loss: Float32[ndarray, " samples"] | None = None,
 ) -> TeacherStats:
-    """The evidence about one candidate.
+    """Statistics of one candidate.
 
     Args:
-        candidate: its knowledge in the learning model's terms.
+        candidate: its knowledge, aligned to the learning model.
         own: the learning model's own knowledge (``KnowledgeAligner.own``); ``candidate`` may be it.
         label: ``[T]`` label tokens of the learning model's rows.
         vocab_size: of the learning model.
         loss: ``[N]`` the candidate's, nats per byte.
-        context_loss: ``[N]`` the candidate's, nats per byte; None where nobody told.
+        context_loss: ``[N]`` the candidate's, nats per byte; None where unknown.
     """
     used = candidate.logprobs > -np.inf  # [T, k]
     usable = candidate.weight > 0

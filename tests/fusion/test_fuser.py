@@ -1,4 +1,4 @@
-"""From knowledge to lesson: who is better teaches, and nobody else."""
+"""From knowledge to fused targets: who is better teaches, and nobody else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Class:
             cache=None,
         )
         self.fuser = KnowledgeFuser(self.aligner, self.own)
-        self.heard = [self.fuser.add_teacher(*teacher) for teacher in self.teachers]
+        self.heard = [self.fuser.align_teacher(*teacher) for teacher in self.teachers]
 
     def fused_targets(
         self,
@@ -53,13 +53,13 @@ class Class:
         rule: Rule = dual_min_ce,
         order: tuple[int, ...] = (0, 1, 2),
     ) -> FusedTargets:
-        """A lesson where everybody has the losses given, ``[C][N]``."""
+        """Targets where everybody has the losses given, ``[C][N]``."""
         others = []
         for i in order:
             stats = replace(self.heard[i].stats, loss=np.float32(losses[1 + i]))
             others.append(replace(self.heard[i], stats=stats))
         fuser = KnowledgeFuser(self.aligner, with_losses(self.own, losses[0]))
-        return fuser.fuse_teachers(others, rule, 4)
+        return fuser.fuse(others, rule, 4)
 
 
 def with_losses(knowledge: Knowledge, losses: list[float]) -> Knowledge:
@@ -111,7 +111,7 @@ def test_the_losses_are_those_of_the_knowledge(school: Class) -> None:
         seen.append(stats.loss)
         return dual_min_ce(stats)
 
-    school.fuser.fuse_teachers(school.heard, watch, 4)
+    school.fuser.fuse(school.heard, watch, 4)
     right = [school.own.loss, *(knowledge.loss for knowledge, _ in school.teachers)]
     np.testing.assert_array_equal(seen[0], np.stack(right, axis=1))
 
@@ -139,10 +139,8 @@ def test_everybody_on_every_sample(school: Class) -> None:
 
 def test_the_papers_rule_has_no_tail(school: Class) -> None:
     """The kept entries are all there is; who teaches what stays the same."""
-    lessons = [
-        school.fuser.fuse_teachers(school.heard, uniform, 4, tail=tail) for tail in (True, False)
-    ]
-    ours, papers = (x.teacher for x in lessons)
+    both = [school.fuser.fuse(school.heard, uniform, 4, tail=tail) for tail in (True, False)]
+    ours, papers = (x.teacher for x in both)
     assert np.isneginf(papers.tail_logprob).all()
     assert np.isfinite(ours.tail_logprob[ours.weight > 0]).all()
     np.testing.assert_array_equal(ours.logprobs, papers.logprobs)
@@ -153,7 +151,7 @@ def test_the_papers_rule_has_no_tail(school: Class) -> None:
 
 
 def test_nobody_to_learn_from(school: Class) -> None:
-    fused_targets = school.fuser.fuse_teachers([], dual_min_ce, 4)
+    fused_targets = school.fuser.fuse([], dual_min_ce, 4)
     assert fused_targets.weights.shape == (len(school.public), 1)
     assert not fused_targets.teacher.weight.any()
 
@@ -174,21 +172,21 @@ def test_a_rule_that_returns_anything_else_is_refused(
     with pytest.raises(
         FedfuseError, match=r"expected .* shape \(12, 4\) or \(\d+, 4\), not negative, got"
     ):
-        school.fuser.fuse_teachers(school.heard, lambda stats: wrong(stats.loss), 4)
+        school.fuser.fuse(school.heard, lambda stats: wrong(stats.loss), 4)
 
 
-def test_weights_of_rows_are_those_of_the_lesson(school: Class) -> None:
+def test_weights_of_rows_are_those_of_the_targets(school: Class) -> None:
     """A rule that trusts one teacher on each sample's first row and nobody on the others."""
     offsets = school.own.offsets
     first = np.zeros((school.own.rows, 4), dtype=np.float32)
     first[offsets[:-1], 2] = 1
-    fused_targets = school.fuser.fuse_teachers(school.heard, lambda _: first, 4)
+    fused_targets = school.fuser.fuse(school.heard, lambda _: first, 4)
     np.testing.assert_allclose(fused_targets.weights[:, 2], 1 / np.diff(offsets), rtol=1e-6)
     others = np.ones(school.own.rows, dtype=bool)
     others[offsets[:-1]] = False
     assert not fused_targets.teacher.weight[others].any()
     with pytest.raises(FedfuseError, match="fusion rule: expected finite weights"):
-        school.fuser.fuse_teachers(school.heard, lambda _: first[:-1], 4)
+        school.fuser.fuse(school.heard, lambda _: first[:-1], 4)
 
 
 def test_evidence_is_of_the_knowledge_heard(school: Class) -> None:
@@ -203,8 +201,11 @@ def test_evidence_is_of_the_knowledge_heard(school: Class) -> None:
     view = ContextView(np.full(n, 0.5, dtype=np.float32), np.ones((n, 3), dtype=np.float32))
     fuser = KnowledgeFuser(school.aligner, school.own, view)
     told = np.arange(n, dtype=np.float32)
-    heard = [fuser.add_teacher(*school.teachers[0], told), fuser.add_teacher(*school.teachers[1])]
-    fuser.fuse_teachers(heard, watch, 4)
+    heard = [
+        fuser.align_teacher(*school.teachers[0], told),
+        fuser.align_teacher(*school.teachers[1]),
+    ]
+    fuser.fuse(heard, watch, 4)
     (stats,) = seen
     assert stats.candidates == 3
     np.testing.assert_array_equal(stats.context_loss[:, 0], view.loss)

@@ -1,4 +1,4 @@
-"""Features: differences from the learning model's own, and track records by hand."""
+"""Features: differences from the learning model's own, and track accuracy by hand."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fedfuse.config.gate import FEATURES
 from fedfuse.fusion.gating import features
 from fedfuse.fusion.gating.features import build_features, neighbour_accuracy
 from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, StackedStats
-from tests.fusion.evidences import made_up
-from tests.oracles import selection as oracle
+from tests.fusion.example_stats import made_up
+from tests.oracles import gate as oracle
 
 
 def take(stats: StackedStats, columns: list[int]) -> StackedStats:
@@ -35,8 +35,8 @@ def test_others_do_not_change_a_candidates_features(per_row: bool) -> None:
     known = np.arange(12) % 3 > 0
 
     def build(of: StackedStats) -> np.ndarray:
-        records = accuracy_of(of, known, 4)[None]
-        (found,) = build_features(of, FEATURES, records, 1, per_row=per_row)
+        accuracy = accuracy_of(of, known, 4)[None]
+        (found,) = build_features(of, FEATURES, accuracy, 1, per_row=per_row)
         return np.asarray(found)
 
     whole, columns = build(stats), [0, 3, 1]
@@ -46,7 +46,7 @@ def test_others_do_not_change_a_candidates_features(per_row: bool) -> None:
     assert np.isfinite(whole).all()
 
 
-def test_unknown_prompt_losses_are_no_evidence() -> None:
+def test_unknown_context_losses_are_no_evidence() -> None:
     stats = made_up(np.random.default_rng(0), samples=6, candidates=3)
     told = stats.context_loss.copy()
     told[:, 2] = np.nan
@@ -95,7 +95,7 @@ def test_without_states_everybody_is_a_neighbour() -> None:
     np.testing.assert_allclose(found[3, :, 0], np.delete(logs, 3, 0).mean(0), rtol=1e-5)
 
 
-def test_nobody_known() -> None:
+def test_no_training_samples() -> None:
     stats = made_up(np.random.default_rng(6), samples=4, candidates=2)
     found = accuracy_of(stats, np.zeros(4, dtype=bool), neighbours=2)
     assert (found == LEAST_LOGPROB).all()

@@ -1,4 +1,4 @@
-"""Selection networks, threshold and feedback loss: by hand, by oracle, and under permutation."""
+"""Gating networks, threshold and feedback loss: by hand, by oracle, and under permutation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedfuse.fusion.gating.networks import (
     dynamic_selection,
     feedback_loss,
 )
-from tests.oracles import selection as oracle
+from tests.oracles import gate as oracle
 
 
 def test_the_papers_perceptron_has_its_layers() -> None:

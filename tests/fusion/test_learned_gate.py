@@ -18,9 +18,9 @@ from fedfuse.fusion.gating.networks import feedback_loss
 from fedfuse.fusion.gating.training import build_inputs, gate_loss, new_gates, train_gates
 from fedfuse.fusion.rules import dual_min_ce, min_ce
 from fedfuse.fusion.teacher_stats import StackedStats
-from tests.fusion.evidences import made_up, two_domains
+from tests.fusion.example_stats import made_up, two_domains
 from tests.fusion.test_gate_features import take
-from tests.oracles import selection as oracle
+from tests.oracles import gate as oracle
 
 PLAIN = GateConfig(steps=20)
 

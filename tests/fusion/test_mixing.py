@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedfuse.config.training import Objective
 from fedfuse.distillation.loss import DistillationTargets, distillation_loss
-from fedfuse.fusion.mixing import fuse
+from fedfuse.fusion.mixing import mix
 from fedfuse.sparse import SparseDistribution, sum_duplicates
 from tests.oracles import fusion as oracle
 
@@ -54,7 +54,7 @@ def test_equals_the_dense_mixture(seed: int, number: int, k: int) -> None:
     rows = 5
     candidates = [random_candidate(rng, rows, int(rng.integers(1, 6))) for _ in range(number)]
     weights = rng.choice([0, 0, 0.3, 1], size=(rows, number)).astype(np.float32)
-    teacher = fuse(candidates, weights, k)
+    teacher = mix(candidates, weights, k)
     for row in range(rows):
         parts = [
             (
@@ -82,19 +82,19 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     candidates = [random_candidate(rng, 7, 3) for _ in range(3)]
     weights = rng.random((7, 3)).astype(np.float32)
-    whole = fuse(candidates, weights, 4)
+    whole = mix(candidates, weights, 4)
     monkeypatch.setattr("fedfuse.fusion.mixing._ROWS", 3)
-    for mine, right in zip(astuple(fuse(candidates, weights, 4)), astuple(whole), strict=True):
+    for mine, right in zip(astuple(mix(candidates, weights, 4)), astuple(whole), strict=True):
         np.testing.assert_array_equal(mine, right)
     none = [candidate(np.empty((0, 2), int), np.empty((0, 2)))]
-    assert fuse(none, np.empty((0, 1), np.float32), 2).indices.shape == (0, 2)
+    assert mix(none, np.empty((0, 1), np.float32), 2).indices.shape == (0, 2)
 
 
 def test_by_hand() -> None:
     """0.6 and 0.4 of two who agree on token 3; token 5 falls to the tail."""
     first = candidate([[3, 1]], [[0.5, 0.3]])
     second = candidate([[5, 3]], [[0.2, 0.1]])
-    teacher = fuse([first, second], np.array([[0.6, 0.4]], dtype=np.float32), k=2)
+    teacher = mix([first, second], np.array([[0.6, 0.4]], dtype=np.float32), k=2)
     assert teacher.indices.tolist() == [[3, 1]]
     np.testing.assert_allclose(np.exp(teacher.logprobs), [[0.34, 0.18]], rtol=1e-6)
     np.testing.assert_allclose(
@@ -111,7 +111,7 @@ def test_candidates_without_a_row_leave_their_share_to_the_others() -> None:
     """And the row's weight is the trust that is left."""
     first = candidate([[3]], [[0.5]])
     absent = candidate([[0]], [[0.0]], [0])
-    teacher = fuse([first, absent], np.array([[0.25, 0.75]], dtype=np.float32), k=1)
+    teacher = mix([first, absent], np.array([[0.25, 0.75]], dtype=np.float32), k=1)
     assert teacher.indices.tolist() == [[3]]
     assert np.exp(teacher.logprobs[0, 0]) == pytest.approx(0.5)
     assert teacher.weight.tolist() == [0.25]
@@ -120,7 +120,7 @@ def test_candidates_without_a_row_leave_their_share_to_the_others() -> None:
 def test_a_row_that_nobody_teaches() -> None:
     absent = candidate([[0, 0]], [[0.0, 0.0]], [0])
     present = candidate([[4, 2]], [[0.7, 0.2]])
-    teacher = fuse([absent, present], np.array([[1.0, 0.0]], dtype=np.float32), k=2)
+    teacher = mix([absent, present], np.array([[1.0, 0.0]], dtype=np.float32), k=2)
     assert teacher.weight.tolist() == [0]
     targets = DistillationTargets.from_sparse(teacher[np.array([0])], "cpu")
     logits = torch.randn(1, VOCAB, requires_grad=True)
@@ -130,14 +130,14 @@ def test_a_row_that_nobody_teaches() -> None:
 
 def test_trust_above_one_counts_as_one() -> None:
     both = [candidate([[3]], [[0.5]]), candidate([[4]], [[0.5]])]
-    teacher = fuse(both, np.array([[2.0, 2.0]], dtype=np.float32), k=2)
+    teacher = mix(both, np.array([[2.0, 2.0]], dtype=np.float32), k=2)
     assert teacher.weight.tolist() == [1]
     np.testing.assert_allclose(np.exp(teacher.logprobs), [[0.25, 0.25]], rtol=1e-6)
 
 
 def test_fewer_entries_than_k() -> None:
     """What is not there is not made up."""
-    teacher = fuse([candidate([[3, 1]], [[0.5, 0.3]])], np.ones((1, 1), dtype=np.float32), k=16)
+    teacher = mix([candidate([[3, 1]], [[0.5, 0.3]])], np.ones((1, 1), dtype=np.float32), k=16)
     assert as_dictionary(teacher, 0) == pytest.approx({3: 0.5, 1: 0.3})
     assert np.exp(teacher.tail_logprob[0]) == pytest.approx(0.2)
 
@@ -149,7 +149,7 @@ def test_unused_slots_repeat_a_kept_token() -> None:
     """
     chosen = candidate([[3, 1, 0]], [[0.5, 0.3, 0.0]])
     other = candidate([[6, 7, 8]], [[0.4, 0.3, 0.2]])
-    teacher = fuse([other, chosen], np.array([[0.0, 1.0]], dtype=np.float32), k=4)
+    teacher = mix([other, chosen], np.array([[0.0, 1.0]], dtype=np.float32), k=4)
     assert set(teacher.indices[0].tolist()) == {3, 1}
     logits = torch.tensor([[0.5, 1, 2, 3, 1, 2, 2, 3, 1.0]])
     targets = DistillationTargets.from_sparse(teacher[np.array([0])], "cpu")
@@ -170,5 +170,5 @@ def test_merge_duplicates() -> None:
 
 def test_no_rows() -> None:
     empty = candidate(np.zeros((0, 2), dtype=np.int64), np.zeros((0, 2)))
-    teacher = fuse([empty, empty], np.zeros((0, 2), dtype=np.float32), k=3)
+    teacher = mix([empty, empty], np.zeros((0, 2), dtype=np.float32), k=3)
     assert len(teacher.weight) == len(teacher.indices) == 0

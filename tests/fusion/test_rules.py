@@ -27,13 +27,13 @@ from fedfuse.fusion.rules import (
 from fedfuse.fusion.rules import oracle as oracle_rule
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.fusion.weights import row_weights, zero_if_only_self
-from tests.fusion.evidences import made_up, of_losses
+from tests.fusion.example_stats import made_up, of_losses
 from tests.oracles import fusion as oracle
 
 inf = float("inf")
 
 
-def select(*rows: list[float]) -> list[list[float]]:
+def weigh(*rows: list[float]) -> list[list[float]]:
     return dual_min_ce(of_losses(np.array(rows, dtype=np.float32))).tolist()
 
 
@@ -51,15 +51,15 @@ def select(*rows: list[float]) -> list[list[float]]:
     ],
 )
 def test_by_hand(losses: list[float], weights: list[float]) -> None:
-    assert select(losses) == [weights]
+    assert weigh(losses) == [weights]
 
 
 def test_samples_are_on_their_own() -> None:
-    assert select([1, 0, 2], [1, 2, 0], [1, 2, 2]) == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert weigh([1, 0, 2], [1, 2, 0], [1, 2, 2]) == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
 def test_nobody_to_learn_from() -> None:
-    assert select([1.0], [2.0]) == [[0.0], [0.0]]
+    assert weigh([1.0], [2.0]) == [[0.0], [0.0]]
 
 
 GRID = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -85,8 +85,8 @@ def test_permuted_teachers_have_permuted_weights(
     rng = np.random.default_rng(seed)
     losses = np.stack([rng.permutation(values)[:5] for _ in range(9)]).astype(np.float32)
     columns = [0, *(1 + place for place in order)]
-    for select in (dual_min_ce, uniform):
-        found, permuted = select(of_losses(losses)), select(of_losses(losses[:, columns]))
+    for weigh in (dual_min_ce, uniform):
+        found, permuted = weigh(of_losses(losses)), weigh(of_losses(losses[:, columns]))
         np.testing.assert_array_equal(found[:, columns], permuted)
 
 
@@ -150,7 +150,7 @@ def test_samples_without_rows_have_no_weight(stats: StackedStats) -> None:
     assert found[:, 0].tolist() == [float(i != 3) for i in range(12)]
 
 
-def test_trust_in_oneself_alone_is_no_lesson() -> None:
+def test_trust_in_oneself_alone_teaches_nothing() -> None:
     weights = np.array([[1, 0, 0], [1, 0, 0]], dtype=np.float32)
     assert not zero_if_only_self(weights).any()
 
@@ -209,7 +209,7 @@ def test_a_name_is_given_once() -> None:
 
 
 def test_a_function_of_ones_own_is_a_rule(stats: StackedStats) -> None:
-    own = find_rule("tests.fusion.evidences:first_teacher")
+    own = find_rule("tests.fusion.example_stats:first_teacher")
     assert not own.learns
     weights = row_weights(own.make(GateConfig(), 0)(stats), stats)
     assert (weights == np.eye(4)[1]).all()
@@ -223,7 +223,7 @@ def test_a_function_of_ones_own_is_a_rule(stats: StackedStats) -> None:
         ("", "got ''"),
         (":x", "got ':x'"),
         ("no_such_module:x", "No module named 'no_such_module'"),
-        ("tests.fusion.evidences:absent", "has no attribute 'absent'"),
+        ("tests.fusion.example_stats:absent", "has no attribute 'absent'"),
         ("tests.fusion:__doc__", "which is None"),
     ],
 )

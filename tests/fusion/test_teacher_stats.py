@@ -7,9 +7,9 @@ import pytest
 
 from fedfuse.fusion.teacher_stats import compute_stats, stack_stats, token_logprobs
 from fedfuse.sparse import SparseDistribution
-from tests.fusion.evidences import made_up
+from tests.fusion.example_stats import made_up
 from tests.fusion.test_mixing import VOCAB, random_candidate
-from tests.oracles import selection as oracle
+from tests.oracles import gate as oracle
 
 FIELDS = ("label_logprob", "entropy", "margin", "kept_mass", "cross_entropy_to_student")
 
@@ -38,7 +38,7 @@ def test_equals_the_oracle(seed: int) -> None:
     found = compute_stats(part, own, label, VOCAB, loss)
     for row in range(rows):
         tail = float(np.exp(part.tail_logprob[row]))
-        right = oracle.row_evidence(
+        right = oracle.row_stats(
             kept_of(part, row), tail, int(label[row]), dense_of(own, row), VOCAB
         )
         for name in FIELDS:

@@ -74,7 +74,7 @@ def test_a_client_keeps_what_it_told_of_its_prompts(
 
     def kept(client: DistillationClient, public: Any) -> np.ndarray:
         with monkeypatch.context() as patch:
-            patch.setattr(local_model, "prompt_losses", lambda *_: pytest.fail("looked at again"))
+            patch.setattr(local_model, "context_losses", lambda *_: pytest.fail("looked at again"))
             found = original(client, public)
         np.testing.assert_allclose(found, client.local_model.context_losses(public), rtol=1e-4)
         told.append(found)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 
-def row_evidence(
+def row_stats(
     kept: Mapping[int, float], tail: float, label: int, own: Mapping[int, float], vocab_size: int
 ) -> dict[str, float]:
     """One row of one candidate, from dense probabilities.

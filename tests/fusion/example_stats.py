@@ -1,4 +1,4 @@
-"""Evidence made up by hand, for tests of rules."""
+"""Statistics of candidates made by hand, for tests of rules."""
 
 from __future__ import annotations
 
