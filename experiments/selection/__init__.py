@@ -1,1 +1,1 @@
-"""Which selector serves the server best: same teachers, same budget."""
+"""Which rule serves the server best: same teachers, same budget."""

@@ -20,7 +20,7 @@ COLUMNS = 8
 
 
 def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
-    """One picture per scenario: losses, what got worse, whom the learned selector trusts."""
+    """One picture per scenario: losses, what got worse, whom the learned gate trusts."""
     folder.mkdir(exist_ok=True)
     paths = []
     for scenario in dict.fromkeys(cell["scenario"] for cell in frame["cells"]):
@@ -31,7 +31,7 @@ def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
         path = folder / f"{scenario}.svg"
         with styled(fonttype="path"):
             figure = new_figure(WIDTH, 1.4 + 0.2 * len(main))
-            losses, changes, trust, signal = figure.subplots(
+            losses, changes, trust, gate_loss = figure.subplots(
                 1, 4, width_ratios=(1.2, 1.2, 1.3, 0.8)
             )
             _losses(losses, cells, main)
@@ -39,7 +39,7 @@ def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
             mine = [choice for choice in choices if choice["variant"] == OURS]
             if mine:
                 _trust(trust, mine)
-                _signal(signal, mine)
+                _gate_loss(gate_loss, mine)
             figure.suptitle(scenario, x=0.01, ha="left", fontweight="bold")
             figure.savefig(path, metadata={"Date": None}, facecolor="white")
         paths.append(path)
@@ -111,11 +111,11 @@ def _trust(axes: Axes, choices: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title(f"{OURS}: whom, round {last} (%)")
 
 
-def _signal(axes: Axes, choices: Sequence[Mapping[str, Any]]) -> None:
+def _gate_loss(axes: Axes, choices: Sequence[Mapping[str, Any]]) -> None:
     for number, seed in enumerate(sorted({choice["seed"] for choice in choices})):
         mine = sorted((c for c in choices if c["seed"] == seed), key=lambda c: c["round"])
         places = [c["round"] - 1 + part for c in mine for part in (0.05, 0.95)]
-        values = [value for c in mine for value in c["signal"]]
+        values = [value for c in mine for value in c["gate_loss"]]
         axes.plot(places, values, color=PALETTE[number % len(PALETTE)], marker="o", markersize=2.5)
     axes.set_xlabel("rounds")
     axes.set_title("its loss, nats/row")

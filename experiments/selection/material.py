@@ -54,7 +54,7 @@ class AlignedTeacher:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """All that a selector's trial needs.
+    """Everything that a trial needs.
 
     Attributes:
         config: the run config.

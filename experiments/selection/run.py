@@ -1,7 +1,7 @@
-"""Which selector serves the server best: ``python -m experiments.selection.run``.
+"""Which rule serves the server best: ``python -m experiments.selection.run``.
 
 No federation runs here: clients are trained once per seed and scenario and kept on disk, then every
-selector has the same teachers and the same budget of distillation, and the server is scored. What
+rule has the same teachers and the same budget of distillation, and the server is scored. What
 is finished is kept in the output folder, so a run that was stopped goes on.
 """
 
@@ -82,7 +82,7 @@ def measure(material: Path | None, seed: int, scenario: str, variant: str) -> li
                 "after": round(float(after.mean()), 5),
                 "noise": round(paired_noise(before, after), 5),
                 "rolled_back": outcome.rolled_back,
-                "select_seconds": round(outcome.select_seconds, 2),
+                "rule_seconds": round(outcome.rule_seconds, 2),
                 "learn_seconds": round(outcome.learn_seconds, 2),
             }
         )
@@ -91,7 +91,7 @@ def measure(material: Path | None, seed: int, scenario: str, variant: str) -> li
             **where,
             "round": number,
             "right": choice.right,
-            "signal": choice.signal,
+            "gate_loss": choice.gate_loss,
             "shares": choice.shares,
         }
         for number, choice in enumerate(outcome.choices, start=1)

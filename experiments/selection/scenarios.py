@@ -1,4 +1,4 @@
-"""The worlds in which selectors are tried: what differs from the default one."""
+"""The worlds in which rules are tried: what differs from the default one."""
 
 from __future__ import annotations
 

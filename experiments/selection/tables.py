@@ -16,7 +16,7 @@ SHOWN = [name for name in (*MORE, *MAIN) if not name.endswith("-again")]
 
 
 def losses(summary: Summary) -> str:
-    """Markdown: the server's loss by scenario and selector, mean and spread over seeds."""
+    """Markdown: the server's loss by scenario and rule, mean and spread over seeds."""
     found, std = summary["server_loss"], summary["server_loss_std"]
     names = [name for name in SHOWN if any(name in found[s] for s in found)]
     return _by_scenario(
@@ -25,7 +25,7 @@ def losses(summary: Summary) -> str:
 
 
 def way(summary: Summary) -> str:
-    """Markdown: how much of the way from MinCE to the oracle each selector goes."""
+    """Markdown: how much of the way from MinCE to the oracle each rule goes."""
     found, std = (summary[f"share_of_gap_mince_to_oracle{suffix}"] for suffix in ("", "_std"))
     names = [
         n for n in SHOWN if n not in ("min-ce", "oracle") and any(n in found[s] for s in found)
@@ -71,7 +71,7 @@ def ablations(summary: Summary) -> str:
 def _by_scenario(
     names: Sequence[str], scenarios: Container[str], cell: Callable[[str, str], str]
 ) -> str:
-    """A row for each scenario, a column for each selector."""
+    """A row for each scenario, a column for each rule."""
     rows = [(s, *(cell(s, n) for n in names)) for s in (*SCENARIOS, ALL) if s in scenarios]
     return harness.markdown(("scenario", *names), rows)
 

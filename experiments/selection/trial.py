@@ -1,4 +1,4 @@
-"""One selector's trial: the same teachers and the same budget, and what the server has of it."""
+"""One rule's trial: the same teachers and the same budget, and what the server has of it."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ from fedfuse.sparse import SparseDistribution
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a selector did in one round.
+    """What a rule did in one round.
 
     Attributes:
         shares: by domain, ``[C]`` mean weight of each candidate over the domain's public samples;
             what a row lacks to one counts for the server. A client that is not there has 0.
         right: mean weight on whoever knows the sample's domain best.
-        signal: of a learned selector, what it minimises on samples that it did not learn from,
+        gate_loss: of the learned gate, what it minimises on samples that it did not learn from,
             before and after the round's learning, nats per label row.
     """
 
     shares: dict[str, list[float]]
     right: float
-    signal: tuple[float, float] | None
+    gate_loss: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a selector came to.
+    """What a rule came to.
 
     Attributes:
         nats: ``[test samples]`` the server's loss of each test answer, nats per byte, at the end.
-        choices: one per round; none without a selector.
+        choices: one per round; none without a rule.
         rolled_back: rounds that were not kept.
-        select_seconds: of the selector, all rounds.
+        rule_seconds: of the rule, all rounds.
         learn_seconds: of the server's training, all rounds.
     """
 
     nats: Float64[ndarray, " samples"]
     choices: list[Choice] = field(default_factory=list)
     rolled_back: int = 0
-    select_seconds: float = 0.0
+    rule_seconds: float = 0.0
     learn_seconds: float = 0.0
 
 
@@ -102,23 +102,23 @@ class Trial:
         return np.array([best[domain] for domain in self.public_domains])
 
     def run(self, variant: Variant) -> Outcome:
-        """Rounds of selection and distillation; without a selector, on labels alone."""
+        """Rounds of selection and distillation; without a rule, on labels alone."""
         config, server = self.material.config, self.server
         server.adapter = self.material.start
-        selector = variant.selector(self) if variant.selector else None
+        rule = variant.rule(self) if variant.rule else None
         settings, state = config.server_distill, None
         if not variant.estimate_ewc:
             settings = replace(settings, ewc=0.0)
         choices: list[Choice] = []
         rolled_back = 0
-        select_seconds = learn_seconds = 0.0
+        rule_seconds = learn_seconds = 0.0
         for number in range(1, self.material.scenario.rounds + 1):
             self.round = number
             teacher = None
-            if selector:
-                teacher, choice, seconds = self._select(selector)
+            if rule:
+                teacher, choice, seconds = self._fuse(rule)
                 choices.append(choice)
-                select_seconds += seconds
+                rule_seconds += seconds
             started = time.perf_counter()
             kept = server.adapter, state
             _, state = server.learn(
@@ -132,7 +132,7 @@ class Trial:
             if variant.promote and not self._better(kept[0]):
                 server.adapter, state = kept
                 rolled_back += 1
-        return Outcome(self._test(), choices, rolled_back, select_seconds, learn_seconds)
+        return Outcome(self._test(), choices, rolled_back, rule_seconds, learn_seconds)
 
     def _better(self, before: AdapterState) -> bool:
         """Whether the server's adapter makes no domain worse than another one, on held-out text."""
@@ -144,7 +144,7 @@ class Trial:
         self.server.adapter = after
         return acceptance_test(old, new, [sample.domain for sample in samples]).keep
 
-    def _select(self, selector: Rule) -> tuple[SparseDistribution, Choice, float]:
+    def _fuse(self, rule: Rule) -> tuple[SparseDistribution, Choice, float]:
         """The round's teacher, who is trusted, and the seconds that choosing took."""
         k = self.material.config.knowledge.k
         own = extract(self.server.lm, self.data, k)
@@ -158,22 +158,22 @@ class Trial:
         def watched(stats: StackedStats) -> ndarray:
             nonlocal seconds, chosen
             started = time.perf_counter()
-            weights = selector(stats)
+            weights = rule(stats)
             seconds, chosen = time.perf_counter() - started, stats
             return weights
 
         fused_targets = fuser.fuse(others, watched, k)
         assert chosen is not None
-        fit = selector.last if isinstance(selector, LearningRule) else None
-        signal = (round(fit.before, 4), round(fit.after, 4)) if fit else None
+        fit = rule.last if isinstance(rule, LearningRule) else None
+        gate_loss = (round(fit.before, 4), round(fit.after, 4)) if fit else None
         return (
             fused_targets.teacher,
-            self._choice(fused_targets.weights.copy(), chosen, signal),
+            self._choice(fused_targets.weights.copy(), chosen, gate_loss),
             seconds,
         )
 
     def _choice(
-        self, shares: ndarray, stats: StackedStats, signal: tuple[float, float] | None
+        self, shares: ndarray, stats: StackedStats, gate_loss: tuple[float, float] | None
     ) -> Choice:
         shares[:, 0] += 1 - shares.sum(1)  # no teacher is trust in oneself
         right = float(shares[np.arange(stats.samples), self.right_source()].mean())
@@ -183,7 +183,7 @@ class Trial:
             domain: [round(float(x), 4) for x in whole[self.public_domains == domain].mean(0)]
             for domain in self.material.splits.domains
         }
-        return Choice(by_domain, round(right, 4), signal)
+        return Choice(by_domain, round(right, 4), gate_loss)
 
     def _test(self) -> Float64[ndarray, " samples"]:
         nats = sample_nll(self.server.lm, self.test)

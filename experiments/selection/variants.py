@@ -1,4 +1,4 @@
-"""The selectors that are tried: rules, baselines, ours, and ours with one thing changed."""
+"""Variants that are tried: fixed rules, baselines, the learned gate, and it with one change."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Maker = Callable[["Trial"], Rule]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A selector and what is done with it.
+    """A rule and what is done with it.
 
     Attributes:
-        selector: makes it; None learns from labels alone.
+        rule: makes it; None learns from labels alone.
         order: which order of batches; another one tells how much of a result is the order's.
         promote: keep a round only if it made no domain worse (``fedfuse.evaluation.acceptance``).
         consolidate: hold weights that matter where the server is trusted itself.
     """
 
-    selector: Maker | None
+    rule: Maker | None
     order: int = 0
     promote: bool = False
     estimate_ewc: bool = True
@@ -39,14 +39,14 @@ BASE = GateConfig()
 PAPER = GateConfig(network="perceptron", loss="distillation", threshold=0.15, feedback=0.5, folds=1)
 
 
-def rule(name: str, gate: GateConfig = BASE) -> Variant:
+def named(name: str, gate: GateConfig = BASE) -> Variant:
     """A rule by its name."""
     return Variant(lambda trial: find_rule(name).make(gate, trial.material.config.seed))
 
 
 def learned(gate: GateConfig) -> Variant:
     """The learned gate."""
-    return rule("learned-gate", gate)
+    return named("learned-gate", gate)
 
 
 def features(*names: str) -> GateConfig:
@@ -57,23 +57,23 @@ def features(*names: str) -> GateConfig:
 def all_knowing(trial: Trial) -> Rule:
     """Whoever of those present knows a sample's domain best, in every round anew."""
 
-    def select(stats: StackedStats) -> RowWeights:
+    def weigh(stats: StackedStats) -> RowWeights:
         return oracle(trial.right_source())(stats)
 
-    return select
+    return weigh
 
 
 # On every scenario.
 MAIN: dict[str, Variant] = {
-    "min-ce": rule("min-ce"),
-    "uniform": rule("uniform"),
-    "untrained": rule("untrained-gate"),
+    "min-ce": named("min-ce"),
+    "uniform": named("uniform"),
+    "untrained": named("untrained-gate"),
     "oracle": Variant(all_knowing),
     "trained": learned(BASE),
 }
 # Where labels can be believed, where they cannot, and where the server knows something to lose.
 MORE: dict[str, Variant] = {
-    "dual-min-ce": rule("dual-min-ce"),
+    "dual-min-ce": named("dual-min-ce"),
     "promoted": replace(learned(BASE), promote=True),
     "not-held": replace(learned(BASE), estimate_ewc=False),
     "oracle-again": Variant(all_knowing, order=1),
@@ -83,7 +83,7 @@ MORE_ON = ("default", "label-noise", "expert-server")
 ABLATED = ("label-noise",)
 ABLATIONS: dict[str, Variant] = {
     "labels-only": Variant(None),
-    "avg-ce": rule("avg-ce"),
+    "avg-ce": named("avg-ce"),
     "paper": learned(PAPER),
     "paper-network": learned(replace(PAPER, loss="labels", folds=BASE.folds)),
     "paper-loss": learned(replace(BASE, loss="distillation")),

@@ -15,7 +15,7 @@ from experiments.quickstart.run import NO_BASELINES, excess, measure
 from experiments.wire.tables import rounds
 from fedfuse.tracking.run import RunFolder
 
-# A learned selector needs all of the public set in every round.
+# A learned gate needs all of the public set in every round.
 FEDMKT = ("--set", "strategy=fedmkt")
 VARIANTS = {
     "everything": (),

@@ -16,9 +16,9 @@ from benchmarks import (
     codec,
     deployment,
     distillation,
+    gate,
     mined_oracle,
     phases,
-    selector,
     trainer,
 )
 from benchmarks.losses import LossBench, StepSize, peak_memory
@@ -298,12 +298,12 @@ def test_loops_that_are_compared_take_the_same_steps(
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
 
 
-def test_the_selectors_share_is_of_all_work(
+def test_the_gates_share_is_of_all_work(
     tiny_builtin: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selector, "CLIENTS", 8)
-    path = tmp_path / "selector.json"
-    selector.main(path, repeats=1, quick=True)
+    monkeypatch.setattr(gate, "CLIENTS", 8)
+    path = tmp_path / "gate.json"
+    gate.main(path, repeats=1, quick=True)
     found = read(path)
     seconds = {name: times[0] for name, times in found["raw"]["seconds"].items()}
     assert len(seconds) == 8 + 4 * 9
@@ -311,15 +311,15 @@ def test_the_selectors_share_is_of_all_work(
     for name, each in seconds.items():
         what = name.removeprefix("server ").split(" ", 2)[-1] if "client" in name else name[7:]
         if what == "extract and view":
-            what, each = "view prompts", max(each - seconds[name.removesuffix(" and view")], 0)
+            what, each = "view contexts", max(each - seconds[name.removesuffix(" and view")], 0)
         times = 1 if name.startswith("server") else 2  # eight clients of four kinds
-        viewed_twice = what == "view prompts" and name.startswith("server")
+        viewed_twice = what == "view contexts" and name.startswith("server")
         times *= 2 if what == "extract" or viewed_twice else 1
         total += times * each
-        ours += times * each if what in ("view prompts", "examine", "select") else 0
-    share = found["results"]["fedfuse_selector_share_of_round"]
+        ours += times * each if what in ("view contexts", "compute stats", "weigh") else 0
+    share = found["results"]["fedfuse_gate_share_of_round"]
     assert share == pytest.approx(ours / total, rel=1e-3)
-    assert 0 < found["results"]["fusion-x_selector_share_of_round"] < share < 1
+    assert 0 < found["results"]["fusion-x_gate_share_of_round"] < share < 1
 
 
 def test_the_cost_of_a_message_is_what_is_not_work(

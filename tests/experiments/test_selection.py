@@ -147,7 +147,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
             "variant": "trained",
             "round": 1,
             "right": 0.9,
-            "signal": [2.0, 1.5],
+            "gate_loss": [2.0, 1.5],
             "shares": {"bank": [0.1, 0.9, 0.0], "clinic": [0.0, 0.0, 1.0]},
         }
     ]

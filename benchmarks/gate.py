@@ -1,8 +1,8 @@
-"""What learning whom to trust costs: ``python -m benchmarks.selector --json FILE``.
+"""What learning whom to trust costs: ``python -m benchmarks.gate --json FILE``.
 
 A round of the quickstart with 32 clients, the four built-in kinds eight times: every piece of work
 that server and clients do is timed by itself, in turns, and the medians are multiplied by how often
-a round does it. Of the selector are the views of the prompts, the evidence about all candidates and
+a round does it. Of the gate are the views of the prompts, the evidence about all candidates and
 the learning and weighing. What the clients know is what their untrained models know: time does not
 depend on it.
 """
@@ -25,8 +25,8 @@ from fedfuse.knowledge.record import Knowledge
 
 CLIENTS = 32
 KINDS = 4
-# Pieces of work that are there because of the selector.
-SELECTOR = ("view prompts", "examine", "select")
+# Pieces of work that are there because of the gate.
+GATE = ("view contexts", "compute stats", "weigh")
 
 
 class Work:
@@ -45,18 +45,18 @@ class Work:
     def jobs(self, private: Any) -> dict[str, Callable[[], Any]]:
         """By name."""
         k = self.config.knowledge.k
-        settings = self.config.gate
-        selectors = iter([LearnedGate(settings, seed=0) for _ in range(99)])
+        config = self.config.gate
+        gates = iter([LearnedGate(config, seed=0) for _ in range(99)])
         stats = self.stats()
-        weights = LearnedGate(settings, seed=0)(stats)
+        weights = LearnedGate(config, seed=0)(stats)
         teacher = mix(self.projected, weights, k)
         server = private is None
         phase = self.config.server_distill if server else self.config.client_distill
         jobs: dict[str, Callable[[], Any]] = {
             "extract": lambda: self.who.knowledge(k),
-            "translate": lambda: [self.aligner(known, t) for known, t, _ in self.heard],
-            "examine": self.stats,
-            "select": lambda: next(selectors)(stats),
+            "align": lambda: [self.aligner(known, t) for known, t, _ in self.heard],
+            "compute stats": self.stats,
+            "weigh": lambda: next(gates)(stats),
             "fuse": lambda: mix(self.projected, weights, k),
             "distil": lambda: self.who.learn(
                 self.who.public,
@@ -68,7 +68,7 @@ class Work:
         }
         jobs["evaluate"] = self.who.score
         if server:
-            jobs["view prompts"] = self.who.context_losses
+            jobs["view contexts"] = self.who.context_losses
         else:
             jobs["extract and view"] = lambda: self.who.knowledge_with_contexts(k)
             jobs["local"] = lambda: self.who.learn(private, self.config.local, seed=0)
@@ -87,7 +87,7 @@ class Work:
 
 
 def measure(config: RunConfig, timings: harness.Timings, repeats: int) -> dict[str, float]:
-    """The selector's share of a round's compute, by strategy."""
+    """The gate's share of a round's compute, by strategy."""
     private = load_splits(config.data, config.seed, CLIENTS).private
     clients = [harness.model_of(config, number) for number in range(CLIENTS)]
     server = harness.model_of(config, None)
@@ -98,17 +98,17 @@ def measure(config: RunConfig, timings: harness.Timings, repeats: int) -> dict[s
     all_jobs = {f"{side} {what}": job for side, jobs in sides.items() for what, job in jobs.items()}
     timings.alternate(all_jobs, repeats)
     return {
-        f"{strategy}_selector_share_of_round": share(strategy, sides, timings)
+        f"{strategy}_gate_share_of_round": share(strategy, sides, timings)
         for strategy in ("fusion-x", "fedfuse")
     }
 
 
 def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: harness.Timings) -> float:
-    """The selector's part of all that server and clients compute in a round.
+    """The gate's part of all that server and clients compute in a round.
 
     Either side extracts twice: to tell the other, and to compare itself with it. The clients view
     their prompts once, in the pass of the first extraction, and keep what they found: with
-    ``fusion-x`` they tell the server's selector and have none of their own; with ``fedfuse`` they
+    ``fusion-x`` they tell the server's gate and have none of their own; with ``fedfuse`` they
     have, and the server views prompts a second time, when it has learned, to tell theirs. Pooled
     states of prompts are found once a run.
     """
@@ -119,15 +119,15 @@ def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: harness.Ti
         medians = {what: timings.median(f"{side} {what}") for what in jobs}
         if not server:
             both = medians.pop("extract and view")
-            medians["view prompts"] = max(both - medians["extract"], 0)
+            medians["view contexts"] = max(both - medians["extract"], 0)
         for what, median in medians.items():
-            twice = what == "extract" or (what == "view prompts" and server and mutual)
+            twice = what == "extract" or (what == "view contexts" and server and mutual)
             times = 2 if twice else 1
-            if what in ("examine", "select") and not (server or mutual):
+            if what in ("compute stats", "weigh") and not (server or mutual):
                 times = 0
             seconds = times * median * (1 if server else CLIENTS // KINDS)
             total += seconds
-            ours += seconds if what in SELECTOR else 0
+            ours += seconds if what in GATE else 0
     return ours / total
 
 
