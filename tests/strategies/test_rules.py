@@ -35,7 +35,7 @@ def test_each_side_goes_by_its_rule(tmp_path: Path, tiny_builtin: object) -> Non
         shares[line["direction"]].add((line["teacher"], line["share"]))
     assert shares["up"] == {("0", 0.5), ("1", 0.5), ("none", 0.0)}
     assert shares["down"] == {("server", 1.0), ("none", 0.0)}
-    assert not lines(folder, "gates")
+    assert not (folder / "gates.jsonl").exists()
 
 
 def test_a_strategy_is_its_rules(tmp_path: Path, tiny_builtin: object) -> None:
