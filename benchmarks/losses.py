@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
 from benchmarks.memory import peak_beyond
+from fedfuse.config.training import Objective
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.fusion.mixing import mix
 from fedfuse.models.head import Head
 from fedfuse.sparse import SparseDistribution
 
-LABEL_SHARE = 0.1
+LABEL_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,12 @@ class LossBench:
     def dense(self) -> Tensor:
         """One dense target ``[rows, vocab]`` and one cross-entropy per teacher."""
         logits = linear(self.hidden, self.weight)
-        loss = LABEL_SHARE * cross_entropy(logits, self.label)
+        loss = LABEL_WEIGHT * cross_entropy(logits, self.label)
         for teacher in self.teachers:
             target = torch.zeros(self.size.rows, self.size.vocab)
             probs = torch.from_numpy(np.exp(teacher.logprobs))
             target.scatter_(1, torch.from_numpy(teacher.indices), probs)
-            share = (1 - LABEL_SHARE) / len(self.teachers)
+            share = (1 - LABEL_WEIGHT) / len(self.teachers)
             loss = loss + share * cross_entropy(logits, target)
         return self._step(loss)
 
@@ -75,7 +76,7 @@ class LossBench:
         targets = DistillationTargets.from_sparse(fused_targets, "cpu")
         head = Head(self.weight)
         return self._step(
-            fused_distillation_loss(self.hidden, head, self.label, targets, LABEL_SHARE)
+            fused_distillation_loss(self.hidden, head, self.label, targets, Objective(LABEL_WEIGHT))
         )
 
     def _step(self, loss: Tensor) -> Tensor:

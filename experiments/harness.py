@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import resource
 import time
 from collections import Counter
@@ -22,12 +23,13 @@ from statistics import mean, stdev
 from typing import Annotated, Any, ParamSpec, Protocol, TypeAlias
 
 import typer
+from matplotlib.figure import Figure
 
 from benchmarks.harness import command_line, write_whole
 from fedfuse.files import atomic_write
 from fedfuse.tracking.run_writer import commit, versions
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[1] / "docs"
 # Options that several studies have.
 Seeds = Annotated[str, typer.Option(help="Seeds, joined by commas.")]
 Material = Annotated[Path, typer.Option(help="Folder with models, tokenizers and datasets.")]
@@ -187,6 +189,16 @@ def experiment(
         return command
 
     return decorate
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a picture as a small file: letters are text, and each group is on a line."""
+    with atomic_write(path) as scratch:
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(scratch, format="svg", metadata=nothing, facecolor="white")
+        text = re.sub(r"<!--.*?-->", "", scratch.read_text(), flags=re.DOTALL)
+        text = re.sub(r"> <(?!g id)", "><", re.sub(r"\s+", " ", text))
+        scratch.write_text(text.replace("> <", ">\n<") + "\n")
 
 
 def numbers(text: str) -> list[int]:

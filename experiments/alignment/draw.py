@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from experiments import harness
 from experiments.alignment.measures import CHOICES, PAPER, AlignmentChoice
+from fedfuse.report.style import WIDTH, new_figure, styled
 
 Summary = Mapping[str, Mapping[str, Mapping[str, list[float]]]]
 
@@ -21,7 +19,6 @@ COLUMNS = {
     "loss_all": "loss, all rows",
 }
 COLOURS = {"dtw": "#d98c00", "boundary": "#c4699b", "merge": "#0f7fc4"}
-HATCHES = {"nearest": "", "top-4": "////", "spelled": "...."}
 
 
 def table(summary: Summary) -> str:
@@ -49,8 +46,8 @@ def _cell(key: str, value: float, spread: float) -> str:
 
 def draw(summary: Summary, path: Path) -> None:
     """Loss on all rows by group and choice."""
-    with mpl.rc_context({"svg.hashsalt": "fedfuse", "font.size": 9}):
-        figure = Figure(figsize=(9.6, 2.6 * len(summary)), layout="constrained")
+    with styled():
+        figure = new_figure(WIDTH, 2.6 * len(summary))
         for axes, (group, by_choice) in zip(
             figure.subplots(len(summary), 1, squeeze=False)[:, 0], summary.items(), strict=True
         ):
@@ -60,18 +57,15 @@ def draw(summary: Summary, path: Path) -> None:
                 axes.text(value + spread, place, f" {value:.2f}", va="center", fontsize=8)
             axes.set_yticks(range(len(CHOICES)), [str(choice) for choice in CHOICES], fontsize=8)
             axes.invert_yaxis()
-            axes.set_title(group, loc="left", fontsize=10)
-            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_title(group)
             axes.margins(x=0.08)
         axes.set_xlabel("cross-entropy of the projected teacher, nats per byte, all label rows")
-        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+        harness.save_svg(figure, path)
 
 
 def _look(choice: AlignmentChoice) -> dict[str, object]:
     return {
         "color": COLOURS[choice.positions],
-        "hatch": HATCHES[choice.mapping],
-        "edgecolor": "white",
         "alpha": 1.0 if choice.collisions == "sum" else 0.6,
         "ecolor": "#1b1f24",
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from experiments import harness
 from fedfuse.report.style import MUTED, PALETTE, WIDTH, new_figure, styled
 
 VARIANTS = ("feddtpt", "best-client", "one-client")
@@ -17,7 +18,7 @@ VARIANTS = ("feddtpt", "best-client", "one-client")
 def draw(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A panel for each skew: the final accuracy at every budget, mean over seeds; dots are runs."""
     skews = list(dict.fromkeys(cell["skew"] for cell in cells))
-    with styled(fonttype="path"):
+    with styled():
         figure = new_figure(WIDTH, 3.4)
         panels = figure.subplots(1, len(skews), sharey=True, squeeze=False)[0]
         for axes, skew in zip(panels, skews, strict=True):
@@ -27,7 +28,7 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         panels[0].set_ylabel("accuracy, test set")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=5)
-        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+        harness.save_svg(figure, path)
 
 
 def _panel(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:

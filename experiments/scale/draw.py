@@ -48,7 +48,7 @@ def draw(cells: Cells, path: Path) -> None:
         axes.grid(axis="y")
         axes.legend(loc="upper left")
 
-    with styled("path"):
+    with styled():
         figure = new_figure(WIDTH, 3.2)
         time, server, everything = figure.subplots(1, 3)
         lines(time, "Time", "seconds", {"seconds": "whole run", "seconds_per_round": "one round"})
@@ -56,4 +56,4 @@ def draw(cells: Cells, path: Path) -> None:
         lines(server, "The server's memory for knowledge", "MB beyond what it had", names)
         names = {"simulation_mb": "all processes", "server_mb": "server and engine"}
         lines(everything, "Memory of the simulation", "MB", names)
-        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+        harness.save_svg(figure, path)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments import harness
 from experiments.selection.summary import noise_of
 from experiments.selection.tables import SHOWN
 from fedfuse.report.style import INK, MUTED, PALETTE, WIDTH, new_figure, styled
@@ -29,7 +30,7 @@ def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
         tried = {cell["variant"] for cell in cells}
         main = [name for name in SHOWN if name in tried]
         path = folder / f"{scenario}.svg"
-        with styled(fonttype="path"):
+        with styled():
             figure = new_figure(WIDTH, 1.4 + 0.2 * len(main))
             losses, changes, trust, gate_loss = figure.subplots(
                 1, 4, width_ratios=(1.2, 1.2, 1.3, 0.8)
@@ -41,7 +42,7 @@ def draw(frame: Mapping[str, Any], folder: Path) -> list[Path]:
                 _trust(trust, mine)
                 _gate_loss(gate_loss, mine)
             figure.suptitle(scenario, x=0.01, ha="left", fontweight="bold")
-            figure.savefig(path, metadata={"Date": None}, facecolor="white")
+            harness.save_svg(figure, path)
         paths.append(path)
     return paths
 
@@ -64,18 +65,21 @@ def _changes(
     axes: Axes, cells: Sequence[Mapping[str, Any]], variants: Sequence[str], sigma: float
 ) -> None:
     for row, variant in enumerate(variants):
-        for cell in cells:
-            if cell["variant"] == variant:
-                rise = cell["after"] - cell["before"]
-                worse = rise > noise_of(cell, sigma)
-                axes.plot(
-                    rise,
-                    row,
-                    "x" if worse else "o",
-                    color=PALETTE[5] if worse else MUTED,
-                    markersize=4 if worse else 2.5,
-                    alpha=0.8,
-                )
+        mine = [cell for cell in cells if cell["variant"] == variant]
+        for worse in (False, True):
+            rises = [
+                cell["after"] - cell["before"]
+                for cell in mine
+                if (cell["after"] - cell["before"] > noise_of(cell, sigma)) == worse
+            ]
+            axes.plot(
+                rises,
+                [row] * len(rises),
+                "x" if worse else "o",
+                color=PALETTE[5] if worse else MUTED,
+                markersize=4 if worse else 2.5,
+                alpha=0.8,
+            )
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(variants)), [""] * len(variants))
     axes.set_ylim(len(variants) - 0.5, -0.5)

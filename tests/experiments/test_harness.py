@@ -7,10 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from experiments.harness import Study, experiment, markdown, mean_and_std, numbers, put_table
+from experiments.harness import DOCS, Study, experiment, markdown, mean_and_std, numbers, put_table
 
 RAN: list[int] = []
 
@@ -66,6 +67,14 @@ def test_cells_in_several_processes_are_the_same(
     assert RAN == [0, 1]  # the others ran elsewhere
     one, two = (json.loads(file.read_text())["cells"] for file in files)
     assert one == two
+
+
+def test_pictures_are_small() -> None:
+    assert (DOCS / "wire.md").exists()
+    for picture in (*DOCS.glob("*.svg"), *DOCS.glob("selection/*.svg")):
+        assert picture.stat().st_size < 100_000, picture
+        assert len(picture.read_text().splitlines()) < 600, picture
+        assert ElementTree.parse(picture).getroot().tag.endswith("svg")
 
 
 def test_a_table_takes_its_place(tmp_path: Path) -> None:
