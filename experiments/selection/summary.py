@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import harness
 from experiments.selection.variants import ABLATED, ABLATIONS
-from fedfuse.evaluation.interference import ONE_SIDED, Cell, measure_interference
+from fedfuse.evaluation.interference import ONE_SIDED, LossChange, measure_interference
 
 Row = Mapping[str, Any]
 ALL = "all"
@@ -158,7 +158,7 @@ def harm(note: Any, scenario: str, variant: str, cells: Sequence[Row], sigma: fl
     """Interference of some cells."""
     found = measure_interference(
         [
-            Cell(
+            LossChange(
                 c["seed"],
                 c["scenario"],
                 c["domain"],

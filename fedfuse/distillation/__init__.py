@@ -1,1 +1,1 @@
-"""Encoded data sets, the joint loss of labels and teacher, and the training loop."""
+"""Joint loss of labels and teacher, its fused form, elastic weight consolidation, training loop."""

@@ -1,10 +1,10 @@
-"""What a phase may not undo: weights that matter for what the model is trusted with are held.
+"""Elastic weight consolidation: penalise changes of weights where the model trusts itself.
 
-Elastic weight consolidation (Kirkpatrick et al., arXiv 1612.00796): a parameter is pulled back to
-where the phase began, the more the larger its Fisher information for what is to be kept.
+Kirkpatrick et al., arXiv 1612.00796: a parameter is pulled back to its value at the start of the
+phase, its anchor, in proportion to its Fisher information on the samples to be kept.
 
-Differs from the paper: what is to be kept are the samples on which selection trusts the learning
-model itself; the pull is decoupled from the gradient, as AdamW's weight decay is (Loshchilov and
+Differs from the paper: the samples to be kept are those on which the fused weights trust the
+student itself; the pull is decoupled from the gradient, as AdamW's weight decay is (Loshchilov and
 Hutter, arXiv 1711.05101), so that it does not pass through the optimizer's moments; and the
 information is divided by its mean over all parameters, so that a strength means the same for every
 model.
@@ -35,25 +35,25 @@ Named = Mapping[str, nn.Parameter]
 
 @dataclass(frozen=True, slots=True)
 class EWCPenalty:
-    """Where parameters are held, and how firmly.
+    """Anchors of parameters, and the decay towards them.
 
     Attributes:
-        start: their values when the phase began, by name.
-        pull: of the same shapes, 0 or more: the share of the way back to the start that a step of
+        anchor: values at the start of the phase, by name.
+        decay: of the same shapes, 0 or more: share of the way back to the anchor that a step of
             learning rate 1 takes.
     """
 
-    start: dict[str, Tensor]
-    pull: dict[str, Tensor]
+    anchor: dict[str, Tensor]
+    decay: dict[str, Tensor]
 
     @classmethod
-    def of(cls, named: Named, information: Mapping[str, Tensor], strength: float) -> Self:
-        """Hold parameters where they are.
+    def from_fisher(cls, named: Named, information: Mapping[str, Tensor], strength: float) -> Self:
+        """Anchor parameters at their current values.
 
         Args:
             named: the trainable parameters.
             information: Fisher information of each, by name.
-            strength: pull of a parameter of mean information; 0 or more.
+            strength: decay of a parameter of mean information; 0 or more.
         """
         size = sum(value.numel() for value in information.values())
         mean = sum(float(value.sum(dtype=torch.float64)) for value in information.values()) / size
@@ -65,28 +65,28 @@ class EWCPenalty:
 
     @torch.no_grad()
     def apply(self, named: Named, learning_rate: float) -> None:
-        """Pull parameters back after a step; none goes further than to its start."""
+        """Pull parameters back after a step, to their anchors at most."""
         for name, parameter in named.items():
-            parameter.lerp_(self.start[name], (learning_rate * self.pull[name]).clamp(max=1.0))
+            parameter.lerp_(self.anchor[name], (learning_rate * self.decay[name]).clamp(max=1.0))
 
     def state(self) -> dict[str, ndarray]:
-        """All of it as flat arrays: ``start/NAME``, ``pull/NAME``."""
+        """Flat arrays ``anchor/NAME`` and ``decay/NAME``."""
         return {
             f"{kind}/{name}": value.to("cpu", torch.float32, copy=True).numpy()
-            for kind, values in (("start", self.start), ("pull", self.pull))
+            for kind, values in (("anchor", self.anchor), ("decay", self.decay))
             for name, value in values.items()
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, ndarray], named: Named) -> Self | None:
-        """What ``state`` returned; None where nothing was held."""
-        if not any(key.startswith("pull/") for key in state):
+        """Penalty of a ``state``; None where it holds none."""
+        if not any(key.startswith("decay/") for key in state):
             return None
-        start, pull = (
+        anchor, decay = (
             {n: torch.tensor(state[f"{kind}/{n}"], device=p.device) for n, p in named.items()}
-            for kind in ("start", "pull")
+            for kind in ("anchor", "decay")
         )
-        return cls(start, pull)
+        return cls(anchor, decay)
 
 
 def estimate_ewc(
@@ -99,19 +99,21 @@ def estimate_ewc(
     seed: int,
     max_tokens: int,
 ) -> EWCPenalty | None:
-    """Hold what the model is trusted with itself; None where that is nothing.
+    """Estimate the penalty on the samples where the student is trusted itself.
 
-    The pull's mean over all parameters is the settings' strength times the share of the samples
-    that the model is trusted with.
+    The decay's mean over all parameters is the config's strength times the mean trust.
 
     Args:
         lm: the student, in evaluation mode.
         named: its trainable parameters.
         data: the N samples.
-        teacher: of the phase, with the model's trust in itself.
+        teacher: targets of the phase, with the student's trust in itself.
         config: the phase.
-        seed: of all draws.
+        seed: seed of all draws.
         max_tokens: tokens at once, padding included.
+
+    Returns:
+        The penalty; None for targets without the student's trust.
     """
     if teacher.self_weight is None:
         return None
@@ -131,7 +133,7 @@ def estimate_ewc(
                 yield mean * len(batch.row)
 
     strength = config.ewc * float(teacher.self_weight.mean())
-    return EWCPenalty.of(named, fisher_information(named, losses()), strength)
+    return EWCPenalty.from_fisher(named, fisher_information(named, losses()), strength)
 
 
 def fisher_information(named: Named, losses: Iterable[Tensor]) -> dict[str, Tensor]:

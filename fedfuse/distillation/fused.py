@@ -57,7 +57,7 @@ def fused_distillation_loss(
         hidden: ``[R, d]`` of any floating dtype.
         head: of V rows.
         label: the token each row should predict.
-        teacher: what the rows should learn; None for labels alone, at full weight.
+        teacher: targets of the rows; None for labels alone, at full weight.
         objective: weight of the labels, divergence and temperature.
         chunk: rows whose logits exist at once; by default what suits the device.
 
@@ -66,7 +66,7 @@ def fused_distillation_loss(
     """
     chunk = chunk or rows_per_chunk(len(head.weight), hidden.device)
     tensors = [hidden, head.weight, head.bias]
-    if not torch.is_grad_enabled():  # a Function is not told, and would form the gradients
+    if not torch.is_grad_enabled():  # a Function cannot see it, and would form the gradients
         tensors = [None if t is None else t.detach() for t in tensors]
     # Autocast would cast the weight anew for every chunk.
     with torch.autocast(hidden.device.type, enabled=False):
@@ -165,7 +165,7 @@ def _add(
     weight: Float[Tensor, "vocab width"],
     gradient: Float[Tensor, "rows vocab"],
 ) -> None:
-    """Carry a chunk's gradient on to hidden states, weight and bias, as far as they are asked."""
+    """Add a chunk's gradient to those of hidden states, weight and bias, as far as asked for."""
     by_hidden, by_weight, by_bias = sums
     if by_bias is not None:
         by_bias += gradient.sum(0)

@@ -25,8 +25,8 @@ from fedfuse.config.training import Objective
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import to_tensor
 
-# What reverse KL takes a class for that the teacher gives nothing. A cut or rounded teacher does
-# not know that something is impossible, and the divergence from a true zero is infinite.
+# Teacher probability below which reverse KL does not go. A truncated or rounded teacher does not
+# know that a token is impossible, and the divergence from a true zero is infinite.
 LEAST_PROBABILITY = 1e-6
 
 
@@ -74,7 +74,7 @@ def distillation_loss(
     Args:
         logits: the student's, one row per label row.
         label: the token each row should predict.
-        teacher: what the rows should learn; None for labels alone, at full weight.
+        teacher: targets of the rows; None for labels alone, at full weight.
         objective: weight of the labels, divergence and temperature.
 
     Returns:

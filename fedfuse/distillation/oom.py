@@ -1,4 +1,4 @@
-"""What to do when a training step does not fit into memory: the same step in smaller parts."""
+"""Back-off when a training step runs out of memory: the same step in smaller parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedfuse.errors import FedfuseError
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch says that memory ran out, of a GPU or of the machine."""
+    """Whether an error of torch means that memory ran out, of a GPU or of the machine."""
     text = str(error).lower()
     return (
         isinstance(error, torch.OutOfMemoryError)
@@ -20,7 +20,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def smaller_parts(lengths: Int64[ndarray, " samples"], max_tokens: int) -> int:
-    """Half of the tokens that a part of a step had, padding included.
+    """Halve the tokens in a part of a step, padding included.
 
     Args:
         lengths: ``[N]`` tokens of each sample of the step.
@@ -33,7 +33,7 @@ def smaller_parts(lengths: Int64[ndarray, " samples"], max_tokens: int) -> int:
     had = min(max_tokens or len(lengths) * longest, len(lengths) * longest)
     if had <= longest:
         raise FedfuseError(
-            f"out of memory with a single sample of {longest} tokens; allowed: a smaller "
+            f"out of memory with a single sample of {longest} tokens: expected a smaller "
             "data.max-length or model, gradient-checkpointing, or a device with more memory"
         )
     return max(had // 2, longest)

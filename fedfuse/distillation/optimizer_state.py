@@ -1,4 +1,4 @@
-"""What an optimizer and a loss scale remember between messages, as flat arrays."""
+"""State of an optimizer and a loss scale as flat arrays, to carry between phases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from numpy import ndarray
 from torch import nn
 
+# State of a training phase: step, samples seen, moments, loss scale; see ``Training.state``.
 TrainingState = dict[str, ndarray]
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -27,7 +28,7 @@ def optimizer_moments(
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], state: TrainingState
 ) -> None:
-    """Put moments back that ``optimizer_moments`` returned; other entries are left alone."""
+    """Restore moments of ``optimizer_moments``; other entries are left alone."""
     for key, value in state.items():
         kind, slash, name = key.partition("/")
         if slash and kind in _MOMENTS:
@@ -35,7 +36,7 @@ def restore_optimizer(
 
 
 def scaler_state(scaler: torch.amp.GradScaler) -> TrainingState:
-    """The loss scale, and the steps since it last changed; nothing where none is used."""
+    """Loss scale and steps since it last changed; empty where none is used."""
     if not scaler.is_enabled():
         return {}
     state = scaler.state_dict()
@@ -43,7 +44,7 @@ def scaler_state(scaler: torch.amp.GradScaler) -> TrainingState:
 
 
 def restore_scaler(scaler: torch.amp.GradScaler, state: TrainingState) -> None:
-    """Put back what ``scaler_state`` returned."""
+    """Restore a ``scaler_state``."""
     if scaler.is_enabled() and "scale" in state:
         kept = {"scale": float(state["scale"]), "_growth_tracker": int(state["growth"])}
         scaler.load_state_dict(scaler.state_dict() | kept)

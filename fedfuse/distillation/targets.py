@@ -1,4 +1,4 @@
-"""What a student is taught, and the loss of a batch of it."""
+"""Losses of a batch: joint on taught rows, labels alone on replayed ones."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Acceptance test: a round's new adapter is kept only if it makes no domain worse beyond noise.
 
-Rule: the same held-out samples are scored before and after. In every domain with at least
+The same held-out samples are scored before and after. In every domain with at least
 ``LEAST_SAMPLES`` of them, and over all samples together, the mean difference (after less before)
 has a one-sided bootstrap interval over samples, paired. A group is worse when the interval's lower
 end is above zero; one worse group is enough to roll the round back. The level is divided by the
@@ -29,7 +29,7 @@ _DRAWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a round did to the held-out samples of one domain.
+    """Change of the loss on the held-out samples of one domain.
 
     Attributes:
         mean: loss after less loss before, in the losses' unit; below zero is better.
@@ -44,11 +44,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceResult:
-    """Whether a round is kept.
+    """Outcome of the test.
 
     Attributes:
-        keep: no group got worse beyond noise.
-        changes: by domain; ``OVERALL`` is all samples together.
+        keep: whether no group got worse beyond noise.
+        changes: change by domain; ``OVERALL`` is all samples together.
     """
 
     keep: bool
@@ -56,7 +56,7 @@ class AcceptanceResult:
 
     @property
     def worse(self) -> list[str]:
-        """The domains that got worse."""
+        """Domains that got worse."""
         return [domain for domain, change in self.changes.items() if change.worse]
 
 
@@ -68,14 +68,14 @@ def acceptance_test(
     level: float = 0.05,
     seed: int = 0,
 ) -> AcceptanceResult:
-    """Decide on a round.
+    """Test whether a round may be kept.
 
     Args:
         before: ``[H]`` loss of each held-out sample under the old adapter, such as nats per byte.
         after: ``[H]`` under the new one.
         domains: ``[H]`` domain of each; all the same where none is known.
         level: chance to roll back a round that changes nothing, in (0, 1).
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Raises:
         FedfuseError: for losses that are not finite or do not belong together, or no samples.

@@ -1,9 +1,9 @@
-"""Knowledge interference: what fusion made worse, how often and how much.
+"""Knowledge interference: how often and by how much fusion makes a model worse.
 
-For every cell, a model on a task or domain, the metric before and after fusion is compared on
-held-out data. Interference rate is the share of cells that got worse beyond noise, interference
-depth the mean loss that those cells gained (Kong et al., Fusion-X, arXiv 2505.23844, measure by the
-tasks that fusion harms; the intervals are this project's).
+For every model and domain, the loss before and after fusion is compared on held-out data. The
+interference rate is the share of changes that are worse beyond noise, the interference depth their
+mean rise (Kong et al., Fusion-X, arXiv 2505.23844, measure by the tasks that fusion harms; the
+intervals are this project's).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One model on one domain in one run.
+class LossChange:
+    """Loss of one model on one domain in one run, before and after fusion.
 
     Attributes:
-        seed: of the run; what is resampled.
-        model: its name.
-        domain: its name.
+        seed: seed of the run; intervals resample seeds.
+        model: name of the model.
+        domain: name of the domain.
         before: loss before fusion, such as nats per byte.
-        after: loss after it, the same unit.
-        noise: how much of a rise is no more than noise, 0 or more; see ``paired_noise``.
+        after: loss after it, in the same unit.
+        noise: largest rise that is no more than noise, 0 or more; see ``paired_noise``.
     """
 
     seed: int
@@ -53,9 +53,9 @@ class Interference:
     """Rate and depth, with intervals over seeds.
 
     Attributes:
-        rate: share of cells that got worse, in [0, 1].
+        rate: share of changes that are worse, in [0, 1].
         rate_interval: lower and upper end.
-        depth: mean rise of the cells that got worse, in the losses' unit; 0 where there is none.
+        depth: mean rise of the changes that are worse, in the losses' unit; 0 where there is none.
         depth_interval: lower and upper end.
     """
 
@@ -66,30 +66,30 @@ class Interference:
 
 
 def measure_interference(
-    cells: Sequence[Cell], *, level: float = 0.05, seed: int = 0
+    changes: Sequence[LossChange], *, level: float = 0.05, seed: int = 0
 ) -> Interference:
-    """Rate and depth over all cells of all seeds.
+    """Rate and depth over all changes of all seeds.
 
-    The intervals are percentiles of a bootstrap over seeds, a seed's cells staying together, since
-    they share teachers and data. With one seed they have no width.
+    The intervals are percentiles of a bootstrap over seeds, a seed's changes staying together,
+    since they share teachers and data. With one seed they have no width.
 
     Args:
-        cells: at least one.
+        changes: at least one.
         level: the intervals leave out this much, half at each end.
         seed: of the resampling.
 
     Raises:
-        FedfuseError: without cells.
+        FedfuseError: without changes.
     """
-    if not cells:
-        raise FedfuseError("interference: no cells; allowed: at least one")
-    seeds = sorted({cell.seed for cell in cells})
-    of_seed = [[cell for cell in cells if cell.seed == number] for number in seeds]
-    # [seeds] each: number of cells, of worse ones, and the sum of what these gained
+    if not changes:
+        raise FedfuseError("interference: expected at least one loss change, got none")
+    seeds = sorted({change.seed for change in changes})
+    of_seed = [[change for change in changes if change.seed == number] for number in seeds]
+    # [seeds] each: number of changes, of worse ones, and the sum of their rises
     count = np.array([len(group) for group in of_seed], dtype=np.float64)
-    worse = np.array([sum(cell.worse for cell in group) for group in of_seed], dtype=np.float64)
+    worse = np.array([sum(change.worse for change in group) for group in of_seed], dtype=np.float64)
     gained = np.array(
-        [sum(cell.after - cell.before for cell in group if cell.worse) for group in of_seed]
+        [sum(change.after - change.before for change in group if change.worse) for group in of_seed]
     )
     drawn = np.random.default_rng(seed).integers(len(seeds), size=(_DRAWS, len(seeds)))
     rates = worse[drawn].sum(1) / count[drawn].sum(1)
@@ -103,9 +103,9 @@ def measure_interference(
 
 
 def paired_noise(before: Float[ndarray, " samples"], after: Float[ndarray, " samples"]) -> float:
-    """How far the mean of the paired differences may rise by chance: 1.645 standard errors.
+    """Largest rise of the mean paired difference by chance: 1.645 standard errors.
 
-    Infinite for fewer than two samples, which cannot tell.
+    Infinite for fewer than two samples, from which none can be estimated.
     """
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     if len(difference) < 2:

@@ -1,4 +1,4 @@
-"""Scores: loss per byte of answer text and multiple-choice accuracy, per domain."""
+"""Loss per byte of answer text and multiple-choice accuracy, per domain."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SampleNLL = Float64[ndarray, " samples"]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One model on one domain.
+    """Score of one model on one domain.
 
     Attributes:
         loss: nats per byte of answer text.
         accuracy: share of multiple-choice questions answered right; None where there are none.
         samples: number of scored samples.
-        noise: how much of a rise since an earlier score is no more than noise, nats per byte; see
-            ``interference.paired_noise``. None where there is none to compare with.
+        noise: largest rise since an earlier score that is no more than noise, nats per byte; see
+            ``interference.paired_noise``. None without an earlier score.
     """
 
     loss: float
@@ -51,7 +51,7 @@ def sample_nll(lm: CausalLM, data: TokenizedDataset) -> SampleNLL:
 
 
 class Evaluator:
-    """The test set and the questions, tokenized once for one model."""
+    """Test set and multiple-choice questions, tokenized once for one model."""
 
     def __init__(
         self,

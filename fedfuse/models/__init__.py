@@ -1,1 +1,1 @@
-"""Causal language models with adapters, and the built-in small ones."""
+"""Causal language models with their adapters, output heads and forward passes."""

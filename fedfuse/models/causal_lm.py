@@ -1,7 +1,6 @@
 """Causal language models from a folder or the Hugging Face hub, and their LoRA adapters.
 
-The base stays frozen; everything that is learnt is in the adapter, whose state is plain float32
-arrays by name.
+The base stays frozen; everything learned is in the adapter, whose state is float32 arrays by name.
 
 Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
 """
@@ -82,12 +81,12 @@ class CausalLM:
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """A LoRA adapter.
+    """Hyperparameters of a LoRA adapter.
 
     Attributes:
-        rank: of the update, at least 1; 8 is common, and more than the layers' width is a waste.
-        alpha: scale of the update is ``alpha / rank``, > 0; twice the rank is common.
-        dropout: on the adapter's input while training, in [0, 1).
+        rank: rank of the update, at least 1; 8 is common, more than the layers' width is a waste.
+        alpha: above 0, the update is scaled by ``alpha / rank``; twice the rank is common.
+        dropout: dropout on the adapter's input while training, in [0, 1).
         targets: ``all-linear`` (all but the output head), or names of modules joined by commas.
     """
 
@@ -99,13 +98,13 @@ class LoraSettings:
     def __post_init__(self) -> None:
         wrong = []
         if self.rank < 1:
-            wrong.append(f"rank is {self.rank}; allowed: at least 1")
+            wrong.append(f"rank: expected at least 1, got {self.rank}")
         if not 0 < self.alpha < float("inf"):
-            wrong.append(f"alpha is {self.alpha}; allowed: above 0")
+            wrong.append(f"alpha: expected above 0, got {self.alpha}")
         if not 0 <= self.dropout < 1:
-            wrong.append(f"dropout is {self.dropout}; allowed: 0 to below 1")
+            wrong.append(f"dropout: expected 0 to below 1, got {self.dropout}")
         if not self.target_names:
-            wrong.append(f"targets is {self.targets!r}; allowed: {ALL_LINEAR}, or names and commas")
+            wrong.append(f"targets: expected {ALL_LINEAR} or names, got {self.targets!r}")
         if wrong:
             raise FedfuseError("LoRA " + "; ".join(wrong))
 
@@ -122,16 +121,16 @@ def load_causal_lm(
 
     Args:
         name: a local folder, which is read without any network, or a hub id.
-        dtype: of the weights: ``float32``, ``bfloat16`` or ``float16``.
+        dtype: dtype of the weights: ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
-        quantization: of the base's linear layers: ``""`` for none, ``4bit`` or ``8bit``
+        quantization: format of the base's linear layers: ``""`` for none, ``4bit`` or ``8bit``
             (bitsandbytes, GPU only).
 
     Raises:
         FedfuseError: for anything that cannot be loaded or does not fit together, naming it.
     """
     if dtype not in DTYPES:
-        raise FedfuseError(f"model dtype {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
+        raise FedfuseError(f"model dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
     place = resolve_device(device)
     folder = local_folder(name)
     source = name if folder is None else str(folder)
@@ -149,8 +148,8 @@ def load_causal_lm(
     model, info = loaded
     if info["missing_keys"]:
         raise FedfuseError(
-            f"model {name!r} has no weights for {sorted(info['missing_keys'])[:5]}; "
-            "allowed: a checkpoint of a complete causal language model"
+            f"model {name!r}: expected a checkpoint of a complete causal language model, got one "
+            f"without weights for {sorted(info['missing_keys'])[:5]}"
         )
     if not quantization:
         model.to(place)
@@ -159,8 +158,8 @@ def load_causal_lm(
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise FedfuseError(
-            f"model {name!r}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
-            f"embeddings for {rows}; allowed: no more tokens than embeddings"
+            f"model {name!r}: expected no more tokens than embeddings, {rows}, got a tokenizer of "
+            f"{tokenizer.vocab_size} tokens"
         )
     check_causal(name, model)
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -174,9 +173,9 @@ def add_lora(
 
     Args:
         lm: the base, whose modules are replaced in place.
-        settings: the adapter.
+        settings: hyperparameters of the adapter.
         gradient_checkpointing: recompute activations in the backward pass: slower, less memory.
-        seed: of the adapter's initial values; torch's global generator is left as it was.
+        seed: seed of the adapter's initial values; torch's global generator is left as it was.
 
     Raises:
         FedfuseError: for targets that the model does not have.
@@ -187,8 +186,8 @@ def add_lora(
     unknown = [n for n in names if n != ALL_LINEAR and n not in available]
     if unknown or (ALL_LINEAR in names and len(names) > 1):
         raise FedfuseError(
-            f"LoRA targets {settings.targets!r} are not all in {lm.name!r}; allowed: {ALL_LINEAR} "
-            f"alone, or some of: {', '.join(available)}"
+            f"LoRA targets of {lm.name!r}: expected {ALL_LINEAR} alone, or some of: "
+            f"{', '.join(available)}; got {settings.targets!r}"
         )
     base = lm.model
     if gradient_checkpointing:
@@ -235,13 +234,14 @@ def load_adapter_state(model: PeftModel, state: AdapterState) -> None:
     differing = sorted(own.keys() ^ state.keys())
     if differing:
         raise FedfuseError(
-            f"adapter state has {len(state)} arrays and the adapter {len(own)}; "
-            f"in one of them only: {differing[:5]}"
+            f"adapter state: expected the adapter's {len(own)} arrays, got {len(state)}; in one of "
+            f"them only: {differing[:5]}"
         )
     for name, value in state.items():
         if value.shape != tuple(own[name].shape):
             raise FedfuseError(
-                f"adapter state {name!r} has shape {value.shape}; allowed: {tuple(own[name].shape)}"
+                f"adapter state {name!r}: expected shape {tuple(own[name].shape)}, "
+                f"got {value.shape}"
             )
     tensors = {n: torch.from_numpy(np.array(v, dtype=np.float32)) for n, v in state.items()}
     set_peft_model_state_dict(model, tensors)
@@ -250,7 +250,7 @@ def load_adapter_state(model: PeftModel, state: AdapterState) -> None:
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Save the adapter so that ``PeftModel.from_pretrained(base, folder)`` loads it.
 
-    An existing folder is replaced; nobody ever sees a half-written one.
+    An existing folder is replaced as a whole.
 
     Raises:
         FedfuseError: when it cannot be written.

@@ -1,4 +1,4 @@
-"""What a model needs in memory, from its config alone: shapes are computed, numbers are not.
+"""Memory that a model needs, from its config alone: shapes are computed, numbers are not.
 
 A training step runs on PyTorch's fake tensors, which have shape and dtype and no memory, and every
 storage that its operators make is counted until it is let go. So the answer is right for any
@@ -39,12 +39,13 @@ class ModelNeeds:
     """Bytes of a model that is trained.
 
     Attributes:
-        base: of the frozen weights.
+        base: bytes of the frozen weights.
         mapped: whether they are the model's files, mapped into memory, which all processes of a
             machine share; a model in another dtype than its files' is a copy in each.
-        adapter: of the adapter's weights; as much for their gradient, twice for AdamW's moments.
-        step: of the activations of a training step at their peak, with the gradient.
-        scoring: of those of a pass without gradients.
+        adapter: bytes of the adapter's weights; as many for their gradient, twice for AdamW's
+            moments.
+        step: peak of the activations of a training step, with the gradient.
+        scoring: peak of the activations of a pass without gradients.
     """
 
     base: int
@@ -66,16 +67,16 @@ def dry_run(
     gradient_checkpointing: bool = False,
     quantization: str = "",
 ) -> ModelNeeds:
-    """What ``load_causal_lm``, ``add_lora`` and training take.
+    """Bytes that ``load_causal_lm``, ``add_lora`` and training take.
 
     Args:
         name: a local folder or a hub id; its config is all that is read.
-        dtype: of the weights, one of ``DTYPES``.
-        lora: the adapter.
-        samples: in one pass.
-        length: of the longest, in tokens.
-        scored: samples of one pass without gradients.
-        vocab_size: the tokenizer's.
+        dtype: dtype of the weights, one of ``DTYPES``.
+        lora: hyperparameters of the adapter.
+        samples: samples in one pass.
+        length: tokens of the longest.
+        scored: samples in one pass without gradients.
+        vocab_size: size of the tokenizer's vocabulary.
         gradient_checkpointing: whether activations are recomputed.
         quantization: ``""``, ``4bit`` or ``8bit``.
 
@@ -107,7 +108,7 @@ def dry_run(
             scoring = _peak(adapted, scored, length, train=False)
     except Exception as error:  # whatever a model's own code raises
         raise NeedsUnknown(
-            f"model {name!r}: its memory cannot be told from its config ({error})"
+            f"model {name!r}: its memory cannot be computed from its config ({error})"
         ) from error
     step, scoring = (
         peak + 2 * min(together * length * vocab_size * 4, CHUNK_BYTES["cpu"])

@@ -1,8 +1,8 @@
-"""The output head of a causal LM: what makes logits of its last hidden states.
+"""The output head of a causal LM, which makes logits of its last hidden states.
 
-To know the head apart from the model means that logits can be formed a few rows at a time. It is
-used only where it gives the model's own logits, which is tried out on every model: there are
-architectures with more between the last hidden state and the logits than is known here.
+With the head apart from the model, logits can be formed a few rows at a time. It is used only where
+it gives the model's own logits, which is checked on every model: some architectures have more
+between the last hidden state and the logits than is known here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-# How much of a batch tells whether a head is the model's.
-TRIED_SAMPLES, TRIED_TOKENS = 2, 16
+# Part of a batch on which a head is checked.
+CHECKED_SAMPLES, CHECKED_TOKENS = 2, 16
 # Logits in float32 that exist at once. Large matrices keep all cores of a CPU busy, and beyond this
 # size nothing is gained; a GPU needs larger ones. (The latter is not measured.)
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 
-# Models whose head was tried: what is wrong with it, or nothing.
-_tried: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+# Models whose head was checked: what is wrong with it, or nothing.
+_checked: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def accepts(model: nn.Module, argument: str) -> bool:
 def hidden_states(
     model: nn.Module, input_ids: Int64[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length width"]:
-    """What the head of a causal LM is given, for models with ``find_head``."""
+    """Inputs of the head of a causal LM, for models with ``find_head``."""
     backbone: Any = base_of(model)
     backbone = backbone.base_model
     # Keys and values are for generation.
@@ -116,12 +116,12 @@ def find_head(model: nn.Module, input_ids: Int64[Tensor, "batch length"]) -> Hea
     base = base_of(model)
     declared = _declared(model, base)
     if isinstance(declared, str):
-        _say(type(base).__name__, declared)
+        _warn_once(type(base).__name__, declared)
         return None
-    if base not in _tried:
-        _tried[base] = _try(base, declared, input_ids[:TRIED_SAMPLES, :TRIED_TOKENS])
-    if _tried[base]:
-        _say(type(base).__name__, _tried[base])
+    if base not in _checked:
+        _checked[base] = _check(base, declared, input_ids[:CHECKED_SAMPLES, :CHECKED_TOKENS])
+    if _checked[base]:
+        _warn_once(type(base).__name__, _checked[base])
         return None
     return declared
 
@@ -145,7 +145,7 @@ def _declared(model: nn.Module, base: nn.Module) -> Head | str:
 
 
 @torch.no_grad()
-def _try(base: nn.Module, head: Head, input_ids: Int64[Tensor, "batch length"]) -> str:
+def _check(base: nn.Module, head: Head, input_ids: Int64[Tensor, "batch length"]) -> str:
     """Compare the head's logits with the model's own; what is wrong, or nothing."""
     try:
         with _without_dropout(base):
@@ -164,8 +164,8 @@ def _try(base: nn.Module, head: Head, input_ids: Int64[Tensor, "batch length"]) 
 
 
 @cache
-def _say(model: str, reason: str) -> None:
-    """Log once per process and reason."""
+def _warn_once(model: str, reason: str) -> None:
+    """Warn once per process and reason."""
     logger.warning(
         "%s: logits of whole batches are formed, which takes more memory: %s", model, reason
     )

@@ -1,4 +1,4 @@
-"""What loading a causal language model takes: source, device, tokenizer, and what to refuse."""
+"""Source, device, quantization and tokenizer of a model to load, and models to refuse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUANTIZATIONS = ("", "4bit", "8bit")
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that a model's name means, None for a hub id.
+    """Folder of a model's name; None for a hub id.
 
     Raises:
         FedfuseError: for a path that is no folder.
@@ -31,8 +31,8 @@ def local_folder(name: str) -> Path | None:
         return path
     if looks_like_path(name) or path.exists():
         raise FedfuseError(
-            f"model folder {name!r} does not exist; allowed: a folder with config.json, "
-            "model.safetensors and tokenizer.json, or the id of a model on the Hugging Face hub"
+            "model: expected a folder with config.json, model.safetensors and tokenizer.json, or "
+            f"the id of a model on the Hugging Face hub; folder {name!r} does not exist"
         )
     return None
 
@@ -47,11 +47,11 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise FedfuseError(f"device {device!r} is unknown; allowed: auto, cpu, cuda, cuda:0, ...")
+        raise FedfuseError(f"device: expected auto, cpu, cuda, cuda:0, ..., got {device!r}")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise FedfuseError(
-            f"device {device!r} is not here: {torch.cuda.device_count()} GPUs are visible; "
-            "allowed: auto, cpu, or a GPU that is visible"
+            "device: expected auto, cpu, or a visible GPU, of which there are "
+            f"{torch.cuda.device_count()}, got {device!r}"
         )
     return torch.device(device)
 
@@ -62,9 +62,9 @@ def quantization_options(
     """Loading options for a quantized base; see ``load_causal_lm``."""
     if quantization not in QUANTIZATIONS:
         allowed = ", ".join(repr(known) for known in QUANTIZATIONS)
-        raise FedfuseError(f"quantization {quantization!r} is unknown; allowed: {allowed}")
+        raise FedfuseError(f"quantization: expected {allowed}, got {quantization!r}")
     if place.type != "cuda":
-        raise FedfuseError(f"quantization {quantization!r} on {place}; allowed: on a GPU only")
+        raise FedfuseError(f"quantization {quantization!r}: expected a GPU, got {place}")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise FedfuseError(
             f"quantization {quantization!r} needs bitsandbytes: pip install 'fedfuse[quantization]'"
@@ -101,18 +101,17 @@ def check_causal(name: str, model: PreTrainedModel) -> None:
         first = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0].float()
     # Room for rounding in half precision; a trained model that looks ahead differs by far more.
     if (first[0] - first[1]).abs().max() > 0.05 * first.std():
-        raise FedfuseError(
-            f"model {name!r} ({type(model).__name__}) sees later tokens; allowed: causal models"
-        )
+        found = f"a {type(model).__name__} that sees later tokens"
+        raise FedfuseError(f"model {name!r}: expected a causal model, got {found}")
 
 
 @contextmanager
 def loading_errors(name: str, kind: str = "causal") -> Iterator[None]:
-    """Turn whatever transformers raises into one clear error; keep its bars off the terminal.
+    """Turn any error of transformers into one of ours; keep its progress bars off the terminal.
 
     Args:
-        name: of the model.
-        kind: of language models that are allowed.
+        name: name of the model.
+        kind: kind of language model that is expected.
     """
     bars: Any = transformers_logging  # untyped
     shown = bars.is_progress_bar_enabled()
@@ -121,8 +120,9 @@ def loading_errors(name: str, kind: str = "causal") -> Iterator[None]:
         yield
     except Exception as error:  # the library raises a dozen unrelated types
         raise FedfuseError(
-            f"model {name!r} cannot be loaded ({type(error).__name__}: {error}); allowed: {kind} "
-            "language models with safetensors weights, a fast tokenizer and no code of their own"
+            f"model {name!r} cannot be loaded: expected a {kind} language model with safetensors "
+            "weights, a fast tokenizer and no code of its own, got "
+            f"{type(error).__name__}: {error}"
         ) from error
     finally:
         if shown:

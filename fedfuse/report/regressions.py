@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from fedfuse.evaluation.interference import Cell, Interference, measure_interference
+from fedfuse.evaluation.interference import Interference, LossChange, measure_interference
 from fedfuse.report.formatting import change_text, count, loss_text, percent, shorten
 from fedfuse.report.style import (
     WIDTH,
@@ -40,8 +40,8 @@ class TakenBackRow:
     changes: str
 
 
-def cells(run: RunFolder) -> list[Cell]:
-    """Every model on every domain, untouched and after the last round; see ``Cell``."""
+def cells(run: RunFolder) -> list[LossChange]:
+    """Every model on every domain, untouched and after the last round; see ``LossChange``."""
     found = []
     for model in run.measured:
         before = run.by_domain(model, "zero-shot")
@@ -49,7 +49,7 @@ def cells(run: RunFolder) -> list[Cell]:
             noise = run.noise(model, domain)
             if domain in before and noise is not None:
                 losses = before[domain].loss, after.loss
-                found.append(Cell(run.seed, model, domain, *losses, noise))
+                found.append(LossChange(run.seed, model, domain, *losses, noise))
     return found
 
 

@@ -57,7 +57,7 @@ def test_a_machine_that_is_ready() -> None:
     ("node", "check", "message", "checked"),
     [
         ({"modle": "x"}, "configuration", "did you mean 'model'", ALL[:2]),
-        ({"device": "cuda:7"}, "configuration", "'cuda:7' is not here", ALL[:2]),
+        ({"device": "cuda:7"}, "configuration", "got 'cuda:7'", ALL[:2]),
         ({"data": "./none.jsonl"}, "data", "'./none.jsonl' does not exist", ALL[:5]),
         ({"model": "./none"}, "tokenizer", "'./none' does not exist", ALL[:4]),
         ({"partition-id": 3}, "data", "expected 0 to 2, got 3", ALL[:5]),

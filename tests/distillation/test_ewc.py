@@ -81,7 +81,7 @@ def test_labels_are_drawn_from_the_teacher() -> None:
 def test_the_pull_by_hand() -> None:
     named = {"a": nn.Parameter(torch.zeros(2)), "b": nn.Parameter(torch.zeros(2))}
     information = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([0.0, 0.0])}
-    held = EWCPenalty.of(named, information, strength=2.0)
+    held = EWCPenalty.from_fisher(named, information, strength=2.0)
     for parameter in named.values():
         parameter.data.fill_(1.0)
     held.apply(named, 0.1)  # the mean information is 1
@@ -89,7 +89,9 @@ def test_the_pull_by_hand() -> None:
     assert named["b"].tolist() == [1.0, 1.0]
     held.apply(named, 1e6)
     assert named["a"].tolist() == [0.0, 0.0]  # and no further
-    nothing = EWCPenalty.of(named, {name: 0 * value for name, value in information.items()}, 2.0)
+    nothing = EWCPenalty.from_fisher(
+        named, {name: 0 * value for name, value in information.items()}, 2.0
+    )
     nothing.apply(named, 1.0)
     assert named["b"].tolist() == [1.0, 1.0]
 
@@ -162,7 +164,7 @@ def test_trust_decides_what_counts(tiny: Make, public: list[Sample]) -> None:
         return found
 
     def mean(found: EWCPenalty) -> float:
-        values = torch.cat([value.flatten() for value in found.pull.values()])
+        values = torch.cat([value.flatten() for value in found.decay.values()])
         return float(values.mean())
 
     whole, half = np.ones(len(data)), np.arange(len(data)) < len(data) // 2
@@ -193,7 +195,7 @@ def test_parts_and_stops_change_nothing(tiny: Make, public: list[Sample]) -> Non
     early = begin(first)
     found = [early.advance() for _ in range(2)]
     kept = {name: value.copy() for name, value in early.state().items()}
-    assert any(name.startswith("pull/") for name in kept)
+    assert any(name.startswith("decay/") for name in kept)
     second.model.load_state_dict(first.model.state_dict())
     late = begin(second, kept)
     found += [late.advance() for _ in range(4)]
@@ -201,4 +203,4 @@ def test_parts_and_stops_change_nothing(tiny: Make, public: list[Sample]) -> Non
     right = weights(straight.model)
     assert all(torch.equal(right[n], p) for n, p in weights(second.model).items())
     # The next phase begins with other weights, and holds those.
-    assert not any(name.startswith(("pull/", "start/")) for name in late.state())
+    assert not any(name.startswith(("decay/", "anchor/")) for name in late.state())

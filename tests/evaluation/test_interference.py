@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.interference import Cell, measure_interference, paired_noise
+from fedfuse.evaluation.interference import LossChange, measure_interference, paired_noise
 
 
-def cells(seed: int, *changes: float, noise: float = 0.0) -> list[Cell]:
-    return [Cell(seed, "server", f"d{n}", 1.0, 1.0 + c, noise) for n, c in enumerate(changes)]
+def cells(seed: int, *changes: float, noise: float = 0.0) -> list[LossChange]:
+    return [LossChange(seed, "server", f"d{n}", 1.0, 1.0 + c, noise) for n, c in enumerate(changes)]
 
 
 def test_rate_and_depth_by_hand() -> None:
@@ -41,5 +41,5 @@ def test_noise_of_paired_samples() -> None:
 
 
 def test_no_cells() -> None:
-    with pytest.raises(FedfuseError, match="no cells"):
+    with pytest.raises(FedfuseError, match="at least one loss change"):
         measure_interference([])

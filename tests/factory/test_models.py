@@ -48,7 +48,7 @@ def test_seeds_do_not_depend_on_other_keys() -> None:
 
 @pytest.mark.parametrize("name", ["builtin:none", "./no/folder", "~/no/such/folder"])
 def test_missing_models_are_refused(name: str) -> None:
-    with pytest.raises(FedfuseError, match=rf"{name}.*allowed: "):
+    with pytest.raises(FedfuseError, match=name):
         check_model(name)
 
 

@@ -188,7 +188,7 @@ def test_unknown_targets(base_folders: dict[str, Path], targets: str) -> None:
 def test_bad_settings_are_reported_together() -> None:
     with pytest.raises(FedfuseError) as caught:
         LoraSettings(rank=0, alpha=-1.0, dropout=1.0, targets=" ,")
-    for word in ("rank is 0", "alpha is -1.0", "dropout is 1.0", "targets is ' ,'"):
+    for word in ("got 0;", "got -1.0", "got 1.0", "got ' ,'"):
         assert word in str(caught.value)
 
 
@@ -219,7 +219,7 @@ def test_bad_adapter_states(base_folders: dict[str, Path]) -> None:
         load_adapter_state(model, {**state, "extra": state[name]})
     with pytest.raises(FedfuseError, match=name):
         load_adapter_state(model, {n: a for n, a in state.items() if n != name})
-    with pytest.raises(FedfuseError, match=r"shape \(1, 16\); allowed: \(2, 16\)"):
+    with pytest.raises(FedfuseError, match=r"expected shape \(2, 16\), got \(1, 16\)"):
         load_adapter_state(model, {**state, name: state[name][:1]})
 
 
@@ -280,19 +280,19 @@ def test_hub_ids_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_is_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    with pytest.raises(FedfuseError, match=r"'config\.json' does not exist; allowed: a folder"):
+    with pytest.raises(FedfuseError, match=r"expected a folder .*'config\.json' does not exist"):
         load_causal_lm("config.json")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "int8"}, "'int8' is unknown; allowed: float32, bfloat16, float16"),
-        ({"device": "gpu"}, "'gpu' is unknown; allowed: auto, cpu"),
-        ({"device": "cuda:x"}, "'cuda:x' is unknown"),
-        ({"device": "cuda:99"}, "'cuda:99' is not here"),
-        ({"quantization": "2bit"}, "'2bit' is unknown; allowed: '', '4bit', '8bit'"),
-        ({"quantization": "4bit", "device": "cpu"}, "'4bit' on cpu; allowed: on a GPU"),
+        ({"dtype": "int8"}, "expected float32, bfloat16, float16, got 'int8'"),
+        ({"device": "gpu"}, "expected auto, cpu, .*got 'gpu'"),
+        ({"device": "cuda:x"}, "expected auto, cpu, .*got 'cuda:x'"),
+        ({"device": "cuda:99"}, "expected auto, cpu, .*got 'cuda:99'"),
+        ({"quantization": "2bit"}, "expected '', '4bit', '8bit', got '2bit'"),
+        ({"quantization": "4bit", "device": "cpu"}, "'4bit': expected a GPU, got cpu"),
     ],
 )
 def test_bad_options(folder: Path, options: dict[str, str], message: str) -> None:
@@ -322,7 +322,7 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
     weights = folder / "model.safetensors"
     torch.save({}, folder / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(FedfuseError, match=r"cannot be loaded .*safetensors"):
+    with pytest.raises(FedfuseError, match=r"cannot be loaded: .*safetensors"):
         load_causal_lm(str(folder))
 
 
@@ -339,7 +339,7 @@ def test_remote_code_is_refused(folder: Path) -> None:
 
 def test_incomplete_weights_are_refused(folder: Path) -> None:
     edit(folder / "config.json", num_hidden_layers=3)
-    with pytest.raises(FedfuseError, match=r"no weights for \['model\.layers\.2"):
+    with pytest.raises(FedfuseError, match=r"without weights for \['model\.layers\.2"):
         load_causal_lm(str(folder))
 
 
@@ -348,7 +348,7 @@ def test_more_tokens_than_embeddings(folder: Path) -> None:
     tokenizer.add_tokens([f"<extra{n}>" for n in range(6)])
     tokenizer.save_pretrained(folder)
     rows = len(tokenizer) - 6 + 5
-    with pytest.raises(FedfuseError, match=f"has {rows + 1} tokens .* embeddings for {rows}"):
+    with pytest.raises(FedfuseError, match=f"embeddings, {rows}, got .* {rows + 1} tokens"):
         load_causal_lm(str(folder))
 
 
@@ -398,7 +398,7 @@ def test_models_that_look_ahead_are_refused(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         BertLMHeadModel(config).save_pretrained(folder)
-    with pytest.raises(FedfuseError, match=r"BertLMHeadModel\) sees later tokens"):
+    with pytest.raises(FedfuseError, match=r"BertLMHeadModel that sees later tokens"):
         load_causal_lm(str(folder))
 
 

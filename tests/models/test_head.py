@@ -61,9 +61,9 @@ CONFIGS: dict[str, PretrainedConfig] = {
 
 @pytest.fixture(autouse=True)
 def _said_anew() -> Iterator[None]:
-    module._say.cache_clear()
+    module._warn_once.cache_clear()
     yield
-    module._say.cache_clear()
+    module._warn_once.cache_clear()
 
 
 def build(config: PretrainedConfig) -> PreTrainedModel:
