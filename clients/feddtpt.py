@@ -1,8 +1,8 @@
-"""The client of FedDTPT: searches for a better prompt, and says what it found.
+"""The client of FedDTPT: searches for a better prompt, and sends it with what it measured.
 
 Wu et al., "FedDTPT", arXiv 2411.00985, Algorithm 1. Searches are in this machine's run folder,
-``clients/N``: see ``fedfuse.feddtpt.tuner``. ``Memory`` keeps no more than the prompt that this
-client was told last, and the round of it: so it knows a request that came late.
+``clients/N``: see ``fedfuse.feddtpt.tuner``. The client's state keeps no more than the last prompt
+that it received and the round of it, by which a request that comes late is recognised.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
 from clients.client_state import remember, run_folder
 from fedfuse.factory.client import parse_client
 from fedfuse.factory.feddtpt import (
+    client_tuner,
     load_backend,
     load_masked_lm,
-    load_task,
     private_examples,
-    search_seed,
 )
-from fedfuse.feddtpt.accuracy import draw
 from fedfuse.feddtpt.prompt import Prompt
 from fedfuse.feddtpt.tuner import ClientPromptTuner
 from fedfuse.flower.feddtpt_messages import pack_prompt, pack_tuned, unpack_prompt
@@ -30,7 +28,7 @@ class PromptClient:
     """One client for the length of one message.
 
     Attributes:
-        memory: what the last message left.
+        memory: the client's persistent state.
     """
 
     def __init__(self, context: Context, request: RecordDict) -> None:
@@ -43,10 +41,10 @@ class PromptClient:
         self.memory = remember(context.state, self._client, model, request)
 
     def register(self, request: RecordDict) -> RecordDict:
-        """Who this client is: its partition, its black box, and the vocabulary of prompts."""
-        self._told(request)
+        """Reply with this client's partition, its black box, and the vocabulary of prompts."""
+        self._receive(request)
         device = self._config.clients.device
-        lm = load_masked_lm(self._config.prompts.masked_lm, device)
+        lm = load_masked_lm(self._config.feddtpt.masked_lm, device)
         load_backend(self._config.black_box, device)
         private_examples(self._client)
         info = ConfigRecord(
@@ -65,15 +63,15 @@ class PromptClient:
         """Search from the global prompt; reply with the best one found."""
         reply = RecordDict({})
         now = unpack_context(request).round
-        pack_tuned(reply, self._searcher().search(self._told(request), now))
+        pack_tuned(reply, self._tuner().search(self._receive(request), now))
         return reply
 
     def standalone(self, request: RecordDict) -> RecordDict:
-        """The same searches without the federation: each goes on from this client's own prompt."""
-        searcher, prompt = self._searcher("standalone"), self._told(request)
+        """Search as often without the federation, each time from this client's own last prompt."""
+        tuner, prompt = self._tuner("standalone"), self._receive(request)
         queries = 0
-        for turn in range(1, self._config.rounds + 1):
-            tuned = searcher.search(prompt, turn)
+        for number in range(1, self._config.rounds + 1):
+            tuned = tuner.search(prompt, number)
             prompt, queries = tuned.prompt, queries + tuned.queries
         reply = RecordDict({})
         pack_tuned(reply, tuned)
@@ -81,35 +79,20 @@ class PromptClient:
         return reply
 
     def evaluate(self, request: RecordDict) -> RecordDict:
-        """How the global prompt, and this client's last one, do on its private examples."""
-        searcher, now = self._searcher(), unpack_context(request).round
+        """Measure the global prompt, and this client's last one, on its private examples."""
+        tuner, now = self._tuner(), unpack_context(request).round
         private = private_examples(self._client)
-        metrics: Metrics = {"global": searcher.accuracy(self._told(request), private, now + 1)}
-        if last := searcher.last(now):
-            metrics["own"] = searcher.accuracy(last.prompt, private, now + 1)
+        metrics: Metrics = {"global": tuner.accuracy(self._receive(request), private, now + 1)}
+        if last := tuner.last(now):
+            metrics["own"] = tuner.accuracy(last.prompt, private, now + 1)
         return RecordDict({"metrics": MetricRecord(metrics)})
 
-    def _told(self, request: RecordDict) -> Prompt:
-        """The prompt that a request is about, which is kept."""
+    def _receive(self, request: RecordDict) -> Prompt:
+        """Read the prompt of a request, and keep it."""
         prompt = unpack_prompt(request)
         pack_prompt(self._state, prompt)
         return prompt
 
-    def _searcher(self, what: str = "federated") -> ClientPromptTuner:
-        config, device = self._config, self._config.clients.device
-        prompts = config.prompts
-        task, splits = load_task(
-            prompts, config.data.template, config.seed, self._client.node.num_partitions
-        )
-        seed = search_seed(config, self._name)
-        sizes = prompts.private, prompts.public
-        return ClientPromptTuner(
-            run_folder(self._client, self.memory.request_context.run) / what,
-            task,
-            draw(private_examples(self._client), splits.public, sizes, seed),
-            load_masked_lm(prompts.masked_lm, device),
-            load_backend(config.black_box, device),
-            prompts.search_settings(),
-            prompts.queries,
-            seed,
-        )
+    def _tuner(self, name: str = "federated") -> ClientPromptTuner:
+        folder = run_folder(self._client, self.memory.request_context.run)
+        return client_tuner(self._client, folder / name)

@@ -1,12 +1,13 @@
 """FedDTPT: clients search a prompt for a black-box language model, and the server makes one of all.
 
 Wu et al., "FedDTPT: Federated Discrete and Transferable Prompt Tuning for Black-Box Large Language
-Models", arXiv 2411.00985. Algorithm 1 is the clients', Algorithm 2 ``fedfuse.feddtpt.aggregation``.
+Models", arXiv 2411.00985. Algorithm 1 is ``fedfuse.feddtpt.search``, the clients'; Algorithm 2 is
+``fedfuse.feddtpt.aggregation``.
 
-Differs from the paper: see ``fedfuse.feddtpt.aggregation`` and ``fedfuse.feddtpt.next_prompt``
-(what becomes of the clients' prompts); the paper's way is ``prompts.aggregation = "paper"`` with
-``prompts.choice = "none"``. The test set is asked about by the server alone, so that no question is
-paid for twice; clients say how prompts do on their private examples.
+Differs from the paper: see ``fedfuse.feddtpt.aggregation`` and ``fedfuse.feddtpt.selection``; the
+paper's way is ``feddtpt.aggregation.method = "paper"`` with ``feddtpt.candidates = "none"``. The
+server alone asks about the test set, so that no question is paid for twice; clients measure prompts
+on their private examples.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import mean
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -23,31 +26,81 @@ from flwr.serverapp import Grid
 from numpy import ndarray
 
 from fedfuse.config.run_config import RunConfig
-from fedfuse.factory.feddtpt import check_prompt_inputs, prompt_models
-from fedfuse.feddtpt.next_prompt import AggregationResult, next_prompt
+from fedfuse.factory.feddtpt import (
+    centralized_tuner,
+    check_prompt_inputs,
+    load_backend,
+    load_masked_lm,
+    load_task,
+    prompt_models,
+)
+from fedfuse.feddtpt.label_datasets import ExampleSplits
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
+from fedfuse.feddtpt.scorer import PromptScorer
+from fedfuse.feddtpt.selection import AggregationResult, select_prompt
+from fedfuse.files import atomic_write
 from fedfuse.flower import messages
-from fedfuse.flower.feddtpt_messages import pack_prompt, unpack_registration
-from fedfuse.report.prompt_origin import aggregation_line
-from fedfuse.tracking.checkpoints import as_array, as_texts
-from fedfuse.tracking.feddtpt_records import PromptLine
+from fedfuse.flower.feddtpt_messages import pack_prompt, unpack_registration, unpack_tuned
+from fedfuse.tracking.checkpoints import Checkpoint, as_array, as_texts
+from fedfuse.tracking.feddtpt_records import PromptLine, aggregation_line
+from fedfuse.tracking.run_writer import RunWriter
 from strategies.base import FEDERATED, ZERO_SHOT, BaseStrategy
 from strategies.client_registry import ClientInfo
-from strategies.feddtpt_baselines import centralized, standalone
-from strategies.feddtpt_state import TEST, VALIDATION, FedDTPTState, open_feddtpt_state
 from strategies.messenger import require
-from strategies.server_state import SERVER
+from strategies.server_state import SERVER, checkpoints, open_run, restore_latest
 
 log = logging.getLogger(__name__)
+
+VALIDATION, TEST = "validation", "test"
+
+
+@dataclass(slots=True)
+class FedDTPTState:
+    """One run on the server, which has no language model of its own.
+
+    Attributes:
+        config: run config.
+        run: run folder.
+        splits: public, validation and test examples; the server does not use private ones.
+        scorer: task, masked language model and black box, to score prompts.
+        start: prompt that the first round begins with.
+    """
+
+    config: RunConfig
+    run: RunWriter
+    splits: ExampleSplits
+    scorer: PromptScorer
+    start: Prompt
+
+    def checkpoint(
+        self, server_round: int, strategy: Mapping[str, ndarray], result: Mapping[str, Any]
+    ) -> None:
+        """Save the state after a round, and the global prompt as text in ``server/prompt.json``.
+
+        Raises:
+            FedfuseError: when it cannot be written; the checkpoint before stays.
+        """
+        tokens = tuple(strategy["prompt"].tolist())
+        text = self.scorer.lm.text(Prompt(tokens))
+        with atomic_write(self.scorer.folder / "prompt.json") as scratch:
+            whole = {"round": server_round, "text": text, "tokens": tokens}
+            scratch.write_text(json.dumps(whole) + "\n")
+        arrays = {f"strategy|{name}": value for name, value in strategy.items()}
+        facts = {"sizes": self.run.sizes(), "result": result}
+        checkpoints(self.run).save(Checkpoint(server_round, arrays, facts))
+
+    def resume(self) -> Checkpoint | None:
+        """Go back to the last whole round of the run that the config names, if it names one."""
+        return restore_latest(self.config, self.run)
 
 
 class FedDTPT(BaseStrategy):
     """The global prompt goes down; each client's best one, with measured gains, comes up.
 
     Attributes:
-        prompt: the global one.
-        tuned: what the clients of the round sent, by name.
-        paid: queries of the clients' searches so far.
+        prompt: global prompt.
+        tuned: prompts of the round's clients, by client name.
+        paid: number of queries of the clients' searches so far.
     """
 
     session: FedDTPTState
@@ -71,43 +124,54 @@ class FedDTPT(BaseStrategy):
 
     @staticmethod
     def open(config: RunConfig) -> FedDTPTState:
-        """Examples, masked language model and black box."""
-        return open_feddtpt_state(config)
+        """Load data and models, then make the run folder: bad input leaves none behind."""
+        settings, device = config.feddtpt, config.server.device
+        task, splits = load_task(settings, config.data.template, config.seed, 1)
+        lm = load_masked_lm(settings.masked_lm, device)
+        start = lm.encode(settings.start)
+        backend = load_backend(config.black_box, device)
+        run = open_run(config, domains=[task.name], models={SERVER: config.black_box.model})
+        folder = run.folder / SERVER
+        folder.mkdir(exist_ok=True)
+        return FedDTPTState(config, run, splits, PromptScorer(folder, task, lm, backend), start)
 
     def select(self, tuned: dict[str, TunedPrompt]) -> AggregationResult:
-        """The next global prompt, out of the clients' and the present one.
+        """Select the next global prompt out of the clients' and the present one.
 
         Override this for a rule of your own.
         """
-        session, rules = self.session, self.config.prompts
+        session, settings = self.session, self.config.feddtpt
 
         def score(prompt: Prompt) -> float:
-            return session.accuracy(prompt, session.splits.validation, VALIDATION)
+            return session.scorer.accuracy(prompt, session.splits.validation, VALIDATION)
 
-        return next_prompt(
+        return select_prompt(
             tuned,
-            session.lm,
+            session.scorer.lm,
             self.prompt,
-            rules.aggregation_settings(self.config.seed),
-            rules.choice,
+            settings.aggregation,
+            settings.candidates,
             score,
+            self.config.seed,
         )
 
-    def turn(self, server_round: int) -> list[int]:
-        """The nodes that search in a round."""
+    def searching_nodes(self, server_round: int) -> list[int]:
+        """Nodes that search in a round."""
         nodes = list(self.messenger.names)
-        size = self.config.prompts.clients_per_round or len(nodes)
+        size = self.config.feddtpt.clients_per_round or len(nodes)
         first = (server_round - 1) * size
         return list(dict.fromkeys(nodes[(first + n) % len(nodes)] for n in range(size)))
 
     def summary(self) -> None:
         """Log what will run, and what it may cost."""
         super().summary()
-        rules = self.config.prompts
+        settings = self.config.feddtpt
         log.info(
             "a client pays for %d queries a round at most; the server asks about %d validation "
             "examples a candidate and %d test examples a prompt",
-            *(rules.queries, 0 if rules.choice == "none" else rules.validation, rules.test),
+            settings.search.queries,
+            0 if settings.candidates == "none" else settings.examples.validation,
+            settings.examples.test,
         )
 
     def initial(self) -> ArrayRecord:
@@ -119,8 +183,10 @@ class FedDTPT(BaseStrategy):
         return self._content()
 
     def parse_registration(self, reply: Message) -> ClientInfo:
-        """A client's partition and black box; its vocabulary must be the server's."""
-        client, model = unpack_registration(reply.content, self.session.lm.tokenizer.fingerprint)
+        """Parse a client's partition and black box; its vocabulary must be the server's."""
+        client, model = unpack_registration(
+            reply.content, self.session.scorer.lm.tokenizer.fingerprint
+        )
         return ClientInfo(client, model, f"client {client}")
 
     def configure_train(
@@ -128,46 +194,45 @@ class FedDTPT(BaseStrategy):
     ) -> Iterable[Message]:
         """Ask the round's clients to search from the global prompt."""
         content = self._content(config)
-        return [Message(content, node, messages.LOCAL) for node in self.turn(server_round)]
+        return [
+            Message(content, node, messages.LOCAL) for node in self.searching_nodes(server_round)
+        ]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check what clients found, aggregate it, choose."""
-        rules, given = self.config.prompts, self.prompt
+        """Check the clients' prompts, aggregate them, select the next global one."""
+        settings, given, lm = self.config.feddtpt, self.prompt, self.session.scorer.lm
 
-        def read(reply: Message) -> TunedPrompt:
-            return self.session.take(reply, given, rules.queries)
+        def parse_reply(reply: Message) -> TunedPrompt:
+            return self._parse_tuned(reply, given, settings.search.queries)
 
-        found = dict(self.parse_replies(server_round, replies, read))
-        asked = rules.clients_per_round or len(self.messenger.names)
+        found = dict(self.parse_replies(server_round, replies, parse_reply))
+        asked = settings.clients_per_round or len(self.messenger.names)
         require(len(found), min(self.config.min_clients, asked), messages.LOCAL)
-        # By name: who is the first of equals is not a matter of who was quicker.
+        # By name: which of equals is the first does not depend on which was quicker.
         found = dict(sorted(found.items()))
         self.tuned = found
         self.paid += sum(tuned.queries for tuned in found.values())
-        succession = self.select(found)
-        self.prompt = succession.choice.prompt
-        self.session.run.aggregation(aggregation_line(server_round, succession, self.session.word))
-        log.info(
-            "round %d: %s: %s",
-            *(server_round, succession.choice.name, self.session.lm.text(self.prompt)),
-        )
+        selected = self.select(found)
+        self.prompt = selected.prompt
+        self.session.run.aggregation(aggregation_line(server_round, selected, lm.word))
+        log.info("round %d: %s: %s", server_round, selected.name, lm.text(self.prompt))
         accuracy = mean(tuned.accuracy for tuned in found.values())
         return self.initial(), MetricRecord({"accuracy": accuracy})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask how the global prompt, and their own, do on private examples: those who search next,
-        which begins with the same questions.
+        """Ask those who search next, which begins with the same questions, for accuracies on
+        private examples.
         """
-        content = self._content(config)
-        return [Message(content, node, messages.EVALUATE) for node in self.turn(server_round + 1)]
+        content, nodes = self._content(config), self.searching_nodes(server_round + 1)
+        return [Message(content, node, messages.EVALUATE) for node in nodes]
 
     def evaluate_server(self, server_round: int) -> MetricRecord:
-        """The global prompt on the test set."""
-        self._test = self.session.accuracy(self.prompt, self.session.splits.test, TEST)
+        """Score the global prompt on the test set."""
+        self._test = self._test_accuracy(self.prompt)
         log.info("round %d: accuracy %.3f", server_round, self._test)
         return MetricRecord({"accuracy": self._test})
 
@@ -175,9 +240,9 @@ class FedDTPT(BaseStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Write prompts and accuracies down; at the end, of clients' own on the test set too."""
-        session, last = self.session, server_round == self.config.rounds
+        last = server_round == self.config.rounds
 
-        def read(reply: Message) -> tuple[float, float | None]:
+        def parse_reply(reply: Message) -> tuple[float, float | None]:
             content = reply.content
             own = "own" in content.metric_records["metrics"]
             return (
@@ -185,43 +250,42 @@ class FedDTPT(BaseStrategy):
                 messages.unpack_number(content, "own", 0, 1) if own else None,
             )
 
-        heard = dict(sorted(self.parse_replies(server_round, replies, read)))
-        together = mean(shared for shared, _ in heard.values()) if heard else None
+        private = dict(sorted(self.parse_replies(server_round, replies, parse_reply)))
+        average = mean(shared for shared, _ in private.values()) if private else None
         stage = FEDERATED if server_round else ZERO_SHOT
-        paid = self.paid + session.paid(VALIDATION)
-        session.run.prompt(
-            PromptLine(
-                *(stage, server_round, SERVER, session.words(self.prompt), paid),
-                *(self._test, together),
-            )
-        )
+        paid = self.paid + self.session.scorer.paid(VALIDATION)
+        numbers = paid, self._test, average
+        self._write_prompt(stage, server_round, SERVER, self.prompt, *numbers)
         for client, tuned in sorted(self.tuned.items()):
-            test = session.accuracy(tuned.prompt, session.splits.test, TEST) if last else None
-            own = heard.get(client, (0.0, None))[1]
-            words = session.words(tuned.prompt)
-            session.run.prompt(
-                PromptLine(stage, server_round, client, words, tuned.queries, test, own)
-            )
-        return None if together is None else MetricRecord({"accuracy": together})
+            test = self._test_accuracy(tuned.prompt) if last else None
+            own = private.get(client, (0.0, None))[1]
+            self._write_prompt(stage, server_round, client, tuned.prompt, tuned.queries, test, own)
+        return None if average is None else MetricRecord({"accuracy": average})
 
     def measure_baselines(self, turn: int) -> None:
-        """Local search only, and one searcher with everybody's data."""
+        """Measure local search alone, and one search with everybody's data."""
         log.info("baselines: standalone, centralized")
         config = ConfigRecord({})
         messages.pack_context(config, self.request_context(turn))
         content = self._content(config, self.session.start)
         requests = [Message(content, node, messages.BASELINE) for node in self.messenger.names]
         replies = self.messenger.send_and_receive(self.config.rounds, requests)
-        most = self.config.rounds * self.config.prompts.queries
+        queries = self.config.rounds * self.config.feddtpt.search.queries
 
-        def read(reply: Message) -> TunedPrompt:
-            return self.session.take(reply, self.session.start, most)
+        def parse_reply(reply: Message) -> TunedPrompt:
+            return self._parse_tuned(reply, self.session.start, queries)
 
-        standalone(self.session, dict(self.parse_replies(turn, replies, read)))
-        centralized(self.session, len(self.messenger.names), self.paid)
+        found = dict(self.parse_replies(turn, replies, parse_reply))
+        tuner = centralized_tuner(self.config, self.session.scorer, len(requests), self.paid)
+        for stage, model, tuned in (
+            *(("standalone", client, found[client]) for client in sorted(found)),
+            ("centralized", SERVER, tuner.search(self.session.start, 1)),
+        ):
+            numbers = tuned.queries, self._test_accuracy(tuned.prompt)
+            self._write_prompt(stage, self.config.rounds, model, tuned.prompt, *numbers)
 
     def state(self) -> dict[str, ndarray]:
-        """The global prompt, what the round's clients sent, and what all searches cost."""
+        """The global prompt, the round's tuned prompts, and the queries of all searches."""
         tuned = {client: json.dumps(asdict(sent)) for client, sent in self.tuned.items()}
         return {**self._prompt(), "tuned": as_array(tuned), "paid": np.array(self.paid)}
 
@@ -236,6 +300,22 @@ class FedDTPT(BaseStrategy):
                 sent["accuracy"],
                 sent["queries"],
             )
+
+    def _test_accuracy(self, prompt: Prompt) -> float:
+        return self.session.scorer.accuracy(prompt, self.session.splits.test, TEST)
+
+    def _write_prompt(
+        self, stage: str, server_round: int, model: str, prompt: Prompt, *numbers: Any
+    ) -> None:
+        """Write a line of prompts.jsonl; the numbers are queries and accuracies."""
+        words = self.session.scorer.lm.words(prompt)
+        self.session.run.prompt(PromptLine(stage, server_round, model, words, *numbers))
+
+    def _parse_tuned(self, reply: Message, given: Prompt, queries: int) -> TunedPrompt:
+        """Parse a client's prompt, made of the given one for at most so many queries."""
+        lm, length = self.session.scorer.lm, self.config.feddtpt.search.max_length
+        fits = partial(lm.may_become, given)
+        return unpack_tuned(reply.content, fits, max(length, len(given.tokens)), queries)
 
     def _prompt(self) -> dict[str, ndarray]:
         return {"prompt": np.array(self.prompt.tokens, dtype=np.int64)}

@@ -23,15 +23,15 @@ TINY = {
 KEYS: dict[str, Scalar] = {
     "strategy": "feddtpt",
     "baselines": False,
-    "prompts__task": "amount-code",
-    "prompts__private": 4,
-    "prompts__public": 4,
-    "prompts__validation": 12,
-    "prompts__test": 20,
-    "prompts__queries": 200,
-    "prompts__patience": 12,
+    "feddtpt__task": "amount-code",
+    "feddtpt__examples__private": 4,
+    "feddtpt__examples__public": 4,
+    "feddtpt__examples__validation": 12,
+    "feddtpt__examples__test": 20,
+    "feddtpt__search__queries": 200,
+    "feddtpt__search__patience": 12,
     # It names the aspect, and not that a letter is wanted.
-    "prompts__start": "decide the number",
+    "feddtpt__start": "decide the number",
     "black_box__max_tokens": 2,
 }
 

@@ -15,7 +15,8 @@ import typer
 from experiments import harness
 from experiments.prompts.run import SKEWS, Clients, Rounds, Task
 from fedfuse.builtin.models import build
-from fedfuse.builtin.prompt_world import VAGUE, WorldSize, world_task
+from fedfuse.builtin.prompt_world import VAGUE, world_task
+from fedfuse.config.feddtpt import ExampleCounts
 from fedfuse.feddtpt.continuous import ContinuousPrompt, ContinuousSettings, fed_avg_prompts
 from fedfuse.models.causal_lm import load_causal_lm
 
@@ -28,7 +29,7 @@ def measure(
     """Accuracies in [0, 1] on the test set, of the manual prompt's embeddings and after rounds."""
     world, alpha = world_task(task), SKEWS[skew]
     scheme = "dirichlet-equal" if alpha else "iid"
-    splits = world.splits(WorldSize(), clients, scheme, alpha or 1.0, seed)
+    splits = world.splits(ExampleCounts(), clients, scheme, alpha or 1.0, seed)
     lm = load_causal_lm(str(build(MODEL)), device="cpu")
     prompt = ContinuousPrompt(lm, world.task, VAGUE, max_tokens=2)
     accuracies = [prompt.accuracy(splits.test)]

@@ -106,7 +106,7 @@ def main(
     shared: dict[str, Scalar] = {
         "rounds": rounds,
         "output": str(output.resolve() / f"experiment-{folder}"),
-        "prompts.task": task,
+        "feddtpt.task": task,
     }
     plan = [
         PromptRun(name, skew, queries, seed)

@@ -37,8 +37,8 @@ from experiments.prompts.summary import points, points_std
 from fedfuse.config.run_config import Scalar, parse
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.feddtpt import load_task
-from fedfuse.feddtpt.label_tasks import Example
-from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.label_tasks import LabelledExample
+from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.report.feddtpt import at_the_end, bytes_per_client_round, global_lines
 from fedfuse.tracking.run import RunFolder
@@ -67,7 +67,7 @@ class Models:
     proposes: Path
 
 
-def prepare(material: Path, folder: Path) -> tuple[Models, dict[str, Sequence[Example]]]:
+def prepare(material: Path, folder: Path) -> tuple[Models, dict[str, Sequence[LabelledExample]]]:
     """Folders of the models, trained unless cached, and of the data sets that they know.
 
     Args:
@@ -90,13 +90,13 @@ def prepare(material: Path, folder: Path) -> tuple[Models, dict[str, Sequence[Ex
 
 
 def measure(
-    run: RunFolder, data: DataSet, known: Sequence[Example], models: Models
+    run: RunFolder, data: DataSet, known: Sequence[LabelledExample], models: Models
 ) -> dict[str, Any]:
     """What is kept of a run: accuracies in [0, 1] on the test set, queries, bytes, prompts."""
     manual, *rounds = global_lines(run)
     ends = {stage: at_the_end(run, stage) for stage in ("federated", "standalone", "centralized")}
     answers, second = (
-        LocalModel(load_causal_lm(str(folder), device="cpu"), ANSWER_TOKENS, 120)
+        LocalBlackBox(load_causal_lm(str(folder), device="cpu"), ANSWER_TOKENS, 120)
         for folder in (models.answers, models.second)
     )
     return {
@@ -117,10 +117,10 @@ def measure(
     }
 
 
-def references(run: RunFolder, known: Sequence[Example]) -> dict[str, float]:
+def references(run: RunFolder, known: Sequence[LabelledExample]) -> dict[str, float]:
     """Accuracies without any language model: of the most frequent label, and of a classifier."""
     config = parse(run.config)
-    _, splits = load_task(config.prompts, config.data.template, config.seed, 1)
+    _, splits = load_task(config.feddtpt, config.data.template, config.seed, 1)
     labels = [example.label for example in splits.test]
     frequent = Counter(example.label for example in known).most_common(1)[0][0]
     classifier = make_pipeline(
@@ -193,9 +193,9 @@ def main(
         "strategy": "feddtpt",
         "rounds": rounds,
         "output": str(output.resolve() / f"experiment-{folder}"),
-        "prompts.queries": queries,
-        "prompts.start": VAGUE,
-        "prompts.masked-lm": str(models.proposes),
+        "feddtpt.search.queries": queries,
+        "feddtpt.start": VAGUE,
+        "feddtpt.masked-lm": str(models.proposes),
         "black-box.model": str(models.answers),
         "black-box.max-tokens": ANSWER_TOKENS,
         "server.device": "cpu",
@@ -207,8 +207,8 @@ def main(
             **shared,
             "name": f"{data.folder}-{skew}-{seed}",
             "seed": seed,
-            "prompts.task": str(home / "data" / data.folder),
-            "prompts.alpha": SKEWS[skew],
+            "feddtpt.task": str(home / "data" / data.folder),
+            "feddtpt.alpha": SKEWS[skew],
             "data.template": data.template,
         }
         found = measure(run_once(keys, clients), data, known[data.folder], models)

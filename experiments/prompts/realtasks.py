@@ -22,7 +22,7 @@ from fedfuse.data.records import available_splits, load_records
 from fedfuse.data.splits import TEST_FALLBACKS
 from fedfuse.data.templates import to_samples
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.label_tasks import Example, Task, label_task
+from fedfuse.feddtpt.label_tasks import LabelledExample, Task, label_task
 
 VAGUE = "please read the text below and answer"
 # Train records that are the federation's: as many as ten clients' pools, public and validation.
@@ -137,7 +137,7 @@ class Exercise:
     answer: str
 
 
-def hold_out(data: DataSet, material: Path, target: Path) -> tuple[Task, list[Example]]:
+def hold_out(data: DataSet, material: Path, target: Path) -> tuple[Task, list[LabelledExample]]:
     """Write a data set's folder for the federation; the rest of it is for language models.
 
     Args:
@@ -158,7 +158,7 @@ def hold_out(data: DataSet, material: Path, target: Path) -> tuple[Task, list[Ex
     samples = to_samples([*test, *train], domain=data.folder, template=data.template)
     task, examples = label_task(data.folder, samples)
     seen = {example.text for example in examples[: len(test)]}
-    kept: list[tuple[Mapping[str, object], Example]] = []
+    kept: list[tuple[Mapping[str, object], LabelledExample]] = []
     for (_, record), example in zip(train, examples[len(test) :], strict=True):
         if example.text not in seen:
             seen.add(example.text)
@@ -177,7 +177,7 @@ def hold_out(data: DataSet, material: Path, target: Path) -> tuple[Task, list[Ex
 
 
 def exercises(
-    known: Sequence[tuple[DataSet, Task, Sequence[Example]]],
+    known: Sequence[tuple[DataSet, Task, Sequence[LabelledExample]]],
     shares: Sequence[float],
     count: int,
     *,
@@ -209,7 +209,9 @@ def properties(data: DataSet, text: str) -> tuple[str, ...]:
     )
 
 
-def _exercise(rng: Random, data: DataSet, task: Task, example: Example, drill: bool) -> Exercise:
+def _exercise(
+    rng: Random, data: DataSet, task: Task, example: LabelledExample, drill: bool
+) -> Exercise:
     text = _thinned(rng, example.text) if rng.random() < THINNED else example.text
     hints = rng.choice(HINTS)
     number = rng.randrange(len(PROPERTIES))

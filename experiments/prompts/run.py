@@ -37,16 +37,16 @@ SKEWS = {"iid": 0.0, "dirichlet": 0.1}
 # At every budget.
 MAIN: dict[str, dict[str, Scalar]] = {
     "feddtpt": {"baselines": True},
-    "best-client": {"prompts.aggregation": "best-client"},
-    "one-client": {"prompts.clients-per-round": 1},
+    "best-client": {"feddtpt.aggregation.method": "best-client"},
+    "one-client": {"feddtpt.clients-per-round": 1},
 }
 # At one.
 ABLATIONS: dict[str, dict[str, Scalar]] = {
-    "aggregated-only": {"prompts.choice": "aggregated"},
-    "no-feedback": {"prompts.proposer": "masked-lm"},
-    "random": {"prompts.proposer": "random"},
+    "aggregated-only": {"feddtpt.candidates": "aggregated"},
+    "no-feedback": {"feddtpt.search.proposer": "masked-lm"},
+    "random": {"feddtpt.search.proposer": "random"},
     **{
-        name: {"prompts.aggregation": method, "prompts.choice": "none"}
+        name: {"feddtpt.aggregation.method": method, "feddtpt.candidates": "none"}
         for name, method in (
             ("paper", "paper"),
             ("paper-average", "average"),
@@ -55,14 +55,14 @@ ABLATIONS: dict[str, dict[str, Scalar]] = {
         )
     },
     "paper-no-feedback": {
-        "prompts.aggregation": "paper",
-        "prompts.choice": "none",
-        "prompts.proposer": "masked-lm",
+        "feddtpt.aggregation.method": "paper",
+        "feddtpt.candidates": "none",
+        "feddtpt.search.proposer": "masked-lm",
     },
     "paper-random": {
-        "prompts.aggregation": "paper",
-        "prompts.choice": "none",
-        "prompts.proposer": "random",
+        "feddtpt.aggregation.method": "paper",
+        "feddtpt.candidates": "none",
+        "feddtpt.search.proposer": "random",
     },
 }
 
@@ -97,8 +97,8 @@ class PromptRun:
             "name": harness.name_of(self.key),
             "seed": self.seed,
             # One client in place of all may ask as often as they together.
-            "prompts.queries": self.budget * (clients if alone else 1),
-            "prompts.alpha": SKEWS[self.skew],
+            "feddtpt.search.queries": self.budget * (clients if alone else 1),
+            "feddtpt.alpha": SKEWS[self.skew],
             "black-box.max-tokens": 2,  # an answer is one word
             **(MAIN | ABLATIONS)[self.variant],
         }
@@ -152,7 +152,7 @@ def second(run: RunFolder, prompt: str) -> float:
 def accuracy_of(run: RunFolder, prompt: str, model: BlackBox) -> float:
     """Accuracy of a prompt with any language model, on the test set of a run."""
     config = parse(run.config)
-    task, splits = load_task(config.prompts, config.data.template, config.seed, 1)
+    task, splits = load_task(config.feddtpt, config.data.template, config.seed, 1)
     questions = [task.question(prompt, example.text) for example in splits.test]
     return task.right(model.answer(questions), splits.test) / len(splits.test)
 
@@ -180,7 +180,7 @@ def main(
     shared: dict[str, Scalar] = {
         "rounds": rounds,
         "output": str(output.resolve() / f"experiment-{folder}"),
-        "prompts.task": task,
+        "feddtpt.task": task,
     }
     runs = plan(harness.numbers(seeds), harness.numbers(budgets), ablated)
     return harness.Study(

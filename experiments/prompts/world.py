@@ -13,10 +13,11 @@ from typing import Any
 from experiments import harness
 from fedfuse.builtin.models import build
 from fedfuse.builtin.prompt_lexicon import FORMS
-from fedfuse.builtin.prompt_world import VAGUE, WORLD_TASKS, WorldSize, WorldTask, world_task
+from fedfuse.builtin.prompt_world import VAGUE, WORLD_TASKS, WorldTask, world_task
+from fedfuse.config.feddtpt import ExampleCounts
 from fedfuse.feddtpt.black_box import BlackBox
-from fedfuse.feddtpt.label_tasks import Example
-from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.label_tasks import LabelledExample
+from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.models.causal_lm import load_causal_lm
 
 MODELS = ("builtin:instructed-llama", "builtin:instructed-gpt-neox")
@@ -25,16 +26,16 @@ COLUMNS = ("vague", "weak hint", "strong hint", "form", "strong hint and form", 
 
 def measure_cell(name: str, task: str, seed: int) -> list[dict[str, Any]]:
     """One model on one task's test set."""
-    test = world_task(task).splits(WorldSize(), 1, "iid", 1.0, seed).test
+    test = world_task(task).splits(ExampleCounts(), 1, "iid", 1.0, seed).test
     found = measure(local_black_box(name), world_task(task), test)
     return [{"model": name, "task": task, "seed": seed, **found}]
 
 
 @cache
-def local_black_box(name: str) -> LocalModel:
+def local_black_box(name: str) -> LocalBlackBox:
     """A built-in model that answers with one word."""
     lm = load_causal_lm(str(build(name)), device="cpu")
-    return LocalModel(lm, max_tokens=2, batch_size=240)
+    return LocalBlackBox(lm, max_tokens=2, batch_size=240)
 
 
 def wordings(task: WorldTask) -> dict[str, list[str]]:
@@ -53,7 +54,7 @@ def wordings(task: WorldTask) -> dict[str, list[str]]:
     }
 
 
-def measure(model: BlackBox, task: WorldTask, examples: list[Example]) -> dict[str, float]:
+def measure(model: BlackBox, task: WorldTask, examples: list[LabelledExample]) -> dict[str, float]:
     """Accuracy in [0, 1] by kind of prompt, and of guessing a label."""
     shares = {"guess": round(1 / len(task.task.labels), 4)}
     for kind, prompts in wordings(task).items():

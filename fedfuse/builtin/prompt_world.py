@@ -12,32 +12,14 @@ from random import Random
 
 from fedfuse.builtin.instructions import answer, draw_note
 from fedfuse.builtin.prompt_lexicon import ASPECTS, FORMS, LAYOUT, Aspect
+from fedfuse.config.feddtpt import ExampleCounts, FedDTPTConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.example_splits import ExampleSplits, deal
-from fedfuse.feddtpt.label_tasks import Example, Task
+from fedfuse.feddtpt.label_datasets import POOL, ExampleSplits, partition_examples
+from fedfuse.feddtpt.label_tasks import LabelledExample, Task
 
 WORLD_TASKS = tuple(f"{aspect.name}-{form}" for aspect in ASPECTS for form in FORMS)
-# What somebody writes who does not think about the wording; fits all tasks, says nothing of any.
-VAGUE = "please read the note below and answer"
-# Times as many examples as clients get are drawn for them: see ``deal``.
-POOL = 4
-
-
-@dataclass(frozen=True, slots=True)
-class WorldSize:
-    """Examples in each split.
-
-    Attributes:
-        per_client: private ones of each client.
-        public: that every client holds, balanced between the labels.
-        validation: the server's, balanced.
-        test: held out, balanced.
-    """
-
-    per_client: int = 16
-    public: int = 16
-    validation: int = 64
-    test: int = 240
+# Manual prompt that fits all tasks and names none.
+VAGUE: str = FedDTPTConfig().start
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +27,10 @@ class WorldTask:
     """A task of the world.
 
     Attributes:
-        task: how questions are made and answers read.
-        aspect: what it asks for.
-        form: of the answer, a key of ``FORMS``.
-        good: a prompt that says so clearly: the ceiling that a search may reach.
+        task: labels, template and name.
+        aspect: aspect that it asks for.
+        form: form of the answer, a key of ``FORMS``.
+        good: a prompt that asks clearly: the ceiling that a search may reach.
     """
 
     task: Task
@@ -56,26 +38,29 @@ class WorldTask:
     form: str
     good: str
 
-    def draw(self, count: int, rng: Random, seen: set[str]) -> list[Example]:
-        """Examples in random order, all labels alike often, whose notes are not yet ``seen``."""
+    def draw(self, count: int, rng: Random, seen: set[str]) -> list[LabelledExample]:
+        """Draw examples in random order, evenly over labels, whose notes are not yet ``seen``."""
         values = [number % len(self.aspect.labels) for number in range(count)]
         rng.shuffle(values)
         return [
-            Example(self._note(value, rng, seen), self.aspect.labels[value]) for value in values
+            LabelledExample(self._note(value, rng, seen), self.aspect.labels[value])
+            for value in values
         ]
 
     def splits(
-        self, size: WorldSize, num_partitions: int, scheme: str, alpha: float, seed: int
+        self, counts: ExampleCounts, num_partitions: int, scheme: str, alpha: float, seed: int
     ) -> ExampleSplits:
-        """Disjoint splits; ``deal`` has the schemes by which clients get the private one."""
+        """Draw disjoint splits; ``partition_examples`` explains ``scheme`` and ``alpha``."""
         rng, seen = Random(f"{self.task.name} {seed}"), set[str]()
         # In this order, so that the number of clients changes nothing but the private examples.
-        pool_size = POOL * size.per_client * num_partitions
+        pool_size = POOL * counts.private * num_partitions
         test, validation, public, pool = (
             self.draw(count, rng, seen)
-            for count in (size.test, size.validation, size.public, pool_size)
+            for count in (counts.test, counts.validation, counts.public, pool_size)
         )
-        private = deal(self.task, pool, num_partitions, size.per_client, scheme, alpha, seed)
+        private = partition_examples(
+            self.task, pool, num_partitions, counts.private, scheme, alpha, seed
+        )
         return ExampleSplits(private, public, validation, test)
 
     def _note(self, value: int, rng: Random, seen: set[str]) -> str:
@@ -92,7 +77,7 @@ def world_task(name: str) -> WorldTask:
         FedfuseError: for another name.
     """
     if name not in WORLD_TASKS:
-        raise FedfuseError(f"task {name!r} does not exist; allowed: {', '.join(WORLD_TASKS)}")
+        raise FedfuseError(f"task: expected one of {', '.join(WORLD_TASKS)}, got {name!r}")
     asked, form = name.rsplit("-", 1)
     aspect = next(aspect for aspect in ASPECTS if aspect.name == asked)
     values = range(len(aspect.labels))

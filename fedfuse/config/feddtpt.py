@@ -1,84 +1,132 @@
-"""The sections of the run config that strategy ``feddtpt`` reads."""
+"""Sections of the run config that strategy ``feddtpt`` reads: ``feddtpt`` and ``black-box``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any
 
-from fedfuse.builtin.prompt_world import VAGUE, WorldSize
-from fedfuse.config.feddtpt_settings import (
-    CHOICES,
-    METHODS,
-    PROPOSERS,
-    AggregationSettings,
-    SearchSettings,
-)
-from fedfuse.config.fields import between, name_of_variable, one_of, text
+from fedfuse.config.fields import between, check_fields, name_of_variable, one_of, text
 
-if TYPE_CHECKING:
-    from fedfuse.feddtpt.http_model import HttpSettings
-
+PROPOSERS = ("feedback", "masked-lm", "random")
+CANDIDATES = ("all", "aggregated", "none")
+METHODS = ("gain", "paper", "average", "attention", "k-means")
 BEST_CLIENT = "best-client"
 
 
+def _is_service_url(url: str) -> bool:
+    """Whether a URL is empty, or one that is safe in a log: no user, password, query, fragment."""
+    if not url:
+        return True
+    import httpx  # not at the top: most configs name no service
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    hidden = parsed.userinfo or parsed.query or parsed.fragment
+    return parsed.scheme in ("http", "https") and bool(parsed.host) and not hidden
+
+
+def _service_url() -> Any:
+    """URL of a service, or none. An error does not repeat the value, which may hold a password."""
+    expected = "http or https with a host, no user, password, query or #"
+    return field(
+        default="", metadata={"expected": expected, "check": _is_service_url, "hidden": True}
+    )
+
+
 @dataclass(frozen=True, slots=True)
-class PromptsConfig:
-    """A prompt that is tuned together.
+class ExampleCounts:
+    """Number of labelled examples in each split.
 
     Attributes:
-        task: one of the built-in world's, or a data set: a .jsonl file, a folder of them, a hub id;
-            its records have options, and ``data.template`` makes inputs of them.
-        start: the prompt that the first round begins with, as somebody writes it.
-        masked_lm: proposes tokens: ``builtin:NAME``, a hub id or a local folder; the same for all.
         private: examples of each client, at most.
-        public: labelled examples that everyone holds, balanced.
-        validation: the server's, to choose between prompts.
-        test: the server's, to report accuracies.
-        alpha: label skew of the private examples: concentration of a Dirichlet distribution, small
-            is skewed; 0 deals them evenly at random.
-        clients_per_round: that search, in turns; 0 for all.
-        queries: most that a client may pay for in a round.
-        patience: prompts in a row without a gain after which a search stops.
-        length: most tokens of a prompt that a client searches. The aggregated one has two fewer, so
-            that something can be inserted.
-        proposer: ``feedback``; ``masked-lm`` goes without it, ``random`` without both (ablations).
-        aggregation: ``gain``; ``paper`` is the paper's, ``average``, ``attention`` and ``k-means``
-            its ablations; ``best-client`` takes the prompt of one client.
-        choice: which prompts compete with the previous one on the validation set: ``all``, the
-            aggregated one and the clients', the ``aggregated`` one alone, or ``none``, as in the
-            paper, which takes the aggregated one unseen.
+        public: examples that every party holds, balanced between the labels.
+        validation: the server's examples to choose between prompts, balanced.
+        test: the server's held-out examples, for the reported accuracies.
     """
 
-    task: str = text("goods-word")
-    start: str = text(VAGUE)
-    masked_lm: str = text("builtin:masked-bert")
     private: int = between(16, 1)
     public: int = between(16, 1)
     validation: int = between(64, 1)
     test: int = between(240, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """A client's search in one round.
+
+    Attributes:
+        proposer: source of new tokens: ``feedback``; or ``masked-lm``, which goes without feedback,
+            or ``random``, which goes without both (ablations).
+        queries: black-box calls that a client may pay for in a round; also the most prompts that it
+            evaluates, the first one not counted.
+        patience: prompts in a row without a gain after which the search stops.
+        max_length: tokens of a prompt from which on nothing is inserted.
+        top: proposals of the masked language model to draw from.
+    """
+
+    proposer: str = one_of(PROPOSERS[0], *PROPOSERS)
+    queries: int = between(512, 0)
+    patience: int = between(15, 1)
+    max_length: int = between(16, 1, 150)
+    top: int = between(60, 1)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "feddtpt.search")
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationConfig:
+    """Aggregation of the clients' prompts into one.
+
+    Attributes:
+        method: ``gain``; ``paper`` is the paper's, ``average``, ``attention`` and ``k-means`` its
+            ablations; ``best-client`` aggregates nothing: only clients' own prompts compete.
+        max_tokens: tokens of the aggregated prompt, at most; two fewer than ``search.max-length``
+            leave room for insertions. The paper names about 150.
+        min_samples: of DBSCAN.
+        fixed_size: clusters of ``k-means`` and tokens of ``attention``.
+        noise_discount: weight of noise in ``gain``, as a share of what it would have.
+    """
+
+    method: str = one_of(METHODS[0], *METHODS, BEST_CLIENT)
+    max_tokens: int = between(14, 1, 150)
+    min_samples: int = between(2, 2)
+    fixed_size: int = between(10, 1)
+    noise_discount: float = between(0.9, 0, 1)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "feddtpt.aggregation")
+
+
+@dataclass(frozen=True, slots=True)
+class FedDTPTConfig:
+    """Federated tuning of a discrete prompt.
+
+    Attributes:
+        task: a task of the built-in world, or a data set: a .jsonl file, a folder of them, a hub
+            id; its records have options, and ``data.template`` makes inputs of them.
+        start: manual prompt that the first round begins with.
+        masked_lm: masked language model that proposes tokens: ``builtin:NAME``, a hub id or a local
+            folder; the same for all parties.
+        alpha: label skew of the private examples: concentration of a Dirichlet distribution, small
+            is skewed; 0 deals them evenly at random.
+        clients_per_round: number of clients that search in a round, one after the other; 0 for all.
+        candidates: prompts that compete with the global one on the validation set: ``all``, the
+            aggregated one and the clients'; ``aggregated`` alone; or ``none``, as in the paper,
+            where the aggregated one is taken unseen.
+    """
+
+    task: str = text("goods-word")
+    start: str = text("please read the note below and answer")
+    masked_lm: str = text("builtin:masked-bert")
     alpha: float = between(0.0, 0)
     clients_per_round: int = between(0, 0)
-    queries: int = between(512, 1)
-    patience: int = between(15, 1)
-    length: int = between(16, 3, 150)
-    proposer: str = one_of(PROPOSERS[0], *PROPOSERS)
-    aggregation: str = one_of(METHODS[0], *METHODS, BEST_CLIENT)
-    choice: str = one_of("all", *CHOICES)
-
-    @property
-    def size(self) -> WorldSize:
-        """Examples in each split."""
-        return WorldSize(self.private, self.public, self.validation, self.test)
-
-    def search_settings(self) -> SearchSettings:
-        """What a client's search is told; the budget ends it, so evaluations need no limit."""
-        return SearchSettings(self.proposer, self.queries, self.patience, self.length)
-
-    def aggregation_settings(self, seed: int) -> AggregationSettings | None:
-        """What the server's aggregation is told; None for the best single client."""
-        if self.aggregation == BEST_CLIENT:
-            return None
-        return AggregationSettings(self.aggregation, self.length - 2, seed=seed)
+    candidates: str = one_of("all", *CANDIDATES)
+    examples: ExampleCounts = field(default_factory=ExampleCounts)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,38 +136,23 @@ class BlackBoxConfig:
     Attributes:
         model: ``builtin:NAME``, a hub id or a local folder; with a URL the name by which the
             service knows it.
-        url: of an OpenAI-compatible service, up to and without ``/chat/completions``; empty: the
-            model is run by everyone.
+        url: address of an OpenAI-compatible service, up to and without ``/chat/completions``, such
+            as ``https://api.openai.com/v1``; empty: every party runs the model itself.
         key_variable: name of the environment variable that holds the service's key, on every
             machine; empty: no key is sent.
-        max_tokens: of an answer.
+        max_tokens: tokens of an answer.
         concurrency: requests at a time, of each client.
-        requests_per_minute: of each client; 0 for no limit.
+        requests_per_minute: rate of each client, sent evenly; 0 for no limit.
         timeout: seconds without a byte of an answer.
     """
 
     model: str = text("builtin:instructed-llama")
-    url: str = text("", empty=True)
+    url: str = _service_url()
     key_variable: str = name_of_variable()
     max_tokens: int = between(8, 1)
     concurrency: int = between(4, 1)
     requests_per_minute: float = between(0.0, 0)
     timeout: float = between(60.0, 0, above=True)
 
-    def http_settings(self) -> HttpSettings:
-        """What the client of the service is told.
-
-        Raises:
-            FedfuseError: for a URL that is not allowed; without it, as it may hold a password.
-        """
-        from fedfuse.feddtpt.http_model import HttpSettings
-
-        return HttpSettings(
-            self.url,
-            self.model,
-            self.key_variable,
-            self.max_tokens,
-            self.concurrency,
-            read_timeout=self.timeout,
-            requests_per_minute=self.requests_per_minute or float("inf"),
-        )
+    def __post_init__(self) -> None:
+        check_fields(self, "black-box")

@@ -76,7 +76,8 @@ def check_fields(config: Any, name: str) -> None:
     """
     given = [(item, getattr(config, item.name)) for item in fields(config)]
     wrong = [
-        f"{item.name.replace('_', '-')}: expected {item.metadata['expected']}, got {value!r}"
+        f"{item.name.replace('_', '-')}: expected {item.metadata['expected']}"
+        + ("" if "hidden" in item.metadata else f", got {value!r}")
         for item, value in given
         if "check" in item.metadata and not item.metadata["check"](value)
     ]

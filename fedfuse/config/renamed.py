@@ -17,6 +17,21 @@ RENAMED_KEYS: dict[str, str] = {
     "selector.unit": "gate.granularity",
     "server-distill.consolidation": "server-distill.ewc",
     "server-distill.label-share": "server-distill.label-weight",
+    "prompts.task": "feddtpt.task",
+    "prompts.start": "feddtpt.start",
+    "prompts.masked-lm": "feddtpt.masked-lm",
+    "prompts.private": "feddtpt.examples.private",
+    "prompts.public": "feddtpt.examples.public",
+    "prompts.validation": "feddtpt.examples.validation",
+    "prompts.test": "feddtpt.examples.test",
+    "prompts.alpha": "feddtpt.alpha",
+    "prompts.clients-per-round": "feddtpt.clients-per-round",
+    "prompts.queries": "feddtpt.search.queries",
+    "prompts.patience": "feddtpt.search.patience",
+    "prompts.length": "feddtpt.search.max-length",
+    "prompts.proposer": "feddtpt.search.proposer",
+    "prompts.aggregation": "feddtpt.aggregation.method",
+    "prompts.choice": "feddtpt.candidates",
 }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
-from fedfuse.config.feddtpt import BlackBoxConfig, PromptsConfig
+from fedfuse.config.feddtpt import BlackBoxConfig, FedDTPTConfig
 from fedfuse.config.fields import between, one_of, text
 from fedfuse.config.gate import GateConfig
 from fedfuse.config.renamed import renamed
@@ -82,7 +82,7 @@ class RunConfig:
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     gate: GateConfig = field(default_factory=GateConfig)
-    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    feddtpt: FedDTPTConfig = field(default_factory=FedDTPTConfig)
     black_box: BlackBoxConfig = field(default_factory=BlackBoxConfig)
 
 
@@ -152,18 +152,13 @@ def _contradictions(config: RunConfig) -> list[str]:
         )
     if config.acceptance_test and not config.data.holdout:
         found.append("acceptance-test: expected False with a data.holdout of 0, got True")
-    prompts, box = config.prompts, config.black_box
-    if prompts.queries < prompts.private + prompts.public:
+    examples, queries = config.feddtpt.examples, config.feddtpt.search.queries
+    if queries < examples.private + examples.public:
         found.append(
-            f"prompts.queries: expected at least {prompts.private + prompts.public}, "
-            "prompts.private and prompts.public together, or no prompt can be evaluated, got "
-            f"{prompts.queries}"
+            f"feddtpt.search.queries: expected at least {examples.private + examples.public} "
+            "(feddtpt.examples.private and feddtpt.examples.public together, or no prompt can be "
+            f"evaluated), got {queries}"
         )
-    if box.url:
-        try:
-            box.http_settings()
-        except FedfuseError as error:
-            found.append(f"black-box: {error}")
     return found
 
 

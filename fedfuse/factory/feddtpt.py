@@ -1,60 +1,64 @@
-"""What a process needs to tune prompts: examples, masked language model and black box.
+"""Loads what a process needs to tune prompts: examples, masked language model and black box.
 
-As in ``workspace``, all of it can be rebuilt from the config and is cached per process.
+All of it can be rebuilt from the config and is cached per process, as in ``factory.models``.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from fedfuse.builtin.models import build, is_builtin
 from fedfuse.builtin.prompt_world import WORLD_TASKS, world_task
-from fedfuse.config.feddtpt import BlackBoxConfig, PromptsConfig
+from fedfuse.config.feddtpt import BlackBoxConfig, FedDTPTConfig
 from fedfuse.config.run_config import RunConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.client import Client
 from fedfuse.factory.models import check_model, derive_seed
+from fedfuse.feddtpt.accuracy import sample_batch
 from fedfuse.feddtpt.black_box import Backend
-from fedfuse.feddtpt.example_splits import ExampleSplits
-from fedfuse.feddtpt.http_model import HttpModel
-from fedfuse.feddtpt.label_datasets import own_examples, read_task
-from fedfuse.feddtpt.label_tasks import Example, Task
-from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.http_black_box import HttpBlackBox
+from fedfuse.feddtpt.label_datasets import ExampleSplits, own_examples, read_task
+from fedfuse.feddtpt.label_tasks import LabelledExample, Task
+from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.feddtpt.masked_lm import MaskedLM
+from fedfuse.feddtpt.scorer import PromptScorer
+from fedfuse.feddtpt.tuner import ClientPromptTuner
 from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.models.loading import resolve_device
 
-# Texts that a model in this process is given at a time.
-BATCH = 32
+BATCH = 32  # texts at a time for a model in this process
 
 
 @lru_cache(maxsize=4)
 def load_task(
-    prompts: PromptsConfig, template: str, seed: int, num_partitions: int
+    settings: FedDTPTConfig, template: str, seed: int, num_partitions: int
 ) -> tuple[Task, ExampleSplits]:
-    """The task of a run and its examples.
+    """Load the task of a run and its examples.
 
     Args:
-        prompts: which, and how many.
+        settings: section ``feddtpt``: the task and the number of examples.
         template: ``data.template``.
-        seed: of the run.
+        seed: seed of the run.
         num_partitions: number of clients; changes nothing but the private examples.
 
     Raises:
         FedfuseError: for data that cannot be read or is too small.
     """
-    scheme, alpha = ("dirichlet-equal", prompts.alpha) if prompts.alpha else ("iid", 1.0)
-    if prompts.task in WORLD_TASKS:
-        known = world_task(prompts.task)
-        return known.task, known.splits(prompts.size, num_partitions, scheme, alpha, seed)
-    return read_task(prompts.task, template, prompts.size, num_partitions, scheme, alpha, seed)
+    scheme, alpha = ("dirichlet-equal", settings.alpha) if settings.alpha else ("iid", 1.0)
+    shares = num_partitions, scheme, alpha, seed
+    if settings.task in WORLD_TASKS:
+        known = world_task(settings.task)
+        return known.task, known.splits(settings.examples, *shares)
+    return read_task(settings.task, template, settings.examples, *shares)
 
 
 @lru_cache(maxsize=2)
 def load_masked_lm(name: str, device: str) -> MaskedLM:
-    """The masked language model of a run.
+    """Load the masked language model of a run.
 
     Raises:
         FedfuseError: for a model that cannot be loaded.
@@ -64,30 +68,30 @@ def load_masked_lm(name: str, device: str) -> MaskedLM:
 
 @lru_cache(maxsize=2)
 def load_backend(box: BlackBoxConfig, device: str) -> Backend:
-    """The black box: behind its URL, or in this process.
+    """Load the black box: behind its URL, or in this process.
 
     Raises:
         FedfuseError: for a model that cannot be loaded, or a key that is not set.
     """
     if box.url:
-        return HttpModel(box.http_settings())
+        return HttpBlackBox(box)
     base = str(build(box.model)) if is_builtin(box.model) else box.model
-    return LocalModel(load_causal_lm(base, device=device), box.max_tokens, BATCH)
+    return LocalBlackBox(load_causal_lm(base, device=device), box.max_tokens, BATCH)
 
 
-def private_examples(client: Client) -> list[Example]:
-    """A client's private examples: of its own data, or its share of the run's.
+def private_examples(client: Client) -> list[LabelledExample]:
+    """Private examples of a client: of its own data, or its share of the run's.
 
     Raises:
-        FedfuseError: for data that cannot be read, or a share that there is not.
+        FedfuseError: for data that cannot be read, or a partition that does not exist.
     """
     node, config = client.node, client.config
-    task, splits = load_task(config.prompts, config.data.template, config.seed, node.num_partitions)
+    task, splits = load_task(config.feddtpt, config.data.template, config.seed, node.num_partitions)
     if node.data:
         shared = [*splits.public, *splits.validation, *splits.test]
         own = own_examples(task, node.data, config.data.template, shared)
         order = np.random.default_rng(config.seed).permutation(len(own))
-        return [own[index] for index in order[: config.prompts.private]]
+        return [own[index] for index in order[: config.feddtpt.examples.private]]
     if node.partition_id >= len(splits.private):
         raise FedfuseError(
             f"partition-id: expected 0 to {len(splits.private) - 1}, got {node.partition_id}"
@@ -96,9 +100,9 @@ def private_examples(client: Client) -> list[Example]:
 
 
 def prompt_models(config: RunConfig) -> list[str]:
-    """The models that a run loads: the masked one, and the black box where it is no service."""
+    """Models that a run loads: the masked one, and the black box where it is no service."""
     box = config.black_box
-    return [config.prompts.masked_lm, *([] if box.url else [box.model])]
+    return [config.feddtpt.masked_lm, *([] if box.url else [box.model])]
 
 
 def check_prompt_inputs(config: RunConfig, clients: int) -> None:
@@ -113,10 +117,57 @@ def check_prompt_inputs(config: RunConfig, clients: int) -> None:
     for name in prompt_models(config):
         check_model(name)
     if config.black_box.url:
-        HttpModel(config.black_box.http_settings()).close()
-    load_task(config.prompts, config.data.template, config.seed, clients)
+        HttpBlackBox(config.black_box).close()
+    load_task(config.feddtpt, config.data.template, config.seed, clients)
 
 
-def search_seed(config: RunConfig, *whose: object) -> int:
-    """The seed of somebody's searches and batch."""
-    return derive_seed(config, "search", *whose)
+def client_tuner(client: Client, folder: Path) -> ClientPromptTuner:
+    """Make the tuner of a client, whose searches are in a folder.
+
+    Raises:
+        FedfuseError: for data that cannot be read, or a model that cannot be loaded.
+    """
+    config, node = client.config, client.node
+    settings, device = config.feddtpt, config.clients.device
+    task, splits = load_task(settings, config.data.template, config.seed, node.num_partitions)
+    seed = derive_seed(config, "search", node.partition_id)
+    sizes = settings.examples.private, settings.examples.public
+    return ClientPromptTuner(
+        folder,
+        task,
+        sample_batch(private_examples(client), splits.public, sizes, seed),
+        load_masked_lm(settings.masked_lm, device),
+        load_backend(config.black_box, device),
+        settings.search,
+        seed,
+    )
+
+
+def centralized_tuner(
+    config: RunConfig, scorer: PromptScorer, clients: int, queries: int
+) -> ClientPromptTuner:
+    """Make a tuner with everybody's private examples, which only a simulation has at hand.
+
+    Prompts are compared on as many of them as three clients have: on all of them, hardly more
+    prompts could be tried than one client tries.
+
+    Args:
+        config: run config.
+        scorer: the server's scorer.
+        clients: number of clients.
+        queries: budget of the one search: what the federation has paid.
+    """
+    settings, seed = config.feddtpt, derive_seed(config, "search", "server")
+    _, splits = load_task(settings, config.data.template, config.seed, clients)
+    everything = [example for part in splits.private for example in part]
+    sizes = 3 * settings.examples.private, settings.examples.public
+    return ClientPromptTuner(
+        scorer.folder / "centralized",
+        scorer.task,
+        sample_batch(everything, splits.public, sizes, seed),
+        scorer.lm,
+        scorer.backend,
+        # The budget ends it, as it ends the federation's many shorter searches.
+        replace(settings.search, queries=queries, patience=queries),
+        seed,
+    )

@@ -1,4 +1,4 @@
-"""One prompt out of those that the clients tuned: the server's half of FedDTPT.
+"""One prompt made of those that the clients tuned: the server's half of FedDTPT.
 
 Reference: Wu et al., "FedDTPT", arXiv:2411.00985, Section 3.4, Eq. 3-6 and Algorithm 2. ``embed``
 is Eq. 3 and 4 (``z``), ``attention`` Eq. 5 and 6 (``w``, ``alpha``), ``clusters`` step 1 of
@@ -22,7 +22,7 @@ What the paper leaves open: DBSCAN's ``min_samples`` (2: the fewest tokens are n
 position (the one of larger weight first, then by the client's name), the cap on the length (the
 lightest tokens go), a prompt without any cluster (the previous prompt stays).
 
-The order in which clients are given has no say: they are sorted by name. Of equal weights the
+The order in which clients are given does not matter: they are sorted by name. Of equal weights the
 first client's first token wins.
 """
 
@@ -35,11 +35,18 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
-from fedfuse.config.feddtpt_settings import AggregationSettings
+from fedfuse.config.feddtpt import AggregationConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.attention import attention, gain_weights, unit_vectors
-from fedfuse.feddtpt.clusters import NOISE, dbscan, kmeans
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
+from fedfuse.feddtpt.similarity import (
+    NOISE,
+    attention,
+    dbscan,
+    gain_weights,
+    kmeans,
+    plane_coordinates,
+    unit_vectors,
+)
 
 Embed = Callable[[Prompt], Float32[ndarray, "tokens width"]]
 
@@ -49,9 +56,9 @@ class Source:
     """A token of a client's prompt.
 
     Attributes:
-        client: the client's name.
-        position: of the token in its prompt, from 0.
-        token: its id.
+        client: name of the client.
+        position: index of the token in its prompt, from 0.
+        token: id of the token.
     """
 
     client: str
@@ -64,10 +71,10 @@ class KeptToken:
     """A token of the new prompt, and why it is there.
 
     Attributes:
-        token: its id.
-        weight: by which it was kept.
-        cluster: its number in ``Aggregation.clusters``, ``NOISE`` for a token by itself.
-        sources: the tokens that it stands for, itself first.
+        token: id of the token.
+        weight: weight by which it was kept.
+        cluster: its cluster, ``NOISE`` for a token by itself.
+        sources: uploaded tokens that it represents, itself first.
     """
 
     token: int
@@ -77,22 +84,22 @@ class KeptToken:
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """Whose prompts it stands for, sorted."""
+        """Names of the clients whose tokens it represents, sorted."""
         return tuple(sorted({source.client for source in self.sources}))
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregation:
-    """The new prompt, and all that it was made from, for reports.
+class AggregatedPrompt:
+    """The aggregated prompt, and all that it was made from, for reports.
 
     Attributes:
         kept: its tokens in order; empty where the previous prompt stays.
         prompt: the prompt.
         uploaded: every token of every client, by client and position.
-        embeddings: ``[T, d]`` of these.
+        embeddings: ``[T, d]`` embeddings of the uploaded tokens.
         clusters: ``[T]`` cluster of each, ``NOISE`` for none.
         weights: ``[T]`` weight of each.
-        epsilon: of DBSCAN, None where it was not used.
+        epsilon: DBSCAN's epsilon; None where it was not used.
     """
 
     kept: tuple[KeptToken, ...]
@@ -103,29 +110,34 @@ class Aggregation:
     weights: Float64[ndarray, " tokens"]
     epsilon: float | None
 
+    @property
+    def coordinates(self) -> Float64[ndarray, "tokens 2"]:
+        """``[T, 2]`` of the uploaded tokens in a plane."""
+        return plane_coordinates(self.embeddings)
+
 
 def aggregate(
     tuned: Mapping[str, TunedPrompt],
     embed: Embed,
     previous: Prompt,
-    settings: AggregationSettings,
-) -> Aggregation:
+    config: AggregationConfig,
+    seed: int = 0,
+) -> AggregatedPrompt:
     """Make one prompt of all clients' prompts.
 
     Args:
-        tuned: the tuned prompt of each client by its name.
+        tuned: tuned prompt of each client by its name.
         embed: contextual embeddings ``[n, d]`` of a prompt of n tokens.
-        previous: the prompt that the clients began with.
-        settings: how.
+        previous: prompt that the clients began with.
+        config: method and its parameters; the method is one of ``METHODS``.
+        seed: seed of k-means.
 
     Raises:
         FedfuseError: for no tokens at all, or gains that do not fit a prompt.
     """
     clients = [name for name in sorted(tuned) if _check(name, tuned[name]).prompt.tokens]
     if not clients:
-        raise FedfuseError(
-            f"{len(tuned)} tuned prompts without a token; allowed: at least one token"
-        )
+        raise FedfuseError(f"expected at least one token, got {len(tuned)} prompts without any")
     prompts = [tuned[name].prompt for name in clients]
     embeddings = np.concatenate([embed(prompt) for prompt in prompts])
     owners = np.repeat(np.arange(len(clients)), [len(prompt.tokens) for prompt in prompts])
@@ -136,37 +148,37 @@ def aggregate(
     )
     epsilon = None
     labels = np.full(len(uploaded), NOISE)
-    if settings.method == "gain":
+    if config.method == "gain":
         gains = np.concatenate([np.asarray(tuned[name].gain, dtype=float) for name in clients])
         weights = gain_weights(embeddings, owners, gains)
     else:
         weights = attention(embeddings, owners)
-    if settings.method in ("gain", "paper"):
-        labels, epsilon = dbscan(embeddings, settings.min_samples)
-    elif settings.method == "k-means":
-        labels = kmeans(embeddings, settings.fixed_size, settings.seed)
-    if settings.method == "average":
+    if config.method in ("gain", "paper"):
+        labels, epsilon = dbscan(embeddings, config.min_samples)
+    elif config.method == "k-means":
+        labels = kmeans(embeddings, config.fixed_size, seed)
+    if config.method == "average":
         kept = _averaged(uploaded, embeddings, weights)
-    elif settings.method == "gain":
-        kept = _gained(uploaded, labels, weights, settings)
+    elif config.method == "gain":
+        kept = _gained(uploaded, labels, weights, config)
     else:
         groups = _clusters(labels)
-        if settings.method == "attention":
-            groups = [[index] for index in _heaviest(weights)[: settings.fixed_size]]
+        if config.method == "attention":
+            groups = [[index] for index in _heaviest(weights)[: config.fixed_size]]
         kept = [_keep(uploaded, group, labels, weights) for group in groups]
         kept.sort(key=lambda token: (token.sources[0].position, -token.weight, token.clients))
-    kept = _cap(kept, settings.max_tokens)
+    kept = _cap(kept, config.max_tokens)
     prompt = Prompt(tuple(token.token for token in kept)) if kept else previous
-    return Aggregation(tuple(kept), prompt, uploaded, embeddings, labels, weights, epsilon)
+    return AggregatedPrompt(tuple(kept), prompt, uploaded, embeddings, labels, weights, epsilon)
 
 
 def _check(name: str, tuned: TunedPrompt) -> TunedPrompt:
-    """Refuse gains that are not one number in [-1, 1] a token."""
+    """Refuse gains other than one number in [-1, 1] a token."""
     gains = np.asarray(tuned.gain, dtype=float)
     if len(gains) != len(tuned.prompt.tokens) or not (np.abs(gains) <= 1).all():
         raise FedfuseError(
-            f"client {name!r} sent the gains {tuned.gain} for {len(tuned.prompt.tokens)} tokens; "
-            "allowed: one in [-1, 1] for each token"
+            f"client {name!r}: expected {len(tuned.prompt.tokens)} gains in [-1, 1], one a token, "
+            f"got {tuned.gain}"
         )
     return tuned
 
@@ -175,7 +187,7 @@ def _gained(
     uploaded: Sequence[Source],
     labels: Int64[ndarray, " tokens"],
     weights: Float64[ndarray, " tokens"],
-    settings: AggregationSettings,
+    config: AggregationConfig,
 ) -> list[KeptToken]:
     """Method ``gain``, before the cap."""
     length = {source.client: source.position for source in uploaded}  # of the last token: n - 1
@@ -183,7 +195,7 @@ def _gained(
     groups = [*_clusters(labels), *([int(index)] for index in np.flatnonzero(labels == NOISE))]
     for group in groups:
         token = _keep(uploaded, group, labels, weights)
-        factor = settings.noise_discount if token.cluster == NOISE else len(token.clients) ** 0.5
+        factor = config.noise_discount if token.cluster == NOISE else len(token.clients) ** 0.5
         token = replace(token, weight=token.weight * factor)
         other = strongest.get(token.token)
         if other is None or token.weight > other.weight:
@@ -220,7 +232,7 @@ def _averaged(
 
 
 def _clusters(labels: Int64[ndarray, " tokens"]) -> list[list[int]]:
-    """Members of each cluster, noise left out."""
+    """Indices of the members of each cluster, without noise."""
     return [
         np.flatnonzero(labels == label).tolist() for label in np.unique(labels[labels != NOISE])
     ]
@@ -232,7 +244,7 @@ def _keep(
     labels: Int64[ndarray, " tokens"],
     weights: Float64[ndarray, " tokens"],
 ) -> KeptToken:
-    """The heaviest token of a group, standing for all: step 2 of Algorithm 2."""
+    """The heaviest token of a group, which represents all: step 2 of Algorithm 2."""
     best, *others = (group[i] for i in _heaviest(weights[group]))
     sources = tuple(uploaded[index] for index in (best, *others))
     return KeptToken(sources[0].token, float(weights[best]), int(labels[best]), sources)

@@ -1,4 +1,4 @@
-"""Language models of which one sees the answer's text alone, and what can go wrong with them."""
+"""Language models that show the text of their answers alone, and their errors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class BlackBox(Protocol):
     name: str
 
     def answer(self, texts: Sequence[str]) -> list[str]:
-        """An answer per text, in their order."""
+        """One answer per text, in their order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a backend sends back for one text.
+    """Reply of a backend to one text.
 
     Attributes:
         text: the answer.
-        tokens: that were paid for: those of the question and those of the answer.
+        tokens: number of tokens paid for, of the question and of the answer.
     """
 
     text: str
@@ -33,12 +33,12 @@ class Reply:
 
 
 class Backend(Protocol):
-    """Where answers come from: no cache, no budget, no second attempt; these are ``Meter``'s.
+    """Source of answers, without cache, budget or second attempt; these are ``Meter``'s.
 
     Attributes:
         name: all that an answer depends on besides the text: the model and how it decodes.
-        batch_size: most texts in one call, at least 1.
-        concurrency: most calls at a time, at least 1.
+        batch_size: texts in one call, at most; at least 1.
+        concurrency: calls at a time, at most; at least 1.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Backend(Protocol):
     concurrency: int
 
     def most_tokens(self, text: str) -> int:
-        """What one attempt at a text may cost, at most."""
+        """Upper bound of the tokens that one attempt at a text costs."""
         ...
 
     def ask(self, texts: Sequence[str]) -> list[Reply]:
-        """One attempt; a reply per text, in their order.
+        """Attempt once; a reply per text, in their order.
 
         Raises:
-            BlackBoxError: when there is no answer; ``Transient``, when there may be one next time.
+            BlackBoxError: when there is no answer; ``TransientError``, when there may be one later.
         """
         ...
 
@@ -70,11 +70,11 @@ class BlackBoxError(FedfuseError):
         self.billed = billed
 
 
-class Transient(BlackBoxError):
-    """An attempt failed, and another one may not.
+class TransientError(BlackBoxError):
+    """An attempt failed, but another one may succeed.
 
     Attributes:
-        retry_after: seconds that the service wants to be left alone; 0 where it does not say.
+        retry_after: seconds to wait that the service asks for; 0 for none.
     """
 
     def __init__(self, message: str, *, billed: bool = True, retry_after: float = 0.0) -> None:
@@ -82,5 +82,5 @@ class Transient(BlackBoxError):
         self.retry_after = retry_after
 
 
-class BudgetSpent(FedfuseError):
-    """What is asked for would pass the budget; none of it that was not answered yet was sent."""
+class BudgetExceeded(FedfuseError):
+    """A request would exceed the budget; nothing of it that had no answer yet was sent."""

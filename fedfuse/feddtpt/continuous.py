@@ -19,8 +19,8 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.label_tasks import Example, Task
-from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.label_tasks import LabelledExample, Task
+from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.models.causal_lm import CausalLM
 
 Embeddings = Float32[ndarray, "tokens width"]
@@ -28,13 +28,14 @@ Embeddings = Float32[ndarray, "tokens width"]
 
 @dataclass(frozen=True, slots=True)
 class ContinuousSettings:
-    """How a client trains a continuous prompt in a round.
+    """Training of a continuous prompt by a client in a round.
 
     Attributes:
-        examples: that a round's steps see together, at least 1: each is a pass through the model,
-            as a query is.
+        examples: examples that a round's steps see together, at least 1: each is a pass through
+            the model, as a query is.
         batch_size: examples per step, at least 1.
-        learning_rate: of AdamW, above 0. Lester et al. find that prompts want a large one.
+        learning_rate: learning rate of AdamW, above 0. Lester et al. find that prompts want a
+            large one.
     """
 
     examples: int = 256
@@ -44,9 +45,8 @@ class ContinuousSettings:
     def __post_init__(self) -> None:
         if self.examples < 1 or self.batch_size < 1 or not self.learning_rate > 0:
             raise FedfuseError(
-                f"continuous prompts with {self.examples} examples in batches of "
-                f"{self.batch_size} and learning rate {self.learning_rate}; allowed: at least 1, "
-                "and a rate above 0"
+                "continuous prompt: expected at least 1 example, batches of at least 1, a learning "
+                f"rate above 0, got {self.examples}, {self.batch_size}, {self.learning_rate}"
             )
 
 
@@ -57,9 +57,9 @@ class ContinuousPrompt:
 
     Args:
         lm: the model.
-        task: makes questions, here without a prompt in words.
-        start: the manual prompt.
-        max_tokens: of an answer.
+        task: task, whose questions have no prompt in words here.
+        start: manual prompt.
+        max_tokens: tokens of an answer.
 
     Raises:
         FedfuseError: for a start without tokens.
@@ -68,14 +68,16 @@ class ContinuousPrompt:
     def __init__(self, lm: CausalLM, task: Task, start: str, max_tokens: int = 8) -> None:
         (encoded,) = lm.tokenizer.encode([start])
         if not len(encoded.ids):
-            raise FedfuseError(f"manual prompt {start!r} has no tokens; allowed: at least one")
+            raise FedfuseError(
+                f"manual prompt {start!r}: expected at least one token, got no tokens"
+            )
         self._lm, self._task, self._max_tokens = lm, task, max_tokens
         tokens = torch.from_numpy(encoded.ids.copy()).to(lm.model.device)
         self._trained = nn.Parameter(self._embed(tokens).float().clone())
 
     @property
     def embeddings(self) -> Embeddings:
-        """``[tokens, width]`` the prompt: what clients and server exchange."""
+        """``[tokens, width]`` the prompt, as clients and server exchange it."""
         return self._trained.detach().cpu().numpy().copy()
 
     @embeddings.setter
@@ -83,8 +85,10 @@ class ContinuousPrompt:
         with torch.no_grad():
             self._trained.copy_(torch.from_numpy(value))
 
-    def train(self, examples: Sequence[Example], settings: ContinuousSettings, seed: int) -> None:
-        """One client's round: AdamW on the likelihood of the labels' words."""
+    def train(
+        self, examples: Sequence[LabelledExample], settings: ContinuousSettings, seed: int
+    ) -> None:
+        """Train for one client's round: AdamW on the likelihood of the labels' words."""
         rng = np.random.default_rng(seed)
         optimizer = torch.optim.AdamW([self._trained], settings.learning_rate, weight_decay=0.0)
         for start in range(0, settings.examples, settings.batch_size):
@@ -94,7 +98,7 @@ class ContinuousPrompt:
             [self._trained.grad] = torch.autograd.grad(loss, [self._trained])
             optimizer.step()
 
-    def loss(self, examples: Sequence[Example]) -> Float[Tensor, ""]:
+    def loss(self, examples: Sequence[LabelledExample]) -> Float[Tensor, ""]:
         """Mean cross-entropy of the labels' words, nats per token."""
         tokenizer, prefix = self._lm.tokenizer, len(self._trained)
         words = [f" {self._task.verbalizer[example.label][0]}" for example in examples]
@@ -117,14 +121,14 @@ class ContinuousPrompt:
         target = labels[:, 1:].to(logits.device)[scored]
         return nn.functional.cross_entropy(logits[:, :-1][scored].float(), target)
 
-    def accuracy(self, examples: Sequence[Example]) -> float:
-        """The share of examples that the model labels rightly, in [0, 1]."""
+    def accuracy(self, examples: Sequence[LabelledExample]) -> float:
+        """Share of examples that the model labels rightly, in [0, 1]."""
         prefix = self._trained.detach().to(self._lm.model.dtype)
-        answers = LocalModel(self._lm, self._max_tokens, prefix=prefix)
+        answers = LocalBlackBox(self._lm, self._max_tokens, prefix=prefix)
         questions = [self._question(example) for example in examples]
         return self._task.right(answers.answer(questions), examples) / len(examples)
 
-    def _question(self, example: Example) -> str:
+    def _question(self, example: LabelledExample) -> str:
         return self._task.question("", example.text).strip()
 
     @torch.no_grad()
@@ -136,21 +140,24 @@ class ContinuousPrompt:
 
 def fed_avg_prompts(
     prompt: ContinuousPrompt,
-    private: Sequence[Sequence[Example]],
-    public: Sequence[Example],
+    private: Sequence[Sequence[LabelledExample]],
+    public: Sequence[LabelledExample],
     settings: ContinuousSettings,
     rounds: int,
     seed: int,
 ) -> list[Embeddings]:
-    """The averaged prompt after each round, every client counting as its examples are many.
+    """Average the clients' prompts, weighted by their examples, round after round (FedAvg).
 
     Args:
-        prompt: with the first one; is left with the last.
-        private: each client's examples.
-        public: that every client trains on as well.
-        settings: of a client's round.
-        rounds: their number.
-        seed: of all draws.
+        prompt: the first prompt; holds the last one afterwards.
+        private: examples of each client.
+        public: examples that every client trains on as well.
+        settings: training in a client's round.
+        rounds: number of rounds.
+        seed: seed of all draws.
+
+    Returns:
+        The averaged prompt after each round.
     """
     found = []
     for number in range(rounds):

@@ -1,23 +1,83 @@
-"""Label tasks from real data sets, split as a federation needs them."""
+"""Label tasks from real data sets, and the splits that a federation needs of any task."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from fedfuse.builtin.prompt_world import POOL, WorldSize
+from fedfuse.config.feddtpt import ExampleCounts
+from fedfuse.data.partition import partition
 from fedfuse.data.records import available_splits, load_records, source_name
+from fedfuse.data.sample import Sample
 from fedfuse.data.splits import build_splits
 from fedfuse.data.templates import to_samples
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.accuracy import balanced
-from fedfuse.feddtpt.example_splits import ExampleSplits, deal
-from fedfuse.feddtpt.label_tasks import Example, Task, label_task
+from fedfuse.feddtpt.label_tasks import LabelledExample, Task, label_task
+
+# Times as many examples as clients get are drawn for them: see ``partition_examples``.
+POOL = 4
+# Schemes of ``fedfuse.data.partition`` that give all clients equally many.
+SCHEMES = ("iid", "dirichlet-equal")
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleSplits:
+    """Disjoint sets of examples.
+
+    Attributes:
+        private: ``D_k``, one list a client, which it keeps to itself.
+        public: ``D_g``, held by every party, balanced between the labels.
+        validation: the server's, to choose between prompts.
+        test: held out for the reported accuracies.
+    """
+
+    private: list[list[LabelledExample]]
+    public: list[LabelledExample]
+    validation: list[LabelledExample]
+    test: list[LabelledExample]
+
+
+def partition_examples(
+    task: Task,
+    pool: Sequence[LabelledExample],
+    num_partitions: int,
+    per_client: int,
+    scheme: str,
+    alpha: float,
+    seed: int,
+) -> list[list[LabelledExample]]:
+    """Give each client a few examples, the same number to all, out of a larger pool.
+
+    The rest of the pool is not used, so that skew is not levelled by labels that run out: a pool
+    of ``POOL`` times as many is enough.
+
+    Args:
+        task: task whose labels are the classes.
+        pool: examples to draw from.
+        num_partitions: number of clients.
+        per_client: examples of each, at most.
+        scheme: ``iid`` or ``dirichlet-equal``; see ``partition``.
+        alpha: see ``partition``.
+        seed: see ``partition``.
+
+    Raises:
+        FedfuseError: for another scheme; as ``partition``.
+    """
+    if scheme not in SCHEMES:
+        raise FedfuseError(f"scheme: expected {' or '.join(SCHEMES)}, got {scheme!r}")
+    labels = task.labels
+    samples = [Sample(e.text, e.label, task.name, labels, labels.index(e.label)) for e in pool]
+    parts = partition(samples, scheme, num_partitions, alpha, seed)
+    return [
+        [LabelledExample(sample.prompt, sample.answer) for sample in p[:per_client]] for p in parts
+    ]
 
 
 def read_task(
     source: str,
     template: str,
-    size: WorldSize,
+    counts: ExampleCounts,
     num_partitions: int,
     scheme: str,
     alpha: float,
@@ -28,12 +88,12 @@ def read_task(
     Args:
         source: a .jsonl file, a folder of them, a hub id; see ``load_records``.
         template: that makes an input of a record, empty for the default; see ``to_samples``.
-        size: examples in each split, at most; public and validation ones are balanced between the
+        counts: examples in each split, at most; public and validation ones are balanced between the
             labels as far as the data allows.
         num_partitions: number of clients.
-        scheme: see ``deal``.
-        alpha: see ``deal``.
-        seed: of all draws.
+        scheme: see ``partition_examples``.
+        alpha: see ``partition_examples``.
+        seed: seed of all draws.
 
     Raises:
         FedfuseError: for data that cannot be read, has no options or is too small.
@@ -45,7 +105,7 @@ def read_task(
         alpha=1.0,
         seed=seed,
         public_samples=1,
-        test_samples=size.test,
+        test_samples=counts.test,
         holdout_samples=0,
         question_samples=0,
         private_samples=0,
@@ -54,22 +114,22 @@ def read_task(
     train = [*whole.public, *whole.private[0]]
     task, examples = label_task(source_name(source), [*train, *whole.test])
     rest, test = examples[: len(train)], examples[len(train) :]
-    public, rest = _cut(rest, size.public)
-    validation, rest = _cut(rest, size.validation)
+    public, rest = _cut(rest, counts.public)
+    validation, rest = _cut(rest, counts.validation)
     if not rest:
         raise FedfuseError(
-            f"data set {source!r} has {len(train)} examples to train on; allowed: more than the "
-            f"{size.public} public and {size.validation} validation ones"
+            f"data set {source!r}: expected more training examples than the {counts.public} public "
+            f"and {counts.validation} validation ones, got {len(train)}"
         )
     # The number of clients changes nothing but the private examples.
-    pool = rest[: POOL * size.per_client * num_partitions]
-    private = deal(task, pool, num_partitions, size.per_client, scheme, alpha, seed)
-    return task, ExampleSplits(private, public, validation, test[: size.test])
+    pool = rest[: POOL * counts.private * num_partitions]
+    private = partition_examples(task, pool, num_partitions, counts.private, scheme, alpha, seed)
+    return task, ExampleSplits(private, public, validation, test[: counts.test])
 
 
 def own_examples(
-    task: Task, source: str, template: str, shared: Collection[Example]
-) -> list[Example]:
+    task: Task, source: str, template: str, shared: Collection[LabelledExample]
+) -> list[LabelledExample]:
     """The private examples of a client that has data of its own: all of it, but for what all share.
 
     Args:
@@ -87,20 +147,22 @@ def own_examples(
     )
     if unknown := {example.label for example in examples} - set(task.labels):
         raise FedfuseError(
-            f"data source {source!r} has the labels {', '.join(sorted(unknown))}; "
-            f"allowed: those of task {task.name!r}, {', '.join(task.labels)}"
+            f"data source {source!r}: expected the labels of task {task.name!r}, "
+            f"{', '.join(task.labels)}, got {', '.join(sorted(unknown))}"
         )
     known = {example.text for example in shared}
     own = [example for example in dict.fromkeys(examples) if example.text not in known]
     if not own:
         raise FedfuseError(
-            f"data source {source!r} has no text that is not in the public, validation or test "
-            "set; allowed: at least one"
+            f"data source {source!r}: expected at least one text that is not in the public, "
+            "validation or test set, got none"
         )
     return own
 
 
-def _cut(examples: Sequence[Example], size: int) -> tuple[list[Example], list[Example]]:
+def _cut(
+    examples: Sequence[LabelledExample], size: int
+) -> tuple[list[LabelledExample], list[LabelledExample]]:
     """A balanced part, and the rest."""
     part = balanced(examples, size)
     taken = set(part)

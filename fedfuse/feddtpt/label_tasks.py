@@ -24,12 +24,12 @@ _DENIED = rf"(?i:not|\w+n['\u2019]t){_BETWEEN}(?i:(?:an?|the){_BETWEEN})?"
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class LabelledExample:
     """A labelled input.
 
     Attributes:
-        text: what is to be labelled.
-        label: one of its task's.
+        text: the input.
+        label: one of the labels of its task.
     """
 
     text: str
@@ -38,14 +38,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """How a prompt and an input make a question, and how an answer makes a label.
+    """Makes a question of a prompt and an input, and a label of an answer.
 
     Attributes:
-        name: of the task.
-        verbalizer: label to the words or phrases that name it. They are found as whole words in any
-            case, with spaces or underscores between the words of a phrase; a single letter is found
-            only as it is written, since "a" is also a word.
-        template: has ``{prompt}`` and ``{input}`` once each.
+        name: name of the task.
+        verbalizer: words or phrases that name a label, by label. They are found as whole words in
+            any case, with spaces or underscores between the words of a phrase; a single letter is
+            found only as it is written, since "a" is also a word.
+        template: text of a question, with ``{prompt}`` and ``{input}`` once each.
 
     Raises:
         FedfuseError: for fewer than two labels, a label without words, a word that names two
@@ -59,25 +59,25 @@ class Task:
     def __post_init__(self) -> None:
         if len(self.verbalizer) < 2:
             given = ", ".join(self.verbalizer) or "none"
-            raise FedfuseError(f"task {self.name!r} has the labels {given}; allowed: two or more")
+            raise FedfuseError(f"task {self.name!r}: expected two or more labels, got {given}")
         owner: dict[str, str] = {}
         for label, words in self.verbalizer.items():
             if not words or not all(map(_folded, words)):
                 raise FedfuseError(
-                    f"task {self.name!r}: label {label!r} has the words {list(words)}; "
-                    "allowed: at least one, none empty"
+                    f"task {self.name!r}: expected at least one word for label {label!r} and none "
+                    f"empty, got {list(words)}"
                 )
             for word in words:
                 if owner.setdefault(_folded(word), label) != label:
                     raise FedfuseError(
-                        f"task {self.name!r}: {word!r} names {owner[_folded(word)]!r} and "
-                        f"{label!r}; allowed: words of one label"
+                        f"task {self.name!r}: expected words of one label, got {word!r} for "
+                        f"{owner[_folded(word)]!r} and {label!r}"
                     )
         fields = sorted(field for _, field in parse_template(self.template) if field is not None)
         if fields != ["input", "prompt"]:
             raise FedfuseError(
-                f"task {self.name!r} has the template {self.template!r}; "
-                "allowed: text with {prompt} and {input}, once each"
+                f"task {self.name!r}: expected a template with {{prompt}} and {{input}}, once "
+                f"each, got {self.template!r}"
             )
 
     @property
@@ -86,20 +86,20 @@ class Task:
         return tuple(self.verbalizer)
 
     def question(self, prompt: str, text: str) -> str:
-        """What the language model is given."""
+        """Text that the language model is given."""
         values = {"prompt": prompt, "input": text}
         parts = parse_template(self.template)
         return "".join(literal + (values[field] if field else "") for literal, field in parts)
 
     def read(self, answer: str) -> str | None:
-        """The one label that an answer names, None if there is none or more than one."""
-        # Of what is denied the group is empty.
+        """Label that an answer names; None if it names none or more than one."""
+        # The group is empty for a denied word.
         found = (_folded(word) for word in self._words.findall(answer) if word)
         named = {self._labels_by_word[word] for word in found}
         return named.pop() if len(named) == 1 else None
 
-    def right(self, answers: Sequence[str], examples: Sequence[Example]) -> int:
-        """How many answers name their example's label."""
+    def right(self, answers: Sequence[str], examples: Sequence[LabelledExample]) -> int:
+        """Number of answers that name their example's label."""
         pairs = zip(answers, examples, strict=True)
         return sum(self.read(answer) == example.label for answer, example in pairs)
 
@@ -116,7 +116,7 @@ class Task:
             for w in words
         )
         any_word = "|".join(parts)
-        # What is listed goes before what is denied: "not entailment" may be a label.
+        # Listed words before denied ones: "not entailment" may be a label.
         return re.compile(rf"(?<!\w)(?:({any_word})|{_DENIED}(?:{any_word}))(?!\w)")
 
 
@@ -126,18 +126,18 @@ def label_task(
     *,
     words: Mapping[str, Sequence[str]] | None = None,
     template: str = TEMPLATE,
-) -> tuple[Task, list[Example]]:
-    """A task and its examples from samples with options.
+) -> tuple[Task, list[LabelledExample]]:
+    """Make a task and its examples of samples with options.
 
     Where all samples have the same options, these are the labels. Where they differ (multiple
     choice), the labels are letters, and the options are listed below the input.
 
     Args:
-        name: of the task.
-        samples: their prompts are the inputs; see ``fedfuse.data.templates.to_samples``.
-        words: label to the words that name it, for labels that are not words themselves; by default
-            a label names itself, with spaces for underscores too.
-        template: of the task.
+        name: name of the task.
+        samples: samples whose prompts are the inputs; see ``fedfuse.data.templates.to_samples``.
+        words: words that name a label, by label, for labels that are not words themselves; by
+            default a label names itself, with spaces for underscores too.
+        template: template of the task.
 
     Raises:
         FedfuseError: for no samples, samples with fewer than 2 or more than 26 options, or words
@@ -146,20 +146,20 @@ def label_task(
     sizes = [len(sample.options) for sample in samples]
     if not sizes or min(sizes) < 2 or max(sizes) > len(ascii_uppercase):
         raise FedfuseError(
-            f"task {name!r} has {len(sizes)} samples with {sorted(set(sizes))} options; "
-            f"allowed: at least one sample, each with 2 to {len(ascii_uppercase)} options"
+            f"task {name!r}: expected at least one sample, each with 2 to {len(ascii_uppercase)} "
+            f"options, got {len(sizes)} samples with {sorted(set(sizes))} options"
         )
     if len({sample.options for sample in samples}) == 1:
         labels = [option.strip() for option in samples[0].options]
-        examples = [Example(sample.prompt, labels[sample.label]) for sample in samples]
+        examples = [LabelledExample(sample.prompt, labels[sample.label]) for sample in samples]
     else:
         labels = list(ascii_uppercase[: max(sizes)])
-        examples = [Example(_choices(sample), labels[sample.label]) for sample in samples]
+        examples = [LabelledExample(_choices(sample), labels[sample.label]) for sample in samples]
     given = dict(words or {})
     if unknown := given.keys() - labels:
         raise FedfuseError(
-            f"task {name!r} has words for {', '.join(sorted(unknown))}; "
-            f"allowed: its labels {', '.join(labels)}"
+            f"task {name!r}: expected words for its labels {', '.join(labels)}, got some for "
+            f"{', '.join(sorted(unknown))}"
         )
     verbalizer = {
         label: tuple(dict.fromkeys(given.get(label, (label, label.replace("_", " ")))))
@@ -174,7 +174,7 @@ def _choices(sample: Sample) -> str:
 
 
 def _folded(word: str) -> str:
-    """A word as it is compared: a single letter as it is, anything else in lower case, with one
+    """Fold a word for comparison: a single letter as it is, anything else in lower case, with one
     space between the words of a phrase.
     """
     plain = re.sub(rf"(?<=[^\W_]){_BETWEEN}(?=[^\W_])", " ", " ".join(word.split()))

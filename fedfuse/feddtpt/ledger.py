@@ -1,10 +1,10 @@
-"""Answers that were paid for, and what was paid: one SQLite file for any number of processes.
+"""Ledger of paid answers and of payments: one SQLite file for any number of processes.
 
 Before a question is sent, one transaction claims it and charges the most that it may cost. With the
 answer, a second one stores it and charges what it did cost instead. So a process that is killed
-in between has spent too little of its budget rather than too much, and nobody asks what somebody
-else is asking. A claim is good as long as its owner lives: each holds the lock of a file, which the
-system lets go when a process ends, however it ends.
+in between has been charged too much rather than too little, and no two processes ask the same
+question. A claim is good as long as its owner lives: each holds the lock of a file, which the
+system releases when a process ends, however it ends.
 
 The file holds digests of questions, never their text, and answers.
 """
@@ -25,7 +25,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.black_box import BudgetSpent, Reply
+from fedfuse.feddtpt.black_box import BudgetExceeded, Reply
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -41,11 +41,12 @@ _MOST_VARIABLES = 500  # in one statement; older SQLite allows 999
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was paid.
+    """Payments of an account.
 
     Attributes:
         queries: attempts at a text that may have been billed.
-        tokens: of questions and answers; of an attempt without an answer, the most it can have had.
+        tokens: tokens of questions and answers; of an attempt without an answer, the most that it
+            can have had.
     """
 
     queries: int = 0
@@ -54,7 +55,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be paid; None: without limit.
+    """Limits of what an account may pay; None for no limit.
 
     Attributes:
         queries: as in ``Spent``, at least 0.
@@ -68,30 +69,31 @@ class Budget:
         for name in ("queries", "tokens"):
             value = getattr(self, name)
             if value is not None and value < 0:
-                raise FedfuseError(f"budget of {value} {name}; allowed: at least 0")
+                raise FedfuseError(f"budget of {name}: expected at least 0, got {value}")
 
     def check(self, account: str, spent: Spent, more: Spent) -> None:
-        """Refuse to spend more than there is; what costs nothing is never refused.
+        """Refuse to spend more than is left; what costs nothing is never refused.
 
         Raises:
-            BudgetSpent: naming the account, what it has spent, and the limit.
+            BudgetExceeded: naming the account, what it has spent, and the limit.
         """
         for name in ("queries", "tokens"):
             limit, had, wanted = (getattr(x, name) for x in (self, spent, more))
             if limit is not None and wanted > 0 and had + wanted > limit:
-                raise BudgetSpent(
-                    f"budget of {account!r}: {wanted} more {name} after {had}; allowed: {limit}"
+                raise BudgetExceeded(
+                    f"budget of {account!r}: expected at most {limit} {name}, got {wanted} more "
+                    f"after {had}"
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What became of questions.
+    """Result of looking questions up, or of claiming them.
 
     Attributes:
-        answers: key to answer, of those that have one.
-        mine: keys to ask now.
-        elsewhere: keys that somebody else is asking now.
+        answers: answers by key, of the questions that have one.
+        mine: keys of the questions to ask now.
+        elsewhere: keys of the questions that another process is asking now.
     """
 
     answers: dict[str, str] = field(default_factory=dict)
@@ -105,10 +107,10 @@ def key_of(name: str, text: str) -> str:
 
 
 class Ledger:
-    """The file, as one process sees it; its threads may share it.
+    """The ledger's file, as one process sees it; its threads may share it.
 
     Args:
-        path: of the file, which is made where there is none; None keeps everything in memory.
+        path: path of the file, which is made where there is none; None keeps it in memory.
 
     Raises:
         FedfuseError: when the file cannot be used.
@@ -122,7 +124,7 @@ class Ledger:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise FedfuseError(f"{path}: {error.strerror}; allowed: a file") from error
+                raise FedfuseError(f"{path}: expected a file, got {error.strerror}") from error
             self._alive = self._lock(self._owner)
             self._alive.acquire()
         # SQLite does not wait when two processes set up one file at the same time.
@@ -143,19 +145,19 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         self._db.close()
         if self._path is not None:
             self._alive.release()
             Path(self._alive.lock_file).unlink(missing_ok=True)
 
     def spent(self, account: str) -> Spent:
-        """What was charged to an account, by whatever process."""
+        """Payments of an account, by all processes."""
         with self._mutex, self._errors():
             return self._spent(account)
 
     def look(self, account: str, most_tokens: Mapping[str, int], budget: Budget) -> Claim:
-        """As ``claim``, and refused like it, but nothing is claimed or charged."""
+        """Look questions up: as ``claim``, but nothing is claimed or charged."""
         with self._transaction():  # one moment's answers, claims and accounts
             claim = self._look(most_tokens)
             more = Spent(len(claim.mine), sum(most_tokens[key] for key in claim.mine))
@@ -163,15 +165,15 @@ class Ledger:
         return claim
 
     def claim(self, account: str, most_tokens: Mapping[str, int], budget: Budget) -> Claim:
-        """Take the questions that nobody has asked yet, and pay for them.
+        """Claim the questions that nobody has asked yet, and charge for them.
 
         Args:
-            account: who pays.
-            most_tokens: key to the most tokens that its question may cost.
-            budget: of the account.
+            account: name of the account that pays.
+            most_tokens: upper bound of each question's tokens, by its key.
+            budget: budget of the account.
 
         Raises:
-            BudgetSpent: when it would be passed; nothing is claimed or charged then.
+            BudgetExceeded: when it would be exceeded; nothing is claimed or charged then.
         """
         with self._transaction():
             claim = self._look(most_tokens)
@@ -181,25 +183,25 @@ class Ledger:
         return claim
 
     def charge_again(self, account: str, most_tokens: Collection[int], budget: Budget) -> None:
-        """Pay for another attempt at what is claimed.
+        """Charge for another attempt at claimed questions.
 
         Raises:
-            BudgetSpent: when the budget would be passed; nothing is charged then.
+            BudgetExceeded: when the budget would be exceeded; nothing is charged then.
         """
         with self._transaction():
             self._charge(account, most_tokens, budget)
 
     def refund(self, account: str, most_tokens: Collection[int]) -> None:
-        """Take back what was charged for an attempt that was certainly not billed."""
+        """Refund the charge for an attempt that was certainly not billed."""
         with self._transaction():
             self._add(account, -len(most_tokens), -sum(most_tokens))
 
     def settle(self, account: str, replies: Mapping[str, tuple[Reply, int]]) -> None:
-        """Store answers.
+        """Store answers, and charge their tokens in place of the upper bounds.
 
         Args:
-            account: who pays.
-            replies: key to reply, and the most tokens that were charged for it.
+            account: name of the account that pays.
+            replies: reply, and the tokens that were charged for it, by key.
         """
         with self._transaction():
             rows = [(reply.text, key) for key, (reply, _) in replies.items()]
@@ -208,7 +210,7 @@ class Ledger:
             self._add(account, 0, change)
 
     def release(self, keys: Collection[str]) -> None:
-        """Give up claims, so that others may ask; what was charged stays charged."""
+        """Give up claims, so that others may ask; charges stay."""
         rows = [(key, self._owner) for key in keys]
         with self._transaction():
             self._db.executemany(
@@ -286,4 +288,4 @@ class Ledger:
             yield
         except sqlite3.Error as error:
             place = self._path or "ledger in memory"
-            raise FedfuseError(f"{place}: {error}; allowed: a ledger of fedfuse") from error
+            raise FedfuseError(f"{place}: expected a ledger of fedfuse, got {error}") from error

@@ -1,4 +1,4 @@
-"""A language model in this process as a black box: greedy generation, in batches."""
+"""A language model in this process as a black box: greedy generation in batches."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from fedfuse.models.causal_lm import CausalLM
 _SAMPLED = 1009  # every so many values of a tensor go into the fingerprint; a prime
 
 
-class LocalModel:
+class LocalBlackBox:
     """A ``Backend`` that continues a text; without cache and budget, also a ``BlackBox``.
 
     Args:
         lm: the model. Its input is ``[BOS] + tokens``, as everywhere in fedfuse; a chat template is
             not applied.
-        max_tokens: of an answer, at least 1.
+        max_tokens: tokens of an answer, at least 1.
         batch_size: texts at a time, at least 1.
         prefix: ``[P, d]`` embeddings before every text, a continuous prompt.
 
     Raises:
-        FedfuseError: for numbers that are not allowed.
+        FedfuseError: for numbers out of range.
     """
 
     concurrency = 1
@@ -43,11 +43,11 @@ class LocalModel:
     ) -> None:
         if max_tokens < 1 or batch_size < 1 or max_tokens >= lm.max_length:
             raise FedfuseError(
-                f"local model {lm.name!r} with max_tokens {max_tokens} and batch_size {batch_size};"
-                f" allowed: at least 1, and fewer tokens than its {lm.max_length}"
+                f"local model {lm.name!r}: expected max_tokens from 1 to {lm.max_length - 1} and "
+                f"batch_size from 1, got {max_tokens} and {batch_size}"
             )
         self.batch_size = batch_size
-        # Weights, not only a folder's name: what was trained anew must not find the old answers.
+        # Of the weights, not only the folder: a model trained anew must not find the old answers.
         self.name = f"local {_fingerprint(lm)} greedy max_tokens={max_tokens}"
         self._lm = lm
         self._prefix = prefix
@@ -67,18 +67,18 @@ class LocalModel:
         )
 
     def most_tokens(self, text: str) -> int:
-        """The question's tokens and the longest answer's."""
+        """Tokens of the question and of the longest answer."""
         return len(self._ids(text)) + self._max_tokens
 
     def answer(self, texts: Sequence[str]) -> list[str]:
-        """As ``BlackBox.answer``."""
+        """One answer per text, in their order."""
         starts = range(0, len(texts), self.batch_size)
         parts = (texts[first : first + self.batch_size] for first in starts)
         return [reply.text for part in parts for reply in self.ask(part)]
 
     @torch.no_grad()
     def ask(self, texts: Sequence[str]) -> list[Reply]:
-        """As ``Backend.ask``.
+        """One reply per text, in their order.
 
         Raises:
             FedfuseError: for a text that is too long for the model.
@@ -121,14 +121,14 @@ class LocalModel:
         room = self._lm.max_length - self._max_tokens - prefix
         if 1 + len(encoded.ids) > room:
             raise FedfuseError(
-                f"text of {len(encoded.ids)} tokens for {self._lm.name!r}, which begins "
-                f"{text[:60]!r}; allowed: {room - 1}, so that an answer fits in"
+                f"text {text[:60]!r}... for {self._lm.name!r}: expected at most {room - 1} tokens, "
+                f"so that an answer fits in, got {len(encoded.ids)}"
             )
         return [self._lm.tokenizer.bos_id, *encoded.ids.tolist()]
 
 
 def _end_ids(lm: CausalLM) -> list[int]:
-    """Tokens that end an answer: the model's own, and the tokenizer's."""
+    """Ids of the tokens that end an answer: the model's own, and the tokenizer's."""
     generation: Any = lm.model.generation_config
     own = generation.eos_token_id if generation is not None else None
     listed = [] if own is None else [own] if isinstance(own, int) else list(own)
@@ -137,7 +137,7 @@ def _end_ids(lm: CausalLM) -> list[int]:
 
 
 def _fingerprint(lm: CausalLM) -> str:
-    """Digest of tokenizer and weights: of every so many values, which all change by training."""
+    """SHA-256 (16 hex) of the tokenizer and of some weights, which all change by training."""
     digest = hashlib.sha256(lm.tokenizer.fingerprint.encode())
     for name, tensor in sorted(lm.model.state_dict().items()):
         some = tensor.detach().flatten()[::_SAMPLED].to("cpu", torch.float64)

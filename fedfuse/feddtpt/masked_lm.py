@@ -1,7 +1,7 @@
-"""A masked language model: which tokens fit into a prompt, and what a prompt's tokens mean.
+"""A masked language model: tokens that fit into a prompt, and embeddings of a prompt's tokens.
 
-All parties hold the same one, so a prompt may travel as token ids. What a black box reads is text,
-so a prompt is only proposed if its text, tokenized again, is the same prompt.
+All parties hold the same one, so a prompt may travel as token ids. A black box reads text, so a
+prompt is only proposed if its text, tokenized again, is the same prompt.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from fedfuse.models.loading import loading_errors, local_folder, resolve_device
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-How = Literal["replace", "insert"]
-
 
 @dataclass(frozen=True)
 class MaskedLM:
@@ -32,7 +30,7 @@ class MaskedLM:
     Attributes:
         model: in evaluation mode, without gradients.
         tokenizer: its tokenizer, with a mask token.
-        name: folder or hub id it came from.
+        name: folder or hub id of the model.
     """
 
     model: PreTrainedModel
@@ -43,8 +41,8 @@ class MaskedLM:
         if "mask" not in self.tokenizer.special_ids:
             roles = ", ".join(self.tokenizer.special_ids) or "none"
             raise FedfuseError(
-                f"masked language model {self.name!r}: its tokenizer has the special tokens "
-                f"{roles}; allowed: a tokenizer with a mask token"
+                f"masked language model {self.name!r}: expected a tokenizer with a mask token, got "
+                f"the special tokens {roles}"
             )
 
     @classmethod
@@ -70,20 +68,20 @@ class MaskedLM:
         model, info = loaded
         if info["missing_keys"]:
             raise FedfuseError(
-                f"model {name!r} has no weights for {sorted(info['missing_keys'])[:5]}; "
-                "allowed: a checkpoint of a complete masked language model"
+                f"model {name!r}: expected a checkpoint of a complete masked language model, got "
+                f"no weights for {sorted(info['missing_keys'])[:5]}"
             )
         rows = model.get_input_embeddings().weight.shape[0]
         if tokenizer.vocab_size > rows:
             raise FedfuseError(
-                f"model {name!r}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
-                f"embeddings for {rows}; allowed: no more tokens than embeddings"
+                f"model {name!r}: expected no more tokens than embeddings, got "
+                f"{tokenizer.vocab_size} tokens and {rows} embeddings"
             )
         return cls(model.requires_grad_(False).to(place).eval(), tokenizer, name)
 
     @cached_property
     def allowed(self) -> Int64[ndarray, " allowed"]:
-        """Ids that may be proposed, ascending: visible text that is this one token again."""
+        """Ids that may be proposed, ascending: their text is visible, and tokenized into them."""
         known = self.tokenizer
         special = {*known.special_ids.values(), *known.marked_special}
         ids = sorted(set(known.vocabulary.values()) - special)
@@ -98,7 +96,7 @@ class MaskedLM:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a prompt, with one mask between them."""
+        """Largest number of tokens of a prompt, with one mask between them."""
         config = self.model.config.get_text_config()
         before, after = self.tokenizer.frame
         # RoBERTa's positions start after the padding id; two fewer are safe for all.
@@ -106,7 +104,7 @@ class MaskedLM:
         return int(limit) - len(before) - len(after) - 1
 
     def encode(self, text: str) -> Prompt:
-        """A text as a prompt, whose own text may differ in case and spaces.
+        """Encode a text as a prompt, whose own text may differ in case and spaces.
 
         Raises:
             FedfuseError: for a text that the tokenizer cannot represent.
@@ -116,32 +114,45 @@ class MaskedLM:
         unknown = self.tokenizer.special_ids.get("unk")
         if not prompt.tokens or unknown in prompt.tokens:
             raise FedfuseError(
-                f"prompt {text!r} is not in the words of {self.name!r}; "
-                "allowed: text that its tokenizer can represent"
+                f"prompt {text!r}: expected text that the tokenizer of {self.name!r} can "
+                "represent, got unknown tokens or none"
             )
         return self.canonical(prompt)
 
     def text(self, prompt: Prompt) -> str:
-        """What a black box is given."""
+        """Text of a prompt, as a black box reads it."""
         return self.tokenizer.decode(prompt.tokens)
 
+    def word(self, token: int) -> str:
+        """Text of one token."""
+        return self.tokenizer.decode([token])
+
+    def words(self, prompt: Prompt) -> list[str]:
+        """Text of each token of a prompt."""
+        return [self.word(token) for token in prompt.tokens]
+
     def canonical(self, prompt: Prompt) -> Prompt:
-        """The tokens of the prompt's own text; the prompt itself, where it survives as text."""
+        """Tokens of the prompt's own text; the prompt itself, where it survives as text."""
         (encoded,) = self.tokenizer.encode([self.text(prompt)])
         return Prompt(tuple(encoded.ids.tolist()))
 
+    def may_become(self, given: Prompt, prompt: Prompt) -> bool:
+        """Whether edits may make a prompt of a given one, and whether it survives as text."""
+        known = {*self.allowed.tolist(), *given.tokens}
+        return known.issuperset(prompt.tokens) and self.canonical(prompt) == prompt
+
     @torch.no_grad()
     def proposals(
-        self, prompt: Prompt, position: int, how: How, top: int
+        self, prompt: Prompt, position: int, how: Literal["replace", "insert"], top: int
     ) -> tuple[Int64[ndarray, " top"], Float32[ndarray, " top"]]:
-        """What fits best into one place of a prompt of n tokens.
+        """Tokens that fit best into one place of a prompt of n tokens.
 
         Args:
-            prompt: what stands around the place.
-            position: of the token to replace, 0 to n - 1; or of the token before which to insert, 0
-                to n.
+            prompt: prompt around the place.
+            position: index of the token to replace, 0 to n - 1; or of the token before which to
+                insert, 0 to n.
             how: ``replace`` (never by the token that stands there) or ``insert``.
-            top: most proposals, at least 1.
+            top: number of proposals, at most; at least 1.
 
         Returns:
             Token ids, the likeliest first, and their log-probabilities (nats) among all allowed.
@@ -152,7 +163,7 @@ class MaskedLM:
         tokens = prompt.tokens
         last = len(tokens) - (how == "replace")
         if not 0 <= position <= last:
-            raise FedfuseError(f"position {position} to {how}; allowed: 0 to {last}")
+            raise FedfuseError(f"position to {how}: expected 0 to {last}, got {position}")
         mask = self.tokenizer.special_ids["mask"]
         rest = tokens[position + (how == "replace") :]
         hidden = self._framed((*tokens[:position], mask, *rest))
@@ -167,7 +178,7 @@ class MaskedLM:
 
     @torch.no_grad()
     def embed(self, prompt: Prompt) -> Float32[ndarray, "n d"]:
-        """The last hidden state of each of the prompt's tokens.
+        """``[n, d]`` last hidden state of each of the prompt's tokens.
 
         Raises:
             FedfuseError: for a prompt that is too long for the model.
@@ -182,7 +193,8 @@ class MaskedLM:
         """Input ids ``[1, n]`` with the tokenizer's own special tokens around them."""
         if not 1 <= len(tokens) <= self.max_length + 1:
             raise FedfuseError(
-                f"prompt of {len(tokens)} tokens for {self.name!r}; allowed: 1 to {self.max_length}"
+                f"prompt for {self.name!r}: expected 1 to {self.max_length} tokens, "
+                f"got {len(tokens)}"
             )
         before, after = self.tokenizer.frame
         return torch.tensor([[*before, *tokens, *after]], device=self.model.device)

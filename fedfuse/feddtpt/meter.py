@@ -1,8 +1,8 @@
 """A black box that is asked nothing twice and paid no more than its budget allows.
 
-Per text: answered before, by anybody with this ledger: free. Being asked by somebody else: wait for
-that answer. Otherwise claim it, charge the most it may cost, send it, store the answer; after a
-failure that may pass, wait and charge again. See ``Ledger`` for what survives a killed process.
+A text that was answered before, to anybody with this ledger, is free. For one that somebody else is
+asking now, wait. Otherwise claim it, charge the most it may cost, send it, store the answer; after
+a transient failure wait and charge again. ``Ledger`` says what survives a killed process.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.black_box import Backend, BlackBoxError, Reply, Transient
+from fedfuse.feddtpt.black_box import Backend, BlackBoxError, Reply, TransientError
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent, key_of
 
-_GLANCE = 0.05  # seconds between looks at what somebody else is asking
+_POLL_SECONDS = 0.05  # between looks at questions that somebody else is asking
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Retry:
     Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
     Attributes:
-        attempts: at one text, the first included; at least 1.
+        attempts: number of attempts at one text, the first included; at least 1.
         first: upper bound of the first wait, seconds.
         longest: upper bound of any wait, seconds. A service that asks for a longer one is not asked
             again.
@@ -41,7 +41,7 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts < 1 or not 0 <= self.first <= self.longest < float("inf"):
             raise FedfuseError(
-                f"{self}; allowed: at least 1 attempt, 0 <= first <= longest, finite"
+                f"expected at least 1 attempt and 0 <= first <= longest, finite, got {self}"
             )
 
     def wait(self, failures: int, rng: random.Random) -> float:
@@ -53,13 +53,13 @@ class Meter:
     """A ``BlackBox`` that pays; threads may share it.
 
     Args:
-        backend: who answers.
+        backend: source of the answers.
         ledger: answers and accounts; other meters and processes may use the same file.
-        budget: of the account.
-        account: who pays. Its spending goes on where the ledger says it stopped.
-        retry: after failures.
-        rng: of the jitter, which results do not depend on.
-        sleep: waits for so many seconds.
+        budget: budget of the account.
+        account: name of the account that pays; its spending goes on where the ledger has it.
+        retry: back-off after failures.
+        rng: source of the jitter, which results do not depend on.
+        sleep: function that waits for so many seconds.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class Meter:
 
     @property
     def spent(self) -> Spent:
-        """What the account has paid, in all processes and since the ledger began."""
+        """Payments of the account, by all processes and since the ledger began."""
         return self._ledger.spent(self._account)
 
     def answer(self, texts: Sequence[str]) -> list[str]:
-        """An answer per text, in their order.
+        """One answer per text, in their order.
 
         Raises:
-            BudgetSpent: when the texts without an answer cost more than is left; none of them is
+            BudgetExceeded: when the texts without an answer cost more than is left; none of them is
                 sent then. Also when a further attempt would pass the budget, or another user of
                 the account was faster; what was answered by then is in the ledger.
             BlackBoxError: when there is no answer, after as many attempts as allowed.
@@ -143,11 +143,11 @@ class Meter:
                 answers |= self._pay({key: questions[key] for key in claim.mine}, most)
             most = {key: most[key] for key in claim.elsewhere}
             if most:
-                self._sleep(_GLANCE)
+                self._sleep(_POLL_SECONDS)
         return answers
 
     def _pay(self, questions: Mapping[str, str], most: Mapping[str, int]) -> dict[str, str]:
-        """Ask what is claimed and charged."""
+        """Ask questions that are claimed and charged."""
         try:
             replies = self._ask(list(questions.values()), [most[key] for key in questions])
             charged = {
@@ -167,7 +167,7 @@ class Meter:
                 if not error.billed:
                     self._ledger.refund(self._account, most)
                 failures += 1
-                if not isinstance(error, Transient):
+                if not isinstance(error, TransientError):
                     raise
                 if failures == self._retry.attempts or error.retry_after > self._retry.longest:
                     raise BlackBoxError(f"{error}; gave up after {failures} attempts") from error

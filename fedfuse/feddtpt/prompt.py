@@ -1,4 +1,4 @@
-"""A discrete prompt, and what a client says of the one that it tuned."""
+"""A discrete prompt, and a client's tuned one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class TunedPrompt:
-    """What a client sends.
+    """A client's best prompt, with what it measured.
 
     Attributes:
-        prompt: the best one that it found.
-        gain: per token, the rise in accuracy that the client measured when it put the token in; 0
-            for what it was given.
-        accuracy: of the prompt, in [0, 1].
-        queries: black-box calls paid for it.
+        prompt: the best prompt that it found.
+        gain: rise in accuracy that the client measured when it put a token in, for each token; 0
+            for those that it was given.
+        accuracy: accuracy of the prompt, in [0, 1].
+        queries: number of black-box calls paid for it.
     """
 
     prompt: Prompt

@@ -35,15 +35,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedfuse.config.feddtpt_settings import SearchSettings
-from fedfuse.feddtpt.accuracy import Batch, accuracy
-from fedfuse.feddtpt.black_box import BudgetSpent
-from fedfuse.feddtpt.feedback import NO_TOKEN, Edit, Feedback, How
+from fedfuse.config.feddtpt import SearchConfig
+from fedfuse.feddtpt.accuracy import ExampleBatch, accuracy
+from fedfuse.feddtpt.black_box import BudgetExceeded
 from fedfuse.feddtpt.label_tasks import Task
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.feddtpt.meter import Meter
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
-from fedfuse.feddtpt.search_state import SearchState, Step
+from fedfuse.feddtpt.search_state import NO_TOKEN, Edit, EditStep, Feedback, How, SearchState
 
 _INSERT, _DELETE = 0.5, 0.1
 _KEEP_TIE = 0.2
@@ -52,41 +51,42 @@ _FLATTEN = 0.5
 _MOST_MISSES = 100
 
 
-class Search:
-    """The search of one client in one round.
+class PromptSearch:
+    """Search of one client in one round.
 
     Args:
-        task: of the examples.
-        batch: what prompts are compared on.
-        lm: proposes tokens.
-        meter: of an account that nobody else uses meanwhile, or queries are counted wrongly.
-        settings: how long and how.
-        seed: of all draws.
+        task: task of the examples.
+        batch: examples that prompts are compared on.
+        lm: masked language model, which proposes tokens.
+        meter: black box on an account that nobody else uses meanwhile, or queries are counted
+            wrongly.
+        config: the search; its queries bound the evaluations, the meter's budget what is paid.
+        seed: seed of all draws.
     """
 
     def __init__(
         self,
         task: Task,
-        batch: Batch,
+        batch: ExampleBatch,
         lm: MaskedLM,
         meter: Meter,
-        settings: SearchSettings,
+        config: SearchConfig,
         seed: int,
     ) -> None:
         self._task = task
         self._batch = batch
         self._lm = lm
         self._meter = meter
-        self._settings = settings
+        self._config = config
         self._seed = seed
-        self._max_length = min(settings.max_length, lm.max_length)
+        self._max_length = min(config.max_length, lm.max_length)
 
     def begin(self, start: Prompt, feedback: Feedback | None = None) -> SearchState:
-        """The state before the first evaluation.
+        """State before the first evaluation.
 
         Args:
-            start: where to begin; as its own text is tokenized.
-            feedback: of the client's last search; changed by this one.
+            start: prompt to begin with, as its own text is tokenized.
+            feedback: feedback of the client's last search; changed by this one.
         """
         prompt = self._lm.canonical(start)
         gain = (0.0,) * len(prompt.tokens)
@@ -99,17 +99,17 @@ class Search:
         """Search until there is a reason to stop, or the budget is spent.
 
         Args:
-            state: of ``begin``, or one that was kept; changed in place.
-            on_step: called after each step; what it keeps (``to_json``) is where to go on.
+            state: a state of ``begin``, or one that was saved; changed in place.
+            on_step: called after each step, for instance to save the state (``to_json``).
 
         Raises:
-            BudgetSpent: when not even the first prompt could be evaluated.
+            BudgetExceeded: when not even the first prompt could be evaluated.
             BlackBoxError: when the black box gives no answer; the state is that before the step.
         """
         while not self.finished(state):
             try:
                 self.step(state)
-            except BudgetSpent:
+            except BudgetExceeded:
                 if state.accuracy is None:
                     raise
                 break
@@ -118,19 +118,19 @@ class Search:
         return TunedPrompt(state.prompt, state.gain, state.accuracy, self._queries(state))
 
     def finished(self, state: SearchState) -> str:
-        """Why the search is over; empty while it is not."""
+        """Reason why the search is over; empty while it is not."""
         if state.accuracy is None:
             return ""
         reasons = {
             "every answer is right": state.accuracy == 1.0,
-            "all evaluations are done": len(state.trace) >= self._settings.evaluations,
-            "no gain for long": state.since_gain >= self._settings.patience,
+            "all evaluations are done": len(state.trace) >= self._config.queries,
+            "no gain for long": state.since_gain >= self._config.patience,
             "nothing new to try": state.misses >= _MOST_MISSES,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
     def step(self, state: SearchState) -> None:
-        """One draw, and its evaluation if it is new; an error leaves the state as it was."""
+        """Draw an edit and evaluate it if it is new; an error leaves the state as it was."""
         if state.accuracy is None:
             state.accuracy = self._accuracy(state.prompt, floor=0.0)
             state.seen.add(state.prompt.tokens)
@@ -158,12 +158,12 @@ class Search:
             state.gain = _gain_after(edit, state.gain, rise)
             state.prompt = prompt
             state.accuracy = found
-        state.trace.append(Step(edit, found, taken, self._queries(state)))
+        state.trace.append(EditStep(edit, found, taken, self._queries(state)))
 
     def _draw(self, state: SearchState, rng: np.random.Generator) -> Edit | None:
-        """An edit; None where all that could come to its place has failed there."""
+        """Draw an edit; None where all that could come to its place has failed there."""
         tokens = state.prompt.tokens
-        feedback = state.feedback if self._settings.proposer == "feedback" else Feedback()
+        feedback = state.feedback if self._config.proposer == "feedback" else Feedback()
         how: How = "replace"
         if len(tokens) < self._max_length and rng.random() < _INSERT:
             how = "insert"
@@ -175,12 +175,12 @@ class Search:
         if how == "delete":
             edit = Edit(how, position, old, NO_TOKEN)
             return None if (how, old, NO_TOKEN) in feedback.failed else edit
-        if self._settings.proposer == "random":
+        if self._config.proposer == "random":
             return Edit(how, position, old, int(rng.choice(self._lm.allowed)))
         ids, logprobs = self._lm.proposals(state.prompt, position, how, len(self._lm.allowed))
         fit = feedback.open(how, old, ids)
         ids, values = ids[fit], logprobs[fit] + feedback.bonus(ids[fit])
-        best = np.argsort(-values, kind="stable")[: self._settings.top]
+        best = np.argsort(-values, kind="stable")[: self._config.top]
         if not len(best):
             return None
         chances = np.exp(_FLATTEN * (values[best] - values[best].max()))
@@ -198,7 +198,7 @@ class Search:
 
 
 def _gain_after(edit: Edit, gain: tuple[float, ...], rise: float) -> tuple[float, ...]:
-    """Gains of the tokens after an edit was taken."""
+    """Gain of each token after an edit was taken."""
     if edit.how == "delete":
         return (*gain[: edit.position], *gain[edit.position + 1 :])
     inherited = gain[edit.position] if edit.how == "replace" else 0.0

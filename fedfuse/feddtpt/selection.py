@@ -1,6 +1,11 @@
-"""Which of several prompts becomes the next global one: the best on a set of the server's own.
+"""From the clients' prompts to the next global one: aggregate, then select.
 
-No client searched on that set, so a prompt cannot be chosen for what it happens to suit.
+Candidates compete on a validation set of the server's: the previous prompt, the aggregated one and,
+with candidates ``all``, each client's. No client searched on that set, so a prompt cannot be
+selected for what it happens to suit. With candidates ``none`` the aggregated prompt is the next
+one, as in the paper. The baseline of the best single client has no aggregated prompt; without a
+validation set it believes the clients' own accuracies. A round with one client has nothing to
+aggregate either (the thrifty variant of arXiv 2506.14929).
 """
 
 from __future__ import annotations
@@ -8,39 +13,85 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from fedfuse.config.feddtpt import BEST_CLIENT, AggregationConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.prompt import Prompt
+from fedfuse.feddtpt.aggregation import AggregatedPrompt, aggregate
+from fedfuse.feddtpt.masked_lm import MaskedLM
+from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The prompt that was chosen, and how all did.
+class AggregationResult:
+    """The next global prompt, and where it comes from.
 
     Attributes:
-        name: of the chosen candidate.
-        prompt: the chosen one.
-        scores: of each candidate.
+        name: name of the selected candidate: ``previous``, ``aggregated`` or a client's.
+        prompt: the selected prompt.
+        scores: accuracy of each candidate on the validation set, in [0, 1]; empty where none was
+            measured.
+        aggregated: the clients' prompts made one; None where they were not.
     """
 
     name: str
     prompt: Prompt
     scores: dict[str, float]
+    aggregated: AggregatedPrompt | None = None
 
 
-def choose(candidates: Mapping[str, Prompt], score: Callable[[Prompt], float]) -> Choice:
-    """The candidate of the highest score; of equal ones the first.
+def select_prompt(
+    tuned: Mapping[str, TunedPrompt],
+    lm: MaskedLM,
+    previous: Prompt,
+    config: AggregationConfig,
+    candidates: str,
+    score: Callable[[Prompt], float],
+    seed: int = 0,
+) -> AggregationResult:
+    """Aggregate the clients' prompts and select the next global one.
 
     Args:
-        candidates: by name: the previous prompt first, which stays unless another does better, then
-            the aggregated one, and clients' own where they may compete.
+        tuned: tuned prompt of each client by its name, at least one.
+        lm: masked language model, which embeds tokens and tokenizes a prompt's text.
+        previous: global prompt so far.
+        config: the aggregation.
+        candidates: one of ``CANDIDATES``.
+        score: accuracy on the validation set, in [0, 1]; not called with candidates ``none``.
+        seed: seed of k-means.
+
+    Raises:
+        FedfuseError: for no prompts.
+    """
+    if not tuned:
+        raise FedfuseError("expected at least one tuned prompt, got none")
+    own = {name: tuned[name].prompt for name in sorted(tuned)}
+    if config.method == BEST_CLIENT or len(tuned) == 1:
+        aggregated, competing = None, own
+    else:
+        aggregated = aggregate(tuned, lm.embed, previous, config, seed)
+        competing = {"aggregated": lm.canonical(aggregated.prompt)}
+        competing |= own if candidates == "all" else {}
+    if candidates == "none":
+        best = max(competing, key=lambda name: tuned[name].accuracy if name in tuned else 0.0)
+        return AggregationResult(best, competing[best], {}, aggregated)
+    competing = {"previous": previous, **competing}
+    best, scores = best_candidate(competing, score)
+    return AggregationResult(best, competing[best], scores, aggregated)
+
+
+def best_candidate(
+    candidates: Mapping[str, Prompt], score: Callable[[Prompt], float]
+) -> tuple[str, dict[str, float]]:
+    """Name of the candidate of the highest score, the first of equal ones; and all scores.
+
+    Args:
+        candidates: candidates by name; the first one stays unless another does better.
         score: accuracy on the validation set, in [0, 1]; called once for equal candidates.
 
     Raises:
         FedfuseError: for no candidates.
     """
     if not candidates:
-        raise FedfuseError("no candidate to choose from; allowed: at least one")
+        raise FedfuseError("expected at least one candidate, got none")
     once = {prompt: score(prompt) for prompt in dict.fromkeys(candidates.values())}
     scores = {name: once[prompt] for name, prompt in candidates.items()}
-    best = max(scores, key=lambda name: scores[name])
-    return Choice(best, candidates[best], scores)
+    return max(scores, key=lambda name: scores[name]), scores

@@ -1,8 +1,8 @@
-"""What strategy ``feddtpt`` sends: token ids down; token ids, gains and two numbers up.
+"""Messages of strategy ``feddtpt``: token ids down; token ids, gains and two numbers up.
 
-Every request carries the record ``prompt``, by which a client knows what kind of client it is to
-be. Ids travel as uint32, gains as float16, which has steps of a thousandth or less: 150 tokens, the
-most that are allowed, and what Flower puts around them stay below 2 kB.
+Every request carries the record ``prompt``. Ids travel as uint32, gains as float16, which has steps
+of a thousandth or less: 150 tokens, the most that are allowed, and what Flower puts around them
+stay below 2 kB.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ PROMPT = "prompt"
 
 
 def pack_prompt(content: RecordDict, prompt: Prompt) -> None:
-    """Add a prompt to a request's content."""
+    """Pack a prompt into a request's content."""
     content[PROMPT] = arrays_to_record({"tokens": np.array(prompt.tokens, dtype=np.uint32)})
 
 
 def unpack_prompt(content: RecordDict) -> Prompt:
-    """Read a prompt out of a message's content.
+    """Unpack the prompt of a message's content.
 
     Raises:
         FedfuseError: when there is none or it is malformed.
@@ -35,7 +35,7 @@ def unpack_prompt(content: RecordDict) -> Prompt:
 
 
 def pack_tuned(content: RecordDict, tuned: TunedPrompt) -> None:
-    """Add a tuned prompt to a reply's content."""
+    """Pack a tuned prompt into a reply's content."""
     content[PROMPT] = arrays_to_record(
         {
             "tokens": np.array(tuned.prompt.tokens, dtype=np.uint32),
@@ -48,30 +48,30 @@ def pack_tuned(content: RecordDict, tuned: TunedPrompt) -> None:
 def unpack_tuned(
     content: RecordDict, fits: Callable[[Prompt], bool], length: int, queries: int
 ) -> TunedPrompt:
-    """Read a tuned prompt out of a reply's content, and check all that it says.
+    """Unpack the tuned prompt of a reply's content, and check all of it.
 
     Args:
-        content: of the reply.
+        content: content of the reply.
         fits: whether a prompt is made of tokens that may be proposed, and survives as text.
-        length: most tokens.
-        queries: most that its client may have paid for.
+        length: largest number of tokens.
+        queries: largest number of queries that its client may have paid for.
 
     Raises:
         FedfuseError: when there is none, or it is malformed, too long or impossible.
     """
     prompt = unpack_prompt(content)
     if not 1 <= len(prompt.tokens) <= length:
-        raise FedfuseError(f"prompt.tokens are {len(prompt.tokens)} tokens; allowed: 1 to {length}")
+        raise FedfuseError(f"prompt.tokens: expected 1 to {length}, got {len(prompt.tokens)}")
     if not fits(prompt):
         raise FedfuseError(
-            f"prompt.tokens are {list(prompt.tokens)}; allowed: tokens that make a text which is "
-            "tokenized into them"
+            "prompt.tokens: expected tokens that make a text which is tokenized into them, got "
+            f"{list(prompt.tokens)}"
         )
     gain = _array(content, "gain", np.float16)
     if gain.shape != (len(prompt.tokens),) or not (np.abs(gain) <= 1).all():
         raise FedfuseError(
-            f"prompt.gain is {gain.tolist()} for {len(prompt.tokens)} tokens; "
-            "allowed: one number in [-1, 1] for each"
+            f"prompt.gain: expected one number in [-1, 1] for each of {len(prompt.tokens)} tokens, "
+            f"got {gain.tolist()}"
         )
     return TunedPrompt(
         prompt,
@@ -82,24 +82,24 @@ def unpack_tuned(
 
 
 def unpack_registration(content: RecordDict, vocabulary: str) -> tuple[str, str]:
-    """Who answers a registration: partition and black box.
+    """Unpack a registration's partition and black box.
 
     Args:
-        content: of the reply.
+        content: content of the reply.
         vocabulary: fingerprint of the masked language model's tokenizer, which all must share.
 
     Raises:
-        FedfuseError: when it does not say, or has another tokenizer.
+        FedfuseError: when a field is missing, or the tokenizer is another.
     """
     info = content.get("info")
     if not isinstance(info, ConfigRecord) or {"partition", "model", "vocabulary"} - set(info):
         raise FedfuseError(
-            f"the message holds {sorted(content)}; allowed: partition, model and vocabulary"
+            f"info: expected partition, model and vocabulary, got the records {sorted(content)}"
         )
     if info["vocabulary"] != vocabulary:
         raise FedfuseError(
-            f"the masked language model's vocabulary is {str(info['vocabulary'])[:16]!r}; "
-            f"allowed: the server's, {vocabulary[:16]!r} (prompts.masked-lm)"
+            f"vocabulary of the masked language model (feddtpt.masked-lm): expected the server's, "
+            f"{vocabulary[:16]!r}, got {str(info['vocabulary'])[:16]!r}"
         )
     return str(int(info["partition"])), str(info["model"])  # type: ignore[arg-type]
 
@@ -107,14 +107,14 @@ def unpack_registration(content: RecordDict, vocabulary: str) -> tuple[str, str]
 def _array(content: RecordDict, name: str, dtype: type[np.generic]) -> ndarray:
     record = content.get(PROMPT)
     if not isinstance(record, ArrayRecord) or name not in record:
-        raise FedfuseError(f"the message holds {sorted(content)}; allowed: a prompt with {name}")
+        raise FedfuseError(f"expected a prompt with {name}, got the records {sorted(content)}")
     try:
         array = record_to_arrays(ArrayRecord({name: record[name]}))[name]
     except (ValueError, TypeError, EOFError) as error:
         raise FedfuseError(f"prompt.{name} cannot be read ({error})") from error
     if array.dtype != dtype or array.ndim != 1:
         raise FedfuseError(
-            f"prompt.{name} is {array.dtype}{list(array.shape)}; "
-            f"allowed: {np.dtype(dtype)}, 1-dimensional"
+            f"prompt.{name}: expected 1-dimensional {np.dtype(dtype)}, got "
+            f"{array.dtype}{list(array.shape)}"
         )
     return array

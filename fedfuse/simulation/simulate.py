@@ -161,10 +161,10 @@ def absolute_paths(config: RunConfig) -> RunConfig:
             config.clients,
             model=",".join(_absolute_entry(e) for e in config.clients.model.split(",")),
         ),
-        prompts=replace(
-            config.prompts,
-            task=_absolute(config.prompts.task),
-            masked_lm=_absolute(config.prompts.masked_lm),
+        feddtpt=replace(
+            config.feddtpt,
+            task=_absolute(config.feddtpt.task),
+            masked_lm=_absolute(config.feddtpt.masked_lm),
         ),
         black_box=replace(config.black_box, model=_absolute_model(config.black_box)),
     )

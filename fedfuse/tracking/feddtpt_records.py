@@ -1,21 +1,25 @@
-"""What a run that tunes prompts leaves behind: lines of prompts.jsonl and aggregations.jsonl."""
+"""Records of a run that tunes prompts: lines of prompts.jsonl and aggregations.jsonl."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedfuse.tracking.json_fields import Fields
 from fedfuse.tracking.records import STAGES
 
+if TYPE_CHECKING:
+    from fedfuse.feddtpt.selection import AggregationResult
+
 
 @dataclass(frozen=True, slots=True)
 class PromptLine:
-    """A line of prompts.jsonl: a prompt that somebody had after a round, and how it does.
+    """A line of prompts.jsonl: a prompt of the server or a client after a round, scored.
 
-    ``test`` and ``private`` are accuracies in [0, 1], on the test set and on private examples: of
-    the global prompt the mean of the clients'. ``queries``: of the server's lines all that was
-    paid for the prompt since the run began, of a client's what the client paid in that round.
+    ``test`` and ``private`` are accuracies in [0, 1], on the test set and on private examples; for
+    the global prompt the mean of the clients'. ``queries`` counts, for the server, all that was
+    paid for the prompt since the run began, and for a client those of that round.
     """
 
     stage: str
@@ -34,7 +38,7 @@ class PromptLine:
 
 @dataclass(frozen=True, slots=True)
 class KeptLine:
-    """A token of an aggregated prompt; ``clients`` whose prompts it stands for."""
+    """A token of an aggregated prompt; ``clients`` are those whose tokens it represents."""
 
     token: str
     weight: float
@@ -55,7 +59,7 @@ class PointLine:
 
 @dataclass(frozen=True, slots=True)
 class AggregationLine:
-    """A line of aggregations.jsonl: how a round's prompts became one.
+    """A line of aggregations.jsonl: the aggregation and selection of a round.
 
     ``chosen`` names the candidate that became the global prompt; ``scores`` are the candidates'
     accuracies on the validation set. Nothing is kept or uploaded where nothing was aggregated.
@@ -66,6 +70,33 @@ class AggregationLine:
     scores: dict[str, float]
     kept: list[KeptLine]
     uploaded: list[PointLine]
+
+
+def aggregation_line(
+    server_round: int, result: AggregationResult, word: Callable[[int], str]
+) -> AggregationLine:
+    """Record of a round's aggregation and selection.
+
+    Args:
+        server_round: number of the round.
+        result: the selected prompt and where it comes from.
+        word: text of a token id.
+    """
+    made, kept, uploaded = result.aggregated, [], []
+    if made is not None:
+        kept = [
+            KeptLine(word(token.token), token.weight, token.cluster, list(token.clients))
+            for token in made.kept
+        ]
+        uploaded = [
+            PointLine(
+                source.client, word(source.token), cluster, round(float(x), 4), round(float(y), 4)
+            )
+            for source, cluster, (x, y) in zip(
+                made.uploaded, made.clusters.tolist(), made.coordinates, strict=True
+            )
+        ]
+    return AggregationLine(server_round, result.name, result.scores, kept, uploaded)
 
 
 def read_prompt(models: Collection[str], line: Fields) -> PromptLine:
@@ -112,5 +143,5 @@ def read_aggregation(models: Collection[str], line: Fields) -> AggregationLine:
 
 
 def _cluster(line: Fields) -> int:
-    """A whole number from -1 on."""
+    """Read a whole number from -1 on."""
     return int(line.number("cluster", -1, 1e9))

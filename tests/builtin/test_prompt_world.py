@@ -13,12 +13,13 @@ import pytest
 from fedfuse.builtin.instructions import MAX_WORDS, draw_drill, draw_exercise, draw_note
 from fedfuse.builtin.prompt_lexicon import ASPECTS, BRANDS, FORMS, vocabulary
 from fedfuse.builtin.prompt_models import PROMPT_RECIPES, build_prompt_model
-from fedfuse.builtin.prompt_world import VAGUE, WORLD_TASKS, WorldSize, world_task
+from fedfuse.builtin.prompt_world import VAGUE, WORLD_TASKS, world_task
+from fedfuse.config.feddtpt import ExampleCounts
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.models.causal_lm import load_causal_lm
 
-SIZE = WorldSize(per_client=8, public=12, validation=12, test=24)
+SIZE = ExampleCounts(private=8, public=12, validation=12, test=24)
 
 
 def test_every_word_has_one_meaning_but_weak_hints_have_two() -> None:
@@ -99,7 +100,7 @@ def test_labels_are_skewed_where_they_are_to_be() -> None:
     def largest_share(scheme: str) -> float:
         shares = []
         for seed in range(5):
-            parts = world_task("goods-word").splits(WorldSize(), 10, scheme, 0.1, seed).private
+            parts = world_task("goods-word").splits(ExampleCounts(), 10, scheme, 0.1, seed).private
             assert [len(part) for part in parts] == [16] * 10
             shares += [max(Counter(e.label for e in p).values()) / len(p) for p in parts]
         return sum(shares) / len(shares)
@@ -114,12 +115,12 @@ def test_a_task_reads_its_own_form_only() -> None:
     assert (word.task.read("tool"), word.task.read("t")) == ("tool", None)
     assert (code.task.read("tool"), code.task.read("t")) == (None, "tool")
     assert word.task.question("do it", "a note") == "do it | a note =>"
-    with pytest.raises(FedfuseError, match="'goods' does not exist; allowed: goods-word"):
+    with pytest.raises(FedfuseError, match=r"expected one of goods-word, .* got 'goods'"):
         world_task("goods")
 
 
 def test_few_examples_need_a_scheme_that_leaves_nobody_without() -> None:
-    with pytest.raises(FedfuseError, match="'dirichlet'; allowed: iid, dirichlet-equal"):
+    with pytest.raises(FedfuseError, match="expected iid or dirichlet-equal, got 'dirichlet'"):
         world_task("day-word").splits(SIZE, 3, "dirichlet", 0.1, seed=0)
 
 
@@ -127,7 +128,7 @@ def test_accuracy_is_the_prompts(tmp_path: Path) -> None:
     """After a third of the training already: vague prompts fail, clear ones do not."""
     recipe = replace(PROMPT_RECIPES["instructed-llama"], drills=200, steps=300, exercises=8000)
     build_prompt_model(recipe, tmp_path, lambda step: None)
-    model = LocalModel(load_causal_lm(str(tmp_path), device="cpu"), max_tokens=2, batch_size=120)
+    model = LocalBlackBox(load_causal_lm(str(tmp_path), device="cpu"), max_tokens=2, batch_size=120)
     shares = {}
     for name in ("verdict-code", "amount-word"):
         task = world_task(name)

@@ -67,9 +67,9 @@ CHANGED: dict[str, Any] = {
     "gate.loss": "distillation",
     "gate.features": "entropy,neighbour-accuracy",
     "gate.granularity": "row",
-    "prompts.proposer": "random",
-    "prompts.aggregation": "best-client",
-    "prompts.choice": "none",
+    "feddtpt.search.proposer": "random",
+    "feddtpt.aggregation.method": "best-client",
+    "feddtpt.candidates": "none",
     "black-box.url": "https://models.example/v1",
     "log-format": "json",
     "piggyback": True,
@@ -101,8 +101,8 @@ def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
             r"acceptance-test: expected False with",
         ),
         (
-            {"prompts.queries": 31},
-            r"prompts\.queries: expected at least 32, prompts\.private and .* got 31",
+            {"feddtpt.search.queries": 31},
+            r"feddtpt\.search\.queries: expected at least 32 .feddtpt\.examples\.private .* got 31",
         ),
         (
             {"gate.features": "entropy, luck"},
@@ -270,6 +270,6 @@ def test_a_key_in_the_wrong_place_is_not_repeated(key: str, why: str) -> None:
 
 
 def test_a_password_in_a_url_is_not_repeated() -> None:
-    with pytest.raises(FedfuseError, match="black-box: endpoint's url; allowed: http") as caught:
+    with pytest.raises(FedfuseError, match=r"black-box\.url: expected http") as caught:
         parse({"black-box.url": "https://me:secret@models.example/v1"})
     assert "secret" not in str(caught.value)

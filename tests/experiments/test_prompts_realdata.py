@@ -16,7 +16,7 @@ from experiments.prompts import realdata, realmodels, realtasks
 from experiments.prompts.realtasks import DATA_SETS, PROPERTIES, VAGUE, Aspect, hold_out
 from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.models.causal_lm import load_causal_lm
 from tests.prompt_federations import forget
@@ -114,7 +114,7 @@ def test_the_federation_gains_on_data_in_folders(made: Made) -> None:
 def test_models_are_ordinary_folders(made: Made) -> None:
     (folder,) = (made.output / "experiment-prompts-realdata").glob("llama-*")
     config = parse(json.loads((folder / "sst2-dirichlet-0" / "config.json").read_text())["config"])
-    answers, proposes = config.black_box.model, config.prompts.masked_lm
+    answers, proposes = config.black_box.model, config.feddtpt.masked_lm
     assert AutoModelForCausalLM.from_pretrained(answers).config.model_type == "llama"
     assert AutoModelForMaskedLM.from_pretrained(proposes).config.model_type == "bert"
     assert AutoTokenizer.from_pretrained(proposes).mask_token == "<mask>"
@@ -123,7 +123,7 @@ def test_models_are_ordinary_folders(made: Made) -> None:
     proposed = {masked.tokenizer.decode([i]) for i in masked.allowed}
     assert {word for aspect in PROPERTIES for word in aspect.strong} <= proposed
     # An answer ends by itself.
-    box = LocalModel(load_causal_lm(answers, device="cpu"), max_tokens=8)
+    box = LocalBlackBox(load_causal_lm(answers, device="cpu"), max_tokens=8)
     (reply,) = box.ask(["sentiment opinion\n\nfilm 3 superb plot\nAnswer:"])
     assert reply.text.strip() in ("positive", "negative")
 

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.feddtpt.black_box import BlackBoxError, Reply
-from fedfuse.feddtpt.label_tasks import Example, Task
+from fedfuse.feddtpt.label_tasks import LabelledExample, Task
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -116,7 +116,7 @@ class Function:
 
 
 MOOD = Task("mood", {"good": ["good"], "bad": ["bad"]}, "{prompt} | {input} =>")
-EXAMPLES = tuple(Example(f"item {i}", ("good", "bad")[i % 2]) for i in range(24))
+EXAMPLES = tuple(LabelledExample(f"item {i}", ("good", "bad")[i % 2]) for i in range(24))
 # What each word of a prompt is worth to the model that ``understands``.
 WORTH = {"mood": 10, "feeling": 6, "judge": 4, "word": 3, "please": -2, "colour": -6}
 

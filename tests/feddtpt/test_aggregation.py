@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedfuse.config.feddtpt_settings import METHODS, AggregationSettings
+from fedfuse.config.feddtpt import METHODS, AggregationConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.aggregation import Aggregation, Source, aggregate
-from fedfuse.feddtpt.clusters import NOISE
+from fedfuse.feddtpt.aggregation import AggregatedPrompt, Source, aggregate
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
-from fedfuse.feddtpt.selection import choose
+from fedfuse.feddtpt.selection import best_candidate
+from fedfuse.feddtpt.similarity import NOISE
 
 WIDTH = 12
 PREVIOUS = Prompt((0, 1))
@@ -36,8 +36,8 @@ def tuned(tokens: str, gains: str = "") -> TunedPrompt:
     return TunedPrompt(prompt, gain, 0.5, 10)
 
 
-def run(clients: dict[str, TunedPrompt], method: str, **options: object) -> Aggregation:
-    return aggregate(clients, embed, PREVIOUS, AggregationSettings(method, **options))
+def run(clients: dict[str, TunedPrompt], method: str, **options: object) -> AggregatedPrompt:
+    return aggregate(clients, embed, PREVIOUS, AggregationConfig(method, **options))
 
 
 CLIENTS = {
@@ -158,28 +158,29 @@ def test_what_a_report_draws_fits_together(method: str) -> None:
 
 def test_an_empty_prompt_is_left_out() -> None:
     assert run({**CLIENTS, "z": tuned("")}, "gain").kept == run(CLIENTS, "gain").kept
-    with pytest.raises(FedfuseError, match="1 tuned prompts without a token"):
+    with pytest.raises(FedfuseError, match="at least one token, got 1 prompts without any"):
         run({"z": tuned("")}, "gain")
 
 
 @pytest.mark.parametrize("gains", ["0.1", "0 0 0 0", "nan 0 0", "2 0 0", "0 -1.5 0"])
 def test_gains_that_cannot_be_are_refused(gains: str) -> None:
-    with pytest.raises(FedfuseError, match="client 'b' sent the gains"):
+    with pytest.raises(FedfuseError, match="client 'b': expected 3 gains"):
         run({"a": CLIENTS["a"], "b": tuned("1 2 3", gains)}, "paper")
 
 
 def test_settings_are_refused_together() -> None:
+    wrong = {"max_tokens": 0, "min_samples": 1, "fixed_size": 0, "noise_discount": 2.0}
     with pytest.raises(FedfuseError) as refused:
-        AggregationSettings("mean", max_tokens=0, min_samples=1, fixed_size=0, noise_discount=2.0)
+        run(CLIENTS, "mean", **wrong)
     for part in (
-        "method is 'mean'; allowed: gain, paper",
-        "max_tokens is 0; allowed: at least 1",
-        "min_samples is 1; allowed: at least 2",
-        "fixed_size is 0; allowed: at least 1",
-        "noise_discount is 2.0; allowed: 0 to 1",
+        "method: expected 'gain', 'paper', 'average', 'attention', 'k-means', 'best-client', got",
+        "max-tokens: expected at least 1, at most 150, got 0",
+        "min-samples: expected at least 2, got 1",
+        "fixed-size: expected at least 1, got 0",
+        "noise-discount: expected at least 0, at most 1, got 2.0",
     ):
         assert part in str(refused.value)
-    assert replace(AggregationSettings(), method="paper").method == "paper"
+    assert replace(AggregationConfig(), method="paper").method == "paper"
 
 
 def test_the_best_candidate_is_chosen_and_equal_ones_are_scored_once() -> None:
@@ -190,14 +191,14 @@ def test_the_best_candidate_is_chosen_and_equal_ones_are_scored_once() -> None:
         return {1: 0.5, 2: 0.75, 3: 0.75}[prompt.tokens[0]]
 
     candidates = {"previous": Prompt((1,)), "aggregated": Prompt((2,)), "a": Prompt((1,))}
-    found = choose({**candidates, "b": Prompt((3,))}, score)
-    assert (found.name, found.prompt) == ("aggregated", Prompt((2,)))
-    assert found.scores == {"previous": 0.5, "aggregated": 0.75, "a": 0.5, "b": 0.75}
+    name, scores = best_candidate({**candidates, "b": Prompt((3,))}, score)
+    assert (name, candidates[name]) == ("aggregated", Prompt((2,)))
+    assert scores == {"previous": 0.5, "aggregated": 0.75, "a": 0.5, "b": 0.75}
     assert asked == [Prompt((1,)), Prompt((2,)), Prompt((3,))]
 
 
 def test_a_tie_leaves_the_first() -> None:
-    found = choose({"previous": Prompt((1,)), "aggregated": Prompt((2,))}, lambda _: 0.5)
-    assert found.name == "previous"
-    with pytest.raises(FedfuseError, match="no candidate"):
-        choose({}, lambda _: 0.5)
+    name, _ = best_candidate({"previous": Prompt((1,)), "aggregated": Prompt((2,))}, lambda _: 0.5)
+    assert name == "previous"
+    with pytest.raises(FedfuseError, match="at least one candidate"):
+        best_candidate({}, lambda _: 0.5)

@@ -17,14 +17,14 @@ from fedfuse.feddtpt.continuous import (
     Embeddings,
     fed_avg_prompts,
 )
-from fedfuse.feddtpt.label_tasks import Example, Task
-from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.label_tasks import LabelledExample, Task
+from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.models.causal_lm import CausalLM
 from tests.conftest import Tiny
 from tests.feddtpt.test_local_black_box import causal
 
 TASK = Task("colours", {"amber": ["amber"], "teal": ["teal"]}, "{prompt} {input} so")
-EXAMPLES = [Example("the court rules", "amber"), Example("in may the", "teal")]
+EXAMPLES = [LabelledExample("the court rules", "amber"), LabelledExample("in may the", "teal")]
 SETTINGS = ContinuousSettings(examples=24, batch_size=2, learning_rate=0.05)
 
 
@@ -58,7 +58,7 @@ def test_training_moves_the_prompt_alone_and_lowers_the_loss(lm: CausalLM) -> No
 
 
 def test_the_loss_is_that_of_prompt_tuning_in_peft(lm: CausalLM) -> None:
-    """Example by example, without padding."""
+    """LabelledExample by example, without padding."""
     prompt = ContinuousPrompt(lm, TASK, "in may", max_tokens=1)
     found = prompt.loss(EXAMPLES).item()
     tokens = len(prompt.embeddings)
@@ -92,13 +92,13 @@ def test_a_prompt_can_be_trained_for_an_answer(lm: CausalLM) -> None:
 def test_accuracy_counts_right_labels(lm: CausalLM) -> None:
     """Of whatever the model answers; the other label is wrong."""
     prompt = ContinuousPrompt(lm, TASK, "in may", max_tokens=4)
-    [reply] = LocalModel(lm, 4, prefix=torch.from_numpy(prompt.embeddings)).ask(
+    [reply] = LocalBlackBox(lm, 4, prefix=torch.from_numpy(prompt.embeddings)).ask(
         [f"{EXAMPLES[0].text} so"]
     )
     said = reply.text.strip()
     task = Task("echo", {"said": [said], "teal": ["teal"]}, TASK.template)
     prompt = ContinuousPrompt(lm, task, "in may", max_tokens=4)
-    right, wrong = (Example(EXAMPLES[0].text, label) for label in ("said", "teal"))
+    right, wrong = (LabelledExample(EXAMPLES[0].text, label) for label in ("said", "teal"))
     assert prompt.accuracy([right, right, wrong, right]) == 0.75
 
 
@@ -110,7 +110,7 @@ def test_the_prompts_own_words_answer_as_words_do(lm: CausalLM) -> None:
         ids = torch.tensor([lm.tokenizer.bos_id, *words.ids.tolist()])
         with torch.no_grad():
             prefix = embed(ids)
-        prompted = LocalModel(lm, 4, prefix=prefix)
+        prompted = LocalBlackBox(lm, 4, prefix=prefix)
         texts = ["a", "the archive filed copper"]
         together = [reply.text for reply in prompted.ask(texts)]
         assert together == [prompted.ask([one])[0].text for one in texts]
@@ -139,7 +139,9 @@ class Counted:
         self.embeddings: Embeddings = np.zeros((1, 2), dtype=np.float32)
         self.seeds: list[int] = []
 
-    def train(self, examples: Sequence[Example], settings: ContinuousSettings, seed: int) -> None:
+    def train(
+        self, examples: Sequence[LabelledExample], settings: ContinuousSettings, seed: int
+    ) -> None:
         self.embeddings = self.embeddings + np.float32(len(examples))
         self.seeds.append(seed)
 
@@ -157,5 +159,5 @@ def test_the_average_by_hand() -> None:
 
 def test_settings_are_checked() -> None:
     for wrong in ({"examples": 0}, {"batch_size": 0}, {"learning_rate": 0.0}):
-        with pytest.raises(FedfuseError, match="allowed: at least 1"):
+        with pytest.raises(FedfuseError, match="expected at least 1"):
             ContinuousSettings(**wrong)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
 from fedfuse.factory import feddtpt as prompt_workspace
 from fedfuse.factory.client import parse_client
-from fedfuse.feddtpt.http_model import HttpModel
+from fedfuse.feddtpt.http_black_box import HttpBlackBox
 from fedfuse.feddtpt.meter import Retry
 from fedfuse.flower.messages import arrays_to_record
 from fedfuse.report.feddtpt import bytes_per_client_round, global_lines, prompt_rows
@@ -225,7 +225,9 @@ def test_an_error_of_the_service_does_not_repeat_the_key(
 
 
 def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FedfuseError, match="variable 'NOT_SET_AT_ALL' is not set"):
+    with pytest.raises(
+        FedfuseError, match="'NOT_SET_AT_ALL': expected a key of visible ASCII, got nothing"
+    ):
         tune(
             tmp_path,
             black_box__url="http://127.0.0.1:1/v1",
@@ -246,8 +248,8 @@ def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
 def test_ways_to_the_next_prompt(
     tmp_path: Path, aggregation: str, choice: str, chosen: set[str]
 ) -> None:
-    rules = {"prompts__aggregation": aggregation, "prompts__choice": choice}
-    run = read_run(tune(tmp_path, rounds=1, prompts__queries=40, **rules))
+    rules = {"feddtpt__aggregation__method": aggregation, "feddtpt__candidates": choice}
+    run = read_run(tune(tmp_path, rounds=1, feddtpt__search__queries=40, **rules))
     (made,) = run.aggregations
     assert made.chosen in chosen
     assert bool(made.kept) == (aggregation != "best-client")
@@ -260,7 +262,13 @@ def test_ways_to_the_next_prompt(
 def test_one_client_a_round(tmp_path: Path) -> None:
     """In turns, although more are needed to begin with, and its prompt competes as it is."""
     run = read_run(
-        tune(tmp_path, rounds=4, prompts__queries=24, prompts__clients_per_round=1, min_clients=3)
+        tune(
+            tmp_path,
+            rounds=4,
+            feddtpt__search__queries=24,
+            feddtpt__clients_per_round=1,
+            min_clients=3,
+        )
     )
     asked = [line.client for line in run.ledger if line.phase == "train.local"]
     assert asked == ["0", "1", "2", "0"]
@@ -290,7 +298,7 @@ def test_a_clients_nonsense_is_refused_and_the_round_goes_on(tmp_path: Path) -> 
             reply.content["prompt"] = arrays_to_record({"tokens": tokens, "gain": gain})
 
     app = sabotage({0: lie, 1: special})
-    run = read_run(tune(tmp_path, clients=4, app=app, rounds=1, prompts__queries=24))
+    run = read_run(tune(tmp_path, clients=4, app=app, rounds=1, feddtpt__search__queries=24))
     assert sorted((line.client, line.phase) for line in run.failures) == [
         ("0", "train.local"),
         ("1", "train.local"),
@@ -305,7 +313,13 @@ def test_another_vocabulary_cannot_take_part(tmp_path: Path) -> None:
             reply.content.config_records["info"]["vocabulary"] = "f" * 64
 
     run = read_run(
-        tune(tmp_path, app=sabotage({1: other}), rounds=1, prompts__queries=24, prompts__patience=1)
+        tune(
+            tmp_path,
+            app=sabotage({1: other}),
+            rounds=1,
+            feddtpt__search__queries=24,
+            feddtpt__search__patience=1,
+        )
     )
     assert [line.phase for line in run.failures] == ["query.register"]
     assert {line.model for line in run.prompts} == {"server", "0", "2"}
@@ -319,9 +333,9 @@ def test_a_service_is_reached_by_the_config() -> None:
     keys = {"url": "https://m.example/v1/", "model": "a/b", "requests-per-minute": 30}
     box = parse({f"black-box.{key}": value for key, value in keys.items()}).black_box
     backend = prompt_workspace.load_backend(box, "cpu")
-    assert isinstance(backend, HttpModel)
-    assert (backend.settings.model, backend.settings.requests_per_minute) == ("a/b", 30)
-    assert backend.settings.read_timeout == 60
+    assert isinstance(backend, HttpBlackBox)
+    assert (backend.config.model, backend.config.requests_per_minute) == ("a/b", 30)
+    assert backend.config.timeout == 60
 
 
 def test_the_command_line_runs_it(
@@ -332,7 +346,7 @@ def test_the_command_line_runs_it(
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     keys = {key.replace("__", ".").replace("_", "-"): value for key, value in KEYS.items()}
-    keys |= {"rounds": 1, "prompts.queries": 24, "baselines": "false"}
+    keys |= {"rounds": 1, "feddtpt.search.queries": 24, "baselines": "false"}
     sets = [f"{key}={value}" for key, value in keys.items()]
     cli.simulate(None, sets, 2, True, 1, 0.0)
     shown = capsys.readouterr().out
@@ -344,12 +358,12 @@ def test_the_command_line_runs_it(
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"prompts.task": "./nowhere"}, "'./nowhere' does not exist"),
-        ({"prompts.masked-lm": "builtin:bort"}, "'builtin:bort' does not exist"),
+        ({"feddtpt.task": "./nowhere"}, "'./nowhere' does not exist"),
+        ({"feddtpt.masked-lm": "builtin:bort"}, "'builtin:bort' does not exist"),
         ({"black-box.model": "builtin:x"}, "'builtin:x' does not exist"),
         (
             {"black-box.url": "http://127.0.0.1:1", "black-box.key-variable": "NOT_SET_AT_ALL"},
-            "'NOT_SET_AT_ALL' is not set",
+            "'NOT_SET_AT_ALL': expected a key of visible ASCII, got nothing",
         ),
     ],
 )
@@ -360,14 +374,14 @@ def test_what_cannot_work_is_refused_before_it_begins(keys: dict[str, Any], why:
 
 def test_a_service_needs_no_model_of_ours(tmp_path: Path) -> None:
     given = {"strategy": "feddtpt", "black-box.url": "http://127.0.0.1:1/v1"}
-    config = parse({**given, "black-box.model": "./org/model", "prompts.task": "./data"})
+    config = parse({**given, "black-box.model": "./org/model", "feddtpt.task": "./data"})
     assert FedDTPT.models(config, 2) == ["builtin:masked-bert"]
     (tmp_path / "data").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         absolute = absolute_paths(config)
     assert absolute.black_box.model == "./org/model"
-    assert absolute.prompts.task == str(tmp_path / "data")
+    assert absolute.feddtpt.task == str(tmp_path / "data")
 
 
 def test_a_machine_may_have_examples_of_its_own(tmp_path: Path) -> None:
@@ -378,7 +392,11 @@ def test_a_machine_may_have_examples_of_its_own(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
         return str(tmp_path / f"{name}.jsonl")
 
-    run = {"prompts.task": write("shared", 300), "prompts.private": 5, "prompts.test": 20}
+    run = {
+        "feddtpt.task": write("shared", 300),
+        "feddtpt.examples.private": 5,
+        "feddtpt.examples.test": 20,
+    }
     share = parse_client({"partition-id": 1, "num-partitions": 2}, run)
     own = parse_client({"partition-id": 1, "num-partitions": 2, "data": write("mine", 9)}, run)
     dealt, mine = (prompt_workspace.private_examples(client) for client in (share, own))

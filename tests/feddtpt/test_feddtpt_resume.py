@@ -18,8 +18,8 @@ SHORT: dict[str, Any] = {
     **KEYS,
     "rounds": 2,
     "clients": 2,
-    "prompts__queries": 24,
-    "prompts__patience": 2,
+    "feddtpt__search__queries": 24,
+    "feddtpt__search__patience": 2,
 }
 
 

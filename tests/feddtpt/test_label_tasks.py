@@ -10,7 +10,7 @@ from fedfuse.data.records import load_records
 from fedfuse.data.sample import Sample
 from fedfuse.data.templates import to_samples
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.label_tasks import Example, Task, label_task
+from fedfuse.feddtpt.label_tasks import LabelledExample, Task, label_task
 
 MATERIAL = Path(__file__).parents[3] / "shared" / "material" / "datasets"
 NLI = Task("nli", {"yes": ["yes", "entailment"], "no": ["no", "not entailment", "not_entailment"]})
@@ -58,7 +58,7 @@ def test_an_answer_names_one_label_or_none(task: Task, answer: str, label: str |
 
 
 def test_right_answers_are_counted() -> None:
-    examples = [Example("x", "yes"), Example("y", "no"), Example("z", "no")]
+    examples = [LabelledExample("x", "yes"), LabelledExample("y", "no"), LabelledExample("z", "no")]
     assert NLI.right(["yes", "yes", "no"], examples) == 2
     with pytest.raises(ValueError, match="zip"):
         NLI.right(["yes"], examples)
@@ -72,10 +72,10 @@ def test_braces_of_prompts_and_inputs_are_text() -> None:
 @pytest.mark.parametrize(
     ("verbalizer", "template", "message"),
     [
-        ({"a": ["x"]}, "{prompt}{input}", "has the labels a; allowed: two or more"),
-        ({"a": ["x"], "b": []}, "{prompt}{input}", r"label 'b' has the words \[\]"),
+        ({"a": ["x"]}, "{prompt}{input}", "expected two or more labels, got a"),
+        ({"a": ["x"], "b": []}, "{prompt}{input}", r"label 'b' and none empty, got \[\]"),
         ({"a": ["x"], "b": [" "]}, "{prompt}{input}", "none empty"),
-        ({"a": ["ex"], "b": ["Ex"]}, "{prompt}{input}", "'Ex' names 'a' and 'b'"),
+        ({"a": ["ex"], "b": ["Ex"]}, "{prompt}{input}", "got 'Ex' for 'a' and 'b'"),
         ({"a": ["x"], "b": ["y"]}, "{prompt}", "once each"),
         ({"a": ["x"], "b": ["y"]}, "{prompt}{input}{input}", "once each"),
         ({"a": ["x"], "b": ["y"]}, "{prompt", "not well formed"),
@@ -98,7 +98,7 @@ def test_equal_options_are_labels() -> None:
     samples = [Sample("p", options[i], options=options, label=i) for i in (1, 0)]
     task, examples = label_task("rte", samples)
     assert task.labels == ("entailment", "not_entailment")
-    assert examples == [Example("p", "not_entailment"), Example("p", "entailment")]
+    assert examples == [LabelledExample("p", "not_entailment"), LabelledExample("p", "entailment")]
     assert task.read("not entailment") == "not_entailment"
     task, _ = label_task("rte", samples, words={"entailment": ["yes"]})
     assert task.read("yes") == "entailment"
@@ -113,13 +113,13 @@ def test_different_options_are_listed_under_letters() -> None:
     task, examples = label_task("arc", samples)
     assert task.labels == ("A", "B", "C")
     assert examples == [
-        Example("Which?\nA. one\nB. two", "A"),
-        Example("What?\nA. four\nB. five\nC. six", "C"),
+        LabelledExample("Which?\nA. one\nB. two", "A"),
+        LabelledExample("What?\nA. four\nB. five\nC. six", "C"),
     ]
 
 
 def test_samples_without_labels_are_refused() -> None:
-    with pytest.raises(FedfuseError, match="'t' has 0 samples"):
+    with pytest.raises(FedfuseError, match=r"'t': expected at least one sample, .* got 0 samples"):
         label_task("t", [])
     with pytest.raises(FedfuseError, match="each with 2 to 26 options"):
         label_task("t", [Sample("p", " a")])
@@ -127,7 +127,7 @@ def test_samples_without_labels_are_refused() -> None:
     with pytest.raises(FedfuseError, match=r"\[27\] options"):
         label_task("t", [Sample("p", " 0", options=options, label=0)])
     sample = Sample("p", " a", options=(" a", " b"), label=0)
-    with pytest.raises(FedfuseError, match="words for c; allowed: its labels a, b"):
+    with pytest.raises(FedfuseError, match="words for its labels a, b, got some for c"):
         label_task("t", [sample], words={"c": ["x"]})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.black_box import BudgetSpent, Reply
+from fedfuse.feddtpt.black_box import BudgetExceeded, Reply
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent, key_of
 from fedfuse.feddtpt.meter import Meter
 from tests.feddtpt.workers import Logged, ask_all
@@ -50,22 +50,22 @@ def test_what_is_released_can_be_claimed_and_stays_paid(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (Budget(queries=2), "budget of 'me': 2 more queries after 1; allowed: 2"),
-        (Budget(tokens=20), "budget of 'me': 14 more tokens after 7; allowed: 20"),
+        (Budget(queries=2), "budget of 'me': expected at most 2 queries, got 2 more after 1"),
+        (Budget(tokens=20), "budget of 'me': expected at most 20 tokens, got 14 more after 7"),
     ],
 )
 def test_what_would_pass_the_budget_changes_nothing(
     ledger: Ledger, budget: Budget, message: str
 ) -> None:
     ledger.claim("me", {"a": 7}, budget)
-    with pytest.raises(BudgetSpent, match=message):
+    with pytest.raises(BudgetExceeded, match=message):
         ledger.claim("me", {"b": 7, "c": 7}, budget)
     assert ledger.spent("me") == Spent(1, 7)
-    with pytest.raises(BudgetSpent, match=message):
+    with pytest.raises(BudgetExceeded, match=message):
         ledger.look("me", {"b": 7, "c": 7}, budget)
     assert ledger.look("me", {"b": 7, "c": 7}, RESUMABLE_KEYS).mine == ["b", "c"]
     ledger.charge_again("me", [7], budget)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(BudgetExceeded):
         ledger.charge_again("me", [7], budget)
     # What has an answer is free, with nothing left.
     ledger.settle("me", {"a": (Reply("A", 7), 7)})
@@ -107,11 +107,13 @@ def test_another_owner_waits_until_the_first_has_gone(tmp_path: Path) -> None:
 
 def test_no_ledger_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is no database at all, only a text" * 50)
-    with pytest.raises(FedfuseError, match=r"text: file is not a database"):
+    with pytest.raises(
+        FedfuseError, match="expected a ledger of fedfuse, got file is not a database"
+    ):
         Ledger(tmp_path / "text")
-    with pytest.raises(FedfuseError, match="allowed: a file"):
+    with pytest.raises(FedfuseError, match="expected a file"):
         Ledger(tmp_path / "text" / "ledger")
-    with pytest.raises(FedfuseError, match="budget of -1 queries; allowed: at least 0"):
+    with pytest.raises(FedfuseError, match="budget of queries: expected at least 0, got -1"):
         Budget(-1)
 
 

@@ -11,7 +11,7 @@ import torch
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent
-from fedfuse.feddtpt.local_black_box import LocalModel
+from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.feddtpt.meter import Meter
 from fedfuse.models.causal_lm import CausalLM
 from tests.conftest import MAX_LENGTH, Tiny
@@ -48,58 +48,58 @@ def test_answers_are_greedy(tiny: Callable[[str], Tiny], architecture: str) -> N
     lm = causal(tiny(architecture))
     wanted = [lm.tokenizer.decode(by_hand(lm, text, 5)) for text in TEXTS]
     assert len(set(wanted)) > 3
-    assert LocalModel(lm, 5, batch_size=2).answer(TEXTS) == wanted
-    replies = LocalModel(lm, 5).ask(TEXTS)
+    assert LocalBlackBox(lm, 5, batch_size=2).answer(TEXTS) == wanted
+    replies = LocalBlackBox(lm, 5).ask(TEXTS)
     assert [reply.text for reply in replies] == wanted
-    assert LocalModel(lm, 5).ask([]) == []
+    assert LocalBlackBox(lm, 5).ask([]) == []
 
 
 def test_rows_that_are_no_tokens_are_never_said(tiny: Callable[[str], Tiny]) -> None:
     lm = causal(tiny("gpt_neox"))
-    plain = LocalModel(lm, 3).answer(TEXTS)
+    plain = LocalBlackBox(lm, 3).answer(TEXTS)
     head: Any = lm.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         # Whatever the hidden state, one of the two wins over all tokens.
         head.weight[-1] = 1000.0
         head.weight[-2] = -1000.0
-    assert LocalModel(lm, 3).answer(TEXTS) == plain
+    assert LocalBlackBox(lm, 3).answer(TEXTS) == plain
 
 
 def test_an_answer_ends_and_costs_what_was_read_and_said(tiny: Callable[[str], Tiny]) -> None:
     lm = causal(tiny("llama"))
-    model = LocalModel(lm, 4)
+    model = LocalBlackBox(lm, 4)
     (reply,) = model.ask(["in may the"])
     question = 1 + len(lm.tokenizer.encode(["in may the"])[0].ids)
     assert reply.tokens == question + 4 == model.most_tokens("in may the")
     # The first token of the answer becomes one that ends it.
     config: Any = lm.model.generation_config
     config.eos_token_id = by_hand(lm, "in may the", 1)
-    (ended,) = LocalModel(lm, 4).ask(["in may the"])
+    (ended,) = LocalBlackBox(lm, 4).ask(["in may the"])
     assert (ended.text, ended.tokens) == ("", question + 1)
 
 
 def test_texts_that_leave_no_room_are_refused(tiny: Callable[[str], Tiny]) -> None:
     lm = causal(tiny("llama"))
-    with pytest.raises(FedfuseError, match=r"'tiny', which begins 'the the.*allowed: 59"):
-        LocalModel(lm, 4).most_tokens("the " * 70)
+    with pytest.raises(FedfuseError, match=r"text 'the the.* 'tiny': expected at most 59 tokens"):
+        LocalBlackBox(lm, 4).most_tokens("the " * 70)
     for wrong in ((0, 1), (1, 0), (MAX_LENGTH, 1)):
-        with pytest.raises(FedfuseError, match="allowed: at least 1, and fewer tokens than its 64"):
-            LocalModel(lm, *wrong)
+        with pytest.raises(FedfuseError, match="expected max_tokens from 1 to 63 and batch_size"):
+            LocalBlackBox(lm, *wrong)
 
 
 def test_what_was_trained_anew_has_another_name(tiny: Callable[[str], Tiny]) -> None:
     lm = causal(tiny("gpt2"))
-    name = LocalModel(lm, 4).name
-    assert LocalModel(causal(tiny("gpt2")), 4).name == name
-    assert LocalModel(lm, 5).name != name
+    name = LocalBlackBox(lm, 4).name
+    assert LocalBlackBox(causal(tiny("gpt2")), 4).name == name
+    assert LocalBlackBox(lm, 5).name != name
     with torch.no_grad():
         for parameter in lm.model.parameters():
             parameter *= 1.001
-    assert LocalModel(lm, 4).name != name
+    assert LocalBlackBox(lm, 4).name != name
 
 
 def test_a_meter_asks_it_in_batches(tiny: Callable[[str], Tiny]) -> None:
-    model = LocalModel(causal(tiny("opt")), 2, batch_size=2)
+    model = LocalBlackBox(causal(tiny("opt")), 2, batch_size=2)
     meter = Meter(model, Ledger(), Budget(queries=len(TEXTS)))
     assert meter.answer([*TEXTS, *TEXTS]) == [*model.answer(TEXTS), *model.answer(TEXTS)]
     tokens = sum(reply.tokens for text in TEXTS for reply in model.ask([text]))

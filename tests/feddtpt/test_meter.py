@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.black_box import BlackBoxError, BudgetSpent, Transient
+from fedfuse.feddtpt.black_box import BlackBoxError, BudgetExceeded, TransientError
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent
 from fedfuse.feddtpt.meter import Meter, Retry
 from tests.feddtpt.fakes import Function
@@ -75,7 +75,7 @@ def test_what_costs_too_much_is_not_begun() -> None:
     backend = Function(str.upper)
     meter = metered(backend, Budget(queries=3))
     meter.answer(["a", "b"])
-    with pytest.raises(BudgetSpent, match="2 more queries after 2; allowed: 3"):
+    with pytest.raises(BudgetExceeded, match="expected at most 3 queries, got 2 more after 2"):
         meter.answer(["a", "c", "d"])
     assert backend.asked.total() == 2
     assert meter.answer(["b", "c"]) == ["B", "C"]
@@ -90,7 +90,7 @@ def test_tokens_are_those_that_were_used_and_before_that_the_most() -> None:
     meter.answer(["c"])  # 8 + 10 at most
     assert meter.spent == Spent(3, 12)
     meter.answer(["d"])
-    with pytest.raises(BudgetSpent, match="10 more tokens after 16; allowed: 22"):
+    with pytest.raises(BudgetExceeded, match="expected at most 22 tokens, got 10 more after 16"):
         meter.answer(["e"])
 
 
@@ -100,7 +100,7 @@ def failing(calls: int, error: Callable[[], BlackBoxError]) -> Trouble:
 
 def test_failures_that_may_pass_are_tried_again_and_paid() -> None:
     waits: list[float] = []
-    backend = Function(str.upper, trouble=failing(3, lambda: Transient("busy")))
+    backend = Function(str.upper, trouble=failing(3, lambda: TransientError("busy")))
     retry = Retry(attempts=4, first=1.0, longest=3.0)
     meter = metered(backend, retry=retry, rng=random.Random(0), sleep=waits.append)
     assert meter.answer(["a", "b"]) == ["A", "B"]
@@ -111,17 +111,21 @@ def test_failures_that_may_pass_are_tried_again_and_paid() -> None:
 
 def test_a_service_is_left_alone_for_as_long_as_it_wants() -> None:
     waits: list[float] = []
-    backend = Function(str.upper, trouble=failing(1, lambda: Transient("busy", retry_after=7.5)))
+    backend = Function(
+        str.upper, trouble=failing(1, lambda: TransientError("busy", retry_after=7.5))
+    )
     assert metered(backend, sleep=waits.append).answer(["a"]) == ["A"]
     assert waits == [7.5]
-    backend = Function(str.upper, trouble=failing(1, lambda: Transient("busy", retry_after=61)))
+    backend = Function(
+        str.upper, trouble=failing(1, lambda: TransientError("busy", retry_after=61))
+    )
     with pytest.raises(BlackBoxError, match="busy; gave up after 1 attempts"):
         metered(backend, sleep=waits.append).answer(["a"])
     assert waits == [7.5]
 
 
 def test_the_last_attempt_is_the_last() -> None:
-    backend = Function(str.upper, trouble=lambda call: Transient(f"busy {call}"))
+    backend = Function(str.upper, trouble=lambda call: TransientError(f"busy {call}"))
     meter = metered(backend, retry=Retry(attempts=3, first=0.0))
     with pytest.raises(BlackBoxError, match="busy 2; gave up after 3 attempts"):
         meter.answer(["a"])
@@ -155,9 +159,9 @@ def test_after_a_failure_nothing_more_is_sent(concurrency: int) -> None:
 
 
 def test_attempts_count_against_the_budget() -> None:
-    backend = Function(str.upper, trouble=lambda call: Transient("busy"))
+    backend = Function(str.upper, trouble=lambda call: TransientError("busy"))
     meter = metered(backend, Budget(queries=3), retry=Retry(first=0.0))
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(BudgetExceeded):
         meter.answer(["a"])
     assert len(backend.sizes) == 3
     assert meter.spent.queries == 3
@@ -175,8 +179,8 @@ def test_whatever_happens_the_budget_holds(
 ) -> None:
     """Also: what was answered once is never asked again."""
     kinds = {
-        "busy": Transient("busy"),
-        "refused": Transient("refused", billed=False),
+        "busy": TransientError("busy"),
+        "refused": TransientError("refused", billed=False),
         "broken": BlackBoxError("broken"),
     }
     backend = Function(
@@ -205,5 +209,5 @@ def test_whatever_happens_the_budget_holds(
 
 def test_settings_that_cannot_be_are_refused() -> None:
     for wrong in ({"attempts": 0}, {"first": 2.0, "longest": 1.0}, {"longest": float("inf")}):
-        with pytest.raises(FedfuseError, match="allowed: at least 1 attempt"):
+        with pytest.raises(FedfuseError, match="expected at least 1 attempt"):
             Retry(**wrong)  # type: ignore[arg-type]

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedfuse.config.feddtpt_settings import PROPOSERS, SearchSettings
+from fedfuse.config.feddtpt import PROPOSERS, BlackBoxConfig, SearchConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.accuracy import accuracy, draw
-from fedfuse.feddtpt.black_box import BlackBoxError, BudgetSpent
-from fedfuse.feddtpt.feedback import NO_TOKEN, Edit, Feedback
-from fedfuse.feddtpt.http_model import HttpModel, HttpSettings
+from fedfuse.feddtpt.accuracy import accuracy, sample_batch
+from fedfuse.feddtpt.black_box import BlackBoxError, BudgetExceeded
+from fedfuse.feddtpt.http_black_box import HttpBlackBox
 from fedfuse.feddtpt.ledger import Budget, Ledger
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.feddtpt.meter import Meter, Retry
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
-from fedfuse.feddtpt.search import Search, _gain_after
-from fedfuse.feddtpt.search_state import SearchState
+from fedfuse.feddtpt.search import PromptSearch, _gain_after
+from fedfuse.feddtpt.search_state import NO_TOKEN, Edit, Feedback, SearchState
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.feddtpt.endpoint import Odd, serve
 from tests.feddtpt.fakes import (
@@ -33,7 +32,7 @@ from tests.feddtpt.fakes import (
     understands,
 )
 
-BATCH = draw(EXAMPLES[:12], EXAMPLES[12:], (12, 12), 0)
+BATCH = sample_batch(EXAMPLES[:12], EXAMPLES[12:], (12, 12), 0)
 START = "please read the text below"
 
 
@@ -45,10 +44,10 @@ def searcher(
     backend: Function | None = None,
     ledger: Ledger | None = None,
     **settings: Any,
-) -> Search:
+) -> PromptSearch:
     meter = Meter(backend or Function(function), ledger or Ledger(), budget or Budget())
-    chosen = SearchSettings(**{"evaluations": 40, "patience": 40, "max_length": 9} | settings)
-    return Search(MOOD, BATCH, masked_lm(), meter, chosen, seed)
+    chosen = SearchConfig(**{"queries": 40, "patience": 40, "max_length": 9} | settings)
+    return PromptSearch(MOOD, BATCH, masked_lm(), meter, chosen, seed)
 
 
 def start() -> Prompt:
@@ -104,7 +103,7 @@ def test_each_step_follows_the_rules(proposer: str, seed: int) -> None:
 
 def test_some_ties_are_kept_and_most_are_not() -> None:
     """With a black box that no prompt impresses, all is a tie."""
-    search = searcher(lambda text: "good", evaluations=150, patience=150)
+    search = searcher(lambda text: "good", queries=150, patience=150)
     state = search.begin(start())
     tuned = search.run(state)
     kinds = ("replace", "insert", "delete")
@@ -129,7 +128,7 @@ def test_proposals_avoid_what_failed_and_dwell_on_what_helped() -> None:
     repeats = {}
     for proposer in ("feedback", "masked-lm"):
         # A long prompt of few words: many places are alike.
-        search = searcher(lambda text: "good", proposer=proposer, evaluations=200, patience=200)
+        search = searcher(lambda text: "good", proposer=proposer, queries=200, patience=200)
         state = search.begin(Prompt(start().tokens * 2))
         search.run(state)
         failed: set[tuple[str, int, int]] = set()
@@ -183,9 +182,9 @@ def test_only_prompts_that_survive_as_text_are_evaluated() -> None:
     """Pieces of words that would be read as other pieces are never asked about."""
     tokenizer = subword_tokenizer("byte-level-bpe")
     lm = MaskedLM(bert(len(tokenizer)), TextTokenizer.from_pretrained(tokenizer), "subwords")
-    settings = SearchSettings("random", evaluations=150, patience=150)
+    settings = SearchConfig("random", queries=150, patience=150)
     meter = Meter(Function(longer_is_better), Ledger(), Budget())
-    search = Search(MOOD, BATCH, lm, meter, settings, 0)
+    search = PromptSearch(MOOD, BATCH, lm, meter, settings, 0)
     state = search.begin(lm.encode("r e a d"))
     tuned = search.run(state)
     assert len(tuned.prompt.tokens) > 10
@@ -193,13 +192,13 @@ def test_only_prompts_that_survive_as_text_are_evaluated() -> None:
 
 
 def test_feedback_goes_on_in_the_next_search() -> None:
-    search = searcher(evaluations=10)
+    search = searcher(queries=10)
     state = search.begin(start())
     search.run(state)
     assert state.feedback.failed
     old = set(state.feedback.failed)
     later = search.begin(start(), state.feedback)
-    other = searcher(evaluations=10, seed=1)
+    other = searcher(queries=10, seed=1)
     other.run(later)
     edits = {(s.edit.how, s.edit.old, s.edit.new) for s in later.trace}
     assert not edits & old
@@ -245,13 +244,13 @@ def test_a_killed_search_goes_on_and_pays_nothing_again(die_at: int) -> None:
 
 
 def test_every_step_can_be_the_last_before_a_kill() -> None:
-    search = searcher(evaluations=12)
+    search = searcher(queries=12)
     kept: list[str] = []
     state = search.begin(start())
     wanted = search.run(state, lambda state: kept.append(state.to_json()))
     assert len(kept) > 12
     for text in kept[::3]:
-        again = searcher(evaluations=12)
+        again = searcher(queries=12)
         resumed = SearchState.from_json(text)
         assert resumed.to_json() == text
         found = again.run(resumed)
@@ -263,14 +262,14 @@ def test_a_service_that_fails_all_the_time_changes_nothing(monkeypatch: pytest.M
     """Over HTTP, with every kind of failure, the same search; each question answered once."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    wanted = (plain := searcher(evaluations=6)).run(plain.begin(start()))
+    wanted = (plain := searcher(queries=6)).run(plain.begin(start()))
     with serve(understands) as endpoint:
         kinds = [Odd(), Odd(429), Odd(), Odd(500, "no"), Odd(), Odd(body="{"), Odd()]
         endpoint.misbehave(kinds * 20)
-        model = HttpModel(HttpSettings(endpoint.url, "tiny", concurrency=2))
+        model = HttpBlackBox(BlackBoxConfig("tiny", endpoint.url, max_tokens=16, concurrency=2))
         meter = Meter(model, Ledger(), Budget(queries=300), retry=Retry(30, 0.0))
-        settings = SearchSettings(evaluations=6, patience=40, max_length=9)
-        search = Search(MOOD, BATCH, masked_lm(), meter, settings, 0)
+        settings = SearchConfig(queries=6, patience=40, max_length=9)
+        search = PromptSearch(MOOD, BATCH, masked_lm(), meter, settings, 0)
         found = search.run(search.begin(start()))
         model.close()
     assert (found.prompt, found.gain, found.accuracy) == (
@@ -296,22 +295,22 @@ def test_the_budget_ends_the_search_and_is_never_passed(queries: int) -> None:
 
 def test_a_budget_for_not_even_the_start() -> None:
     search = searcher(budget=Budget(5))
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(BudgetExceeded):
         search.run(search.begin(start()))
 
 
 def test_queries_are_those_of_this_search() -> None:
     ledger = Ledger()
-    first = searcher(ledger=ledger, evaluations=3)
+    first = searcher(ledger=ledger, queries=3)
     one = first.run(first.begin(start()))
-    again = searcher(ledger=ledger, evaluations=3)
+    again = searcher(ledger=ledger, queries=3)
     two = again.run(again.begin(start()))
     assert one.queries > 24
     assert two == TunedPrompt(one.prompt, one.gain, one.accuracy, 0)
 
 
 def test_why_a_search_is_over() -> None:
-    search = searcher(evaluations=0)
+    search = searcher(queries=0)
     state = search.begin(start())
     assert search.finished(state) == ""
     tuned = search.run(state)
@@ -325,7 +324,7 @@ def test_why_a_search_is_over() -> None:
     state = search.begin(start())
     search.run(state)
     assert (search.finished(state), len(state.trace)) == ("no gain for long", 4)
-    search = searcher(lambda text: "good", max_length=1, evaluations=999, patience=999)
+    search = searcher(lambda text: "good", max_length=1, queries=999, patience=999)
     state = search.begin(masked_lm().encode("read"))
     search.run(state)
     assert search.finished(state) == "nothing new to try"
@@ -340,8 +339,8 @@ def test_a_start_is_taken_as_its_text_is_tokenized() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(FedfuseError, match=r"'best'; allowed: feedback, .*top is 0; allowed: at"):
-        SearchSettings(proposer="best", top=0)
+    with pytest.raises(FedfuseError, match=r"expected 'feedback', .* got 'best'; top: expected at"):
+        searcher(proposer="best", top=0)
     for text in ("", "[]", "{}", '{"gain": 1}'):
-        with pytest.raises(FedfuseError, match="allowed: a search's"):
+        with pytest.raises(FedfuseError, match="expected a search's state"):
             SearchState.from_json(text)

@@ -6,29 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from fedfuse.config.feddtpt_settings import SearchSettings
+from fedfuse.config.feddtpt import SearchConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.accuracy import draw
+from fedfuse.feddtpt.accuracy import sample_batch
 from fedfuse.feddtpt.black_box import BlackBoxError
 from fedfuse.feddtpt.prompt import Prompt
 from fedfuse.feddtpt.tuner import ClientPromptTuner
 from tests.feddtpt.fakes import EXAMPLES, MOOD, Function, masked_lm, understands
 
-BATCH = draw(EXAMPLES[:12], EXAMPLES[12:], (12, 12), 0)
-SETTINGS = SearchSettings(evaluations=300, patience=25, max_length=9)
+BATCH = sample_batch(EXAMPLES[:12], EXAMPLES[12:], (12, 12), 0)
 
 
 def searcher(
     folder: Path, backend: Function, queries: int = 500, seed: int = 3
 ) -> ClientPromptTuner:
-    return ClientPromptTuner(folder, MOOD, BATCH, masked_lm(), backend, SETTINGS, queries, seed)
+    config = SearchConfig(queries=queries, patience=25, max_length=9)
+    return ClientPromptTuner(folder, MOOD, BATCH, masked_lm(), backend, config, seed)
 
 
 def start() -> Prompt:
     return masked_lm().encode("please read the text below")
 
 
-def test_two_turns(tmp_path: Path) -> None:
+def test_two_rounds(tmp_path: Path) -> None:
     backend = Function(understands)
     mine = searcher(tmp_path, backend)
     first = mine.search(start(), 1)
@@ -42,7 +42,7 @@ def test_two_turns(tmp_path: Path) -> None:
     assert last is not None
     assert before is not None
     assert last.prompt == second.prompt
-    # The second turn went on with the first one's feedback.
+    # The second round went on with the first one's feedback.
     assert before.feedback.failed <= last.feedback.failed
     assert mine.last(0) is None
 
@@ -68,7 +68,7 @@ def test_killed_in_the_middle_nothing_is_paid_twice(tmp_path: Path, call: int) -
     assert third.asked.total() == 0
 
 
-def test_the_budget_is_the_turns_however_often_it_is_asked(tmp_path: Path) -> None:
+def test_the_budget_is_the_rounds_however_often_it_is_asked(tmp_path: Path) -> None:
     backend = Function(understands)
     tuned = [searcher(tmp_path, backend, queries=70).search(start(), 1) for _ in range(3)]
     assert tuned[0] == tuned[1] == tuned[2]
@@ -83,14 +83,14 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_one(tmp_path: Path) -> N
     assert second != first
     # Answers of the same black box are still good, and the budget is whole.
     assert 0 < other.asked.total() == second.queries
-    # Nor is its feedback, by a client that was away in the first turn.
+    # Nor is its feedback, by a client that was away in the first round.
     assert searcher(tmp_path, other, seed=3).last(1) is None
     last = searcher(tmp_path, other, seed=4).last(2)
     assert last is not None
     assert last.prompt == second.prompt
 
 
-def test_accuracy_is_paid_by_the_next_turn(tmp_path: Path) -> None:
+def test_accuracy_is_paid_by_the_next_round(tmp_path: Path) -> None:
     backend = Function(understands)
     mine = searcher(tmp_path, backend)
     found = mine.accuracy(start(), EXAMPLES[:12], 1)
@@ -106,5 +106,5 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     mine = searcher(tmp_path, Function(understands))
     mine.search(start(), 1)
     (tmp_path / "search-1.json").write_text('{"search": 1}')
-    with pytest.raises(FedfuseError, match=r"search-1\.json: 'state'; allowed: a search of this"):
+    with pytest.raises(FedfuseError, match=r"search-1\.json: expected a search .* got 'state'"):
         mine.search(start(), 1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.black_box import BudgetSpent, Reply
+from fedfuse.feddtpt.black_box import BudgetExceeded, Reply
 from fedfuse.feddtpt.ledger import Budget, Ledger
 from fedfuse.feddtpt.meter import Meter
 
@@ -45,5 +45,5 @@ def ask_all(path: Path, log: Path, texts: list[str], queries: int, deadly: str =
             try:
                 if meter.answer([text]) != [text.upper()]:
                     raise FedfuseError("wrong answer")
-            except BudgetSpent:
+            except BudgetExceeded:
                 return

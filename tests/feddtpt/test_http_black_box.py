@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from fedfuse.config.feddtpt import BlackBoxConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.black_box import BlackBoxError, Transient
-from fedfuse.feddtpt.http_model import HttpModel, HttpSettings, Pace
+from fedfuse.feddtpt.black_box import BlackBoxError, TransientError
+from fedfuse.feddtpt.http_black_box import HttpBlackBox, RateLimiter
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent
 from fedfuse.feddtpt.meter import Meter, Retry
 from tests.feddtpt.endpoint import Endpoint, Odd, completion, serve
@@ -38,24 +39,25 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-def models() -> Iterator[list[HttpModel]]:
-    made: list[HttpModel] = []
+def models() -> Iterator[list[HttpBlackBox]]:
+    made: list[HttpBlackBox] = []
     yield made
     for model in made:
         model.close()
 
 
-def settings(url: str, **options: Any) -> HttpSettings:
-    return HttpSettings(url, "tiny", **{"key_variable": VARIABLE, "read_timeout": 0.5} | options)
+def settings(url: str, **options: Any) -> BlackBoxConfig:
+    fixed = {"key_variable": VARIABLE, "timeout": 0.5, "max_tokens": 16}
+    return BlackBoxConfig("tiny", url, **fixed | options)
 
 
 @pytest.fixture
-def model(endpoint: Endpoint, models: list[HttpModel]) -> HttpModel:
-    models.append(HttpModel(settings(endpoint.url)))
+def model(endpoint: Endpoint, models: list[HttpBlackBox]) -> HttpBlackBox:
+    models.append(HttpBlackBox(settings(endpoint.url)))
     return models[-1]
 
 
-def test_a_text_is_a_chat(endpoint: Endpoint, model: HttpModel) -> None:
+def test_a_text_is_a_chat(endpoint: Endpoint, model: HttpBlackBox) -> None:
     (reply,) = model.ask(["what?"])
     assert (reply.text, reply.tokens) == ("WHAT?", 5)
     assert endpoint.requests == [
@@ -71,8 +73,8 @@ def test_a_text_is_a_chat(endpoint: Endpoint, model: HttpModel) -> None:
     assert model.most_tokens("é") == 2 + 64 + 16
 
 
-def test_no_key_is_sent_where_none_is_named(endpoint: Endpoint, models: list[HttpModel]) -> None:
-    models.append(HttpModel(settings(endpoint.url + "/", key_variable="")))
+def test_no_key_is_sent_where_none_is_named(endpoint: Endpoint, models: list[HttpBlackBox]) -> None:
+    models.append(HttpBlackBox(settings(endpoint.url + "/", key_variable="")))
     assert models[-1].ask(["a"])[0].text == "A"
     assert endpoint.keys == [""]
     assert endpoint.requests[0]["path"] == "/v1/chat/completions"
@@ -98,7 +100,7 @@ def test_no_key_is_sent_where_none_is_named(endpoint: Endpoint, models: list[Htt
     ],
     ids=lambda odd: f"{odd.status} {(odd.body or 'late')[:20]}",
 )
-def test_what_may_pass_is_asked_again(endpoint: Endpoint, model: HttpModel, odd: Odd) -> None:
+def test_what_may_pass_is_asked_again(endpoint: Endpoint, model: HttpBlackBox, odd: Odd) -> None:
     endpoint.misbehave([odd, odd])
     meter = Meter(model, Ledger(), Budget(queries=3), retry=HASTE)
     assert meter.answer(["a"]) == ["A"]
@@ -108,19 +110,19 @@ def test_what_may_pass_is_asked_again(endpoint: Endpoint, model: HttpModel, odd:
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 422])
-def test_what_will_not_pass_is_not(endpoint: Endpoint, model: HttpModel, status: int) -> None:
+def test_what_will_not_pass_is_not(endpoint: Endpoint, model: HttpBlackBox, status: int) -> None:
     endpoint.misbehave([Odd(status, '{"error": "no"}')])
     with pytest.raises(BlackBoxError, match=f"'tiny' at .* answered {status}: .*no") as caught:
         model.ask(["a"])
-    assert not isinstance(caught.value, Transient)
+    assert not isinstance(caught.value, TransientError)
     assert not caught.value.billed
 
 
-def test_nobody_there(models: list[HttpModel]) -> None:
+def test_nobody_there(models: list[HttpBlackBox]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    models.append(HttpModel(settings(f"http://127.0.0.1:{port}", key_variable="")))
+    models.append(HttpBlackBox(settings(f"http://127.0.0.1:{port}", key_variable="")))
     meter = Meter(models[-1], Ledger(), Budget(queries=1), retry=Retry(3, 0.0))
     with pytest.raises(BlackBoxError, match=r"cannot be reached .*gave up after 3 attempts"):
         meter.answer(["a"])
@@ -129,7 +131,7 @@ def test_nobody_there(models: list[HttpModel]) -> None:
 
 @pytest.mark.parametrize("usage", [None, -1, True, "5", 2.5])
 def test_usage_that_is_none_costs_the_most(
-    endpoint: Endpoint, model: HttpModel, usage: object
+    endpoint: Endpoint, model: HttpBlackBox, usage: object
 ) -> None:
     endpoint.misbehave([Odd(body=completion("x", usage)), Odd(body=completion(None))])
     assert model.ask(["abc"])[0].tokens == 3 + 64 + 16
@@ -154,18 +156,18 @@ def test_usage_that_is_none_costs_the_most(
     ],
 )
 def test_retry_after_is_read(
-    endpoint: Endpoint, model: HttpModel, header: str, seconds: float
+    endpoint: Endpoint, model: HttpBlackBox, header: str, seconds: float
 ) -> None:
     if header == "tomorrow":
         header = format_datetime(datetime.now(UTC) + timedelta(days=1))
     endpoint.misbehave([Odd(429, "", {"Retry-After": header})])
-    with pytest.raises(Transient) as caught:
+    with pytest.raises(TransientError) as caught:
         model.ask(["a"])
     assert caught.value.retry_after == pytest.approx(seconds, abs=300 if seconds > 99 else 0)
 
 
-def test_requests_overlap_up_to_the_bound(endpoint: Endpoint, models: list[HttpModel]) -> None:
-    models.append(HttpModel(settings(endpoint.url, concurrency=3, read_timeout=5.0)))
+def test_requests_overlap_up_to_the_bound(endpoint: Endpoint, models: list[HttpBlackBox]) -> None:
+    models.append(HttpBlackBox(settings(endpoint.url, concurrency=3, timeout=5.0)))
     endpoint.misbehave([Odd(delay=0.05)] * 9)
     texts = [f"t{i}" for i in range(9)]
     answers = Meter(models[-1], Ledger(), Budget()).answer(texts)
@@ -173,28 +175,30 @@ def test_requests_overlap_up_to_the_bound(endpoint: Endpoint, models: list[HttpM
     assert endpoint.most == 3
 
 
-def test_requests_keep_the_pace(endpoint: Endpoint, models: list[HttpModel]) -> None:
+def test_requests_keep_the_pace(endpoint: Endpoint, models: list[HttpBlackBox]) -> None:
     now = [100.0]
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
     options = settings(endpoint.url, requests_per_minute=120.0)
-    models.append(HttpModel(options, clock=lambda: now[0], sleep=sleep))
+    models.append(HttpBlackBox(options, clock=lambda: now[0], sleep=sleep))
     models[-1].ask(["a", "b", "c"])
     assert now == [101.0]
     now[0] = 200.0  # what was not used is not made up for
     models[-1].ask(["d", "e"])
     assert now == [200.5]
-    Pace(float("inf"), lambda: 0.0, lambda seconds: pytest.fail("slept")).wait()
+    RateLimiter(float("inf"), lambda: 0.0, lambda seconds: pytest.fail("slept")).wait()
 
 
-def test_a_bad_day_ends_well_within_the_budget(endpoint: Endpoint, models: list[HttpModel]) -> None:
+def test_a_bad_day_ends_well_within_the_budget(
+    endpoint: Endpoint, models: list[HttpBlackBox]
+) -> None:
     """Everything at once: every text has its answer, none is asked again, each attempt is paid."""
     rng = random.Random(5)
     kinds = [Odd(429, ""), Odd(500, ""), Odd(body="{"), Odd(delay=0.8), Odd(), Odd(), Odd(), Odd()]
     endpoint.misbehave([rng.choice(kinds) for _ in range(40)])
-    models.append(HttpModel(settings(endpoint.url, concurrency=4)))
+    models.append(HttpBlackBox(settings(endpoint.url, concurrency=4)))
     meter = Meter(models[-1], Ledger(), Budget(queries=60), retry=Retry(41, 0.0))
     texts = [f"t{i}" for i in range(25)]
     assert meter.answer(texts) == [text.upper() for text in texts]
@@ -208,7 +212,7 @@ def test_a_bad_day_ends_well_within_the_budget(endpoint: Endpoint, models: list[
 
 def test_the_key_is_nowhere(
     endpoint: Endpoint,
-    models: list[HttpModel],
+    models: list[HttpBlackBox],
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
@@ -216,7 +220,7 @@ def test_the_key_is_nowhere(
     echo = Odd(401, "x" * 180 + f"no such key: {KEY}")  # cut in the middle of the key
     echoes = [Odd(body=completion(f"your key is {KEY}")), Odd(500, KEY), Odd(body=KEY), echo]
     endpoint.misbehave(echoes)
-    models.append(HttpModel(settings(endpoint.url)))
+    models.append(HttpBlackBox(settings(endpoint.url)))
     said = []
     with Ledger(tmp_path / "ledger") as ledger:
         meter = Meter(models[-1], ledger, Budget(), retry=Retry(1))
@@ -226,7 +230,7 @@ def test_the_key_is_nowhere(
                 meter.answer([text])
             said += ["".join(traceback.format_exception(caught.value)), repr(caught.value)]
         stored = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    said += [repr(models[-1]), str(vars(models[-1])), repr(models[-1].settings), caplog.text]
+    said += [repr(models[-1]), str(vars(models[-1])), repr(models[-1].config), caplog.text]
     said += [repr(models[-1]._client.headers), meter.name]
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
         pickle.dumps(models[-1])
@@ -245,27 +249,30 @@ def test_a_key_that_cannot_be_sent_is_not_quoted(
     monkeypatch.delenv(VARIABLE, raising=False)
     if value is not None:
         monkeypatch.setenv(VARIABLE, value)
-    with pytest.raises(FedfuseError, match=f"variable '{VARIABLE}' is (not set|no key)") as caught:
-        HttpModel(settings("http://x"))
+    with pytest.raises(FedfuseError, match=f"variable '{VARIABLE}': expected a key of") as caught:
+        HttpBlackBox(settings("http://x"))
     assert not (value or "").strip() or value not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"url": "ftp://x"}, "url; allowed: http or https"),
+        ({"url": "ftp://x"}, "url: expected http or https"),
         ({"url": "https://me:secret@x/v1"}, "no user, password, query"),
         ({"url": "https://x/v1?key=secret"}, "no user, password, query"),
-        ({"url": "x"}, "url; allowed"),
-        ({"url": "http://x:port"}, "url; allowed"),
-        ({"model": ""}, "model is empty"),
-        ({"max_tokens": 0}, "max_tokens is 0; allowed: at least 1"),
-        ({"concurrency": 0}, "concurrency is 0"),
-        ({"read_timeout": 0.0}, "read_timeout is 0.0; allowed: above 0"),
-        ({"requests_per_minute": float("nan")}, "requests_per_minute is nan"),
+        ({"url": "x"}, "url: expected"),
+        ({"url": "http://x:port"}, "url: expected"),
+        ({"model": ""}, "model: expected text that is not empty"),
+        ({"max_tokens": 0}, "max-tokens: expected at least 1, got 0"),
+        ({"concurrency": 0}, "concurrency: expected at least 1, got 0"),
+        ({"timeout": 0.0}, "timeout: expected above 0, got 0.0"),
+        (
+            {"requests_per_minute": float("nan")},
+            "requests-per-minute: expected at least 0",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(FedfuseError, match=message) as caught:
-        HttpSettings(**{"url": "http://x", "model": "m"} | options)
+        HttpBlackBox(BlackBoxConfig(**{"url": "http://x", "model": "m"} | options))
     assert "secret" not in str(caught.value)

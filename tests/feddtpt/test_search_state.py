@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.feedback import NO_TOKEN, Edit, Feedback
+from fedfuse.feddtpt.search_state import NO_TOKEN, Edit, Feedback
 
 IDS = np.array([5, 6, 7])
 
@@ -67,5 +67,5 @@ def test_it_survives_as_json() -> None:
     feedback.rejected(Edit("insert", 0, NO_TOKEN, 5), worse=True)
     assert Feedback.from_plain(json.loads(json.dumps(feedback.to_plain()))) == feedback
     for wrong in ({}, [], {"weights": [[1]], "credit": [], "failed": []}, None):
-        with pytest.raises(FedfuseError, match="allowed: a search's"):
+        with pytest.raises(FedfuseError, match="expected a search's feedback"):
             Feedback.from_plain(wrong)
