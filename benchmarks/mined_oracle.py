@@ -22,7 +22,7 @@ from rich.progress import track
 from benchmarks.harness import File, Material, Measured, benchmark
 from benchmarks.material import load_tokenizer
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
-from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOKENIZERS = ("gpt2", "llama2")
@@ -86,7 +86,7 @@ def oracle(
     The smallest distance, then the lexicographically smallest text, then of the tokens with that
     text the one in use, then the smaller id.
     """
-    given, wanted = surfaces(source), surfaces(target)
+    given, wanted = source.vocabulary_bytes, target.vocabulary_bytes
     id_of = _candidates(wanted)
     texts = sorted(id_of)
     wished = range(source.vocab_size) if only is None else only

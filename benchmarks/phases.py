@@ -15,7 +15,6 @@ from functools import cached_property
 from statistics import mean
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 
@@ -115,8 +114,7 @@ class Side:
     def own_teacher(self) -> SparseDistribution:
         """Its own knowledge: who teaches does not matter for what a phase costs."""
         known = self.local_model.knowledge(self.config.knowledge.k)
-        weight = np.ones(known.rows, dtype=np.float32)
-        return SparseDistribution(known.indices, known.logprobs, known.tail_logprob, weight)
+        return known.distribution
 
 
 def measure_time(

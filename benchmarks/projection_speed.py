@@ -25,7 +25,7 @@ from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
-from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOP = 16
@@ -59,8 +59,8 @@ class AlignmentBench:
         self.table: VocabularyTable = minimum_edit_distance_table(self.source, self.target, None)
         self.spelling: Spelling = spell(self.source, self.target, self.table)
         self.spelled: VocabularyTable = spelled_table(self.table, self.spelling)
-        self.source_surfaces: VocabularyBytes = surfaces(self.source)
-        self.target_surfaces: VocabularyBytes = surfaces(self.target)
+        self.source_bytes: VocabularyBytes = self.source.vocabulary_bytes
+        self.target_bytes: VocabularyBytes = self.target.vocabulary_bytes
         self._text = load_text(material)
         self._ends = self.source.encode([self._text])[0].ends
         self._generator = np.random.default_rng(seed)
@@ -98,15 +98,16 @@ class AlignmentBench:
     ) -> SparseDistribution:
         """Align and project, with what a run has ready: surfaces, table and spelling."""
         alignment = align_rows(
-            case.source, case.target, mode, self.source_surfaces, self.target_surfaces, self.table
+            case.source, case.target, mode, self.source_bytes, self.target_bytes, self.table
         )
         return project(
-            case.knowledge,
+            case.knowledge.distribution,
             self.spelled if mode == "merge" else self.table,
             alignment,
             case.target,
             source=case.source,
             spelling=self.spelling if mode == "merge" else None,
+            label_logprob=case.knowledge.label_logprob,
             collisions=collisions,
             unmatched=unmatched,
         )
@@ -159,7 +160,7 @@ def made_up(
 def reference(bench: AlignmentBench, case: AlignmentCase) -> Any:
     """The same case for plain Python, as a call without arguments; what it needs are lists."""
     table = dict(enumerate(bench.table.best.tolist()))
-    source, target = bench.source_surfaces.bytes, bench.target_surfaces.bytes
+    source, target = bench.source_bytes.bytes, bench.target_bytes.bytes
     entries = [
         list(zip(ids, logs, strict=True))
         for ids, logs in zip(

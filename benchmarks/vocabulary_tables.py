@@ -13,7 +13,6 @@ from benchmarks.harness import Timings
 from benchmarks.material import load_tokenizer
 from benchmarks.plain_alignment import nearest, nearest_tight
 from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
-from fedfuse.tokenizers.token_bytes import surfaces
 
 
 def measure_tables(
@@ -93,11 +92,11 @@ class _Loop:
     def __init__(self, material: Path, source: str, target: str, generator: random.Random) -> None:
         self._pair = f"{source}-{target}"
         self._generator = generator
-        wanted = surfaces(load_tokenizer(material, target))
+        wanted = load_tokenizer(material, target).vocabulary_bytes
         ordinary = sorted(wanted.used - wanted.special)
         self._targets = [wanted.bytes[i] for i in ordinary if wanted.bytes[i]]
         exact = set(self._targets)
-        given = surfaces(load_tokenizer(material, source))
+        given = load_tokenizer(material, source).vocabulary_bytes
         self._queries = [given.bytes[i] for i in sorted(given.used) if given.bytes[i] not in exact]
 
     @property

@@ -41,6 +41,11 @@ class SparseDistribution:
         )
 
     @property
+    def num_rows(self) -> int:
+        """Number of label rows T."""
+        return len(self.tail_logprob)
+
+    @property
     def k(self) -> int:
         """Number of entries per row."""
         return int(self.indices.shape[1])

@@ -16,7 +16,6 @@ from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOP_M = 4
@@ -87,19 +86,20 @@ def compare(
     }
     spelling = spell(source, target, tables["nearest"])
     tables["spelled"] = spelled_table(tables["nearest"], spelling)
-    shapes = surfaces(source), surfaces(target)
+    shapes = source.vocabulary_bytes, target.vocabulary_bytes
     alignments = {
         mode: align_rows(source_rows, target_rows, mode, *shapes, tables["nearest"])
         for mode in {choice.positions for choice in CHOICES}
     }
     found = {
         choice: project(
-            knowledge,
+            knowledge.distribution,
             tables[choice.mapping],
             alignments[choice.positions],
             target_rows,
             source=source_rows,
             spelling=spelling,
+            label_logprob=knowledge.label_logprob,
             collisions=choice.collisions,
         )
         for choice in CHOICES

@@ -21,18 +21,18 @@ Not in the papers: FedMKT throws the teacher away in the first two cases.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.alignment.positions import Alignment
 from fedfuse.alignment.spelling import NO_TOKEN, Spelling
-from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import SparseDistribution, safe_log, top_k
 from fedfuse.tokenizers.label_rows import LabelRows
 
 
 def spanning(
-    knowledge: Knowledge,
+    teacher: SparseDistribution,
+    label_logprob: Float32[ndarray, " source_rows"],
     source: LabelRows,
     first: Int64[ndarray, " rows"],
     target_token: Int64[ndarray, " rows"],
@@ -45,7 +45,8 @@ def spanning(
     """Distributions of rows whose target tokens are each ``span`` source tokens long.
 
     Args:
-        knowledge: the source's, on T_s rows.
+        teacher: the source's distributions, on T_s rows.
+        label_logprob: ``[T_s]`` log-probability of the source's label tokens.
         source: its label rows.
         first: ``[R]`` the source row of each one's first token.
         target_token: ``[R]`` the target token that the source's tokens make up.
@@ -64,7 +65,7 @@ def spanning(
     for step in range(span):
         row = first + step
         label = source.token[row]
-        entries, values = knowledge.indices[row], knowledge.logprobs[row].astype(np.float64)
+        entries, values = teacher.indices[row], teacher.logprobs[row].astype(np.float64)
         is_label = entries == label[:, None]
         if step == 0:
             found = spelling.pieces[entries, 0].astype(np.int64)
@@ -75,8 +76,8 @@ def spanning(
         values = np.where(is_label, -np.inf, values + read[:, None])
         lost = np.where(found == NO_TOKEN, np.exp(values), 0.0).sum(axis=1)
         # A label that was not kept is in the tail; it goes on to the next step instead.
-        own = knowledge.label_logprob[row].astype(np.float64)
-        rest = np.exp(knowledge.tail_logprob[row].astype(np.float64))
+        own = label_logprob[row].astype(np.float64)
+        rest = np.exp(teacher.tail_logprob[row].astype(np.float64))
         rest -= np.where(is_label.any(axis=1), 0.0, np.exp(own))
         tail += lost + np.exp(read) * np.maximum(rest, 0.0)
         ids.append(found)
@@ -89,7 +90,7 @@ def spanning(
 
 
 def continuing(
-    knowledge: Knowledge,
+    teacher: SparseDistribution,
     row: Int64[ndarray, " rows"],
     before: Int64[ndarray, "rows seen"],
     spelling: Spelling,
@@ -102,7 +103,7 @@ def continuing(
     it was at the source's row: nothing is known of it.
 
     Args:
-        knowledge: the source's, on T_s rows.
+        teacher: the source's distributions, on T_s rows.
         row: ``[R]`` the source row of the token that the target is inside.
         before: ``[R, j]`` the j target tokens already read of it.
         spelling: source tokens in terms of target tokens.
@@ -110,8 +111,8 @@ def continuing(
         collisions: see ``top_k``.
     """
     seen = before.shape[1]
-    entries = knowledge.indices[row]
-    mass = np.exp(knowledge.logprobs[row].astype(np.float64))
+    entries = teacher.indices[row]
+    mass = np.exp(teacher.logprobs[row].astype(np.float64))
     goes_on = np.ones(entries.shape, dtype=bool)
     for place in range(seen):
         goes_on &= spelling.pieces[entries, place] == before[:, place, None]
@@ -119,7 +120,7 @@ def continuing(
     following = spelling.pieces[entries, seen].astype(np.int64)
     total = mass.sum(axis=1)
     usable = total > 0
-    outside = np.exp(knowledge.tail_logprob[row].astype(np.float64))
+    outside = np.exp(teacher.tail_logprob[row].astype(np.float64))
     share = mass * ((1.0 - outside) / np.where(usable, total, 1.0))[:, None]
     ended = following == NO_TOKEN
     tail = outside + np.where(ended, share, 0.0).sum(axis=1)
@@ -159,7 +160,8 @@ def leads(
 
 
 def merged_rows(
-    knowledge: Knowledge,
+    teacher: SparseDistribution,
+    label_logprob: Float32[ndarray, " source_rows"],
     source: LabelRows,
     target: LabelRows,
     alignment: Alignment,
@@ -172,13 +174,15 @@ def merged_rows(
     lead = leads(source, target, alignment, spelling)
     for span, rows in rows_by(np.where((alignment.span > 1) | (lead != 0), alignment.span, 0), 1):
         first, token = alignment.source_row[rows], target.token[rows]
-        said = spanning(knowledge, source, first, token, spelling, span, lead[rows], k, collisions)
+        said = spanning(
+            teacher, label_logprob, source, first, token, spelling, span, lead[rows], k, collisions
+        )
         result.append((rows, said))
     for seen, rows in rows_by(alignment.seen, 1):
         if seen >= spelling.pieces.shape[1]:
             break  # further inside a token than its spelling is known
         before = target.token[rows[:, None] + np.arange(-seen, 0)]
-        said = continuing(knowledge, alignment.source_row[rows], before, spelling, k, collisions)
+        said = continuing(teacher, alignment.source_row[rows], before, spelling, k, collisions)
         result.append((rows, said))
     return result
 

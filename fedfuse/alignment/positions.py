@@ -63,8 +63,8 @@ def align_rows(
     source: LabelRows,
     target: LabelRows,
     mode: str = "boundary",
-    source_surfaces: VocabularyBytes | None = None,
-    target_surfaces: VocabularyBytes | None = None,
+    source_bytes: VocabularyBytes | None = None,
+    target_bytes: VocabularyBytes | None = None,
     table: VocabularyTable | None = None,
 ) -> Alignment:
     """Pair the target's label rows with the source's.
@@ -73,8 +73,8 @@ def align_rows(
         source: label rows of the samples under the source tokenizer, T_s in all.
         target: label rows of the same samples under the target tokenizer.
         mode: "boundary", "merge" (what runs use, together with ``spell``) or "dtw".
-        source_surfaces: bytes of the source's tokens; needed by "dtw".
-        target_surfaces: bytes of the target's tokens; needed by "dtw".
+        source_bytes: bytes of the source's tokens; needed by "dtw".
+        target_bytes: bytes of the target's tokens; needed by "dtw".
         table: source to target vocabulary; if given, "dtw" keeps a pair only if the tokens agree.
 
     Raises:
@@ -91,9 +91,9 @@ def align_rows(
         return _merged(source, target)
     if mode != "dtw":
         raise FedfuseError(f"alignment mode is {mode!r}; allowed: {', '.join(MODES)}")
-    if source_surfaces is None or target_surfaces is None:
+    if source_bytes is None or target_bytes is None:
         raise FedfuseError("alignment mode dtw needs the surfaces of both tokenizers; one is None")
-    matched = _by_warping(source, target, source_surfaces, target_surfaces)
+    matched = _by_warping(source, target, source_bytes, target_bytes)
     if table is not None:
         agree = table.best[source.token[matched]] == target.token
         matched = np.where(agree, matched, UNMATCHED)
@@ -171,8 +171,8 @@ def _last_of_each_place(
 def _by_warping(
     source: LabelRows,
     target: LabelRows,
-    source_surfaces: VocabularyBytes,
-    target_surfaces: VocabularyBytes,
+    source_bytes: VocabularyBytes,
+    target_bytes: VocabularyBytes,
 ) -> Int64[ndarray, " target_rows"]:
     """Dynamic time warping by sample; rows to which several source rows fall are unmatched."""
     matched = np.full(len(target.token), UNMATCHED, dtype=np.int64)
@@ -182,8 +182,8 @@ def _by_warping(
         if s0 == s1 or t0 == t1:
             continue
         cost = process.cdist(
-            [source_surfaces.bytes[token] for token in source.token[s0:s1]],
-            [target_surfaces.bytes[token] for token in target.token[t0:t1]],
+            [source_bytes.bytes[token] for token in source.token[s0:s1]],
+            [target_bytes.bytes[token] for token in target.token[t0:t1]],
             scorer=Levenshtein.distance,
             dtype=np.int32,
         )

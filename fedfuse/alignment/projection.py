@@ -24,7 +24,6 @@ from fedfuse.alignment.positions import Alignment
 from fedfuse.alignment.spelling import Spelling
 from fedfuse.alignment.vocabulary_map import VocabularyTable
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution, safe_log, top_k
 from fedfuse.tokenizers.label_rows import LabelRows
 
@@ -34,20 +33,21 @@ _ROWS = 4096
 
 
 def project(
-    knowledge: Knowledge,
+    teacher: SparseDistribution,
     table: VocabularyTable,
     alignment: Alignment,
     target: LabelRows,
     *,
     source: LabelRows | None = None,
     spelling: Spelling | None = None,
+    label_logprob: Float32[ndarray, " source_rows"] | None = None,
     collisions: str = "sum",
     unmatched: str = "skip",
 ) -> SparseDistribution:
     """Project a teacher's knowledge onto a student's rows.
 
     Args:
-        knowledge: the teacher's, on T_s rows of its own.
+        teacher: its distributions on T_s label rows of its own.
         table: teacher's vocabulary to student's.
         alignment: which of the teacher's rows speak of each of the student's (``align_rows``).
         target: the student's label rows.
@@ -63,14 +63,12 @@ def project(
     """
     _check("collisions", collisions, " or ".join(DUPLICATE_RULES), collisions in DUPLICATE_RULES)
     _check("unmatched", unmatched, " or ".join(UNMATCHED_RULES), unmatched in UNMATCHED_RULES)
-    rows, k = len(target.token), max(knowledge.k, 1)
+    rows, k = len(target.token), max(teacher.k, 1)
     paired = alignment.source_row
     _check("source_row", paired.shape, (rows,), paired.shape == (rows,))
-    _in_range("source_row", paired, -1, knowledge.rows)
-    _in_range("knowledge.indices", knowledge.indices, 0, len(table.target))
+    _in_range("source_row", paired, -1, teacher.num_rows)
+    _in_range("teacher.indices", teacher.indices, 0, len(table.target))
     single = (alignment.span == 1) & (alignment.seen == 0)
-    if spelling is None or source is None:
-        _check("spelling", None, "given for a merged alignment", bool(single.all()))
 
     result = SparseDistribution.empty(rows, k, tail_logprob=0.0)
     share = None
@@ -83,13 +81,17 @@ def project(
         list(
             pool.map(
                 lambda part: _project_single(
-                    knowledge, table.target, share, paired[part], part, collisions, result
+                    teacher, table.target, share, paired[part], part, collisions, result
                 ),
                 parts,
             )
         )
-    if spelling is not None and source is not None:
-        merged = merged_rows(knowledge, source, target, alignment, spelling, k, collisions)
+    if spelling is None or source is None or label_logprob is None:
+        _check("spelling", None, "given for a merged alignment", bool(single.all()))
+    else:
+        merged = merged_rows(
+            teacher, label_logprob, source, target, alignment, spelling, k, collisions
+        )
         for part, found in merged:
             _fill(result, part, found)
     if unmatched == "one-hot":
@@ -102,22 +104,22 @@ def project(
 
 
 def _project_single(
-    knowledge: Knowledge,
+    teacher: SparseDistribution,
     goal: Int64[ndarray, "vocab m"],
     share: Float32[ndarray, "vocab m"] | None,
-    teacher: Int64[ndarray, " part"],
+    teacher_row: Int64[ndarray, " part"],
     part: Int64[ndarray, " part"],
     collisions: str,
     result: SparseDistribution,
 ) -> None:
     """Rows that a single row of the teacher answers."""
-    entries, logs = knowledge.indices[teacher], knowledge.logprobs[teacher]
+    entries, logs = teacher.indices[teacher_row], teacher.logprobs[teacher_row]
     ids = goal[entries].reshape(len(part), -1)
     if share is not None:
         logs = (logs[:, :, None] + share[entries]).reshape(ids.shape)
     k = result.indices.shape[1]
     result.indices[part], result.logprobs[part], lost = top_k(ids, logs, k, collisions)
-    tail_logprob = knowledge.tail_logprob[teacher]
+    tail_logprob = teacher.tail_logprob[teacher_row]
     if lost.any():
         grown = np.logaddexp(tail_logprob.astype(np.float64), safe_log(lost))
         tail_logprob = np.where(lost > 0, grown, tail_logprob)

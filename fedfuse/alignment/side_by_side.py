@@ -19,7 +19,6 @@ from numpy import ndarray
 from fedfuse.alignment.positions import Alignment, align_rows
 from fedfuse.alignment.vocabulary_map import VocabularyTable
 from fedfuse.tokenizers.label_rows import LabelRows
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.token_ends import UNKNOWN
 from fedfuse.tokenizers.tokenizer import TextTokenizer, TokenizedText
 
@@ -115,7 +114,9 @@ def align_texts(
     """
     ours, theirs = source.encode(texts), target.encode(texts)
     our_rows, their_rows = text_rows(ours), text_rows(theirs)
-    pairs = align_rows(our_rows, their_rows, positions, surfaces(source), surfaces(target), table)
+    pairs = align_rows(
+        our_rows, their_rows, positions, source.vocabulary_bytes, target.vocabulary_bytes, table
+    )
     used = _used_rows(pairs, len(our_rows.token))
     served = pairs.source_row >= 0
     coverage = Coverage(

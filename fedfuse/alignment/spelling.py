@@ -18,7 +18,6 @@ from jaxtyping import Int32, Int64, UInt64
 from numpy import ndarray
 
 from fedfuse.alignment.vocabulary_map import VocabularyTable, ids_of_texts
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 NO_TOKEN = -1
@@ -96,7 +95,7 @@ def spell(source: TextTokenizer, target: TextTokenizer, table: VocabularyTable) 
         target: the tokenizer to spell with.
         table: source to target; what has distance 0 there, or cannot be spelled, is taken from it.
     """
-    shapes, id_of = surfaces(source), ids_of_texts(surfaces(target))
+    shapes, id_of = source.vocabulary_bytes, ids_of_texts(target.vocabulary_bytes)
     pieces = np.full((source.vocab_size, _LONGEST), NO_TOKEN, dtype=np.int32)
     pieces[:, 0] = table.best
     wanted = np.flatnonzero(table.distance[:, 0] > 0).tolist()

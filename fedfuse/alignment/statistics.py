@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from fedfuse.alignment.vocabulary_map import VocabularyTable
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Distances 0, 1, 2, 3, and all from 4.
@@ -62,7 +62,7 @@ def table_statistics(
         FedfuseError: for a table with one target a token where there are more, which cannot tell a
             tie.
     """
-    ours, theirs = surfaces(source), surfaces(target)
+    ours, theirs = source.vocabulary_bytes, target.vocabulary_bytes
     m, texts = table.target.shape[1], np.flatnonzero(_stands_for_text(theirs)).tolist()
     if m < 2 and len({theirs.bytes[i] for i in texts}) > 1:
         raise FedfuseError(f"table has m = {m} targets a token; allowed: at least 2, to see ties")
@@ -92,7 +92,7 @@ def table_examples(
     Returns:
         ``DISTANCES`` lists of at most ``each`` examples, ascending by id.
     """
-    text = _stands_for_text(surfaces(source))
+    text = _stands_for_text(source.vocabulary_bytes)
     bucket = table.distance[:, 0].clip(max=DISTANCES - 1)
     result = []
     for distance in range(DISTANCES):

@@ -23,7 +23,7 @@ from numpy import ndarray
 
 from fedfuse.alignment.nearest import Progress, nearest_texts
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.token_bytes import VocabularyBytes, surfaces
+from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Part of every cache file's name: raise it when the same tokenizers would give another table.
@@ -106,12 +106,12 @@ def minimum_edit_distance_table(
         own = np.arange(source.vocab_size)[:, None].repeat(m, axis=1)
         return VocabularyTable(own, np.zeros(own.shape, dtype=np.int32))
     if cache_dir is None:
-        return _build(surfaces(source), surfaces(target), unit, m, progress)
+        return _build(source.vocabulary_bytes, target.vocabulary_bytes, unit, m, progress)
     pair = f"{source.fingerprint[:32]}-{target.fingerprint[:32]}"
     path = cache_dir / f"mined-v{_CACHE_VERSION}-{unit}-{m}-{pair}.npz"
     table = _load(path, source.vocab_size, target.vocab_size)
     if table is None:
-        table = _build(surfaces(source), surfaces(target), unit, m, progress)
+        table = _build(source.vocabulary_bytes, target.vocabulary_bytes, unit, m, progress)
         _save(path, table)
     return table
 

@@ -23,7 +23,6 @@ from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import scored_bytes
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
@@ -94,7 +93,12 @@ class KnowledgeAligner:
             _, rows = label_rows(source, self._public, self._max_length)
             table, spelling = self._vocabulary(source)
             alignment = align_rows(
-                rows, self.rows, self._positions, surfaces(source), surfaces(self.tokenizer), table
+                rows,
+                self.rows,
+                self._positions,
+                source.vocabulary_bytes,
+                self.tokenizer.vocabulary_bytes,
+                table,
             )
             label_bytes = scored_bytes(self._public, rows, self._max_length)
             known = TokenizerPair(rows, label_bytes, table, alignment, spelling)
@@ -158,19 +162,17 @@ class KnowledgeAligner:
         """Foreign knowledge on one's own label rows."""
         dictionary = self.dictionary(source)
         return project(
-            knowledge,
+            knowledge.distribution,
             dictionary.table,
             dictionary.alignment,
             self.rows,
             source=dictionary.rows,
             spelling=dictionary.spelling,
+            label_logprob=knowledge.label_logprob,
             collisions=self._collisions,
             unmatched=self._unmatched,
         )
 
     def own(self, knowledge: Knowledge) -> SparseDistribution:
         """One's own knowledge, as a candidate beside translated ones."""
-        weight = np.ones(knowledge.rows, dtype=np.float32)
-        return SparseDistribution(
-            knowledge.indices, knowledge.logprobs, knowledge.tail_logprob, weight
-        )
+        return knowledge.distribution

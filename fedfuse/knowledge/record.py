@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int64
 from numpy import ndarray
 
 from fedfuse.knowledge.checking import check
+from fedfuse.sparse import SparseDistribution
 
 # For rounding in whoever computed a distribution: what comes off the wire has mass one again.
 MASS_TOLERANCE = 1e-3
@@ -46,6 +47,12 @@ class Knowledge:
     label_bytes: Int64[ndarray, " n"]
     tokenizer: str
     public: str
+
+    @property
+    def distribution(self) -> SparseDistribution:
+        """The distributions alone, all rows of them known."""
+        weight = np.ones(self.rows, dtype=np.float32)
+        return SparseDistribution(self.indices, self.logprobs, self.tail_logprob, weight)
 
     @property
     def samples(self) -> int:

@@ -8,15 +8,12 @@ of a class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.token_decoder import BYTE_TOKEN, TokenDecoder
-
-if TYPE_CHECKING:
-    from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # The field below is called ``bytes`` as well; an alias keeps the two apart.
 TokenBytes = bytes
@@ -42,20 +39,6 @@ class VocabularyBytes:
     special: frozenset[int]
     fallback: frozenset[int]
     used: frozenset[int]
-
-
-def surfaces(tokenizer: TextTokenizer) -> VocabularyBytes:
-    """The surface of every token of ``tokenizer``."""
-    roles: dict[int, tuple[str, ...]] = {}
-    for role, token_id in tokenizer.special_ids.items():
-        roles[token_id] = (*roles.get(token_id, ()), role)
-    return VocabularyBytes(
-        bytes=tokenizer.token_bytes,
-        roles=roles,
-        special=frozenset(roles) | tokenizer.marked_special,
-        fallback=frozenset(_fallback_ids(tokenizer)),
-        used=frozenset(tokenizer.vocabulary.values()),
-    )
 
 
 def token_bytes(spec: Mapping[str, Any], vocabulary: Mapping[str, int], size: int) -> list[bytes]:
@@ -93,9 +76,9 @@ def _model_tokens(model: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(vocab if isinstance(vocab, Mapping) else (token for token, _ in vocab))
 
 
-def _fallback_ids(tokenizer: TextTokenizer) -> Iterator[int]:
+def byte_fallback_ids(vocabulary: Mapping[str, int], token_bytes: Sequence[bytes]) -> Iterator[int]:
     """Ids of the tokens ``<0xNN>``, where the tokenizer reads them as bytes: not all do."""
-    for token, token_id in tokenizer.vocabulary.items():
+    for token, token_id in vocabulary.items():
         match = BYTE_TOKEN.fullmatch(token)
-        if match and tokenizer.token_bytes[token_id] == bytes([int(match[1], 16)]):
+        if match and token_bytes[token_id] == bytes([int(match[1], 16)]):
             yield token_id

@@ -21,7 +21,7 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.token_bytes import token_bytes
+from fedfuse.tokenizers.token_bytes import VocabularyBytes, byte_fallback_ids, token_bytes
 from fedfuse.tokenizers.token_ends import token_ends
 
 if TYPE_CHECKING:
@@ -176,9 +176,23 @@ class TextTokenizer:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """By id, the token's surface; see ``surface``."""
+        """By id, the bytes that a token stands for; ``b""`` for an id that no token has."""
         with _rust_errors("tokens cannot be read as bytes"):
             return token_bytes(self._spec, self.vocabulary, self.vocab_size)
+
+    @cached_property
+    def vocabulary_bytes(self) -> VocabularyBytes:
+        """The bytes of all tokens, and which tokens are special, byte fallbacks or unused."""
+        roles: dict[int, tuple[str, ...]] = {}
+        for role, token_id in self.special_ids.items():
+            roles[token_id] = (*roles.get(token_id, ()), role)
+        return VocabularyBytes(
+            bytes=self.token_bytes,
+            roles=roles,
+            special=frozenset(roles) | self.marked_special,
+            fallback=frozenset(byte_fallback_ids(self.vocabulary, self.token_bytes)),
+            used=frozenset(self.vocabulary.values()),
+        )
 
     def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Tokenize; no special tokens, no truncation, no padding.

@@ -24,7 +24,6 @@ from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.oracles import merge as oracle
 from tests.tokenizer_kinds import KINDS, TEXTS, by_hand, texts_strategy
@@ -77,13 +76,15 @@ def translate(
     rows, own = (label_rows(t, samples, 100)[1] for t in (source, target))
     table = minimum_edit_distance_table(source, target, None)
     spelling = spell(source, target, table)
+    knowledge = knowledge_of(rows, said, 4)
     found = project(
-        knowledge_of(rows, said, 4),
+        knowledge.distribution,
         spelled_table(table, spelling),
         align_rows(rows, own, "merge"),
         own,
         source=rows,
         spelling=spelling,
+        label_logprob=knowledge.label_logprob,
     )
     return found, own
 
@@ -198,18 +199,19 @@ def test_merge_equals_oracle(
     table, spelling = spellings[one, other]
     knowledge = random_knowledge(rows, source.vocab_size, 5, seed)
     projected = project(
-        knowledge,
+        knowledge.distribution,
         spelled_table(table, spelling),
         alignment,
         own,
         source=rows,
         spelling=spelling,
+        label_logprob=knowledge.label_logprob,
     )
     mass = np.exp(projected.logprobs.astype(float)).sum(1)
     np.testing.assert_allclose(mass + np.exp(projected.tail_logprob.astype(float)), 1, atol=1e-5)
     pieces = [[int(p) for p in row if p != NO_TOKEN] for row in spelling.pieces]
     heads = [row[0] for row in pieces]
-    texts = ids_of_texts(surfaces(target))
+    texts = ids_of_texts(target.vocabulary_bytes)
     for t, (row, span, seen) in enumerate(expected):
         got = probabilities(projected, t)
         lead = 0
@@ -251,7 +253,7 @@ def test_pieces_spell_the_token(
 ) -> None:
     source, target = tokenizers[one], tokenizers[other]
     table, spelling = spellings[one, other]
-    shapes, spelled = surfaces(source), 0
+    shapes, spelled = source.vocabulary_bytes, 0
     for token_id in sorted(shapes.used - shapes.special):
         pieces = [int(p) for p in spelling.pieces[token_id] if p != NO_TOKEN]
         text = b"".join(target.token_bytes[p] for p in pieces)
@@ -269,7 +271,7 @@ def test_pieces_spell_the_token(
 def test_digests_find_the_token_of_joined_bytes(tokenizers: dict[str, TextTokenizer]) -> None:
     source, target = tokenizers["byte-level"], tokenizers["wordpiece"]
     spelling = spell(source, target, minimum_edit_distance_table(source, target, None))
-    shapes, texts = surfaces(source), ids_of_texts(surfaces(target))
+    shapes, texts = source.vocabulary_bytes, ids_of_texts(target.vocabulary_bytes)
     ids = np.array(sorted(shapes.used - shapes.special))
     front = np.zeros((), dtype=np.uint64)
     joined = spelling.joined(spelling.joined(front, ids)[:, None], ids[None, :])
@@ -292,5 +294,5 @@ def test_a_merged_alignment_needs_a_spelling() -> None:
     table = VocabularyTable(np.zeros((1, 1), int), np.zeros((1, 1), np.int32))
     knowledge = knowledge_of(rows, [{0: 0.5}, {0: 0.5}], 1)
     with pytest.raises(FedfuseError, match="spelling is None; allowed: given"):
-        project(knowledge, table, alignment, own)
-    assert project(knowledge, table, one_to_one(np.array([0])), own).weight
+        project(knowledge.distribution, table, alignment, own)
+    assert project(knowledge.distribution, table, one_to_one(np.array([0])), own).weight

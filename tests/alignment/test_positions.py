@@ -14,7 +14,6 @@ from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.oracles import boundary, dtw
 from tests.tokenizer_kinds import KINDS, by_hand, texts_strategy
@@ -70,7 +69,7 @@ def test_row_convention(
     samples = [Sample("the", " cat sat the cats"), Sample("", "sat the cat")]
     pair = (words, letters) if forth else (letters, words)
     (source_ids, source), (target_ids, target) = (label_rows(t, samples, 50) for t in pair)
-    shapes = [surfaces(t) for t in pair]
+    shapes = [t.vocabulary_bytes for t in pair]
     table = minimum_edit_distance_table(*pair, None)
     found = align_rows(source, target, mode, *shapes, table).source_row
     pairs = [(t, s) for t, s in enumerate(found.tolist()) if s >= 0]
@@ -175,7 +174,7 @@ def test_dtw_by_hand(words: TextTokenizer) -> None:
     samples = [Sample("", "the cats sat"), Sample("", ""), Sample("the", " sat")]
     source = label_rows(words, samples, 20)[1]
     target = label_rows(other, samples, 20)[1]
-    shapes = surfaces(words), surfaces(other)
+    shapes = words.vocabulary_bytes, other.vocabulary_bytes
     assert align_rows(source, target, "dtw", *shapes).source_row.tolist() == [0, 1, -1, 4]
     # The other way "s" and " sat" have the one row " sat" each; by the table it is not "s".
     back = align_rows(target, source, "dtw", *shapes[::-1])
@@ -194,7 +193,7 @@ def test_dtw_equals_oracle(
     samples = [Sample(*pair) for pair in pairs]
     tokenizers_ = tokenizers[one], tokenizers[other]
     source, target = (label_rows(t, samples, 10)[1] for t in tokenizers_)
-    shapes = [surfaces(t) for t in tokenizers_]
+    shapes = [t.vocabulary_bytes for t in tokenizers_]
     found = align_rows(source, target, "dtw", *shapes).source_row
     expected = []
     for i in range(len(samples)):
@@ -213,6 +212,6 @@ def test_refusals(words: TextTokenizer, letters: TextTokenizer) -> None:
     with pytest.raises(FedfuseError, match="'diagonal'; allowed: merge, boundary, dtw"):
         align_rows(source, target, "diagonal")
     with pytest.raises(FedfuseError, match="needs the surfaces"):
-        align_rows(source, target, "dtw", surfaces(words))
+        align_rows(source, target, "dtw", words.vocabulary_bytes)
     with pytest.raises(FedfuseError, match="2 samples, target rows of 1"):
         align_rows(source, label_rows(letters, SAMPLES[:1], 50)[1])

@@ -65,7 +65,7 @@ TABLE = table_of([7, 5, 5, 7])
 def test_sum_by_hand() -> None:
     """0.3 and 0.2 meet at 5 and overtake the 0.4 at 7; 0.5 and 0.25 meet at 7."""
     found = project(
-        KNOWLEDGE,
+        KNOWLEDGE.distribution,
         TABLE,
         one_to_one(np.array([1, -1, 0])),
         rows_of([7, 8, 9]),
@@ -83,7 +83,7 @@ def test_sum_by_hand() -> None:
 def test_paper_rule_by_hand() -> None:
     """The first wins and what it displaces is tail; no teacher gives the predicted token."""
     found = project(
-        KNOWLEDGE,
+        KNOWLEDGE.distribution,
         TABLE,
         one_to_one(np.array([1, -1, 0])),
         rows_of([7, 8, 9]),
@@ -104,7 +104,7 @@ def test_one_hot_is_on_the_predicted_token() -> None:
     (ids,), rows = label_rows(tokenizer, [Sample("", "a b c")], 10)
     assert ids.tolist() == [1, 2, 3, 4]
     found = project(
-        record([[0]], [[1.0]]),
+        record([[0]], [[1.0]]).distribution,
         table_of([0]),
         one_to_one(np.array([-1, -1, -1])),
         rows,
@@ -132,7 +132,7 @@ def test_a_perfect_teacher_stays_perfect_across_tokenizers(
             table = minimum_edit_distance_table(source, target, None)
             own = label_rows(target, samples, 200)[1]
             paired = align_rows(rows, own)
-            found = project(knowledge, table, paired, own)
+            found = project(knowledge.distribution, table, paired, own)
             taught = np.flatnonzero(found.weight)
             pairs = zip(rows.token[paired.source_row[taught]], own.token[taught], strict=True)
             same = [source.token_bytes[s] == target.token_bytes[t] for s, t in pairs]
@@ -175,7 +175,7 @@ def test_projection_equals_oracle(
 ) -> None:
     knowledge, table, source_row, target = problem
     found = project(
-        knowledge,
+        knowledge.distribution,
         table,
         one_to_one(source_row),
         target,
@@ -216,7 +216,7 @@ def test_identity_returns_its_input(
     identity = table_of(list(range(len(table.target))))
     target = rows_of([0] * knowledge.rows)
     found = project(
-        knowledge,
+        knowledge.distribution,
         identity,
         one_to_one(np.arange(knowledge.rows)),
         target,
@@ -233,7 +233,7 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
     """k = 0 teaches nothing, yet an unmatched row still gets its token."""
     empty = record(np.empty((1, 0)), np.empty((1, 0)))
     found = project(
-        empty,
+        empty.distribution,
         TABLE,
         one_to_one(np.array([0, -1])),
         rows_of([2, 3]),
@@ -254,12 +254,12 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
             {"alignment": one_to_one(np.array([-2, 0]))},
             r"source_row is \(-2, 0\); allowed: -1\.\.1",
         ),
-        ({"table": table_of([0, 0])}, r"knowledge.indices is \(0, 3\); allowed: 0\.\.1"),
+        ({"table": table_of([0, 0])}, r"teacher.indices is \(0, 3\); allowed: 0\.\.1"),
     ],
 )
 def test_refusals(change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {
-        "knowledge": KNOWLEDGE,
+        "teacher": KNOWLEDGE.distribution,
         "table": TABLE,
         "alignment": one_to_one(np.array([0, 1])),
         "target": rows_of([1, 2]),

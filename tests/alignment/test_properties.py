@@ -21,7 +21,6 @@ from fedfuse.data.sample import Sample
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.tokenizer_kinds import (
     MATERIAL,
@@ -99,7 +98,7 @@ def check_text(name: str, sample: Sample, rows: LabelRows, cut: int) -> None:
 @pairs
 def test_alignment(one: str, other: str) -> None:
     source, target = public(one), public(other)
-    shapes = surfaces(source), surfaces(target)
+    shapes = source.vocabulary_bytes, target.vocabulary_bytes
 
     @many
     @given(texts_strategy(8), texts_strategy(), lengths, lengths)
@@ -133,7 +132,7 @@ def test_projection_conserves_mass(one: str, other: str) -> None:
         alignment = align_rows(rows, goal)
         knowledge = random_knowledge(len(rows.token), len(table.target), rows.offsets, seed=seed)
         found = project(
-            knowledge,
+            knowledge.distribution,
             table,
             alignment,
             goal,
@@ -168,7 +167,7 @@ def test_a_tokenizer_teaches_itself_as_it_is(name: str) -> None:
         rows = label_rows(tokenizer, [Sample(prompt, answer)], 64)[1]
         alignment = align_rows(rows, rows)
         knowledge = random_knowledge(len(rows.token), len(table.target), rows.offsets, seed=seed)
-        found = project(knowledge, table, alignment, rows)
+        found = project(knowledge.distribution, table, alignment, rows)
         matched = alignment.source_row >= 0
         # Rows that are not paired with themselves share their place, or do not know it.
         assert (alignment.source_row[matched] == np.flatnonzero(matched)).all()

@@ -11,7 +11,6 @@ from fedfuse.alignment.positions import align_rows
 from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.data.sample import Sample
 from fedfuse.tokenizers.label_rows import label_rows
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.tokenizer_kinds import MATERIAL, TEXTS, load_real
 from tests.tokenizers.test_token_ends import check_lossless, check_sanity
@@ -71,7 +70,7 @@ def test_boundary_alignment(trio: dict[str, TextTokenizer]) -> None:
 @needs
 def test_words_are_found_in_the_other_vocabulary(trio: dict[str, TextTokenizer]) -> None:
     """A table of everything is slow for a test: the surfaces are what makes it exact."""
-    sets = {name: set(surfaces(tokenizer).bytes) for name, tokenizer in trio.items()}
+    sets = {name: set(tokenizer.vocabulary_bytes.bytes) for name, tokenizer in trio.items()}
     for word in (b" the", b" people", b"ing", b" and"):
         assert all(word in tokens for tokens in sets.values())
     assert "日".encode() in sets["llama2"]

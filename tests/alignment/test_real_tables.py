@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks.mined_oracle import oracle
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.oracles.mined import edit_distance
 from tests.tokenizer_kinds import MATERIAL, load_real
@@ -34,7 +33,7 @@ def test_random_tokens(real_table: tuple[TextTokenizer, TextTokenizer, Vocabular
     source, target, table = real_table
     chosen = random.Random(0).sample(range(source.vocab_size), SAMPLE)
     # Where rules other than the nearest text decide: specials, and bytes with two tokens.
-    shapes = surfaces(source)
+    shapes = source.vocabulary_bytes
     chosen += sorted(shapes.special) + sorted(shapes.fallback)
     ids, distances, _ = oracle(source, target, "bytes", only=chosen)
     np.testing.assert_array_equal(table.target[chosen, 0], ids)
@@ -47,7 +46,7 @@ def test_distances_are_true(
     """By the textbook, since the search of everything takes its distances from the same library."""
     source, target, table = real_table
     chosen = random.Random(1).sample(range(source.vocab_size), SAMPLE)
-    special = surfaces(source).special
+    special = source.vocabulary_bytes.special
     for token in set(chosen) - special:
         found = target.token_bytes[table.best[token]]
         assert table.distance[token, 0] == edit_distance(source.token_bytes[token], found)

@@ -20,7 +20,6 @@ from fedfuse.alignment.projection import project
 from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.data.sample import Sample
 from fedfuse.tokenizers.label_rows import label_rows
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.alignment.test_vocabulary_map import texts_by_id
 from tests.oracles import boundary, mined
@@ -270,7 +269,7 @@ def test_pair(unseen: dict[str, TextTokenizer], one: str, other: str) -> None:
     """Table, alignment and projection of every pair, texts cut at different places."""
     source, target = unseen[one], unseen[other]
     table = minimum_edit_distance_table(source, target, None)
-    candidates, special = texts_by_id(target), surfaces(source).special
+    candidates, special = texts_by_id(target), source.vocabulary_bytes.special
     for token in range(4, source.vocab_size, 83):  # the oracle is slow
         assert token not in special
         expected = mined.nearest(source.token_bytes[token], candidates)
@@ -287,7 +286,7 @@ def test_pair(unseen: dict[str, TextTokenizer], one: str, other: str) -> None:
         assert matched.any()
 
         knowledge = random_knowledge(len(rows.token), source.vocab_size, rows.offsets, seed=0)
-        found = project(knowledge, table, alignment, goal)
+        found = project(knowledge.distribution, table, alignment, goal)
         mass = np.exp(found.logprobs.astype(np.float64)).sum(axis=1) + np.exp(found.tail_logprob)
         np.testing.assert_allclose(mass, 1.0, atol=1e-5)
         assert found.weight.tolist() == matched.astype(float).tolist()

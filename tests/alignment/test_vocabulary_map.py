@@ -17,7 +17,6 @@ from rapidfuzz.distance import Levenshtein
 from fedfuse.alignment import vocabulary_map as vocabulary
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.alignment.workers import build_table
 from tests.oracles import mined
@@ -26,7 +25,7 @@ from tests.tokenizer_kinds import KINDS, by_hand
 
 def texts_by_id(tokenizer: TextTokenizer) -> dict[int, bytes]:
     """The candidates, by id; of equal texts only the one in use."""
-    found = surfaces(tokenizer)
+    found = tokenizer.vocabulary_bytes
     twins = {found.bytes[i] for i in found.used - found.special - found.fallback}
     return {
         i: found.bytes[i]
@@ -54,7 +53,7 @@ def test_table_equals_oracle(
     from_, to = tokenizers[source], tokenizers[target]
     table = minimum_edit_distance_table(from_, to, None)
     candidates = texts_by_id(to)
-    special = surfaces(from_).special
+    special = from_.vocabulary_bytes.special
     for token_id in range(4, from_.vocab_size, 37):  # the oracle is slow
         assert token_id not in special
         text = from_.token_bytes[token_id]

@@ -28,7 +28,6 @@ from benchmarks.projection_speed import AlignmentBench, reference
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.builtin.tokenizers import KINDS
 from fedfuse.config.run_config import parse
-from fedfuse.tokenizers.token_bytes import surfaces
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.federations import tiny_builtin as tiny_builtin
 
@@ -158,7 +157,7 @@ def test_reference_is_the_rule_of_the_paper(bench: AlignmentBench) -> None:
 
 
 def test_loop_gives_the_table(bench: AlignmentBench) -> None:
-    source, target = bench.source_surfaces, bench.target_surfaces
+    source, target = bench.source_bytes, bench.target_bytes
     texts = [target.bytes[i] for i in target.used - target.special if target.bytes[i]]
     for token in range(0, bench.source.vocab_size, 7):
         if token in source.special:
@@ -173,8 +172,8 @@ def test_oracle_confirms_the_tables(material: Path, tmp_path: Path) -> None:
     mined_oracle.main(material, path)
     results = read(path)["results"]
     assert len(results) == 4
-    given = surfaces(load_tokenizer(material, "gpt2"))
-    wanted = surfaces(load_tokenizer(material, "llama2"))
+    given = load_tokenizer(material, "gpt2").vocabulary_bytes
+    wanted = load_tokenizer(material, "llama2").vocabulary_bytes
     texts = {wanted.bytes[i] for i in wanted.used - wanted.special}
     for name in ("gpt2-llama2 bytes", "gpt2-llama2 characters"):
         counts = results[name]

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.token_bytes import surfaces, token_bytes
+from fedfuse.tokenizers.token_bytes import token_bytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.tokenizer_kinds import KINDS, by_hand
 
@@ -161,7 +161,7 @@ def test_added_tokens_are_literal() -> None:
     ]
     tokenizer = TextTokenizer.from_json(json.dumps(spec))
     assert tokenizer.token_bytes == [b"a", b" ", b"  ", "<|é|>".encode()]
-    found = surfaces(tokenizer)
+    found = tokenizer.vocabulary_bytes
     assert found.special == {3}
     assert found.roles == {}
 
@@ -258,7 +258,7 @@ def test_byte_tokens_are_fallback_only_where_they_are_read_as_bytes() -> None:
         rust = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
         if fallback:
             rust.decoder = decoders.ByteFallback()
-        found = surfaces(TextTokenizer.from_json(rust.to_str()))
+        found = TextTokenizer.from_json(rust.to_str()).vocabulary_bytes
         assert found.fallback == ({1} if fallback else set())
         assert found.bytes[1] == (b"A" if fallback else b"<0x41>")
 
@@ -270,7 +270,7 @@ def test_unknown_model_type_is_named() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_roles_and_special_ids(tokenizers: dict[str, TextTokenizer], kind: str) -> None:
-    found = surfaces(tokenizers[kind])
+    found = tokenizers[kind].vocabulary_bytes
     assert found.roles == {0: ("bos",), 1: ("eos",), 2: ("pad",), 3: ("unk",)}
     assert found.special == {0, 1, 2, 3}
     assert len(found.bytes) == len(found.used) == tokenizers[kind].vocab_size
@@ -279,7 +279,7 @@ def test_roles_and_special_ids(tokenizers: dict[str, TextTokenizer], kind: str) 
 
 def test_one_id_with_several_roles() -> None:
     tokenizer = by_hand("wordpiece", ["[U]", "end"], bos="end", eos="end", pad="end")
-    assert surfaces(tokenizer).roles == {0: ("unk",), 1: ("bos", "eos", "pad")}
+    assert tokenizer.vocabulary_bytes.roles == {0: ("unk",), 1: ("bos", "eos", "pad")}
 
 
 def test_kinds_agree_on_a_word(tokenizers: dict[str, TextTokenizer]) -> None:
