@@ -1,7 +1,7 @@
 """Size and speed of knowledge on the wire.
 
 Bytes per label row of the whole serialized message, fingerprints and all, with the run config's
-default k and mass; megabytes of knowledge in memory that are encoded or decoded in a second. Of two
+default k and top-p; megabytes of it in memory that are encoded or decoded in a second. Of two
 bodies of knowledge the worse counts: a real model's of worked answers, and one over the 32,000
 tokens of Llama 2, of bigrams counted on the same kind of text, each row of it another.
 """
@@ -23,7 +23,7 @@ from benchmarks.material import load_text, load_tokenizer
 from fedfuse.data.sample import Sample
 from fedfuse.flower.messages import pack_knowledge
 from fedfuse.knowledge.codec import decode, encode
-from fedfuse.knowledge.payload import write
+from fedfuse.knowledge.payload import encode_full
 from fedfuse.knowledge.quantizer import QUANTIZERS
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
@@ -110,42 +110,42 @@ def example_knowledge(material: Path, k: int, *, seed: int, quick: bool) -> dict
     return {"bigrams": bigrams(material, ROWS, k, seed), "model": of_model(material, ROWS, k)}
 
 
-def bytes_per_row(knowledge: Knowledge, wire: str, mass: float) -> float:
+def bytes_per_row(knowledge: Knowledge, bits: int, top_p: float) -> float:
     """Of the serialized message that carries the knowledge."""
     InProcessGrid(ClientApp(), [{}], {})  # messages belong to one
     content = RecordDict({})
-    pack_knowledge(content, write(knowledge, wire, mass))
-    return message_bytes(Message(content, 1, "train.local")) / knowledge.rows
+    pack_knowledge(content, encode_full(knowledge, bits, top_p))
+    return message_bytes(Message(content, 1, "train.local")) / knowledge.num_rows
 
 
 def measure_codec(
-    known: Mapping[str, Knowledge], timings: Timings, *, mass: float, repeats: int
+    known: Mapping[str, Knowledge], timings: Timings, *, top_p: float, repeats: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The worst of all bodies of knowledge, and everything that it was the worst of."""
-    raw: dict[str, Any] = {"mass": mass}
+    raw: dict[str, Any] = {"top_p": top_p}
     results: dict[str, float] = {}
     speeds: list[float] = []
-    for wire in QUANTIZERS:
-        sizes = {name: bytes_per_row(k, wire, mass) for name, k in known.items()}
-        whole = {name: bytes_per_row(k, wire, 1.0) for name, k in known.items()}
-        results[f"wire_bytes_per_row_{wire}"] = max(sizes.values())
-        raw[wire] = {"bytes_per_row": sizes, "bytes_per_row_of_all_k": whole}
+    for bits in QUANTIZERS:
+        sizes = {name: bytes_per_row(k, bits, top_p) for name, k in known.items()}
+        whole = {name: bytes_per_row(k, bits, 1.0) for name, k in known.items()}
+        results[f"wire_bytes_per_row_{bits}_bits"] = max(sizes.values())
+        raw[str(bits)] = {"bytes_per_row": sizes, "bytes_per_row_of_all_k": whole}
         for name, knowledge in known.items():
-            sent = trim(knowledge, mass)
+            sent = trim(knowledge, top_p)
             megabytes = sum(values.nbytes for values in sent.arrays().values()) / 1e6
-            message = encode(sent, wire)
+            message = encode(sent, bits)
             decode(message)  # tables are made once
             jobs: dict[str, Callable[[], object]] = {
-                f"encode {wire} {name}": partial(encode, sent, wire),
-                f"decode {wire} {name}": partial(decode, message),
+                f"encode {bits} {name}": partial(encode, sent, bits),
+                f"decode {bits} {name}": partial(decode, message),
             }
             timings.alternate(jobs, repeats)
             for step in ("encode", "decode"):
-                speed = megabytes / timings.median(f"{step} {wire} {name}")
-                raw[wire][f"{step}_mb_per_second {name}"] = speed
+                speed = megabytes / timings.median(f"{step} {bits} {name}")
+                raw[str(bits)][f"{step}_mb_per_second {name}"] = speed
                 speeds.append(speed)
     results["codec_mb_per_second"] = min(speeds)
     for name, knowledge in known.items():
-        kept = np.isfinite(trim(knowledge, mass).logprobs).sum(1).mean()
-        raw[name] = {"rows": knowledge.rows, "k": knowledge.k, "mean_kept_k": float(kept)}
+        kept = np.isfinite(trim(knowledge, top_p).logprobs).sum(1).mean()
+        raw[name] = {"rows": knowledge.num_rows, "k": knowledge.k, "mean_kept_k": float(kept)}
     return results, raw

@@ -62,7 +62,7 @@ def main(
     found, memory = measure_memory(large, seed=seed)
     known = example_knowledge(material, KnowledgeConfig().k, seed=seed, quick=quick)
     of_codec, codecs = measure_codec(
-        known, timings, mass=KnowledgeConfig().mass, repeats=min(repeats, 5)
+        known, timings, top_p=KnowledgeConfig().top_p, repeats=min(repeats, 5)
     )
     yield Measured(
         results | found | of_codec,

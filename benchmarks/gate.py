@@ -39,7 +39,7 @@ class Work:
         k = config.knowledge.k
         self.own = who.knowledge(k)
         self.heard = [(c.knowledge(k), c.tokenizer, c.view_contexts().loss) for c in candidates]
-        self.projected = [self.aligner.own(self.own)]
+        self.projected = [self.aligner.identity(self.own)]
         self.projected += [self.aligner(known, tokenizer) for known, tokenizer, _ in self.heard]
 
     def jobs(self, private: Any) -> dict[str, Callable[[], Any]]:

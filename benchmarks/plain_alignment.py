@@ -4,8 +4,8 @@ The usual way to implement FedMKT (arXiv 2406.02224), Section 3.2: for each sour
 the target vocabulary, per text a dynamic programme in nested loops, per target row a loop over the
 kept entries. Only the edit distance of two tokens is compiled code, that of the package
 editdistance, and the cells of the dynamic programme are those of a NumPy array. It gives what the
-library gives for mode "dtw" with ``collisions="first"`` and ``unmatched="one-hot"``, the paper's
-rule.
+library gives for mode "dtw" with ``duplicate_tokens="first"`` and
+``unaligned_positions="one-hot"``, the paper's rule.
 """
 
 from __future__ import annotations

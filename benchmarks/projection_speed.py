@@ -30,7 +30,7 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOP = 16
 # What a run does when it is told nothing.
-DEFAULT = KnowledgeConfig().positions
+DEFAULT = KnowledgeConfig().alignment
 # Longer than any text here: nothing is cut off.
 _UNLIMITED = 1 << 40
 
@@ -93,8 +93,8 @@ class AlignmentBench:
         self,
         case: AlignmentCase,
         mode: str = DEFAULT,
-        collisions: str = DUPLICATE_RULES[0],
-        unmatched: str = "skip",
+        duplicate_tokens: str = DUPLICATE_RULES[0],
+        unaligned_positions: str = "skip",
     ) -> SparseDistribution:
         """Align and project, with what a run has ready: surfaces, table and spelling."""
         alignment = align_rows(
@@ -102,14 +102,14 @@ class AlignmentBench:
         )
         return project(
             case.knowledge.distribution,
-            self.spelled if mode == "merge" else self.table,
+            self.spelled if mode == "chain-rule" else self.table,
             alignment,
             case.target,
             source=case.source,
-            spelling=self.spelling if mode == "merge" else None,
+            spelling=self.spelling if mode == "chain-rule" else None,
             label_logprob=case.knowledge.label_logprob,
-            collisions=collisions,
-            unmatched=unmatched,
+            duplicate_tokens=duplicate_tokens,
+            unaligned_positions=unaligned_positions,
         )
 
 
@@ -184,7 +184,7 @@ def _spans(rows: LabelRows) -> list[tuple[int, int]]:
 def measure_modes(
     bench: AlignmentBench, timings: Timings, *, repeats: int, tokens: int, dtw_tokens: int
 ) -> tuple[float, dict[str, Any]]:
-    """Target rows per second in default mode, and in every mode with every rule for collisions."""
+    """Target rows per second in default mode, and in every mode with every rule for duplicates."""
     cases = {False: bench.case(150, tokens), True: bench.case(150, dtw_tokens)}
     variants = {f"{mode} {rule}": (mode, rule) for mode in MODES for rule in DUPLICATE_RULES}
     for mode in MODES:

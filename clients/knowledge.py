@@ -47,7 +47,7 @@ from fedfuse.fusion.rules import RULES, LearningRule, NamedRule, Rule, find_rule
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.delta import digest
-from fedfuse.knowledge.payload import Payload, encode_delta, read, write
+from fedfuse.knowledge.payload import Payload, decode, encode_delta, encode_full
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
 from fedfuse.models.causal_lm import save_adapter
@@ -154,10 +154,10 @@ class DistillationClient:
         rules, tokenizer = self.config.knowledge, unpack_tokenizer(self._state)
         public = public_of_round(self.config, self.local_model, _round(request))
         aligner = new_aligner(self.local_model, rules, public)
-        rows = len(aligner.dictionary(tokenizer).rows.token)
-        knowledge = read(unpack_knowledge(request), self._known(HEARD), rows=rows, k=rules.k)
+        rows = len(aligner.pair(tokenizer).rows.token)
+        knowledge = decode(unpack_knowledge(request), self._known(HEARD), num_rows=rows, k=rules.k)
         aligner.verify(knowledge, tokenizer, public.fingerprint)
-        if rules.freshness:
+        if rules.delta_threshold:
             self._state[HEARD] = arrays_to_record(to_arrays(knowledge))
         fused_targets, rule = self._choose(request, public, aligner, knowledge)
         phase, state = self.config.client_distill, self._training("distill")
@@ -260,12 +260,14 @@ class DistillationClient:
     def _payload(self, now: Knowledge, held: str) -> Payload:
         """What this client knows, or what changed since the server was told what it holds."""
         rules, told = self.config.knowledge, self._known(TOLD)
-        if rules.freshness and told and digest(told) == held:
-            payload = encode_delta(now, told, rules.freshness, rules.wire, rules.mass)
+        if rules.delta_threshold and told and digest(told) == held:
+            payload = encode_delta(
+                now, told, rules.delta_threshold, rules.logprob_bits, rules.top_p
+            )
         else:
-            payload, told = write(now, rules.wire, rules.mass), None
-        if rules.freshness:
-            self._state[TOLD] = arrays_to_record(to_arrays(read(payload, told)))
+            payload, told = encode_full(now, rules.logprob_bits, rules.top_p), None
+        if rules.delta_threshold:
+            self._state[TOLD] = arrays_to_record(to_arrays(decode(payload, told)))
         return payload
 
     def _known(self, what: str) -> Knowledge | None:

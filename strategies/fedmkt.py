@@ -26,7 +26,7 @@ from fedfuse.fusion.fuser import AlignedTeacher, FusedTargets, KnowledgeFuser
 from fedfuse.fusion.rules import LearningRule, NamedRule, find_rule
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats
-from fedfuse.knowledge.payload import encode_delta, read, write
+from fedfuse.knowledge.payload import decode, encode_delta, encode_full
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.storage import from_arrays, to_arrays
 from fedfuse.tracking.checkpoints import as_array, as_texts, strip_prefix
@@ -115,11 +115,11 @@ class FedMKT(ModelStrategy):
         node = reply.metadata.src_node_id
         client, tokenizer = self.messenger.name(node), self.tokenizers[node]
         session, rules = self.session, self.config.knowledge
-        rows = len(session.aligner.dictionary(tokenizer).rows.token)
+        rows = len(session.aligner.pair(tokenizer).rows.token)
         payload = messages.unpack_knowledge(reply.content)
-        knowledge = read(payload, self.held.get(client), rows=rows, k=rules.k)
+        knowledge = decode(payload, self.held.get(client), num_rows=rows, k=rules.k)
         session.aligner.verify(knowledge, tokenizer, session.public.fingerprint)
-        if rules.freshness:
+        if rules.delta_threshold:
             self.held.put(client, knowledge)
         return knowledge
 
@@ -160,7 +160,7 @@ class FedMKT(ModelStrategy):
             node, loss = reply.metadata.src_node_id, take_loss(reply)
             knowledge = self.receive(reply)
             context_loss = (
-                messages.unpack_context_loss(reply.content, knowledge.samples)
+                messages.unpack_context_loss(reply.content, knowledge.num_samples)
                 if self.reads_contexts
                 else None
             )
@@ -202,14 +202,16 @@ class FedMKT(ModelStrategy):
     ) -> Iterable[Message]:
         """Steps 7 and 8: the server's knowledge, to every client."""
         now, rules = self.server_knowledge(), self.config.knowledge
-        payload, changes, before = write(now, rules.wire, rules.mass), None, ""
-        if rules.freshness:
+        payload, changes, before = encode_full(now, rules.logprob_bits, rules.top_p), None, ""
+        if rules.delta_threshold:
             if self.told:
-                changes = encode_delta(now, self.told, rules.freshness, rules.wire, rules.mass)
-                before = changes.before
-                now = read(changes, self.told)
-                payload = write(now, rules.wire, 1.0)
-            self.told = now if changes else read(payload)
+                changes = encode_delta(
+                    now, self.told, rules.delta_threshold, rules.logprob_bits, rules.top_p
+                )
+                before = changes.base
+                now = decode(changes, self.told)
+                payload = encode_full(now, rules.logprob_bits, 1.0)
+            self.told = now if changes else decode(payload)
         prompts = self.session.view_contexts() if self.clients_by.reads_contexts else None
         requests = []
         for node, client in self.messenger.names.items():
@@ -249,7 +251,7 @@ class FedMKT(ModelStrategy):
         """What the rule has learned; with freshness, what each side was told."""
         learned = self.rule.state() if isinstance(self.rule, LearningRule) else {}
         learned = {f"rule/{name}": value for name, value in learned.items()}
-        if not self.config.knowledge.freshness:
+        if not self.config.knowledge.delta_threshold:
             return learned
         told = to_arrays(self.told) if self.told else {}
         sides = {"held": as_array(self.held.state()), "heard": as_array(self.heard)}
@@ -259,7 +261,7 @@ class FedMKT(ModelStrategy):
         """Go on where ``state`` was taken."""
         if isinstance(self.rule, LearningRule):
             self.rule.load(strip_prefix(state, "rule/"))
-        if not self.config.knowledge.freshness:
+        if not self.config.knowledge.delta_threshold:
             return
         if told := strip_prefix(state, "told/"):
             self.told = from_arrays(told)

@@ -79,7 +79,7 @@ class ServerState:
         """Select the public samples of a round."""
         public = public_of_round(self.config, self.local_model, server_round)
         if public.fingerprint != self.public.fingerprint:
-            self.public, self.aligner = public, self.aligner.on(public.samples)
+            self.public, self.aligner = public, self.aligner.for_samples(public.samples)
 
     def knowledge(self) -> Knowledge:
         """What the server's model knows about the round's public samples."""

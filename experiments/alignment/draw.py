@@ -18,13 +18,13 @@ COLUMNS = {
     "loss_common": "loss, common rows",
     "loss_all": "loss, all rows",
 }
-COLOURS = {"dtw": "#d98c00", "boundary": "#c4699b", "merge": "#0f7fc4"}
+COLOURS = {"dtw": "#d98c00", "exact-boundary": "#c4699b", "chain-rule": "#0f7fc4"}
 
 
 def table(summary: Summary) -> str:
     """Markdown: one table per group, best loss on all rows in bold."""
     parts = []
-    heads = ("positions / collisions / mapping", *COLUMNS.values())
+    heads = ("alignment / duplicate tokens / mapping", *COLUMNS.values())
     for group, by_choice in summary.items():
         best = min(by_choice, key=lambda choice: by_choice[choice]["loss_all"][0])
         rows = []
@@ -65,7 +65,7 @@ def draw(summary: Summary, path: Path) -> None:
 
 def _look(choice: AlignmentChoice) -> dict[str, object]:
     return {
-        "color": COLOURS[choice.positions],
-        "alpha": 1.0 if choice.collisions == "sum" else 0.6,
+        "color": COLOURS[choice.alignment],
+        "alpha": 1.0 if choice.duplicate_tokens == "sum" else 0.6,
         "ecolor": "#1b1f24",
     }

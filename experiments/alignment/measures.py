@@ -26,25 +26,25 @@ class AlignmentChoice:
     """One way to align.
 
     Attributes:
-        positions: "boundary", "dtw" or "merge".
-        collisions: "sum" or "first".
+        alignment: "exact-boundary", "dtw" or "chain-rule".
+        duplicate_tokens: "sum" or "first".
         mapping: "nearest" (one to one), "top-4" or "spelled".
     """
 
-    positions: str
-    collisions: str
+    alignment: str
+    duplicate_tokens: str
     mapping: str
 
     def __str__(self) -> str:
-        return f"{self.positions} / {self.collisions} / {self.mapping}"
+        return f"{self.alignment} / {self.duplicate_tokens} / {self.mapping}"
 
 
 CHOICES = [
-    AlignmentChoice(positions, collisions, mapping)
-    for positions in ("dtw", "boundary", "merge")
-    for collisions in ("first", "sum")
+    AlignmentChoice(alignment, duplicate_tokens, mapping)
+    for alignment in ("dtw", "exact-boundary", "chain-rule")
+    for duplicate_tokens in ("first", "sum")
     for mapping in ("nearest", f"top-{TOP_M}", "spelled")
-    if mapping != "spelled" or positions == "merge"
+    if mapping != "spelled" or alignment == "chain-rule"
 ]
 PAPER = AlignmentChoice("dtw", "first", "nearest")
 
@@ -89,18 +89,18 @@ def compare(
     shapes = source.vocabulary_bytes, target.vocabulary_bytes
     alignments = {
         mode: align_rows(source_rows, target_rows, mode, *shapes, tables["nearest"])
-        for mode in {choice.positions for choice in CHOICES}
+        for mode in {choice.alignment for choice in CHOICES}
     }
     found = {
         choice: project(
             knowledge.distribution,
             tables[choice.mapping],
-            alignments[choice.positions],
+            alignments[choice.alignment],
             target_rows,
             source=source_rows,
             spelling=spelling,
             label_logprob=knowledge.label_logprob,
-            collisions=choice.collisions,
+            duplicate_tokens=choice.duplicate_tokens,
         )
         for choice in CHOICES
     }
@@ -114,7 +114,7 @@ def compare(
             target.vocab_size,
             bytes_of,
             common,
-            kept[alignments[choice.positions].source_row],
+            kept[alignments[choice.alignment].source_row],
         )
         for choice, projected in found.items()
     }

@@ -125,7 +125,7 @@ def _mean_and_spread(cells: list[dict[str, Any]], key: str) -> list[float]:
 
 
 def _choice(cell: dict[str, Any]) -> AlignmentChoice:
-    return AlignmentChoice(cell["positions"], cell["collisions"], cell["mapping"])
+    return AlignmentChoice(cell["alignment"], cell["duplicate_tokens"], cell["mapping"])
 
 
 @harness.experiment(

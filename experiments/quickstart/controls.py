@@ -23,7 +23,7 @@ class ShuffledKnowledge(FedFuse):
         """Verified, then shuffled."""
         knowledge = super().receive(reply)
         tokenizer = self.tokenizers[reply.metadata.src_node_id]
-        labels = self.session.aligner.dictionary(tokenizer).rows.token
+        labels = self.session.aligner.pair(tokenizer).rows.token
         return shuffle(knowledge, labels, self.config.seed)
 
     def server_knowledge(self) -> Knowledge:
@@ -44,8 +44,10 @@ def shuffle(knowledge: Knowledge, labels: Int64[ndarray, " rows"], seed: int) ->
         seed: of the permutation.
     """
     rng = np.random.default_rng(seed)
-    rank = np.arange(knowledge.rows) - np.repeat(knowledge.offsets[:-1], np.diff(knowledge.offsets))
-    source = np.arange(knowledge.rows)
+    rank = np.arange(knowledge.num_rows) - np.repeat(
+        knowledge.offsets[:-1], np.diff(knowledge.offsets)
+    )
+    source = np.arange(knowledge.num_rows)
     for r in np.unique(rank):
         rows = np.flatnonzero(rank == r)
         source[rows] = rng.permutation(rows)

@@ -33,7 +33,7 @@ from fedfuse.flower.messages import (
     unpack_context,
 )
 from fedfuse.fusion.fuser import AlignedTeacher
-from fedfuse.knowledge.payload import write
+from fedfuse.knowledge.payload import encode_full
 from fedfuse.knowledge.storage import load
 from fedfuse.simulation.in_process import InProcessGrid
 from fedfuse.tokenizers.load import load_tokenizer
@@ -53,7 +53,7 @@ class Measured(FedMKT):
         # What is there once, however many the clients are.
         own = self.session.local_model.knowledge(self.config.knowledge.k)
         for tokenizer in set(self.tokenizers.values()):
-            self.session.aligner.dictionary(tokenizer)
+            self.session.aligner.pair(tokenizer)
         told = patch.object(self.session.local_model, "knowledge", lambda *_: own)
         fuse = super().aggregate_train
         with told:
@@ -110,7 +110,7 @@ def playback(folder: Path, config: RunConfig) -> ClientApp:
     def local(message: Message, context: Context) -> Message:
         reply = RecordDict({"metrics": MetricRecord({"loss": 1.0})})
         knowledge = load(folder / KNOWLEDGE / f"{context.node_config['partition-id']}.bin")
-        pack_knowledge(reply, write(knowledge, "default", 1.0))
+        pack_knowledge(reply, encode_full(knowledge, 16, 1.0))
         pack_round(reply, unpack_context(message.content).round)
         return Message(reply, reply_to=message)
 

@@ -78,9 +78,9 @@ class Trial:
             self.server.tokenizer,
             material.public,
             config.data.max_length,
-            positions=rules.positions,
-            collisions=rules.collisions,
-            unmatched=rules.unmatched,
+            alignment=rules.alignment,
+            duplicate_tokens=rules.duplicate_tokens,
+            unaligned_positions=rules.unaligned_positions,
             cache=cache_root() / "tables",
         )
         self.server.adapter = material.start

@@ -30,9 +30,9 @@ from fedfuse.knowledge.top_p import trim
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-MASSES = (1.0, 0.99, 0.95)
+TOP_PS = (1.0, 0.99, 0.95)
 SMALL_K = (1, 4, 16)
-FLOAT32 = "float32"
+FLOAT32 = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,15 @@ class Encoding:
     """How knowledge travels.
 
     Attributes:
-        wire: a codec's name, or ``float32`` for knowledge as it is in memory.
-        mass: entries of a row are sent until they have this much.
+        logprob_bits: of the codec, or 32 for knowledge as it is in memory.
+        top_p: see ``trim``.
         k: entries of a row at most.
         tail: the mass outside the k entries is a class of its own; without, it is left out and the
             rest is scaled to one.
     """
 
-    wire: str
-    mass: float = 1.0
+    logprob_bits: int
+    top_p: float = 1.0
     k: int = 16
     tail: bool = True
 
@@ -56,21 +56,22 @@ class Encoding:
     def name(self) -> str:
         """As it is called in the results."""
         tail = "" if self.tail else " without tail"
-        return f"{self.wire}, mass {self.mass:g}, k {self.k}{tail}"
+        return f"{self.logprob_bits} bits, top-p {self.top_p:g}, k {self.k}{tail}"
 
     def travel(self, knowledge: Knowledge) -> tuple[Knowledge, int]:
         """What arrives, and the bytes that it took."""
-        sent = trim(knowledge, self.mass)
-        if self.wire == FLOAT32:
-            return sent, 8 * sent.indices.size + 8 * sent.rows  # 32-bit ids, floats, two more a row
-        message = encode(sent, self.wire)
+        sent = trim(knowledge, self.top_p)
+        if self.logprob_bits == FLOAT32:
+            # 32-bit ids, floats, two more a row
+            return sent, 8 * sent.indices.size + 8 * sent.num_rows
+        message = encode(sent, self.logprob_bits)
         return decode(message), len(message)
 
 
 REFERENCE = Encoding(FLOAT32)
 VARIANTS = (
     REFERENCE,
-    *(Encoding(wire, mass) for wire in ("default", "compact") for mass in MASSES),
+    *(Encoding(bits, top_p) for bits in (16, 8) for top_p in TOP_PS),
     *(Encoding(FLOAT32, k=k, tail=tail) for k in SMALL_K for tail in (True, False)),
 )
 
@@ -127,7 +128,7 @@ def told(
         knowledge, tokenizer = client(variant.k)
         received, taken = variant.travel(knowledge)
         arrived.append(fuser.align_teacher(received, tokenizer))
-        size, rows = size + taken, rows + knowledge.rows
+        size, rows = size + taken, rows + knowledge.num_rows
     fused_targets = fuser.fuse(arrived, dual_min_ce, variant.k, tail=variant.tail)
     return fused_targets.teacher, round(size / rows, 2)
 

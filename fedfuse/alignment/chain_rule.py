@@ -1,6 +1,6 @@
 """Projection between tokens of different lengths, by the chain rule.
 
-Alignment mode ``merge`` (``fedfuse.alignment.positions``) leaves target rows that no single
+Alignment mode ``chain-rule`` (``fedfuse.alignment.positions``) leaves target rows that no single
 source row answers as it is:
 
 A target token that is several source tokens long (``span``). The source says "wor", then, having
@@ -40,7 +40,7 @@ def spanning(
     span: int,
     lead: Int64[ndarray, " rows"],
     k: int,
-    collisions: str,
+    duplicate_tokens: str,
 ) -> SparseDistribution:
     """Distributions of rows whose target tokens are each ``span`` source tokens long.
 
@@ -55,7 +55,7 @@ def spanning(
         lead: ``[R]`` 1 where the target's token has a space in front that the source's has not, -1
             where it is the other way round, else 0.
         k: entries to keep.
-        collisions: see ``top_k``.
+        duplicate_tokens: see ``top_k``.
     """
     rows = len(first)
     ids, logs = [target_token[:, None]], []
@@ -86,7 +86,7 @@ def spanning(
         front = spelling.joined(front, label) if step else spelling.led(lead, label)
     logprobs = np.concatenate([read[:, None], *logs], axis=1)
     known = np.ones(rows, dtype=bool)
-    return _distribution(np.concatenate(ids, axis=1), logprobs, tail, known, k, collisions)
+    return _distribution(np.concatenate(ids, axis=1), logprobs, tail, known, k, duplicate_tokens)
 
 
 def continuing(
@@ -95,7 +95,7 @@ def continuing(
     before: Int64[ndarray, "rows seen"],
     spelling: Spelling,
     k: int,
-    collisions: str,
+    duplicate_tokens: str,
 ) -> SparseDistribution:
     """Distributions of rows whose target tokens are inside a source token.
 
@@ -108,7 +108,7 @@ def continuing(
         before: ``[R, j]`` the j target tokens already read of it.
         spelling: source tokens in terms of target tokens.
         k: entries to keep.
-        collisions: see ``top_k``.
+        duplicate_tokens: see ``top_k``.
     """
     seen = before.shape[1]
     entries = teacher.indices[row]
@@ -127,7 +127,7 @@ def continuing(
     share[ended] = 0.0
     ids = np.where(share > 0, following, NO_TOKEN)
     known = usable & (share > 0).any(axis=1)
-    return _distribution(ids, safe_log(share), tail, known, k, collisions)
+    return _distribution(ids, safe_log(share), tail, known, k, duplicate_tokens)
 
 
 def rows_by(
@@ -167,7 +167,7 @@ def merged_rows(
     alignment: Alignment,
     spelling: Spelling,
     k: int,
-    collisions: str,
+    duplicate_tokens: str,
 ) -> list[tuple[Int64[ndarray, " some"], SparseDistribution]]:
     """The target rows that no single source row answers, and their distributions."""
     result = []
@@ -175,14 +175,25 @@ def merged_rows(
     for span, rows in rows_by(np.where((alignment.span > 1) | (lead != 0), alignment.span, 0), 1):
         first, token = alignment.source_row[rows], target.token[rows]
         said = spanning(
-            teacher, label_logprob, source, first, token, spelling, span, lead[rows], k, collisions
+            teacher,
+            label_logprob,
+            source,
+            first,
+            token,
+            spelling,
+            span,
+            lead[rows],
+            k,
+            duplicate_tokens,
         )
         result.append((rows, said))
     for seen, rows in rows_by(alignment.seen, 1):
         if seen >= spelling.pieces.shape[1]:
             break  # further inside a token than its spelling is known
         before = target.token[rows[:, None] + np.arange(-seen, 0)]
-        said = continuing(teacher, alignment.source_row[rows], before, spelling, k, collisions)
+        said = continuing(
+            teacher, alignment.source_row[rows], before, spelling, k, duplicate_tokens
+        )
         result.append((rows, said))
     return result
 
@@ -193,9 +204,9 @@ def _distribution(
     tail: Float64[ndarray, " rows"],
     known: Bool[ndarray, " rows"],
     k: int,
-    collisions: str,
+    duplicate_tokens: str,
 ) -> SparseDistribution:
     """Rows with the k most likely of their candidates, and the probability outside them."""
-    indices, logs, lost = top_k(ids, logprobs, k, collisions)
+    indices, logs, lost = top_k(ids, logprobs, k, duplicate_tokens)
     tail_logprob = safe_log(tail + lost).astype(np.float32)
     return SparseDistribution(indices, logs, tail_logprob, known.astype(np.float32))

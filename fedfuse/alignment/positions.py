@@ -3,12 +3,12 @@
 Rows are label rows: row t predicts token t+1, and ``LabelRows.prefix`` says how many bytes of the
 text come before the predicted token. Three modes:
 
-``boundary``: two rows are paired when both predict from the same bytes of the same text. Exact and
-linear. Not in the paper.
+``exact-boundary``: two rows are paired when both predict from the same bytes of the same text.
+Exact and linear. Not in the paper.
 
-``merge``: as ``boundary``, and where the two tokenizers cut the text differently after that place,
-the source still teaches: several of its rows speak together of one long target token (``span``),
-and one of its rows speaks of several short target tokens (``seen``), as
+``chain-rule``: as ``exact-boundary``, and where the two tokenizers cut the text differently after
+that place, the source still teaches: several of its rows speak together of one long target token
+(``span``), and one of its rows speaks of several short target tokens (``seen``), as
 ``fedfuse.alignment.chain_rule`` says. Not in the paper.
 
 ``dtw``: FedMKT (arXiv 2406.02224), Section 3.2 and Appendix B: dynamic time warping of the two
@@ -33,8 +33,8 @@ from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.label_rows import LabelRows
 from fedfuse.tokenizers.token_bytes import VocabularyBytes
 
-UNMATCHED = -1
-MODES = ("merge", "boundary", "dtw")
+UNALIGNED = -1
+MODES = ("chain-rule", "exact-boundary", "dtw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def one_to_one(source_row: Int64[ndarray, " target_rows"]) -> Alignment:
 def align_rows(
     source: LabelRows,
     target: LabelRows,
-    mode: str = "boundary",
+    mode: str = "exact-boundary",
     source_bytes: VocabularyBytes | None = None,
     target_bytes: VocabularyBytes | None = None,
     table: VocabularyTable | None = None,
@@ -72,7 +72,7 @@ def align_rows(
     Args:
         source: label rows of the samples under the source tokenizer, T_s in all.
         target: label rows of the same samples under the target tokenizer.
-        mode: "boundary", "merge" (what runs use, together with ``spell``) or "dtw".
+        mode: "exact-boundary", "chain-rule" (what runs use, together with ``spell``) or "dtw".
         source_bytes: bytes of the source's tokens; needed by "dtw".
         target_bytes: bytes of the target's tokens; needed by "dtw".
         table: source to target vocabulary; if given, "dtw" keeps a pair only if the tokens agree.
@@ -85,9 +85,9 @@ def align_rows(
             f"source rows are of {len(source.offsets) - 1} samples, target rows of "
             f"{len(target.offsets) - 1}; allowed: the same samples"
         )
-    if mode == "boundary":
+    if mode == "exact-boundary":
         return one_to_one(_by_boundary(source, target))
-    if mode == "merge":
+    if mode == "chain-rule":
         return _merged(source, target)
     if mode != "dtw":
         raise FedfuseError(f"alignment mode is {mode!r}; allowed: {', '.join(MODES)}")
@@ -96,7 +96,7 @@ def align_rows(
     matched = _by_warping(source, target, source_bytes, target_bytes)
     if table is not None:
         agree = table.best[source.token[matched]] == target.token
-        matched = np.where(agree, matched, UNMATCHED)
+        matched = np.where(agree, matched, UNALIGNED)
     return one_to_one(matched)
 
 
@@ -106,7 +106,7 @@ def _by_boundary(source: LabelRows, target: LabelRows) -> Int64[ndarray, " targe
     A token that covers no byte (SentencePiece's space put in front) shares its prefix with its
     successor; the last row of such a run is the one whose token moves on, on both sides.
     """
-    matched = np.full(len(target.token), UNMATCHED, dtype=np.int64)
+    matched = np.full(len(target.token), UNALIGNED, dtype=np.int64)
     length = _longest(source, target)
     source_row, source_key = _last_of_each_place(source, length)
     target_row, target_key = _last_of_each_place(target, length)
@@ -137,7 +137,7 @@ def _merged(source: LabelRows, target: LabelRows) -> Alignment:
     at = np.minimum(np.searchsorted(ends, wanted), len(known) - 1)
     nested = ends[at] == wanted
     span[longer] = known[at] - row[longer] + 1
-    row[longer[~nested]], span[longer[~nested]] = UNMATCHED, 1
+    row[longer[~nested]], span[longer[~nested]] = UNALIGNED, 1
 
     # A longer source token: rows inside it, from the pair where it begins.
     number = np.arange(len(row))
@@ -175,7 +175,7 @@ def _by_warping(
     target_bytes: VocabularyBytes,
 ) -> Int64[ndarray, " target_rows"]:
     """Dynamic time warping by sample; rows to which several source rows fall are unmatched."""
-    matched = np.full(len(target.token), UNMATCHED, dtype=np.int64)
+    matched = np.full(len(target.token), UNALIGNED, dtype=np.int64)
     for i in range(len(source.offsets) - 1):
         s0, s1 = source.offsets[i : i + 2]
         t0, t1 = target.offsets[i : i + 2]

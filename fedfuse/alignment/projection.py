@@ -4,10 +4,10 @@ FedMKT (arXiv 2406.02224), Section 3.2 and Appendix B: at a matched target posit
 source's top-K entries goes to the target id that the vocabulary table gives, and the first (the
 largest) to reach an id wins; an unmatched position gets a one-hot distribution on its own token.
 
-Differs from the paper: by default the mass of entries that collide is summed, and unmatched rows
-carry no weight (``collisions="first"``, ``unmatched="one-hot"`` are the paper's rule). Mass that is
-lost under "first" goes to the tail, so a row's mass is one either way. One-hot is on the token
-that the row predicts.
+Differs from the paper: by default the probabilities of entries that reach one token are summed,
+and unaligned rows carry no weight (``duplicate_tokens="first"``, ``unaligned_positions="one-hot"``
+are the paper's rule). What is lost under "first" goes to the tail, so a row's probabilities sum to
+one either way. One-hot is on the token that the row predicts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fedfuse.errors import FedfuseError
 from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution, safe_log, top_k
 from fedfuse.tokenizers.label_rows import LabelRows
 
-UNMATCHED_RULES = ("skip", "one-hot")
+UNALIGNED_RULES = ("skip", "one-hot")
 # Rows at a time: what is in work stays in the processor's cache.
 _ROWS = 4096
 
@@ -41,8 +41,8 @@ def project(
     source: LabelRows | None = None,
     spelling: Spelling | None = None,
     label_logprob: Float32[ndarray, " source_rows"] | None = None,
-    collisions: str = "sum",
-    unmatched: str = "skip",
+    duplicate_tokens: str = "sum",
+    unaligned_positions: str = "skip",
 ) -> SparseDistribution:
     """Project a teacher's knowledge onto a student's rows.
 
@@ -53,16 +53,26 @@ def project(
         target: the student's label rows.
         source: the teacher's label rows; needed with ``spelling``.
         spelling: teacher's tokens in the student's (``spell``); needed for alignments of mode
-            "merge", for the rows that no single row of the teacher answers.
-        collisions: what happens to entries that reach the same target id: "sum" or "first".
-        unmatched: what a row without a teacher's row gets: "skip" (nothing) or "one-hot".
+            "chain-rule", for the rows that no single row of the teacher answers.
+        duplicate_tokens: what happens to entries that reach the same target id: "sum" or "first".
+        unaligned_positions: what a row without a teacher's row gets: "skip" (nothing) or "one-hot".
 
     Raises:
         FedfuseError: for an unknown rule, rows or ids out of range, or a merged alignment without
             spelling.
     """
-    _check("collisions", collisions, " or ".join(DUPLICATE_RULES), collisions in DUPLICATE_RULES)
-    _check("unmatched", unmatched, " or ".join(UNMATCHED_RULES), unmatched in UNMATCHED_RULES)
+    _check(
+        "duplicate_tokens",
+        duplicate_tokens,
+        " or ".join(DUPLICATE_RULES),
+        duplicate_tokens in DUPLICATE_RULES,
+    )
+    _check(
+        "unaligned_positions",
+        unaligned_positions,
+        " or ".join(UNALIGNED_RULES),
+        unaligned_positions in UNALIGNED_RULES,
+    )
     rows, k = len(target.token), max(teacher.k, 1)
     paired = alignment.source_row
     _check("source_row", paired.shape, (rows,), paired.shape == (rows,))
@@ -81,7 +91,7 @@ def project(
         list(
             pool.map(
                 lambda part: _project_single(
-                    teacher, table.target, share, paired[part], part, collisions, result
+                    teacher, table.target, share, paired[part], part, duplicate_tokens, result
                 ),
                 parts,
             )
@@ -90,11 +100,11 @@ def project(
         _check("spelling", None, "given for a merged alignment", bool(single.all()))
     else:
         merged = merged_rows(
-            teacher, label_logprob, source, target, alignment, spelling, k, collisions
+            teacher, label_logprob, source, target, alignment, spelling, k, duplicate_tokens
         )
         for part, found in merged:
             _fill(result, part, found)
-    if unmatched == "one-hot":
+    if unaligned_positions == "one-hot":
         alone = result.weight == 0
         result.indices[alone, 0] = target.token[alone]
         result.logprobs[alone, 0] = 0.0
@@ -109,7 +119,7 @@ def _project_single(
     share: Float32[ndarray, "vocab m"] | None,
     teacher_row: Int64[ndarray, " part"],
     part: Int64[ndarray, " part"],
-    collisions: str,
+    duplicate_tokens: str,
     result: SparseDistribution,
 ) -> None:
     """Rows that a single row of the teacher answers."""
@@ -118,7 +128,7 @@ def _project_single(
     if share is not None:
         logs = (logs[:, :, None] + share[entries]).reshape(ids.shape)
     k = result.indices.shape[1]
-    result.indices[part], result.logprobs[part], lost = top_k(ids, logs, k, collisions)
+    result.indices[part], result.logprobs[part], lost = top_k(ids, logs, k, duplicate_tokens)
     tail_logprob = teacher.tail_logprob[teacher_row]
     if lost.any():
         grown = np.logaddexp(tail_logprob.astype(np.float64), safe_log(lost))

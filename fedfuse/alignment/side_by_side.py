@@ -93,7 +93,7 @@ def align_texts(
     table: VocabularyTable,
     texts: Sequence[str],
     *,
-    positions: str = "boundary",
+    mode: str = "exact-boundary",
     limit: int = 2000,
 ) -> tuple[Coverage, list[TextAlignment]]:
     """Tokenize texts twice and lay the tokens side by side.
@@ -110,12 +110,12 @@ def align_texts(
         Coverage, and N alignments in the order of the texts.
 
     Raises:
-        FedfuseError: for unknown ``positions``, or a text that a tokenizer cannot represent.
+        FedfuseError: for unknown ``mode``, or a text that a tokenizer cannot represent.
     """
     ours, theirs = source.encode(texts), target.encode(texts)
     our_rows, their_rows = text_rows(ours), text_rows(theirs)
     pairs = align_rows(
-        our_rows, their_rows, positions, source.vocabulary_bytes, target.vocabulary_bytes, table
+        our_rows, their_rows, mode, source.vocabulary_bytes, target.vocabulary_bytes, table
     )
     used = _used_rows(pairs, len(our_rows.token))
     served = pairs.source_row >= 0

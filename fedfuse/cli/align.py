@@ -36,9 +36,9 @@ def align(
     text_file: Annotated[
         Path | None, typer.Option(help="UTF-8 file; every line that is not empty is a text.")
     ] = None,
-    positions: Annotated[
+    alignment: Annotated[
         str, typer.Option(help=f"How positions are paired: {', '.join(MODES)}.")
-    ] = "merge",
+    ] = "chain-rule",
     unit: Annotated[
         str, typer.Option(help=f"What distances count: {' or '.join(UNITS)}.")
     ] = "bytes",
@@ -51,18 +51,18 @@ def align(
 
     SRC and DST are each a Hugging Face hub id, a folder, or a tokenizer.json.
     """
-    _check_choice("--positions", positions, MODES)
+    _check_choice("--alignment", alignment, MODES)
     _check_choice("--unit", unit, UNITS)
     for option, path in (("--export", export), ("--html", html)):
         _check_output(option, path)
     if export is not None and html is not None and export.resolve() == html.resolve():
         raise FedfuseError(f"--export and --html: expected two files, got {str(html)!r} for both")
-    texts = _texts(text or [], text_file, positions)
+    texts = _texts(text or [], text_file, alignment)
     ours, theirs = load_tokenizer(source), load_tokenizer(target)
     table = _table(ours, theirs, unit)
     if export is not None:
         _write(export, _exported(ours, theirs, table, unit))
-    _show(source, target, ours, theirs, table, texts, unit=unit, positions=positions, html=html)
+    _show(source, target, ours, theirs, table, texts, unit=unit, mode=alignment, html=html)
 
 
 def _show(
@@ -74,7 +74,7 @@ def _show(
     texts: Sequence[str],
     *,
     unit: str,
-    positions: str,
+    mode: str,
     html: Path | None,
 ) -> None:
     """Print the overview; write it as a page, if one is wanted."""
@@ -85,12 +85,12 @@ def _show(
     from fedfuse.report.alignment import WIDTH, print_alignment, print_statistics
 
     statistics = table_statistics(ours, theirs, table)
-    coverage, alignments = align_texts(ours, theirs, table, texts, positions=positions)
+    coverage, alignments = align_texts(ours, theirs, table, texts, mode=mode)
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=WIDTH)
     print_statistics(console, source, target, statistics, unit)
-    print_alignment(console, coverage, alignments, positions)
+    print_alignment(console, coverage, alignments, mode)
     if html is not None:
         from fedfuse.report.alignment_html import render
 
@@ -103,7 +103,7 @@ def _show(
             alignments,
             examples,
             unit=unit,
-            positions=positions,
+            mode=mode,
         )
         _write(html, page)
 
@@ -150,7 +150,7 @@ def _exported(
     return json.dumps(content) + "\n"
 
 
-def _texts(given: Sequence[str], file: Path | None, positions: str) -> list[str]:
+def _texts(given: Sequence[str], file: Path | None, mode: str) -> list[str]:
     """The texts of the options, a sample where there are none.
 
     Raises:
@@ -169,20 +169,20 @@ def _texts(given: Sequence[str], file: Path | None, positions: str) -> list[str]
             raise FedfuseError(f"--text-file: expected a line of text, got {str(file)!r}")
         texts += found
     for text in texts:
-        _check_text(text, positions)
+        _check_text(text, mode)
     return texts or list(SAMPLE)
 
 
-def _check_text(text: str, positions: str) -> None:
+def _check_text(text: str, mode: str) -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise FedfuseError(f"--text: expected UTF-8, got {text[:40]!r}") from error
     if not size:
         raise FedfuseError("--text: expected at least one character, got ''")
-    if positions == "dtw" and size > MAX_WARPED_BYTES:
+    if mode == "dtw" and size > MAX_WARPED_BYTES:
         raise FedfuseError(
-            f"text {text[:40]!r}...: expected at most {MAX_WARPED_BYTES} bytes with --positions "
+            f"text {text[:40]!r}...: expected at most {MAX_WARPED_BYTES} bytes with --alignment "
             f"dtw, got {size}"
         )
 

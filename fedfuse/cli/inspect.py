@@ -13,9 +13,9 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A file that fedfuse.knowledge.storage saved.")],
 ) -> None:
     """Show what a saved message of knowledge holds, and where its bytes go."""
-    from fedfuse.knowledge.storage import read
+    from fedfuse.knowledge.storage import read_message
 
-    for line in describe(read(file)):
+    for line in describe(read_message(file)):
         print(line)
 
 
@@ -28,23 +28,23 @@ def describe(message: bytes) -> Iterator[str]:
     import numpy as np
 
     from fedfuse.knowledge.codec import decode
-    from fedfuse.knowledge.container import FIELDS, VERSION, unseal
+    from fedfuse.knowledge.container import FIELDS, VERSION, unpack
 
     knowledge = decode(message)
-    header, fields = unseal(message)
-    rows = max(header.rows, 1)
+    header, fields = unpack(message)
+    rows = max(header.num_rows, 1)
     mass = float(np.exp(knowledge.logprobs.astype(np.float64)).sum() / rows)
     about = {
         "version": VERSION,
-        "wire": header.wire,
+        "logprob bits": header.logprob_bits,
         "tokenizer": header.tokenizer,
         "public set": header.public,
-        "samples": header.samples,
-        "rows": header.rows,
+        "samples": header.num_samples,
+        "rows": header.num_rows,
         "k": header.k,
-        "mean kept k": f"{header.entries / rows:.2f}",
+        "mean kept k": f"{header.num_entries / rows:.2f}",
         "mean kept mass": f"{mass:.4f}",
-        "distinct tokens": header.tokens,
+        "distinct tokens": header.num_tokens,
     }
     yield from (f"{name:16}{value}" for name, value in about.items())
     sizes = {name: len(fields[name]) for name in FIELDS}

@@ -24,8 +24,8 @@ def between(
     return field(default=default, metadata={"expected": bounds, "check": check})
 
 
-def one_of(default: str, *choices: str) -> Any:
-    """A word out of a fixed list."""
+def one_of(default: str | int, *choices: str | int) -> Any:
+    """A value out of a fixed list."""
     metadata = {"expected": ", ".join(map(repr, choices)), "check": lambda value: value in choices}
     return field(default=default, metadata=metadata)
 

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 # Dotted key to dotted key, or "key=value" to "key=value" where only a value was renamed.
 RENAMED_KEYS: dict[str, str] = {
+    "knowledge.mass": "knowledge.top-p",
+    "knowledge.wire": "knowledge.logprob-bits",
+    "knowledge.wire=default": "knowledge.logprob-bits=16",
+    "knowledge.wire=compact": "knowledge.logprob-bits=8",
+    "knowledge.freshness": "knowledge.delta-threshold",
+    "knowledge.positions": "knowledge.alignment",
+    "knowledge.positions=merge": "knowledge.alignment=chain-rule",
+    "knowledge.positions=boundary": "knowledge.alignment=exact-boundary",
+    "knowledge.collisions": "knowledge.duplicate-tokens",
+    "knowledge.unmatched": "knowledge.unaligned-positions",
     "client-distill.consolidation": "client-distill.ewc",
     "client-distill.label-share": "client-distill.label-weight",
     "promotion": "acceptance-test",

@@ -145,10 +145,10 @@ def _contradictions(config: RunConfig) -> list[str]:
     """What each key allows by itself, but not together."""
     found = []
     rules = config.knowledge
-    if rules.freshness and rules.public_share < 1:
+    if rules.delta_threshold and rules.public_share < 1:
         found.append(
-            f"knowledge.freshness: expected 0 with a knowledge.public-share of "
-            f"{rules.public_share}, as every round has other samples, got {rules.freshness}"
+            f"knowledge.delta-threshold: expected 0 with a knowledge.public-share of "
+            f"{rules.public_share}, as every round has other samples, got {rules.delta_threshold}"
         )
     if config.acceptance_test and not config.data.holdout:
         found.append("acceptance-test: expected False with a data.holdout of 0, got True")

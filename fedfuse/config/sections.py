@@ -106,26 +106,25 @@ class KnowledgeConfig:
 
     Attributes:
         k: entries kept per label row at most.
-        mass: entries of a row are sent until they have this much mass; 1 sends all k.
-        wire: precision of what is sent: ``default`` tells log-probabilities in 16 bits, ``compact``
-            in 8.
+        top_p: probability that a row's sent entries have together at least; 1 sends all k.
+        logprob_bits: bits that a log-probability is sent in, 16 or 8.
         public_share: share of the public samples that a round is about; each has its turn.
-        freshness: rows that moved by less than this (total variation, 0 to 1) since they were last
-            sent are not sent again; 0 sends every row. Needs a ``public-share`` of 1.
-        positions: which source row teaches a target row.
-        collisions: what happens to entries that reach one target token.
-        unmatched: what a row without a partner learns.
+        delta_threshold: total variation, 0 to 1; a row that moved by less since it was last sent is
+            not sent again; 0 sends every row. Needs a ``public-share`` of 1.
+        alignment: which source row teaches a target row.
+        duplicate_tokens: what happens to entries that reach one target token.
+        unaligned_positions: what a row without a partner learns.
         tail: compare the mass outside the k entries too; the paper takes it as zero.
     """
 
     k: int = between(16, 1)
-    mass: float = between(0.99, 0, 1, above=True)
-    wire: str = one_of("default", "default", "compact")
+    top_p: float = between(0.99, 0, 1, above=True)
+    logprob_bits: int = one_of(16, 16, 8)
     public_share: float = between(1.0, 0, 1, above=True)
-    freshness: float = between(0.0, 0, 1)
-    positions: str = one_of("merge", "merge", "boundary", "dtw")
-    collisions: str = one_of("sum", "sum", "first")
-    unmatched: str = one_of("skip", "skip", "one-hot")
+    delta_threshold: float = between(0.0, 0, 1)
+    alignment: str = one_of("chain-rule", "chain-rule", "exact-boundary", "dtw")
+    duplicate_tokens: str = one_of("sum", "sum", "first")
+    unaligned_positions: str = one_of("skip", "skip", "one-hot")
     tail: bool = True
 
 

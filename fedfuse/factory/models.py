@@ -155,9 +155,9 @@ def new_aligner(
         local_model.tokenizer,
         (public or local_model.public).samples,
         local_model.max_length,
-        positions=knowledge.positions,
-        collisions=knowledge.collisions,
-        unmatched=knowledge.unmatched,
+        alignment=knowledge.alignment,
+        duplicate_tokens=knowledge.duplicate_tokens,
+        unaligned_positions=knowledge.unaligned_positions,
         cache=cache or cache_root() / "tables",
     )
 

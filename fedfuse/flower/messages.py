@@ -35,7 +35,7 @@ Metrics = dict[str, int | float | list[int] | list[float]]
 
 _KNOWLEDGE, _PROMPTS = "knowledge", "prompts"
 # All of it, and what changed of it.
-_LETTERS = ({"message"}, {"message", "rows", "before"})
+_PAYLOADS = ({"message"}, {"message", "row_mask", "base"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +104,26 @@ def record_to_arrays(record: ArrayRecord) -> dict[str, ndarray]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def pack_knowledge(content: RecordDict, letter: Payload) -> None:
+def pack_knowledge(content: RecordDict, payload: Payload) -> None:
     """Add knowledge, or what changed of it, to a message's content."""
-    parts = {"message": letter.message, "rows": letter.rows, "before": letter.before.encode()}
+    parts = {
+        "message": payload.message,
+        "row_mask": payload.row_mask,
+        "base": payload.base.encode(),
+    }
     content[_KNOWLEDGE] = arrays_to_record(
         {name: np.frombuffer(part, dtype=np.uint8) for name, part in parts.items() if part}
     )
 
 
 def unpack_knowledge(content: RecordDict) -> Payload:
-    """Read a letter out of a message's content; what it says is not checked yet.
+    """Read a payload out of a message's content; what it says is not checked yet.
 
     Raises:
         FedfuseError: when there is none or it has not the form of one.
     """
     record = content.get(_KNOWLEDGE)
-    if not isinstance(record, ArrayRecord) or set(record) not in _LETTERS:
+    if not isinstance(record, ArrayRecord) or set(record) not in _PAYLOADS:
         raise FedfuseError(f"the message holds {sorted(content)}; allowed: knowledge")
     parts = {}
     for name, array in record_to_arrays(record).items():
@@ -129,8 +133,8 @@ def unpack_knowledge(content: RecordDict) -> Payload:
                 "allowed: uint8, 1-dimensional"
             )
         parts[name] = array.tobytes()
-    before = parts.get("before", b"").decode("ascii", errors="replace")
-    return Payload(parts["message"], parts.get("rows", b""), before)
+    base = parts.get("base", b"").decode("ascii", errors="replace")
+    return Payload(parts["message"], parts.get("row_mask", b""), base)
 
 
 def pack_context_loss(content: RecordDict, loss: Float32[ndarray, " samples"]) -> None:

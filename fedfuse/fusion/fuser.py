@@ -68,7 +68,7 @@ class KnowledgeFuser:
     ) -> None:
         self._aligner = aligner
         self._offsets = own.offsets
-        self._own = aligner.own(own)
+        self._own = aligner.identity(own)
         self._state = contexts.state if contexts else None
         context_loss = contexts.loss if contexts else None
         self._own_candidate = AlignedTeacher(

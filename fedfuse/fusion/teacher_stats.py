@@ -179,7 +179,8 @@ def compute_stats(
 
     Args:
         candidate: its knowledge, aligned to the learning model.
-        own: the learning model's own knowledge (``KnowledgeAligner.own``); ``candidate`` may be it.
+        own: the learning model's own knowledge (``KnowledgeAligner.identity``);
+            ``candidate`` may be it.
         label: ``[T]`` label tokens of the learning model's rows.
         vocab_size: of the learning model.
         loss: ``[N]`` the candidate's, nats per byte.

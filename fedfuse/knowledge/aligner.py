@@ -33,10 +33,10 @@ class TokenizerPair:
     Attributes:
         rows: the source's label rows on the public set.
         label_bytes: ``[N]`` bytes of the answers that they predict.
-        table: where a source token's mass goes: to the nearest target token or, for positions
-            "merge", to the first one of its spelling.
+        table: where a source token's mass goes: to the nearest target token or, for
+            alignment "chain-rule", to the first one of its spelling.
         alignment: the source rows that teach each target row.
-        spelling: source tokens in terms of target tokens; only for positions "merge".
+        spelling: source tokens in terms of target tokens; only for alignment "chain-rule".
     """
 
     rows: LabelRows
@@ -55,61 +55,61 @@ class KnowledgeAligner:
         public: Sequence[Sample],
         max_length: int,
         *,
-        positions: str,
-        collisions: str,
-        unmatched: str,
+        alignment: str,
+        duplicate_tokens: str,
+        unaligned_positions: str,
         cache: Path | None,
     ) -> None:
-        """See ``align_rows`` for ``positions``, ``project`` for the rules after it."""
+        """See ``align_rows`` for ``alignment``, ``project`` for the rules after it."""
         self.tokenizer = tokenizer
         self._public = list(public)
         self._max_length = max_length
-        self._positions = positions
-        self._collisions = collisions
-        self._unmatched = unmatched
+        self._alignment = alignment
+        self._duplicate_tokens = duplicate_tokens
+        self._unaligned_positions = unaligned_positions
         self._cache = cache
         _, self.rows = label_rows(tokenizer, public, max_length)
-        self._dictionaries: dict[str, TokenizerPair] = {}
+        self._pairs: dict[str, TokenizerPair] = {}
         self._vocabularies: dict[str, tuple[VocabularyTable, Spelling | None]] = {}
 
-    def on(self, public: Sequence[Sample]) -> KnowledgeAligner:
+    def for_samples(self, public: Sequence[Sample]) -> KnowledgeAligner:
         """The same for other samples; what depends on tokenizers alone is shared."""
         other = KnowledgeAligner(
             self.tokenizer,
             public,
             self._max_length,
-            positions=self._positions,
-            collisions=self._collisions,
-            unmatched=self._unmatched,
+            alignment=self._alignment,
+            duplicate_tokens=self._duplicate_tokens,
+            unaligned_positions=self._unaligned_positions,
             cache=self._cache,
         )
         other._vocabularies = self._vocabularies
         return other
 
-    def dictionary(self, source: TextTokenizer) -> TokenizerPair:
+    def pair(self, source: TextTokenizer) -> TokenizerPair:
         """The dictionary from a foreign tokenizer."""
-        known = self._dictionaries.get(source.fingerprint)
+        known = self._pairs.get(source.fingerprint)
         if known is None:
             _, rows = label_rows(source, self._public, self._max_length)
             table, spelling = self._vocabulary(source)
             alignment = align_rows(
                 rows,
                 self.rows,
-                self._positions,
+                self._alignment,
                 source.vocabulary_bytes,
                 self.tokenizer.vocabulary_bytes,
                 table,
             )
             label_bytes = scored_bytes(self._public, rows, self._max_length)
             known = TokenizerPair(rows, label_bytes, table, alignment, spelling)
-            self._dictionaries[source.fingerprint] = known
+            self._pairs[source.fingerprint] = known
         return known
 
     def _vocabulary(self, source: TextTokenizer) -> tuple[VocabularyTable, Spelling | None]:
         known = self._vocabularies.get(source.fingerprint)
         if known is None:
             table, spelling = minimum_edit_distance_table(source, self.tokenizer, self._cache), None
-            if self._positions == "merge":
+            if self._alignment == "chain-rule":
                 spelling = spell(source, self.tokenizer, table)
                 table = spelled_table(table, spelling)
             known = self._vocabularies[source.fingerprint] = table, spelling
@@ -127,13 +127,13 @@ class KnowledgeAligner:
         Raises:
             FedfuseError: naming the field, what it holds and what is allowed.
         """
-        dictionary = self.dictionary(source)
+        dictionary = self.pair(source)
         labels = dictionary.rows
         knowledge.validate(
             vocab_size=source.vocab_size,
             tokenizer=source.fingerprint,
             public=public,
-            rows=len(labels.token),
+            num_rows=len(labels.token),
         )
         expected = {"offsets": labels.offsets, "label_bytes": dictionary.label_bytes}
         for name, values in expected.items():
@@ -160,7 +160,7 @@ class KnowledgeAligner:
 
     def __call__(self, knowledge: Knowledge, source: TextTokenizer) -> SparseDistribution:
         """Foreign knowledge on one's own label rows."""
-        dictionary = self.dictionary(source)
+        dictionary = self.pair(source)
         return project(
             knowledge.distribution,
             dictionary.table,
@@ -169,10 +169,10 @@ class KnowledgeAligner:
             source=dictionary.rows,
             spelling=dictionary.spelling,
             label_logprob=knowledge.label_logprob,
-            collisions=self._collisions,
-            unmatched=self._unmatched,
+            duplicate_tokens=self._duplicate_tokens,
+            unaligned_positions=self._unaligned_positions,
         )
 
-    def own(self, knowledge: Knowledge) -> SparseDistribution:
+    def identity(self, knowledge: Knowledge) -> SparseDistribution:
         """One's own knowledge, as a candidate beside translated ones."""
         return knowledge.distribution

@@ -1,13 +1,13 @@
-"""Knowledge on the wire: versioned, compact, checked before it is believed.
+"""Knowledge as bytes: versioned, compact, checked before it is believed.
 
-Rows are told as sets of tokens (``postings``) and codes of their log-probabilities (``precision``);
-the order of entries follows from the codes. The label's log-probability is mostly that of an entry,
-so only its place is sent. What is left has no structure that pays, and is entropy-coded
-(``envelope.pack_numbers``).
+Rows are sent as sets of tokens (``token_index``) and codes of their log-probabilities
+(``quantizer``); the order of entries follows from the codes. The label's log-probability is mostly
+that of an entry, so only its place is sent. What is left has no structure that pays, and is
+entropy-coded (``container.pack_numbers``).
 
-Log-probabilities come back within the precision of the codec, and each row's mass is made one
-again, which moves a row by no more than a few roundings. All else comes back exactly. Entries whose
-codes are equal come back in the order of their ids.
+Log-probabilities come back within the precision of the codec, and each row's probabilities are made
+to sum to one again, which moves a row by no more than a few roundings. All else comes back exactly.
+Entries whose codes are equal come back in the order of their ids.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from numpy import ndarray
 
-from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.checking import check
 from fedfuse.knowledge.container import (
     MAX_VOCABULARY,
     Header,
+    pack,
     pack_numbers,
-    seal,
+    unpack,
     unpack_numbers,
-    unseal,
 )
-from fedfuse.knowledge.quantizer import QUANTIZERS, LogprobQuantizer, same
+from fedfuse.knowledge.quantizer import QUANTIZERS, LogprobQuantizer, nearly_equal
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
-from fedfuse.knowledge.token_index import TokenIndex, read_gaps, write_gaps
+from fedfuse.knowledge.token_index import TokenIndex, decode_gaps, encode_gaps
 
 # A row, a code and a token together fit one int64 that sorts: 26 bits, 16 and 20 at most.
 _CODE_BITS = 16
@@ -37,65 +36,65 @@ _TOKEN_BITS = MAX_VOCABULARY.bit_length() - 1
 Codes = Int64[ndarray, "rows k"]
 
 
-def encode(knowledge: Knowledge, wire: str = "default") -> bytes:
+def encode(knowledge: Knowledge, logprob_bits: int = 16) -> bytes:
     """Knowledge as one message.
 
     Args:
         knowledge: well-formed, as ``extract`` makes it; slots at -inf are not sent.
-        wire: ``default`` (16-bit log-probabilities) or ``compact`` (8-bit).
+        logprob_bits: bits of a log-probability, 16 or 8.
 
     Raises:
-        FedfuseError: for an unknown wire, knowledge that is malformed or too large, or a label that
-            is neither as likely as an entry nor less likely than all and than what is left.
+        FedfuseError: for another number of bits, knowledge that is malformed or too large, or a
+            label that is neither as likely as an entry nor less likely than all and than the tail.
     """
-    if wire not in QUANTIZERS:
-        raise FedfuseError(f"knowledge.wire is {wire!r}; allowed: {', '.join(QUANTIZERS)}")
-    precision = QUANTIZERS[wire]
+    allowed = " or ".join(map(str, QUANTIZERS))
+    check("logprob_bits", logprob_bits, allowed, logprob_bits in QUANTIZERS)
+    quantizer = QUANTIZERS[logprob_bits]
     _check_encodable(knowledge)
-    codes = precision.codes(knowledge.logprobs)  # [T, k], unused slots at precision.nothing
-    used = codes < precision.nothing
+    codes = quantizer.codes(knowledge.logprobs)  # [T, k], unused slots at quantizer.zero_code
+    used = codes < quantizer.zero_code
     k = int(used.sum(1).max(initial=1))  # slots that no row uses are not sent either
     smallest = np.where(used, codes, 0).max(1, initial=0)  # [T]
-    label = precision.codes(knowledge.label_logprob)
-    tail_logprob = precision.codes(knowledge.tail_logprob)
+    label = quantizer.codes(knowledge.label_logprob)
+    tail_logprob = quantizer.codes(knowledge.tail_logprob)
     # Where the label is all that is left, rounding must not make it more likely than that.
-    alone = same(knowledge.tail_logprob, knowledge.label_logprob)
+    alone = nearly_equal(knowledge.tail_logprob, knowledge.label_logprob)
     tail_logprob = np.where(alone, np.minimum(tail_logprob, label), tail_logprob)
-    place, beyond = _write_labels(codes, np.maximum(smallest, tail_logprob), label, k)
-    postings, code = _by_token(knowledge.indices, codes, precision)
-    gaps, remainders = write_gaps(postings, knowledge.rows)
+    place, beyond = _encode_labels(codes, np.maximum(smallest, tail_logprob), label, k)
+    index, code = _by_token(knowledge.indices, codes, quantizer)
+    gaps, remainders = encode_gaps(index, knowledge.num_rows)
     fields = {
         "offsets": pack_numbers(np.diff(knowledge.offsets)),
         "label_bytes": pack_numbers(knowledge.label_bytes),
-        "tokens": pack_numbers(np.diff(postings.tokens, prepend=-1) - 1),
-        "counts": pack_numbers(postings.counts - 1),
+        "tokens": pack_numbers(np.diff(index.tokens, prepend=-1) - 1),
+        "counts": pack_numbers(index.counts - 1),
         "gaps": gaps.tobytes(),
         "remainders": remainders.tobytes(),
         "smallest": pack_numbers(smallest),
-        "logprobs": pack_numbers(smallest[postings.rows] - code),
+        "logprobs": pack_numbers(smallest[index.row] - code),
         "tail_logprob": pack_numbers(tail_logprob),
         "label_place": pack_numbers(place),
         "label_logprob": pack_numbers(beyond),
     }
     header = Header(
-        wire=wire,
+        logprob_bits=logprob_bits,
         k=k,
-        rows=knowledge.rows,
-        samples=knowledge.samples,
-        tokens=len(postings.tokens),
-        entries=len(postings.rows),
+        num_rows=knowledge.num_rows,
+        num_samples=knowledge.num_samples,
+        num_tokens=len(index.tokens),
+        num_entries=len(index.row),
         tokenizer=knowledge.tokenizer,
         public=knowledge.public,
     )
-    return seal(header, fields)
+    return pack(header, fields)
 
 
-def decode(message: bytes, *, rows: int | None = None, k: int | None = None) -> Knowledge:
+def decode(message: bytes, *, num_rows: int | None = None, k: int | None = None) -> Knowledge:
     """The inverse of ``encode``.
 
     Args:
         message: as received.
-        rows: label rows that the public set has under the sender's tokenizer, if that is known.
+        num_rows: label rows that the public set has under the sender's tokenizer, if that is known.
         k: entries of a row that are accepted at most, if that is known.
 
     Raises:
@@ -103,25 +102,25 @@ def decode(message: bytes, *, rows: int | None = None, k: int | None = None) -> 
             contents are decompressed), or that contradicts itself. Whether what it says is about
             the right thing is for ``KnowledgeAligner.verify``.
     """
-    header, fields = unseal(message)
-    check("rows", header.rows, rows, rows in (None, header.rows))
+    header, fields = unpack(message)
+    check("num_rows", header.num_rows, num_rows, num_rows in (None, header.num_rows))
     check("k", header.k, f"at most {k}", k is None or header.k <= k)
-    precision = QUANTIZERS[header.wire]
-    sizes = unpack_numbers("offsets", fields["offsets"], header.samples)
-    check("offsets", int(sizes.sum()), header.rows, sizes.sum() == header.rows)
-    smallest = _read_codes("smallest", fields, header.rows, precision)
+    quantizer = QUANTIZERS[header.logprob_bits]
+    sizes = unpack_numbers("offsets", fields["offsets"], header.num_samples)
+    check("offsets", int(sizes.sum()), header.num_rows, sizes.sum() == header.num_rows)
+    smallest = _unpack_codes("smallest", fields, header.num_rows, quantizer)
     check("smallest", "no probability", "finite values",
-           smallest.max(initial=0) < precision.nothing)  # fmt: skip
-    indices, codes, kept = _read_entries(header, fields, smallest, precision)
-    tail_logprob = _read_codes("tail_logprob", fields, header.rows, precision)
-    label = _read_labels(fields, codes, kept, np.maximum(smallest, tail_logprob), precision)
+           smallest.max(initial=0) < quantizer.zero_code)  # fmt: skip
+    indices, codes, kept = _decode_entries(header, fields, smallest, quantizer)
+    tail_logprob = _unpack_codes("tail_logprob", fields, header.num_rows, quantizer)
+    label = _decode_labels(fields, codes, kept, np.maximum(smallest, tail_logprob), quantizer)
 
-    table = precision.logprobs()
+    table = quantizer.logprobs()
     probability = np.exp(table)
     mass = probability[codes].sum(1) + probability[tail_logprob]  # [T]
     wrong = float(np.abs(mass - 1).max(initial=0))
     # Each of k + 1 classes is off by error * p * (1 - log p), in all at most by their entropy's.
-    allowed = MASS_TOLERANCE + precision.error * (2 + np.log(header.k + 1))
+    allowed = MASS_TOLERANCE + quantizer.error * (2 + np.log(header.k + 1))
     check("mass", f"off by {wrong:.3g}", f"one within {allowed:.3g}", wrong <= allowed)
     shift = np.log(mass)
 
@@ -135,18 +134,18 @@ def decode(message: bytes, *, rows: int | None = None, k: int | None = None) -> 
         logprobs=(table[codes] - shift[:, None]).astype(np.float32),
         tail_logprob=logprobs(tail_logprob),
         label_logprob=logprobs(label),
-        label_bytes=unpack_numbers("label_bytes", fields["label_bytes"], header.samples),
+        label_bytes=unpack_numbers("label_bytes", fields["label_bytes"], header.num_samples),
         tokenizer=header.tokenizer,
         public=header.public,
     )
 
 
 def _by_token(
-    indices: Int64[ndarray, "rows k"], codes: Codes, precision: LogprobQuantizer
+    indices: Int64[ndarray, "rows k"], codes: Codes, quantizer: LogprobQuantizer
 ) -> tuple[TokenIndex, Int64[ndarray, " m"]]:
     """Entries by token and then row, and their codes, by one sort of all three at once."""
     row_bits = len(codes).bit_length()
-    slot = np.flatnonzero(codes < precision.nothing)
+    slot = np.flatnonzero(codes < quantizer.zero_code)
     row = slot // max(codes.shape[1], 1)
     key = ((indices.ravel()[slot] << row_bits | row) << _CODE_BITS) | codes.ravel()[slot]
     key.sort()
@@ -160,39 +159,39 @@ def _by_token(
     return TokenIndex(token[first], counts, row), code
 
 
-def _read_entries(
+def _decode_entries(
     header: Header,
     fields: dict[str, bytes],
     smallest: Int64[ndarray, " rows"],
-    precision: LogprobQuantizer,
+    quantizer: LogprobQuantizer,
 ) -> tuple[Int64[ndarray, "rows k"], Codes, Int64[ndarray, " rows"]]:
     """``[T, k]`` ids and codes, most likely first, and ``[T]`` how many a row has."""
-    tokens = (unpack_numbers("tokens", fields["tokens"], header.tokens) + 1).cumsum() - 1
+    tokens = (unpack_numbers("tokens", fields["tokens"], header.num_tokens) + 1).cumsum() - 1
     check("tokens", int(tokens.max(initial=0)), f"below {MAX_VOCABULARY}",
            tokens.max(initial=0) < MAX_VOCABULARY)  # fmt: skip
-    counts = unpack_numbers("counts", fields["counts"], header.tokens) + 1
-    check("counts", int(counts.sum()), header.entries, counts.sum() == header.entries)
+    counts = unpack_numbers("counts", fields["counts"], header.num_tokens) + 1
+    check("counts", int(counts.sum()), header.num_entries, counts.sum() == header.num_entries)
     gaps, remainders = (np.frombuffer(fields[name], np.uint8) for name in ("gaps", "remainders"))
-    row = read_gaps(counts, gaps, remainders, header.rows)
-    kept = np.bincount(row, minlength=header.rows)
+    row = decode_gaps(counts, gaps, remainders, header.num_rows)
+    kept = np.bincount(row, minlength=header.num_rows)
     found = (int(kept.min(initial=header.k)), int(kept.max(initial=0)))
-    good = not header.rows or (found[0] >= 1 and found[1] == header.k)
+    good = not header.num_rows or (found[0] >= 1 and found[1] == header.k)
     check("gaps", f"{found} entries a row", f"(1, {header.k}), the least and the most", good)
-    code = smallest[row] - _read_codes("logprobs", fields, header.entries, precision)
+    code = smallest[row] - _unpack_codes("logprobs", fields, header.num_entries, quantizer)
     check("logprobs", int(code.min(initial=0)), "codes from 0", code.min(initial=0) >= 0)
 
     key = ((row << _CODE_BITS | code) << _TOKEN_BITS) | np.repeat(tokens, counts)
     key.sort()
-    slot = np.arange(header.entries) - np.repeat(kept.cumsum() - kept, kept)
+    slot = np.arange(header.num_entries) - np.repeat(kept.cumsum() - kept, kept)
     place = (key >> (_CODE_BITS + _TOKEN_BITS)) * header.k + slot
-    indices = np.zeros((header.rows, header.k), dtype=np.int64)
-    codes = np.full(indices.shape, precision.nothing)
+    indices = np.zeros((header.num_rows, header.k), dtype=np.int64)
+    codes = np.full(indices.shape, quantizer.zero_code)
     indices.ravel()[place] = key & (MAX_VOCABULARY - 1)
     codes.ravel()[place] = key >> _TOKEN_BITS & ((1 << _CODE_BITS) - 1)
     return indices, codes, kept
 
 
-def _write_labels(
+def _encode_labels(
     codes: Codes, bound: Int64[ndarray, " rows"], label: Int64[ndarray, " rows"], k: int
 ) -> tuple[Int64[ndarray, " rows"], Int64[ndarray, " explicit"]]:
     """``[T]`` the label's place among the entries, k where it has none; there, its code beyond
@@ -209,14 +208,14 @@ def _write_labels(
     return place, np.maximum(beyond, 0)
 
 
-def _read_labels(
+def _decode_labels(
     fields: dict[str, bytes],
     codes: Codes,
     kept: Int64[ndarray, " rows"],
     bound: Int64[ndarray, " rows"],
-    precision: LogprobQuantizer,
+    quantizer: LogprobQuantizer,
 ) -> Int64[ndarray, " rows"]:
-    """``[T]`` codes of the labels: the inverse of ``_write_labels``."""
+    """``[T]`` codes of the labels: the inverse of ``_encode_labels``."""
     rows, k = codes.shape
     place = unpack_numbers("label_place", fields["label_place"], rows)
     explicit: Bool[ndarray, " rows"] = place == k
@@ -224,17 +223,17 @@ def _read_labels(
            bool((explicit | (place < kept)).all()))  # fmt: skip
     label = np.empty(rows, dtype=np.int64)
     label[~explicit] = codes[np.flatnonzero(~explicit), place[~explicit]]
-    beyond = _read_codes("label_logprob", fields, int(explicit.sum()), precision)
+    beyond = _unpack_codes("label_logprob", fields, int(explicit.sum()), quantizer)
     label[explicit] = bound[explicit] + beyond
-    good = bool(label.max(initial=0) < precision.nothing)
+    good = bool(label.max(initial=0) < quantizer.zero_code)
     check("label_logprob", "no probability", "finite values", good)
     return label
 
 
-def _read_codes(
-    name: str, fields: dict[str, bytes], count: int, precision: LogprobQuantizer
+def _unpack_codes(
+    name: str, fields: dict[str, bytes], count: int, quantizer: LogprobQuantizer
 ) -> Int64[ndarray, " count"]:
-    return unpack_numbers(name, fields[name], count, width=precision.bits // 8)
+    return unpack_numbers(name, fields[name], count, width=quantizer.bits // 8)
 
 
 def _check_encodable(knowledge: Knowledge) -> None:
@@ -253,5 +252,5 @@ def _check_encodable(knowledge: Knowledge) -> None:
     low, high = knowledge.indices.min(initial=0), knowledge.indices.max(initial=0)
     good = low >= 0 and high < MAX_VOCABULARY
     check("indices", (int(low), int(high)), f"0..{MAX_VOCABULARY - 1}", bool(good))
-    empty = bool(np.isneginf(knowledge.logprobs).all(1).any()) if knowledge.rows else False
+    empty = bool(np.isneginf(knowledge.logprobs).all(1).any()) if knowledge.num_rows else False
     check("logprobs", "a row without an entry", "at least one a row", not empty)

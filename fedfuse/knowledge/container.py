@@ -2,7 +2,7 @@
 
 ::
 
-    magic  version  wire  k  rows  samples  tokens  entries  sizes of the fields
+    magic  version  bits  k  rows  samples  tokens  entries  sizes of the fields
     fingerprints of tokenizer and public set, each behind its length
     the fields, one behind the other
     CRC-32 of all that
@@ -41,7 +41,7 @@ _MAGIC = b"FFKN"
 _HEADER = struct.Struct(f"<4sBB5I{len(FIELDS)}I")
 _LENGTH = struct.Struct("<H")
 _CHECKSUM = struct.Struct("<I")
-_WIRES = tuple(QUANTIZERS)
+_BITS = tuple(QUANTIZERS)
 _LEVEL = 1  # of zstandard: what is left to it has no long repeats, so more effort finds nothing
 
 
@@ -50,27 +50,27 @@ class Header:
     """What a message says of itself.
 
     Attributes:
-        wire: the codec, ``default`` or ``compact``.
-        k: entries of the row that has most.
-        rows: T label rows.
-        samples: N samples.
-        tokens: D distinct tokens.
-        entries: M entries of all rows.
+        logprob_bits: bits of a log-probability, a key of ``QUANTIZERS``.
+        k: largest number of entries in a row.
+        num_rows: number of label rows T.
+        num_samples: number of samples N.
+        num_tokens: number of distinct tokens D.
+        num_entries: number of entries M in all rows.
         tokenizer: fingerprint of the tokenizer.
         public: fingerprint of the samples.
     """
 
-    wire: str
+    logprob_bits: int
     k: int
-    rows: int
-    samples: int
-    tokens: int
-    entries: int
+    num_rows: int
+    num_samples: int
+    num_tokens: int
+    num_entries: int
     tokenizer: str
     public: str
 
 
-def seal(header: Header, fields: Mapping[str, bytes]) -> bytes:
+def pack(header: Header, fields: Mapping[str, bytes]) -> bytes:
     """Header and fields as one message.
 
     Raises:
@@ -78,8 +78,8 @@ def seal(header: Header, fields: Mapping[str, bytes]) -> bytes:
     """
     _check_sizes(header)
     sizes = (len(fields[name]) for name in FIELDS)
-    numbers = (header.k, header.rows, header.samples, header.tokens, header.entries)
-    parts = [_HEADER.pack(_MAGIC, VERSION, _WIRES.index(header.wire), *numbers, *sizes)]
+    numbers = (header.k, header.num_rows, header.num_samples, header.num_tokens, header.num_entries)
+    parts = [_HEADER.pack(_MAGIC, VERSION, _BITS.index(header.logprob_bits), *numbers, *sizes)]
     for text in (header.tokenizer, header.public):
         parts += [_LENGTH.pack(len(text.encode())), text.encode()]
     parts += [fields[name] for name in FIELDS]
@@ -87,11 +87,11 @@ def seal(header: Header, fields: Mapping[str, bytes]) -> bytes:
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
-def unseal(message: bytes) -> tuple[Header, dict[str, bytes]]:
-    """The inverse of ``seal``.
+def unpack(message: bytes) -> tuple[Header, dict[str, bytes]]:
+    """The inverse of ``pack``.
 
     Raises:
-        FedfuseError: for anything that ``seal`` did not make, is of another version, was damaged,
+        FedfuseError: for anything that ``pack`` did not make, is of another version, was damaged,
             or is too large.
     """
     least = _HEADER.size + 2 * _LENGTH.size + _CHECKSUM.size
@@ -105,8 +105,8 @@ def unseal(message: bytes) -> tuple[Header, dict[str, bytes]]:
     body, end = message[: -_CHECKSUM.size], message[-_CHECKSUM.size :]
     told, found = _CHECKSUM.unpack(end)[0], zlib.crc32(body)
     check("checksum", f"{found:08x}", f"{told:08x}", found == told)
-    _, _, wire, k, rows, samples, tokens, entries, *sizes = _HEADER.unpack_from(body)
-    check("wire", wire, f"0..{len(_WIRES) - 1}", wire < len(_WIRES))
+    _, _, bits, k, rows, samples, tokens, entries, *sizes = _HEADER.unpack_from(body)
+    check("logprob_bits", bits, f"0..{len(_BITS) - 1}", bits < len(_BITS))
     place, texts = _HEADER.size, []
     for name in ("tokenizer", "public"):
         start = place + _LENGTH.size
@@ -116,7 +116,7 @@ def unseal(message: bytes) -> tuple[Header, dict[str, bytes]]:
             texts.append(body[start:place].decode())
         except UnicodeDecodeError as error:
             raise FedfuseError(f"knowledge.{name} is {error}; allowed: UTF-8") from error
-    header = Header(_WIRES[wire], k, rows, samples, tokens, entries, *texts)
+    header = Header(_BITS[bits], k, rows, samples, tokens, entries, *texts)
     _check_sizes(header)
     whole = place + sum(sizes)
     check("fields", f"{len(body)} bytes long", f"{whole} bytes", whole == len(body))
@@ -124,8 +124,13 @@ def unseal(message: bytes) -> tuple[Header, dict[str, bytes]]:
     for name, size in zip(FIELDS, sizes, strict=True):
         fields[name] = body[place : place + size]
         place += size
-    bits = 8 * len(fields["gaps"])
-    check("entries", header.entries, f"at most {bits}, one a bit of gaps", header.entries <= bits)
+    most = 8 * len(fields["gaps"])
+    check(
+        "num_entries",
+        header.num_entries,
+        f"at most {most}, one a bit of gaps",
+        header.num_entries <= most,
+    )
     return header, fields
 
 
@@ -169,12 +174,17 @@ def unpack_numbers(
 
 
 def _check_sizes(header: Header) -> None:
-    room = header.k * header.rows
+    room = header.k * header.num_rows
     check("k", header.k, "at least 1", header.k >= 1)
     check("k x rows", room, f"at most {MAX_ENTRIES}", room <= MAX_ENTRIES)
-    check("samples", header.samples, f"at most {MAX_SAMPLES}", header.samples <= MAX_SAMPLES)
+    check(
+        "num_samples",
+        header.num_samples,
+        f"at most {MAX_SAMPLES}",
+        header.num_samples <= MAX_SAMPLES,
+    )
     # A row without an entry says nothing, and would let few bytes claim many rows.
-    good = header.rows <= header.entries <= room
-    check("entries", header.entries, f"{header.rows} to {room}, 1 to k a row", good)
-    most = min(header.entries, MAX_VOCABULARY)
-    check("tokens", header.tokens, f"at most {most}", header.tokens <= most)
+    good = header.num_rows <= header.num_entries <= room
+    check("num_entries", header.num_entries, f"{header.num_rows} to {room}, 1 to k a row", good)
+    most = min(header.num_entries, MAX_VOCABULARY)
+    check("num_tokens", header.num_tokens, f"at most {most}", header.num_tokens <= most)

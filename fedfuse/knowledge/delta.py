@@ -1,4 +1,4 @@
-"""What changed since it was last told: rows that stayed as they were need not travel again.
+"""Deltas: rows that hardly changed since they were last sent are not sent again.
 
 Not in the papers; a message of knowledge is a small difference when a model has learned little.
 """
@@ -22,68 +22,68 @@ _ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """Some rows of knowledge that its receiver holds in an earlier form.
+class Delta:
+    """Rows of knowledge that replace those of an earlier version, the base.
 
     Attributes:
-        rows: ``[T]`` True where a row is told anew.
-        knowledge: those rows alone, on all samples.
-        before: ``digest`` of what the receiver must hold.
+        row_mask: ``[T]`` True where a row is replaced.
+        knowledge: the replacing rows alone, on all samples.
+        base: ``digest`` of the base.
     """
 
-    rows: Bool[ndarray, " rows"]
+    row_mask: Bool[ndarray, " rows"]
     knowledge: Knowledge
-    before: str
+    base: str
 
 
-def difference(before: Knowledge, now: Knowledge, threshold: float) -> Update:
-    """The rows that moved by ``threshold`` or more since ``before``.
+def compute_delta(base: Knowledge, new: Knowledge, threshold: float) -> Delta:
+    """Select the rows that moved by ``threshold`` or more since ``base``.
 
     Args:
-        before: what the receiver holds, on the same label rows of the same model.
-        now: what is to be told.
-        threshold: total variation, in [0, 1]; 0 tells every row.
+        base: what the receiver has, on the same label rows of the same model.
+        new: what it should have.
+        threshold: total variation, in [0, 1]; 0 selects every row.
     """
-    rows = distances(before, now) >= threshold
-    return Update(rows, take(now, rows), digest(before))
+    row_mask = distances(base, new) >= threshold
+    return Delta(row_mask, select_rows(new, row_mask), digest(base))
 
 
-def overlay(before: Knowledge, update: Update) -> Knowledge:
-    """What the receiver holds after an update.
+def apply_delta(base: Knowledge, delta: Delta) -> Knowledge:
+    """Replace the rows of ``base`` that the delta has.
 
     Raises:
-        FedfuseError: for an update that does not fit what is held.
+        FedfuseError: for a delta that does not fit the base.
     """
-    held = digest(before)
-    check("before", update.before, held, update.before == held)
-    check("rows", len(update.rows), before.rows, len(update.rows) == before.rows)
-    new, rows = update.knowledge, update.rows
+    found = digest(base)
+    check("base", delta.base, found, delta.base == found)
+    new, mask = delta.knowledge, delta.row_mask
+    check("row_mask", f"{len(mask)} rows", base.num_rows, len(mask) == base.num_rows)
     for name in ("tokenizer", "public"):
-        told, known = getattr(new, name), getattr(before, name)
-        check(name, told, known, told == known)
-    expected = {"offsets": _offsets(before, rows), "label_bytes": before.label_bytes}
+        theirs, ours = getattr(new, name), getattr(base, name)
+        check(name, theirs, ours, theirs == ours)
+    expected = {"offsets": _offsets(base, mask), "label_bytes": base.label_bytes}
     for name, values in expected.items():
         same = np.array_equal(getattr(new, name), values)
-        check(name, "other counts", "those of the rows that are told", same)
-    k = max(before.k, new.k)
-    indices, logprobs = (_widen(a, k) for a in (before.indices, before.logprobs))
-    tail_logprob, label = before.tail_logprob.copy(), before.label_logprob.copy()
-    indices[rows], logprobs[rows] = _widen(new.indices, k), _widen(new.logprobs, k)
-    tail_logprob[rows], label[rows] = new.tail_logprob, new.label_logprob
+        check(name, "other counts", "those of the replaced rows", same)
+    k = max(base.k, new.k)
+    indices, logprobs = (_widen(a, k) for a in (base.indices, base.logprobs))
+    tail_logprob, label = base.tail_logprob.copy(), base.label_logprob.copy()
+    indices[mask], logprobs[mask] = _widen(new.indices, k), _widen(new.logprobs, k)
+    tail_logprob[mask], label[mask] = new.tail_logprob, new.label_logprob
     return replace(
-        before, indices=indices, logprobs=logprobs, tail_logprob=tail_logprob, label_logprob=label
+        base, indices=indices, logprobs=logprobs, tail_logprob=tail_logprob, label_logprob=label
     )
 
 
-def take(knowledge: Knowledge, rows: Bool[ndarray, " rows"]) -> Knowledge:
+def select_rows(knowledge: Knowledge, row_mask: Bool[ndarray, " rows"]) -> Knowledge:
     """Some label rows, on the same samples."""
     return replace(
         knowledge,
-        offsets=_offsets(knowledge, rows),
-        indices=knowledge.indices[rows],
-        logprobs=knowledge.logprobs[rows],
-        tail_logprob=knowledge.tail_logprob[rows],
-        label_logprob=knowledge.label_logprob[rows],
+        offsets=_offsets(knowledge, row_mask),
+        indices=knowledge.indices[row_mask],
+        logprobs=knowledge.logprobs[row_mask],
+        tail_logprob=knowledge.tail_logprob[row_mask],
+        label_logprob=knowledge.label_logprob[row_mask],
     )
 
 
@@ -96,21 +96,24 @@ def distances(one: Knowledge, other: Knowledge) -> Float64[ndarray, " rows"]:
     Raises:
         FedfuseError: for other numbers of rows.
     """
-    if one.rows != other.rows:
-        raise FedfuseError(f"knowledge has {other.rows} rows; allowed: {one.rows}, to be compared")
+    if one.num_rows != other.num_rows:
+        raise FedfuseError(
+            f"knowledge has {other.num_rows} rows; allowed: {one.num_rows}, to be compared"
+        )
     parts = [
-        _distances(one, other, slice(start, start + _ROWS)) for start in range(0, one.rows, _ROWS)
+        _distances(one, other, slice(start, start + _ROWS))
+        for start in range(0, one.num_rows, _ROWS)
     ]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def digest(knowledge: Knowledge) -> str:
-    """Of all that knowledge holds: equal digests, equal knowledge."""
-    summed = hashlib.sha256(f"{knowledge.tokenizer} {knowledge.public}".encode())
+    """SHA-256 (hex) of all fields: equal digests, equal knowledge."""
+    hashed = hashlib.sha256(f"{knowledge.tokenizer} {knowledge.public}".encode())
     for name, values in sorted(knowledge.arrays().items()):
-        summed.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        summed.update(np.ascontiguousarray(values).tobytes())
-    return summed.hexdigest()
+        hashed.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        hashed.update(np.ascontiguousarray(values).tobytes())
+    return hashed.hexdigest()
 
 
 def _distances(one: Knowledge, other: Knowledge, rows: slice) -> Float64[ndarray, " rows"]:
@@ -124,9 +127,9 @@ def _distances(one: Knowledge, other: Knowledge, rows: slice) -> Float64[ndarray
     return total
 
 
-def _offsets(knowledge: Knowledge, rows: Bool[ndarray, " rows"]) -> Int64[ndarray, " n_plus_1"]:
+def _offsets(knowledge: Knowledge, row_mask: Bool[ndarray, " rows"]) -> Int64[ndarray, " n_plus_1"]:
     """Where each sample's rows start when only some are left."""
-    before = np.concatenate([[0], np.cumsum(rows)])
+    before = np.concatenate([[0], np.cumsum(row_mask)])
     offsets: Int64[ndarray, " n_plus_1"] = before[knowledge.offsets]
     return offsets
 

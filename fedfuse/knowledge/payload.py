@@ -1,4 +1,4 @@
-"""Knowledge as it is sent from one side to the other: all of it, or what its receiver lacks."""
+"""Knowledge as it is sent: all of it, or the rows that its receiver does not have yet."""
 
 from __future__ import annotations
 
@@ -7,73 +7,75 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedfuse.errors import FedfuseError
+from fedfuse.knowledge import codec
 from fedfuse.knowledge.checking import check
-from fedfuse.knowledge.codec import decode, encode
-from fedfuse.knowledge.delta import Update, difference, overlay
+from fedfuse.knowledge.delta import Delta, apply_delta, compute_delta
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What travels.
+    """Knowledge, or a delta of it, as bytes.
 
     Attributes:
-        message: of ``codec.encode``.
-        rows: one bit per label row, set where the message tells it; empty when it tells all.
-        before: digest of what the receiver must hold; empty when it need hold nothing.
+        message: encoded knowledge (``codec.encode``).
+        row_mask: one bit per label row, set where the message has the row; empty when it has all.
+        base: digest of the knowledge that the delta applies to; empty for no delta.
     """
 
     message: bytes
-    rows: bytes = b""
-    before: str = ""
+    row_mask: bytes = b""
+    base: str = ""
 
 
-def write(now: Knowledge, wire: str, mass: float) -> Payload:
-    """All of it.
+def encode_full(knowledge: Knowledge, logprob_bits: int, top_p: float) -> Payload:
+    """Encode all rows.
 
     Args:
-        now: what to tell.
-        wire: how precisely; see ``codec.encode``.
-        mass: how much of each row; see ``trim``.
+        knowledge: to send.
+        logprob_bits: see ``codec.encode``.
+        top_p: see ``trim``.
     """
-    return Payload(encode(trim(now, mass), wire))
+    return Payload(codec.encode(trim(knowledge, top_p), logprob_bits))
 
 
 def encode_delta(
-    now: Knowledge, held: Knowledge, threshold: float, wire: str, mass: float
+    knowledge: Knowledge, base: Knowledge, threshold: float, logprob_bits: int, top_p: float
 ) -> Payload:
-    """What moved by ``threshold`` or more since the receiver was told; see ``difference``."""
-    update = difference(held, trim(now, mass), threshold)
-    bits = np.packbits(update.rows).tobytes()
-    return Payload(encode(update.knowledge, wire), bits, update.before)
+    """Encode the rows that differ from ``base``, which the receiver has; see ``compute_delta``."""
+    delta = compute_delta(base, trim(knowledge, top_p), threshold)
+    bits = np.packbits(delta.row_mask).tobytes()
+    return Payload(codec.encode(delta.knowledge, logprob_bits), bits, delta.base)
 
 
-def read(
+def decode(
     payload: Payload,
-    held: Knowledge | None = None,
+    base: Knowledge | None = None,
     *,
-    rows: int | None = None,
+    num_rows: int | None = None,
     k: int | None = None,
 ) -> Knowledge:
-    """What the receiver knows after a letter; what it says is not checked yet.
+    """Decode a payload; what it claims is not verified yet.
 
     Args:
-        letter: as received.
-        held: what the receiver holds of the sender's knowledge.
-        rows: label rows that the whole knowledge has; others are refused before they take memory.
-        k: entries of a row that it may have.
+        payload: as received.
+        base: what the receiver has of the sender's knowledge.
+        num_rows: label rows of the whole knowledge; any other number is refused before it takes
+            memory.
+        k: largest number of entries per row.
 
     Raises:
-        FedfuseError: for a message that ``codec.decode`` refuses, or an update of something that
-            is not held.
+        FedfuseError: for a message that ``codec.decode`` refuses, or a delta of something that
+            the receiver does not have.
     """
-    if not payload.before:
-        return decode(payload.message, rows=rows, k=k)
-    if held is None:
-        raise FedfuseError("knowledge is an update; allowed: all of it, as nothing is held yet")
-    width = -(-held.rows // 8)
-    check("rows", f"{len(payload.rows)} bytes", width, len(payload.rows) == width)
-    told = np.unpackbits(np.frombuffer(payload.rows, dtype=np.uint8), count=held.rows) > 0
-    new = decode(payload.message, rows=int(told.sum()), k=k)
-    return overlay(held, Update(told, new, payload.before))
+    if not payload.base:
+        return codec.decode(payload.message, num_rows=num_rows, k=k)
+    if base is None:
+        raise FedfuseError("knowledge: expected all rows, as there is no base yet, got a delta")
+    width = -(-base.num_rows // 8)
+    check("row_mask", f"{len(payload.row_mask)} bytes", width, len(payload.row_mask) == width)
+    packed = np.frombuffer(payload.row_mask, dtype=np.uint8)
+    row_mask = np.unpackbits(packed, count=base.num_rows) > 0
+    new = codec.decode(payload.message, num_rows=int(row_mask.sum()), k=k)
+    return apply_delta(base, Delta(row_mask, new, payload.base))

@@ -31,8 +31,8 @@ class LogprobQuantizer:
     bits: int
 
     @property
-    def nothing(self) -> int:
-        """The code of -inf."""
+    def zero_code(self) -> int:
+        """Code of -inf, the largest."""
         return (1 << self.bits) - 1
 
     @property
@@ -43,14 +43,14 @@ class LogprobQuantizer:
     @property
     def smallest(self) -> float:
         """The lowest log-probability that is told apart from lower ones."""
-        return float(-np.expm1((self.nothing - 1) / self.steps))
+        return float(-np.expm1((self.zero_code - 1) / self.steps))
 
     def codes(self, logprobs: Float[ndarray, " *shape"]) -> Int64[ndarray, " *shape"]:
         """Codes of log-probabilities; those below ``smallest`` get its code, -inf its own."""
         distance = np.maximum(-logprobs.astype(np.float64), 0)
         scaled = np.rint(self.steps * np.log1p(distance))
-        limited: ndarray = np.minimum(scaled, self.nothing - 1).astype(np.int64)
-        limited[np.isinf(distance)] = self.nothing
+        limited: ndarray = np.minimum(scaled, self.zero_code - 1).astype(np.int64)
+        limited[np.isinf(distance)] = self.zero_code
         return limited
 
     def logprobs(self) -> Float[ndarray, " codes"]:
@@ -58,7 +58,7 @@ class LogprobQuantizer:
         return _table(self)
 
 
-def same(one: Float[ndarray, " n"], other: Float[ndarray, " n"]) -> ndarray:
+def nearly_equal(one: Float[ndarray, " n"], other: Float[ndarray, " n"]) -> ndarray:
     """``[n]`` where two finite log-probabilities are equal but for rounding."""
     finite = np.isfinite(one) & np.isfinite(other)
     difference = np.abs(np.subtract(one, other, out=np.zeros(len(one)), where=finite))
@@ -68,13 +68,13 @@ def same(one: Float[ndarray, " n"], other: Float[ndarray, " n"]) -> ndarray:
 
 
 @lru_cache(maxsize=8)
-def _table(precision: LogprobQuantizer) -> Float[ndarray, " codes"]:
-    table = -np.expm1(np.arange(precision.nothing + 1) / precision.steps)
+def _table(quantizer: LogprobQuantizer) -> Float[ndarray, " codes"]:
+    table = -np.expm1(np.arange(quantizer.zero_code + 1) / quantizer.steps)
     table[-1] = -np.inf
     table.setflags(write=False)
     return table
 
 
-# The run config's knowledge.wire. A 16-bit code is as good as float16, whose error is up to
-# 2**-11 * |logprob|, from -1 on.
-QUANTIZERS = {"default": LogprobQuantizer(2048, 16), "compact": LogprobQuantizer(48, 8)}
+# By the run config's knowledge.logprob-bits. A 16-bit code is as good as float16, whose error is up
+# to 2**-11 * |logprob|, from -1 on.
+QUANTIZERS = {16: LogprobQuantizer(2048, 16), 8: LogprobQuantizer(48, 8)}

@@ -51,16 +51,16 @@ class Knowledge:
     @property
     def distribution(self) -> SparseDistribution:
         """The distributions alone, all rows of them known."""
-        weight = np.ones(self.rows, dtype=np.float32)
+        weight = np.ones(self.num_rows, dtype=np.float32)
         return SparseDistribution(self.indices, self.logprobs, self.tail_logprob, weight)
 
     @property
-    def samples(self) -> int:
+    def num_samples(self) -> int:
         """Number of samples N."""
         return len(self.offsets) - 1
 
     @property
-    def rows(self) -> int:
+    def num_rows(self) -> int:
         """Number of label rows T."""
         return len(self.tail_logprob)
 
@@ -72,7 +72,7 @@ class Knowledge:
     @property
     def sample_of_row(self) -> Int64[ndarray, " rows"]:
         """``[T]`` the sample that each row belongs to."""
-        return np.repeat(np.arange(self.samples), np.diff(self.offsets))
+        return np.repeat(np.arange(self.num_samples), np.diff(self.offsets))
 
     @property
     def loss(self) -> Float32[ndarray, " n"]:
@@ -80,12 +80,14 @@ class Knowledge:
 
         Infinite where nothing was scored, so that who knows nothing of a sample never teaches it.
         """
-        nats = np.bincount(self.sample_of_row, weights=-self.label_logprob, minlength=self.samples)
-        loss = np.full(self.samples, np.inf, dtype=np.float32)
+        nats = np.bincount(
+            self.sample_of_row, weights=-self.label_logprob, minlength=self.num_samples
+        )
+        loss = np.full(self.num_samples, np.inf, dtype=np.float32)
         np.divide(nats, self.label_bytes, out=loss, where=self.label_bytes > 0, casting="same_kind")
         return loss
 
-    def validate(self, *, vocab_size: int, tokenizer: str, public: str, rows: int) -> None:
+    def validate(self, *, vocab_size: int, tokenizer: str, public: str, num_rows: int) -> None:
         """Refuse knowledge that is malformed or about something else.
 
         Raises:
@@ -93,7 +95,7 @@ class Knowledge:
         """
         check("tokenizer", self.tokenizer, tokenizer, self.tokenizer == tokenizer)
         check("public", self.public, public, self.public == public)
-        check("rows", self.rows, rows, self.rows == rows)
+        check("num_rows", self.num_rows, num_rows, self.num_rows == num_rows)
         self.check_shapes()
         for name in ("logprobs", "tail_logprob", "label_logprob"):
             values = getattr(self, name)
@@ -129,16 +131,16 @@ class Knowledge:
         )
         for name in ("indices", "tail_logprob", "label_logprob"):
             found = len(getattr(self, name))
-            check(name, f"{found} rows", f"{self.rows} rows", found == self.rows)
+            check(name, f"{found} rows", f"{self.num_rows} rows", found == self.num_rows)
         check("k", self.k, "at least 1", self.k >= 1)
         check(
             "label_bytes",
             len(self.label_bytes),
-            self.samples,
-            len(self.label_bytes) == self.samples,
+            self.num_samples,
+            len(self.label_bytes) == self.num_samples,
         )
-        good = self.offsets[0] == 0 and self.offsets[-1] == self.rows
-        check("offsets", self.offsets[[0, -1]].tolist(), [0, self.rows], bool(good))
+        good = self.offsets[0] == 0 and self.offsets[-1] == self.num_rows
+        check("offsets", self.offsets[[0, -1]].tolist(), [0, self.num_rows], bool(good))
         check("offsets", "descending", "ascending", bool((np.diff(self.offsets) >= 0).all()))
 
     def _check_labels(self) -> None:

@@ -19,20 +19,20 @@ MAX_BYTES = 2**31
 _TEXT = ("tokenizer", "public")
 
 
-def save(path: Path, knowledge: Knowledge, wire: str = "default", mass: float = 1.0) -> None:
+def save(path: Path, knowledge: Knowledge, logprob_bits: int = 16, top_p: float = 1.0) -> None:
     """Write knowledge as it would be sent; see ``codec.encode`` and ``trim``.
 
     Raises:
         FedfuseError: when it cannot be encoded or written.
     """
-    message = encode(trim(knowledge, mass), wire)
+    message = encode(trim(knowledge, top_p), logprob_bits)
     try:
         path.write_bytes(message)
     except OSError as error:
         raise FedfuseError(f"{str(path)!r} cannot be written: {error}") from error
 
 
-def read(path: Path) -> bytes:
+def read_message(path: Path) -> bytes:
     """A saved message, not decoded yet.
 
     Raises:
@@ -54,7 +54,7 @@ def load(path: Path) -> Knowledge:
     Raises:
         FedfuseError: when the file cannot be read, or ``codec.decode`` refuses it.
     """
-    return decode(read(path))
+    return decode(read_message(path))
 
 
 def to_arrays(knowledge: Knowledge) -> dict[str, ndarray]:

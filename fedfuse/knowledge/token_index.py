@@ -27,27 +27,25 @@ class TokenIndex:
     Attributes:
         tokens: ``[D]`` ascending token ids.
         counts: ``[D]`` rows that keep each, at least 1.
-        rows: ``[M]`` those rows, ascending for each token.
+        row: ``[M]`` those rows, ascending for each token.
     """
 
     tokens: Int64[ndarray, " d"]
     counts: Int64[ndarray, " d"]
-    rows: Int64[ndarray, " m"]
+    row: Int64[ndarray, " m"]
 
 
-def write_gaps(
-    postings: TokenIndex, rows: int
-) -> tuple[UInt8[ndarray, " a"], UInt8[ndarray, " b"]]:
-    """The rows of all postings as bits: quotients in unary, then remainders plane by plane.
+def encode_gaps(index: TokenIndex, rows: int) -> tuple[UInt8[ndarray, " a"], UInt8[ndarray, " b"]]:
+    """The rows of all index as bits: quotients in unary, then remainders plane by plane.
 
     Args:
-        postings: M entries.
+        index: M entries.
         rows: T.
     """
-    first = postings.counts.cumsum() - postings.counts
-    gaps = np.diff(postings.rows, prepend=0) - 1
-    gaps[first] = postings.rows[first]
-    width = _widths(postings.counts, rows)
+    first = index.counts.cumsum() - index.counts
+    gaps = np.diff(index.row, prepend=0) - 1
+    gaps[first] = index.row[first]
+    width = _widths(index.counts, rows)
     quotients = gaps >> width
     unary = np.zeros(int(quotients.sum()) + len(gaps), dtype=np.uint8)
     unary[(quotients + 1).cumsum() - 1] = 1  # every quotient is so many zeros and a one
@@ -56,13 +54,13 @@ def write_gaps(
     return np.packbits(unary), np.packbits(remainders)
 
 
-def read_gaps(
+def decode_gaps(
     counts: Int64[ndarray, " d"],
     unary: UInt8[ndarray, " a"],
     remainders: UInt8[ndarray, " b"],
     rows: int,
 ) -> Int64[ndarray, " m"]:
-    """The inverse of ``write_gaps``: the rows of all postings.
+    """The inverse of ``encode_gaps``: the rows of all index.
 
     Args:
         counts: ``[D]`` rows of each token, at least 1; their sum M is already bounded.

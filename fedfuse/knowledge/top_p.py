@@ -1,4 +1,4 @@
-"""Adaptive k: a confident row needs fewer entries than a row that could go anywhere."""
+"""Top-p (nucleus) truncation: a confident row keeps fewer entries than an uncertain one."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from fedfuse.knowledge.record import Knowledge
 
 
-def trim(knowledge: Knowledge, mass: float) -> Knowledge:
-    """Keep the most likely entries of each row until they have this much mass.
+def trim(knowledge: Knowledge, top_p: float) -> Knowledge:
+    """Keep the most likely entries of each row until their probabilities reach ``top_p``.
 
     Rows whose entries have less keep them all; every row keeps one. What is dropped goes to the
     tail, so no mass is lost, and a label that is dropped keeps its log-probability.
 
     Args:
         knowledge: with entries in descending order.
-        mass: in (0, 1]; 1 keeps everything.
+        top_p: in (0, 1]; 1 keeps everything.
     """
-    if mass >= 1:
+    if top_p >= 1:
         return knowledge
     kept = np.exp(knowledge.logprobs.astype(np.float64))
     before = kept.cumsum(1) - kept  # [T, k]
-    drop = before >= mass
+    drop = before >= top_p
     drop[:, :1] = False
     dropped = np.where(drop, kept, 0).sum(1)
     with np.errstate(divide="ignore"):

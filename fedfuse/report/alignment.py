@@ -55,12 +55,12 @@ def print_alignment(
     console: Console,
     coverage: Coverage,
     texts: Sequence[TextAlignment],
-    positions: str,
+    mode: str,
     limit: int = BLOCKS,
 ) -> None:
     """Print what is covered of texts, and their first ``limit`` blocks in all, side by side."""
     console.print(
-        _counts(f"{count(len(texts), 'text')}, positions by {positions}", coverage_rows(coverage))
+        _counts(f"{count(len(texts), 'text')}, positions by {mode}", coverage_rows(coverage))
     )
     for line in _legend():
         console.print(line)

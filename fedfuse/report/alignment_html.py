@@ -83,7 +83,7 @@ _TEMPLATE = """\
 <header>
 <h1>{{ source }} to {{ target }}</h1>
 <p class="meta">How the tokens of the source (first) align with those of the target (second).
-Distances in {{ unit }}, positions by {{ positions }}.</p>
+Distances in {{ unit }}, positions by {{ mode }}.</p>
 </header>
 <main>
 <section id="statistics">
@@ -169,7 +169,7 @@ def render(
     examples: Sequence[Sequence[Example]],
     *,
     unit: str,
-    positions: str,
+    mode: str,
 ) -> str:
     """The page as text, for two tokenizers by name."""
     environment = Environment(
@@ -187,7 +187,7 @@ def render(
         hidden=sum(text.total - len(text.blocks) for text in texts),
         examples=examples,
         unit=unit,
-        positions=positions,
+        mode=mode,
         marks=MARKS,
         meanings=MEANINGS,
         joint=JOINT,

@@ -80,7 +80,7 @@ def translate(
     found = project(
         knowledge.distribution,
         spelled_table(table, spelling),
-        align_rows(rows, own, "merge"),
+        align_rows(rows, own, "chain-rule"),
         own,
         source=rows,
         spelling=spelling,
@@ -188,8 +188,8 @@ def test_merge_equals_oracle(
     source, target = tokenizers[one], tokenizers[other]
     samples = [Sample(prompt, answer) for prompt, answer in pairs]
     rows, own = (label_rows(t, samples, length)[1] for t in (source, target))
-    alignment = align_rows(rows, own, "merge")
-    paired = align_rows(rows, own, "boundary").source_row.tolist()
+    alignment = align_rows(rows, own, "chain-rule")
+    paired = align_rows(rows, own, "exact-boundary").source_row.tolist()
     found = zip(
         alignment.source_row.tolist(), alignment.span.tolist(), alignment.seen.tolist(), strict=True
     )
@@ -289,7 +289,7 @@ def test_a_merged_alignment_needs_a_spelling() -> None:
         np.array([0, 2]), np.zeros(2, int), np.arange(2), np.array([0, 1]), np.array([1, 2])
     )
     own = LabelRows(np.array([0, 1]), np.zeros(1, int), np.arange(1), np.array([0]), np.array([2]))
-    alignment = align_rows(rows, own, "merge")
+    alignment = align_rows(rows, own, "chain-rule")
     assert alignment.span.tolist() == [2]
     table = VocabularyTable(np.zeros((1, 1), int), np.zeros((1, 1), np.int32))
     knowledge = knowledge_of(rows, [{0: 0.5}, {0: 0.5}], 1)

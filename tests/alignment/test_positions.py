@@ -43,7 +43,7 @@ def test_boundary_from_words_to_letters(words: TextTokenizer, letters: TextToken
     target = label_rows(letters, SAMPLES, 50)[1]
     assert source.prefix.tolist() == [3, 7, 8, 0, 3]
     assert target.prefix.tolist() == [3, 4, 5, 6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6]
-    found = align_rows(source, target, "boundary").source_row
+    found = align_rows(source, target, "exact-boundary").source_row
     # What predicts "cat" after "the" teaches what predicts " " after "the", and so on.
     expected = [0, -1, -1, -1, 1, 2, -1, -1, -1, 3, -1, -1, 4, -1, -1, -1]
     assert found.tolist() == expected
@@ -56,7 +56,7 @@ def test_boundary_from_letters_to_words(words: TextTokenizer, letters: TextToken
     assert align_rows(source, target).source_row.tolist() == [0, 4, 5, 9, 12]
 
 
-@pytest.mark.parametrize("mode", ["boundary", "dtw"])
+@pytest.mark.parametrize("mode", ["exact-boundary", "dtw"])
 @pytest.mark.parametrize("forth", [True, False])
 def test_row_convention(
     words: TextTokenizer, letters: TextTokenizer, mode: str, forth: bool
@@ -73,7 +73,7 @@ def test_row_convention(
     table = minimum_edit_distance_table(*pair, None)
     found = align_rows(source, target, mode, *shapes, table).source_row
     pairs = [(t, s) for t, s in enumerate(found.tolist()) if s >= 0]
-    if mode == "boundary":
+    if mode == "exact-boundary":
         assert len(pairs) == 8
     for t, s in pairs:
         sample = target.sample_of_row[t]
@@ -88,7 +88,7 @@ def test_row_convention(
             said = b"".join(tokenizer.token_bytes[i] for i in read[1:])
             assert said.strip() == raw[: rows.prefix[row]].strip()
             assert following == rows.token[row]
-        if mode == "boundary":
+        if mode == "exact-boundary":
             assert source.prefix[s] == target.prefix[t]
         else:
             assert table.best[source.token[s]] == target.token[t]
@@ -209,7 +209,7 @@ def test_dtw_equals_oracle(
 def test_refusals(words: TextTokenizer, letters: TextTokenizer) -> None:
     source = label_rows(words, SAMPLES, 50)[1]
     target = label_rows(letters, SAMPLES, 50)[1]
-    with pytest.raises(FedfuseError, match="'diagonal'; allowed: merge, boundary, dtw"):
+    with pytest.raises(FedfuseError, match="'diagonal'; allowed: chain-rule, exact-boundary, dtw"):
         align_rows(source, target, "diagonal")
     with pytest.raises(FedfuseError, match="needs the surfaces"):
         align_rows(source, target, "dtw", words.vocabulary_bytes)

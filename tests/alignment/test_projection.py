@@ -87,8 +87,8 @@ def test_paper_rule_by_hand() -> None:
         TABLE,
         one_to_one(np.array([1, -1, 0])),
         rows_of([7, 8, 9]),
-        collisions="first",
-        unmatched="one-hot",
+        duplicate_tokens="first",
+        unaligned_positions="one-hot",
     )
     assert found.indices.tolist() == [[7, 5, 0], [8, 0, 0], [7, 5, 0]]
     np.testing.assert_allclose(
@@ -108,7 +108,7 @@ def test_one_hot_is_on_the_predicted_token() -> None:
         table_of([0]),
         one_to_one(np.array([-1, -1, -1])),
         rows,
-        unmatched="one-hot",
+        unaligned_positions="one-hot",
     )
     assert found.indices[:, 0].tolist() == [2, 3, 4]
 
@@ -164,13 +164,13 @@ def problems(draw: st.DrawFn) -> tuple[Knowledge, VocabularyTable, np.ndarray, L
     )
 
 
-@pytest.mark.parametrize("collisions", ["sum", "first"])
-@pytest.mark.parametrize("unmatched", ["skip", "one-hot"])
+@pytest.mark.parametrize("duplicate_tokens", ["sum", "first"])
+@pytest.mark.parametrize("unaligned_positions", ["skip", "one-hot"])
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(problem=problems())
 def test_projection_equals_oracle(
-    collisions: str,
-    unmatched: str,
+    duplicate_tokens: str,
+    unaligned_positions: str,
     problem: tuple[Knowledge, VocabularyTable, np.ndarray, LabelRows],
 ) -> None:
     knowledge, table, source_row, target = problem
@@ -179,8 +179,8 @@ def test_projection_equals_oracle(
         table,
         one_to_one(source_row),
         target,
-        collisions=collisions,
-        unmatched=unmatched,
+        duplicate_tokens=duplicate_tokens,
+        unaligned_positions=unaligned_positions,
     )
     assert found.indices.shape == found.logprobs.shape == (len(target.token), knowledge.k)
     assert (found.logprobs[:, 1:] <= found.logprobs[:, :-1]).all()
@@ -195,12 +195,12 @@ def test_projection_equals_oracle(
                 knowledge.logprobs[s].tolist(),
                 float(knowledge.tail_logprob[s]),
                 table.best.tolist(),
-                collisions,
+                duplicate_tokens,
             )
         else:
-            want = {int(target.token[t]): 1.0} if unmatched == "one-hot" else {}
+            want = {int(target.token[t]): 1.0} if unaligned_positions == "one-hot" else {}
             rest = 1.0 - len(want)
-        assert found.weight[t] == float(s >= 0 or unmatched == "one-hot")
+        assert found.weight[t] == float(s >= 0 or unaligned_positions == "one-hot")
         assert got.keys() == want.keys()
         for token_id, logprob in got.items():
             assert math.exp(logprob) == pytest.approx(want[token_id], rel=1e-5)
@@ -208,19 +208,19 @@ def test_projection_equals_oracle(
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
-@given(problem=problems(), collisions=st.sampled_from(["sum", "first"]))
+@given(problem=problems(), duplicate_tokens=st.sampled_from(["sum", "first"]))
 def test_identity_returns_its_input(
-    problem: tuple[Knowledge, VocabularyTable, np.ndarray, LabelRows], collisions: str
+    problem: tuple[Knowledge, VocabularyTable, np.ndarray, LabelRows], duplicate_tokens: str
 ) -> None:
     knowledge, table, _, _ = problem
     identity = table_of(list(range(len(table.target))))
-    target = rows_of([0] * knowledge.rows)
+    target = rows_of([0] * knowledge.num_rows)
     found = project(
         knowledge.distribution,
         identity,
-        one_to_one(np.arange(knowledge.rows)),
+        one_to_one(np.arange(knowledge.num_rows)),
         target,
-        collisions=collisions,
+        duplicate_tokens=duplicate_tokens,
     )
     used = np.isfinite(knowledge.logprobs)
     np.testing.assert_array_equal(found.indices[used], knowledge.indices[used])
@@ -237,7 +237,7 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
         TABLE,
         one_to_one(np.array([0, -1])),
         rows_of([2, 3]),
-        unmatched="one-hot",
+        unaligned_positions="one-hot",
     )
     assert found.indices.tolist() == [[0], [3]]
     np.testing.assert_allclose(mass(found), 1.0)
@@ -246,8 +246,11 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"collisions": "last"}, "collisions is 'last'; allowed: sum or first"),
-        ({"unmatched": "guess"}, "unmatched is 'guess'; allowed: skip or one-hot"),
+        ({"duplicate_tokens": "last"}, "duplicate_tokens is 'last'; allowed: sum or first"),
+        (
+            {"unaligned_positions": "guess"},
+            "unaligned_positions is 'guess'; allowed: skip or one-hot",
+        ),
         ({"alignment": one_to_one(np.array([0]))}, r"source_row is \(1,\); allowed: \(2,\)"),
         ({"alignment": one_to_one(np.array([0, 2]))}, r"source_row is \(0, 2\); allowed: -1\.\.1"),
         (

@@ -68,7 +68,7 @@ def check_pairs(source: LabelRows, target: LabelRows, found: Alignment, mode: st
     assert (rows < len(source.token)).all()
     assert (source.sample_of_row[rows] == target.sample_of_row[matched]).all()
     assert (np.diff(rows) >= 0).all()
-    if mode == "boundary":
+    if mode == "exact-boundary":
         assert len(np.unique(rows)) == len(rows)
     if mode != "dtw":
         # A token that is seen before its end still begins where the source's row does.
@@ -76,7 +76,7 @@ def check_pairs(source: LabelRows, target: LabelRows, found: Alignment, mode: st
         before = target.prefix[level]
         assert (before >= 0).all()
         assert (source.prefix[found.source_row[level]] == before).all()
-    if mode == "merge":
+    if mode == "chain-rule":
         paired = found.source_row[matched]
         last = paired + found.span[matched] - 1
         whole = found.span[matched] > 1
@@ -108,7 +108,7 @@ def test_alignment(one: str, other: str) -> None:
         goal = label_rows(target, [sample], target_length)[1]
         check_text(one, sample, rows, source_length)
         check_text(other, sample, goal, target_length)
-        for mode in ("boundary", "merge", "dtw"):
+        for mode in ("exact-boundary", "chain-rule", "dtw"):
             check_pairs(rows, goal, align_rows(rows, goal, mode, *shapes), mode)
         # Where both begin at the first byte of the answer, they are paired there.
         if len(rows.token) and len(goal.token) and rows.prefix[0] == goal.prefix[0] >= 0:
@@ -136,7 +136,7 @@ def test_projection_conserves_mass(one: str, other: str) -> None:
             table,
             alignment,
             goal,
-            collisions="first" if first else "sum",
+            duplicate_tokens="first" if first else "sum",
         )
         check_mass(found, alignment, target)
 

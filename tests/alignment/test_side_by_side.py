@@ -73,13 +73,13 @@ class TestTexts:
         letters, merged = pair
         forth, back = table_of(letters, merged), table_of(merged, letters)
         # Both of the source's rows make the target's.
-        coverage, _ = align_texts(letters, merged, forth, ["abcd"], positions="merge")
+        coverage, _ = align_texts(letters, merged, forth, ["abcd"], mode="chain-rule")
         assert (coverage.with_source, coverage.used) == (3, 4)
         # The target's second row has no boundary of the source, but stands inside its token.
         coverage, (alignment,) = align_texts(merged, letters, back, ["abcd"])
         assert (coverage.with_source, coverage.used, coverage.target_tokens) == (3, 3, 4)
         assert [t.paired for t in alignment.blocks[0].target] == [True, False]
-        coverage, _ = align_texts(merged, letters, back, ["abcd"], positions="merge")
+        coverage, _ = align_texts(merged, letters, back, ["abcd"], mode="chain-rule")
         assert (coverage.with_source, coverage.used) == (4, 3)
 
     def test_near(self, pair: tuple[TextTokenizer, TextTokenizer]) -> None:
@@ -116,17 +116,17 @@ class TestTexts:
 
     def test_unknown_positions(self, pair: tuple[TextTokenizer, TextTokenizer]) -> None:
         with pytest.raises(FedfuseError, match="'guess'; allowed: merge"):
-            align_texts(*pair, table_of(*pair), ["a"], positions="guess")
+            align_texts(*pair, table_of(*pair), ["a"], mode="guess")
 
-    @pytest.mark.parametrize("positions", MODES)
+    @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("target_kind", KINDS)
     @pytest.mark.parametrize("source_kind", KINDS)
     def test_every_token_is_in_one_block(
-        self, tokenizers: Tokenizers, source_kind: str, target_kind: str, positions: str
+        self, tokenizers: Tokenizers, source_kind: str, target_kind: str, mode: str
     ) -> None:
         source, target = tokenizers[source_kind], tokenizers[target_kind]
         table = table_of(source, target)
-        coverage, alignments = align_texts(source, target, table, TEXTS, positions=positions)
+        coverage, alignments = align_texts(source, target, table, TEXTS, mode=mode)
         for alignment in alignments:
             _check_blocks(source, target, alignment.text, alignment.blocks)
             assert alignment.total == len(alignment.blocks)
@@ -135,7 +135,7 @@ class TestTexts:
         tokens = [t for a in alignments for b in a.blocks for t in b.source]
         assert sum(t.paired for t in tokens) == coverage.used
         assert coverage.used <= coverage.source_tokens <= len(tokens)
-        if source is target and positions == "boundary":
+        if source is target and mode == "exact-boundary":
             assert all(
                 b.match == "exact" for a in alignments for b in a.blocks if len(b.source) == 1
             )

@@ -219,9 +219,9 @@ def test_distillation_reports_every_number(
     found = read(path)
     times = {f"fused_over_ce_time_{n}" for n in (1, 4, 8)} | {"fused_over_dense_time_8"}
     memory = {"fused_over_ce_memory", "fused_memory_8_over_1"}
-    wires = {"wire_bytes_per_row_default", "wire_bytes_per_row_compact", "codec_mb_per_second"}
+    wires = {"wire_bytes_per_row_16_bits", "wire_bytes_per_row_8_bits", "codec_mb_per_second"}
     assert set(found["results"]) == times | memory | wires
-    compact, default = (found["results"][f"wire_bytes_per_row_{w}"] for w in ("compact", "default"))
+    compact, default = (found["results"][f"wire_bytes_per_row_{bits}_bits"] for bits in (8, 16))
     assert 0 < compact < default
     assert found["results"]["codec_mb_per_second"] > 0
     assert all(found["results"][name] > 0 for name in times)

@@ -85,7 +85,7 @@ def test_prints_statistics_and_texts(align: Any) -> None:
     out = align(*PAIR, "--text", "the cat sat", "--text", "日本 😀")
     assert "SRC  byte-level.json\nDST  unigram.json" in out
     assert "exact match" in out
-    assert "2 texts, positions by merge" in out
+    assert "2 texts, positions by chain-rule" in out
     assert "text 1\nSRC  " in out
     assert "<F0 9F>" in out  # a part of a character, by the byte-level one
     assert "\x1b" not in out
@@ -108,9 +108,9 @@ def test_text_file(align: Any, place: Path) -> None:
     assert "\\r" not in out
 
 
-@pytest.mark.parametrize("positions", ["boundary", "merge", "dtw"])
-def test_positions(align: Any, positions: str) -> None:
-    assert f"positions by {positions}" in align(*PAIR, "--positions", positions)
+@pytest.mark.parametrize("mode", ["exact-boundary", "chain-rule", "dtw"])
+def test_positions(align: Any, mode: str) -> None:
+    assert f"positions by {mode}" in align(*PAIR, "--alignment", mode)
 
 
 @pytest.mark.parametrize("unit", ["bytes", "characters"])
@@ -158,7 +158,7 @@ def test_a_folder_and_a_tokenizer_without_specials(align: Any, place: Path) -> N
     [
         (["./none", "unigram.json"], "tokenizer './none' does not exist; allowed: a folder"),
         (["byte-level.json", "none.json"], "tokenizer 'none.json' does not exist; allowed"),
-        ([*PAIR, "--positions", "guess"], "--positions: expected merge or "),
+        ([*PAIR, "--alignment", "guess"], "--alignment: expected chain-rule or "),
         ([*PAIR, "--unit", "words"], "--unit: expected bytes or characters, got 'words'"),
         ([*PAIR, "--export", "no/map.json"], "--export: expected a file in a folder"),
         ([*PAIR, "--html", "no/page.html"], "--html: expected a file in a folder"),
@@ -188,8 +188,8 @@ def test_refused(refused: Any, place: Path, arguments: list[str], message: str) 
 def test_long_texts_are_refused_for_dtw_only(refused: Any, align: Any, place: Path) -> None:
     (place / "long.txt").write_text("the " * (MAX_WARPED_BYTES // 4) + "end")
     options = ["--text-file", "long.txt"]
-    message = refused(*PAIR, *options, "--positions", "dtw")
-    expected = f"at most {MAX_WARPED_BYTES} bytes with --positions dtw"
+    message = refused(*PAIR, *options, "--alignment", "dtw")
+    expected = f"at most {MAX_WARPED_BYTES} bytes with --alignment dtw"
     assert f"expected {expected}, got {MAX_WARPED_BYTES + 3}" in message
 
 

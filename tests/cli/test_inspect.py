@@ -26,14 +26,14 @@ def test_shows_what_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     knowledge = random_knowledge(rows=9)
-    save(tmp_path / "known", knowledge, "compact", 0.8)
+    save(tmp_path / "known", knowledge, 8, 0.8)
     assert call(tmp_path / "known", monkeypatch) == 0
     out = capsys.readouterr().out
     about, _, table = out.partition("\n\n")
     shown = dict(line.split(maxsplit=1) for line in about.replace("mean kept ", "").splitlines())
     trimmed = trim(knowledge, 0.8).logprobs
     assert shown["version"] == "2"
-    assert shown["wire"] == "compact"
+    assert "logprob bits    8" in about
     assert (shown["tokenizer"], shown["rows"], shown["samples"]) == ("tokenizer", "9", "3")
     assert f"mean kept k     {np.isfinite(trimmed).sum() / 9:.2f}" in about
     assert float(shown["mass"]) == pytest.approx(np.exp(trimmed).sum() / 9, abs=0.02)

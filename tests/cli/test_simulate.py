@@ -87,8 +87,8 @@ def sets(*options: str) -> list[str]:
         (["baselines=1"], "baselines: expected bool, got 1 of type int"),
         (["local.step=5"], "local.step = '5': no such key; did you mean 'local.steps'?"),
         (
-            ["knowledge.positions=guess"],
-            "knowledge.positions: expected 'merge', 'boundary', 'dtw', got 'guess'",
+            ["knowledge.alignment=guess"],
+            "knowledge.alignment: expected 'chain-rule', 'exact-boundary', 'dtw', got 'guess'",
         ),
         (
             ["strategy=fedsomething"],

@@ -57,12 +57,12 @@ CHANGED: dict[str, Any] = {
     "clients.autocast": "bfloat16",
     "server.quantization": "4bit",
     "clients.quantization": "8bit",
-    "knowledge.wire": "compact",
+    "knowledge.logprob-bits": 8,
     "server-distill.divergence": "forward-kl",
     "client-distill.divergence": "reverse-kl",
-    "knowledge.positions": "dtw",
-    "knowledge.collisions": "first",
-    "knowledge.unmatched": "one-hot",
+    "knowledge.alignment": "dtw",
+    "knowledge.duplicate-tokens": "first",
+    "knowledge.unaligned-positions": "one-hot",
     "gate.network": "perceptron",
     "gate.loss": "distillation",
     "gate.features": "entropy,neighbour-accuracy",
@@ -81,7 +81,7 @@ CHANGED: dict[str, Any] = {
 @given(st.sets(st.sampled_from(sorted(CHANGED))))
 def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
     # Two options that exclude each other.
-    keys = keys - {"knowledge.freshness"} if "knowledge.public-share" in keys else keys
+    keys = keys - {"knowledge.delta-threshold"} if "knowledge.public-share" in keys else keys
     given_values = {key: CHANGED[key] for key in keys}
     config = parse(given_values)
     flat = flatten(config)
@@ -93,8 +93,8 @@ def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
     ("given_values", "why"),
     [
         (
-            {"knowledge.freshness": 0.1, "knowledge.public-share": 0.5},
-            r"freshness: expected 0 with a knowledge\.public.*got 0\.1",
+            {"knowledge.delta-threshold": 0.1, "knowledge.public-share": 0.5},
+            r"delta-threshold: expected 0 with a knowledge\.public.*got 0\.1",
         ),
         (
             {"acceptance-test": True, "data.holdout": 0},
@@ -121,7 +121,7 @@ def test_every_error_is_reported_at_once() -> None:
         "rounds": True,
         "seed": 1.0,
         "data.source": "  ",
-        "knowledge.positions": "dwt",
+        "knowledge.alignment": "dwt",
         "server-distill.label-weight": 1.5,
         "baselines": 1,
         "timeout": "long",
@@ -134,7 +134,7 @@ def test_every_error_is_reported_at_once() -> None:
     assert sorted(line.strip() for line in lines) == [
         "baselines: expected bool, got 1 of type int",
         "data.source: expected text that is not empty, got '  '",
-        "knowledge.positions: expected 'merge', 'boundary', 'dtw', got 'dwt'",
+        "knowledge.alignment: expected 'chain-rule', 'exact-boundary', 'dtw', got 'dwt'",
         "local.learning-rat = 0.1: no such key; did you mean 'local.learning-rate'?",
         "rounds: expected int, got True of type bool",
         "seed: expected int, got 1.0 of type float",
@@ -159,9 +159,9 @@ def test_every_error_is_reported_at_once() -> None:
         ("local.learning-rate", 0.0, "above 0"),
         ("client-distill.label-weight", -0.1, "at least 0, at most 1"),
         ("knowledge.k", 0, "at least 1"),
-        ("knowledge.mass", 0.0, "above 0, at most 1"),
-        ("knowledge.mass", 1.01, "above 0, at most 1"),
-        ("knowledge.wire", "float16", "'default', 'compact'"),
+        ("knowledge.top-p", 0.0, "above 0, at most 1"),
+        ("knowledge.top-p", 1.01, "above 0, at most 1"),
+        ("knowledge.logprob-bits", 32, "16, 8"),
         ("clients.lora-rank", 0, "at least 1"),
         ("clients.lora-alpha", -1.0, "above 0"),
         ("server.dtype", "int8", "'float32', 'bfloat16', 'float16'"),

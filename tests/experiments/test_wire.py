@@ -26,12 +26,12 @@ def test_variants_travel_as_they_say() -> None:
         if variant.k == 16:
             arrived, size = variant.travel(knowledge)
             sizes[variant.name] = size
-            assert distances(knowledge, arrived).max() < 1.1 - variant.mass + 0.02
+            assert distances(knowledge, arrived).max() < 1.1 - variant.top_p + 0.02
     assert len(sizes) == len({variant.name for variant in VARIANTS if variant.k == 16})
     assert sizes[REFERENCE.name] == 50 * (16 * 8 + 8)
-    assert sizes["default, mass 1, k 16"] < sizes[REFERENCE.name]
-    assert sizes["compact, mass 1, k 16"] < sizes["default, mass 1, k 16"]
-    assert sizes["default, mass 0.95, k 16"] < sizes["default, mass 1, k 16"]
+    assert sizes["16 bits, top-p 1, k 16"] < sizes[REFERENCE.name]
+    assert sizes["8 bits, top-p 1, k 16"] < sizes["16 bits, top-p 1, k 16"]
+    assert sizes["16 bits, top-p 0.95, k 16"] < sizes["16 bits, top-p 1, k 16"]
 
 
 def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
@@ -42,7 +42,7 @@ def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
     cells = []
     for variant, order in (
         (REFERENCE, 0),
-        (Encoding("compact"), 0),
+        (Encoding(8), 0),
         (REFERENCE, 1),
         (REFERENCE, 0),
     ):
@@ -56,7 +56,7 @@ def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
     summary = one_round.summarize(cells[:3])
     assert summary[REFERENCE.name]["loss_over_float32"] == 0
     assert summary[REFERENCE.name]["chance"] > 0
-    assert summary["compact, mass 1, k 16"]["loss_over_float32"] == round(compacted / exact - 1, 5)
+    assert summary["8 bits, top-p 1, k 16"]["loss_over_float32"] == round(compacted / exact - 1, 5)
     assert tables.one_round(summary).count("\n") == 3
 
 

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.flower import messages
-from fedfuse.knowledge.payload import encode_delta, read, write
+from fedfuse.knowledge.payload import decode, encode_delta, encode_full
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -31,11 +31,11 @@ def knowledge() -> Knowledge:
     )
 
 
-@pytest.mark.parametrize(("wire", "tolerance"), [("default", 2e-3), ("compact", 0.05)])
-def test_knowledge_comes_back(knowledge: Knowledge, wire: str, tolerance: float) -> None:
+@pytest.mark.parametrize(("bits", "tolerance"), [(16, 2e-3), (8, 0.05)])
+def test_knowledge_comes_back(knowledge: Knowledge, bits: int, tolerance: float) -> None:
     content = RecordDict({})
-    messages.pack_knowledge(content, write(knowledge, wire, 1.0))
-    found = read(messages.unpack_knowledge(content), rows=3, k=2)
+    messages.pack_knowledge(content, encode_full(knowledge, bits, 1.0))
+    found = decode(messages.unpack_knowledge(content), num_rows=3, k=2)
     assert (found.tokenizer, found.public) == ("ab", "cd")
     for name, values in knowledge.arrays().items():
         back = getattr(found, name)
@@ -48,15 +48,15 @@ def test_knowledge_comes_back(knowledge: Knowledge, wire: str, tolerance: float)
 
 def test_only_so_much_mass_is_sent(knowledge: Knowledge) -> None:
     content = RecordDict({})
-    messages.pack_knowledge(content, write(knowledge, "default", 0.7))
-    found = read(messages.unpack_knowledge(content))
+    messages.pack_knowledge(content, encode_full(knowledge, 16, 0.7))
+    found = decode(messages.unpack_knowledge(content))
     assert np.isfinite(found.logprobs).sum(1).tolist() == [2, 1, 2]
     np.testing.assert_allclose(np.exp(found.tail_logprob), [0.25, 0.25, 0], atol=1e-3)
 
 
 def test_what_changed_comes_back(knowledge: Knowledge) -> None:
     content = RecordDict({})
-    letter = encode_delta(knowledge, knowledge, 0.1, "default", 1.0)
+    letter = encode_delta(knowledge, knowledge, 0.1, 16, 1.0)
     messages.pack_knowledge(content, letter)
     assert messages.unpack_knowledge(content) == letter
 
@@ -66,7 +66,7 @@ def test_missing_knowledge_is_refused() -> None:
     with pytest.raises(FedfuseError, match="allowed: knowledge"):
         messages.unpack_knowledge(content)
     some = np.zeros(3, dtype=np.uint8)
-    for names in ({"other"}, {"message", "rows"}):
+    for names in ({"other"}, {"message", "row_mask"}):
         content["knowledge"] = messages.arrays_to_record(dict.fromkeys(names, some))
         with pytest.raises(FedfuseError, match="allowed: knowledge"):
             messages.unpack_knowledge(content)

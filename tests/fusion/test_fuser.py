@@ -39,9 +39,9 @@ class Class:
             known[0][1],
             public,
             MAX_LENGTH,
-            positions="boundary",
-            collisions="sum",
-            unmatched="skip",
+            alignment="exact-boundary",
+            duplicate_tokens="sum",
+            unaligned_positions="skip",
             cache=None,
         )
         self.fuser = KnowledgeFuser(self.aligner, self.own)
@@ -178,11 +178,11 @@ def test_a_rule_that_returns_anything_else_is_refused(
 def test_weights_of_rows_are_those_of_the_targets(school: Class) -> None:
     """A rule that trusts one teacher on each sample's first row and nobody on the others."""
     offsets = school.own.offsets
-    first = np.zeros((school.own.rows, 4), dtype=np.float32)
+    first = np.zeros((school.own.num_rows, 4), dtype=np.float32)
     first[offsets[:-1], 2] = 1
     fused_targets = school.fuser.fuse(school.heard, lambda _: first, 4)
     np.testing.assert_allclose(fused_targets.weights[:, 2], 1 / np.diff(offsets), rtol=1e-6)
-    others = np.ones(school.own.rows, dtype=bool)
+    others = np.ones(school.own.num_rows, dtype=bool)
     others[offsets[:-1]] = False
     assert not fused_targets.teacher.weight[others].any()
     with pytest.raises(FedfuseError, match="fusion rule: expected finite weights"):

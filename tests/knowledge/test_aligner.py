@@ -30,13 +30,17 @@ PAIRS = [("gpt2", "llama"), ("llama", "gpt_neox"), ("gpt_neox", "gpt2"), ("opt",
 def aligner(
     tokenizer: TextTokenizer, public: list[Sample], max_length: int = MAX_LENGTH, **rules: str
 ) -> KnowledgeAligner:
-    options = {"positions": "boundary", "collisions": "sum", "unmatched": "skip"} | rules
+    options = {
+        "alignment": "exact-boundary",
+        "duplicate_tokens": "sum",
+        "unaligned_positions": "skip",
+    } | rules
     return KnowledgeAligner(tokenizer, public, max_length, cache=None, **options)
 
 
-def sent(knowledge: Knowledge, wire: str = "default", mass: float = 1.0) -> Knowledge:
+def sent(knowledge: Knowledge, bits: int = 16, mass: float = 1.0) -> Knowledge:
     """As it comes out at the other end."""
-    return decode(encode(trim(knowledge, mass), wire))
+    return decode(encode(trim(knowledge, mass), bits))
 
 
 def known(tiny: Make, name: str, public: list[Sample], k: int = 4) -> tuple[Tiny, Knowledge]:
@@ -49,7 +53,7 @@ def test_between_equal_tokenizers_nothing_changes(tiny: Make, public: list[Sampl
     target = tiny("opt")
     assert target.tokenizer.fingerprint == source.tokenizer.fingerprint
     translate = aligner(target.tokenizer, public)
-    found, own = translate(knowledge, source.tokenizer), translate.own(knowledge)
+    found, own = translate(knowledge, source.tokenizer), translate.identity(knowledge)
     np.testing.assert_array_equal(found.indices, knowledge.indices)
     np.testing.assert_array_equal(found.logprobs, knowledge.logprobs)
     np.testing.assert_array_equal(found.tail_logprob, knowledge.tail_logprob)
@@ -59,14 +63,19 @@ def test_between_equal_tokenizers_nothing_changes(tiny: Make, public: list[Sampl
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-@pytest.mark.parametrize("positions", ["boundary", "dtw"])
-@pytest.mark.parametrize("collisions", ["sum", "first"])
+@pytest.mark.parametrize("alignment", ["exact-boundary", "dtw"])
+@pytest.mark.parametrize("duplicate_tokens", ["sum", "first"])
 def test_mass_is_conserved(
-    tiny: Make, public: list[Sample], source: str, target: str, positions: str, collisions: str
+    tiny: Make,
+    public: list[Sample],
+    source: str,
+    target: str,
+    alignment: str,
+    duplicate_tokens: str,
 ) -> None:
     model, knowledge = known(tiny, source, public)
     other = tiny(target).tokenizer
-    translate = aligner(other, public, positions=positions, collisions=collisions)
+    translate = aligner(other, public, alignment=alignment, duplicate_tokens=duplicate_tokens)
     found = translate(knowledge, model.tokenizer)
     assert len(found.weight) == len(translate.rows.token)
     mass = np.exp(found.logprobs.astype(np.float64)).sum(1)
@@ -79,7 +88,7 @@ def test_rows_without_a_partner_follow_the_rule(tiny: Make, public: list[Sample]
     model, knowledge = known(tiny, "gpt_neox", public)
     target = tiny("gpt2").tokenizer
     skip = aligner(target, public)(knowledge, model.tokenizer)
-    one_hot = aligner(target, public, unmatched="one-hot")
+    one_hot = aligner(target, public, unaligned_positions="one-hot")
     found = one_hot(knowledge, model.tokenizer)
     alone = skip.weight == 0
     assert alone.any()
@@ -98,15 +107,15 @@ def test_a_dictionary_is_made_once_a_tokenizer(
         target,
         public,
         MAX_LENGTH,
-        positions="boundary",
-        collisions="sum",
-        unmatched="skip",
+        alignment="exact-boundary",
+        duplicate_tokens="sum",
+        unaligned_positions="skip",
         cache=tmp_path,
     )
-    first = translate.dictionary(source)
+    first = translate.pair(source)
     assert list(tmp_path.iterdir())
     monkeypatch.setattr("fedfuse.knowledge.aligner.minimum_edit_distance_table", None)
-    assert translate.dictionary(again) is first
+    assert translate.pair(again) is first
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
@@ -115,16 +124,16 @@ def test_honest_knowledge_is_accepted(tiny: Make, public: list[Sample], name: st
     model, knowledge = known(tiny, name, public, k)
     translate = aligner(tiny("opt").tokenizer, public)
     translate.verify(knowledge, model.tokenizer, fingerprint(public))
-    for wire in QUANTIZERS:
+    for bits in QUANTIZERS:
         for mass in (0.3, 0.9, 1.0):
-            received = sent(knowledge, wire, mass)
+            received = sent(knowledge, bits, mass)
             translate.verify(received, model.tokenizer, fingerprint(public))
 
 
-@pytest.mark.parametrize("wire", QUANTIZERS)
+@pytest.mark.parametrize("bits", QUANTIZERS)
 @pytest.mark.parametrize("k", [1, 8, 500])
 def test_honest_knowledge_of_a_confident_model_is_accepted(
-    tiny: Make, public: list[Sample], k: int, wire: str
+    tiny: Make, public: list[Sample], k: int, bits: int
 ) -> None:
     """A log-probability of -100 is rounded by up to 1.06 in 8 bits: its claim with its entry."""
     model = tiny("gpt2")
@@ -133,7 +142,7 @@ def test_honest_knowledge_of_a_confident_model_is_accepted(
     assert knowledge.label_logprob.min() < -60
     translate = aligner(tiny("llama").tokenizer, public)
     for mass in (0.5, 1.0):
-        translate.verify(sent(knowledge, wire, mass), model.tokenizer, fingerprint(public))
+        translate.verify(sent(knowledge, bits, mass), model.tokenizer, fingerprint(public))
 
 
 @settings(
@@ -143,7 +152,7 @@ def test_honest_knowledge_of_a_confident_model_is_accepted(
     name=st.sampled_from(["gpt2", "llama", "gpt_neox"]),
     k=st.integers(1, 500),
     mass=st.floats(0.01, 1),
-    wire=st.sampled_from(list(QUANTIZERS)),
+    bits=st.sampled_from(list(QUANTIZERS)),
     sharpness=st.floats(0, 80),
 )
 def test_honest_knowledge_always_passes(
@@ -152,7 +161,7 @@ def test_honest_knowledge_always_passes(
     name: str,
     k: int,
     mass: float,
-    wire: str,
+    bits: int,
     sharpness: float,
 ) -> None:
     """Any k, mass, precision, and any model from a uniform one to one that is always sure."""
@@ -161,16 +170,16 @@ def test_honest_knowledge_always_passes(
         model.model.get_output_embeddings().weight.mul_(sharpness)
     knowledge = extract(model, model.encode(public), k)
     translate = aligner(tiny("opt").tokenizer, public)
-    translate.verify(sent(knowledge, wire, mass), model.tokenizer, fingerprint(public))
+    translate.verify(sent(knowledge, bits, mass), model.tokenizer, fingerprint(public))
 
 
 def test_an_unused_slot_is_no_entry(tiny: Make, public: list[Sample]) -> None:
     """Where the label is token 0, which is what unused slots hold."""
     model, knowledge = known(tiny, "gpt2", public)
     translate = aligner(tiny("llama").tokenizer, public)
-    labels = translate.dictionary(model.tokenizer).rows
+    labels = translate.pair(model.tokenizer).rows
     zero = replace(labels, token=np.zeros_like(labels.token))
-    object.__setattr__(translate.dictionary(model.tokenizer), "rows", zero)
+    object.__setattr__(translate.pair(model.tokenizer), "rows", zero)
     beyond = np.minimum(knowledge.logprobs[:, -1], knowledge.tail_logprob) - 0.1
     trimmed = trim(replace(knowledge, label_logprob=beyond), 0.01)
     keep = (trimmed.indices[:, 0] != 0)[:, None]
@@ -198,7 +207,7 @@ class TestLiar:
     def kept(self, case: tuple[KnowledgeAligner, Tiny, Knowledge]) -> np.ndarray:
         """Rows whose label is among the entries."""
         translate, model, knowledge = case
-        labels = translate.dictionary(model.tokenizer).rows.token
+        labels = translate.pair(model.tokenizer).rows.token
         kept: np.ndarray = (knowledge.indices == labels[:, None]).any(1)
         assert kept.any()
         assert not kept.all()

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.codec import decode, encode
-from fedfuse.knowledge.container import MAX_VOCABULARY, Header, pack_numbers, seal, unseal
+from fedfuse.knowledge.container import MAX_VOCABULARY, Header, pack, pack_numbers, unpack
 from fedfuse.knowledge.quantizer import QUANTIZERS
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
 from tests.knowledge.conftest import VOCAB, random_knowledge
 
 wires = st.sampled_from(list(QUANTIZERS))
-each = pytest.mark.parametrize("wire", QUANTIZERS)
+each = pytest.mark.parametrize("bits", QUANTIZERS)
 
 
 def check(knowledge: Knowledge) -> None:
     knowledge.validate(
-        vocab_size=VOCAB, tokenizer="tokenizer", public="public", rows=knowledge.rows
+        vocab_size=VOCAB, tokenizer="tokenizer", public="public", num_rows=knowledge.num_rows
     )
 
 
@@ -36,9 +36,9 @@ def by_id(knowledge: Knowledge) -> list[dict[int, float]]:
     ]
 
 
-def bound(wire: str, knowledge: Knowledge, values: np.ndarray) -> np.ndarray:
+def bound(bits: int, knowledge: Knowledge, values: np.ndarray) -> np.ndarray:
     """What is declared: the rounding, and that of making the mass one again."""
-    error = QUANTIZERS[wire].error
+    error = QUANTIZERS[bits].error
     return 1.1 * error * (2 + np.abs(values) + np.log(knowledge.k + 1)) + 1e-6
 
 
@@ -48,11 +48,11 @@ def bound(wire: str, knowledge: Knowledge, values: np.ndarray) -> np.ndarray:
     st.floats(0.05, 20),
 )  # fmt: skip
 def test_round_trip_within_the_declared_precision(
-    wire: str, seed: int, rows: int, k: int, mass: float, concentration: float
+    bits: int, seed: int, rows: int, k: int, mass: float, concentration: float
 ) -> None:
     knowledge = trim(random_knowledge(seed, rows=rows, k=k, concentration=concentration), mass)
     check(knowledge)
-    again = decode(encode(knowledge, wire))
+    again = decode(encode(knowledge, bits))
     for name in ("offsets", "label_bytes", "tokenizer", "public"):
         np.testing.assert_array_equal(getattr(again, name), getattr(knowledge, name))
     for item in fields(Knowledge):
@@ -64,44 +64,44 @@ def test_round_trip_within_the_declared_precision(
     assert again.k == np.isfinite(knowledge.logprobs).sum(1).max(initial=1)
     for name in ("tail_logprob", "label_logprob"):
         sent, found = getattr(knowledge, name), getattr(again, name)
-        assert (np.abs(found - sent) <= bound(wire, knowledge, sent)).all()
+        assert (np.abs(found - sent) <= bound(bits, knowledge, sent)).all()
     for sent_row, found_row in zip(by_id(knowledge), by_id(again), strict=True):
         assert sent_row.keys() == found_row.keys()
         for token, value in sent_row.items():
-            assert abs(found_row[token] - value) <= bound(wire, knowledge, np.array(value))
+            assert abs(found_row[token] - value) <= bound(bits, knowledge, np.array(value))
     check(again)
     total = np.exp(again.logprobs.astype(np.float64)).sum(1) + np.exp(again.tail_logprob)
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 @each
-def test_the_label_keeps_the_value_of_its_entry(wire: str) -> None:
+def test_the_label_keeps_the_value_of_its_entry(bits: int) -> None:
     """So a claim needs no tolerance of its own; beyond the entries it stays below what is left."""
     knowledge = random_knowledge(rows=50, samples=5)
     explicit = np.arange(50) % 3 == 0
     low = np.minimum(knowledge.logprobs[:, -1], knowledge.tail_logprob) - 0.3
     label = np.where(explicit, low, knowledge.logprobs[:, 1])
-    again = decode(encode(replace(knowledge, label_logprob=label), wire))
+    again = decode(encode(replace(knowledge, label_logprob=label), bits))
     np.testing.assert_array_equal(again.label_logprob[~explicit], again.logprobs[~explicit, 1])
     below = np.minimum(again.logprobs[:, -1], again.tail_logprob)
     assert (again.label_logprob <= below)[explicit].all()
     wrong = np.abs(again.label_logprob - label)
-    assert (wrong <= bound(wire, knowledge, label)).all()
+    assert (wrong <= bound(bits, knowledge, label)).all()
 
 
 @each
-def test_a_label_that_is_all_that_is_left(wire: str) -> None:
+def test_a_label_that_is_all_that_is_left(bits: int) -> None:
     """Whoever rounds the tail below the label's own must not make an honest sender a liar."""
     knowledge = random_knowledge(rows=400, samples=5)
     noise = np.random.default_rng(1).uniform(-1e-6, 1e-6, 400).astype(np.float32)
     tail_logprob = np.minimum(knowledge.tail_logprob, knowledge.logprobs[:, -1])
     claim = tail_logprob + noise
-    again = decode(encode(replace(knowledge, tail_logprob=tail_logprob, label_logprob=claim), wire))
+    again = decode(encode(replace(knowledge, tail_logprob=tail_logprob, label_logprob=claim), bits))
     assert (again.label_logprob <= again.tail_logprob).all()
 
 
 @each
-def test_few_bytes(wire: str) -> None:
+def test_few_bytes(bits: int) -> None:
     """Of rows such as a language model has; ids by Zipf's law in a vocabulary of 32,000."""
     rng = np.random.default_rng(0)
     rows, k = 3000, 16
@@ -119,8 +119,8 @@ def test_few_bytes(wire: str) -> None:
         tokenizer="t" * 64,
         public="p" * 64,
     )
-    size = len(encode(trim(knowledge, 0.95), wire)) / rows
-    assert size < {"default": 48, "compact": 24}[wire]
+    size = len(encode(trim(knowledge, 0.95), bits)) / rows
+    assert size < {16: 48, 8: 24}[bits]
 
 
 def test_no_probability_stays_none() -> None:
@@ -132,8 +132,8 @@ def test_no_probability_stays_none() -> None:
     logprobs[1] += np.log1p(np.exp(knowledge.tail_logprob[1]) / np.exp(logprobs[1]).sum())
     label[1] = logprobs[1, 0]
     odd = replace(knowledge, logprobs=logprobs, tail_logprob=tail_logprob, label_logprob=label)
-    for wire, low in (("default", -1e6), ("compact", QUANTIZERS["compact"].smallest)):
-        again = decode(encode(odd, wire))
+    for bits, low in ((16, -1e6), (8, QUANTIZERS[8].smallest)):
+        again = decode(encode(odd, bits))
         assert again.tail_logprob[0] == again.logprobs[0, 2] == -np.inf
         assert again.logprobs[0, 1] == pytest.approx(low, rel=1e-3)
         assert again.tail_logprob[1] == pytest.approx(low, rel=1e-3)
@@ -141,8 +141,8 @@ def test_no_probability_stays_none() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1])
 @each
-def test_hardly_any_rows(wire: str, rows: int) -> None:
-    check(decode(encode(random_knowledge(rows=rows), wire)))
+def test_hardly_any_rows(bits: int, rows: int) -> None:
+    check(decode(encode(random_knowledge(rows=rows), bits)))
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_hardly_any_rows(wire: str, rows: int) -> None:
     ],
 )
 @each
-def test_what_cannot_be_told_is_refused(wire: str, match: str, change: Any) -> None:
+def test_what_cannot_be_told_is_refused(bits: int, match: str, change: Any) -> None:
     with pytest.raises(FedfuseError, match=rf"^knowledge\.{match}"):
-        encode(change(random_knowledge()), wire)
+        encode(change(random_knowledge()), bits)
 
 
 def _set(knowledge: Knowledge, name: str, place: Any, value: Any) -> Knowledge:
@@ -174,26 +174,26 @@ def _set(knowledge: Knowledge, name: str, place: Any, value: Any) -> Knowledge:
     return replace(knowledge, **{name: values})
 
 
-def test_an_unknown_wire() -> None:
-    with pytest.raises(FedfuseError, match=r"knowledge\.wire is 'tiny'; allowed: default, compact"):
-        encode(random_knowledge(), "tiny")
+def test_an_unknown_number_of_bits() -> None:
+    with pytest.raises(FedfuseError, match=r"knowledge\.logprob_bits is 7; allowed: 16 or 8"):
+        encode(random_knowledge(), 7)
 
 
 def test_what_the_receiver_expects() -> None:
     message = encode(random_knowledge())
-    decode(message, rows=7, k=4)
-    with pytest.raises(FedfuseError, match=r"knowledge\.rows is 7; allowed: 8"):
-        decode(message, rows=8)
+    decode(message, num_rows=7, k=4)
+    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows is 7; allowed: 8"):
+        decode(message, num_rows=8)
     with pytest.raises(FedfuseError, match=r"knowledge\.k is 4; allowed: at most 3"):
         decode(message, k=3)
 
 
 def forged(message: bytes, head: dict[str, Any], **values: Any) -> bytes:
     """The message with other header entries and fields, and a good checksum."""
-    header, found = unseal(message)
+    header, found = unpack(message)
     for name, value in values.items():
         found[name] = value if isinstance(value, bytes) else pack_numbers(np.asarray(value))
-    return seal(replace(header, **head), found)
+    return pack(replace(header, **head), found)
 
 
 FORGERIES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -221,10 +221,10 @@ def test_a_forgery_with_a_good_checksum(
     match: str, head: dict[str, Any], values: dict[str, Any]
 ) -> None:
     message = encode(random_knowledge())
-    header, _ = unseal(message)
+    header, _ = unpack(message)
     for name in ("tokens", "counts"):  # as many as there are
         if name in values:
-            values = values | {name: values[name][:1] + [0] * (header.tokens - 1)}
+            values = values | {name: values[name][:1] + [0] * (header.num_tokens - 1)}
     with pytest.raises(FedfuseError, match=rf"^knowledge\.{match}.*; allowed: "):
         decode(forged(message, head, **values))
 
@@ -232,8 +232,8 @@ def test_a_forgery_with_a_good_checksum(
 def test_more_entries_in_a_row_than_k() -> None:
     """Tokens that all name the same row."""
     knowledge = random_knowledge(rows=2, samples=1, k=2)
-    header = Header("default", 2, 2, 1, 4, 4, "t", "p")
-    fields = unseal(encode(knowledge))[1] | {
+    header = Header(16, 2, 2, 1, 4, 4, "t", "p")
+    fields = unpack(encode(knowledge))[1] | {
         "tokens": pack_numbers(np.zeros(4, dtype=np.int64)),
         "counts": pack_numbers(np.zeros(4, dtype=np.int64)),
         "gaps": bytes([0b11110000]),
@@ -241,4 +241,4 @@ def test_more_entries_in_a_row_than_k() -> None:
         "logprobs": pack_numbers(np.zeros(4, dtype=np.int64)),
     }
     with pytest.raises(FedfuseError, match=r"gaps is \(0, 4\) entries a row; allowed: \(1, 2\)"):
-        decode(seal(header, fields))
+        decode(pack(header, fields))

@@ -18,13 +18,13 @@ from fedfuse.knowledge import container as envelope
 from fedfuse.knowledge.container import (
     FIELDS,
     Header,
+    pack,
     pack_numbers,
-    seal,
+    unpack,
     unpack_numbers,
-    unseal,
 )
 
-HEADER = Header("compact", 4, 3, 2, 5, 9, "the tokenizer", "the public sét")
+HEADER = Header(8, 4, 3, 2, 5, 9, "the tokenizer", "the public sét")
 CONTENT = {name: bytes([number]) * number for number, name in enumerate(FIELDS)}
 
 
@@ -33,44 +33,47 @@ def signed(body: bytes) -> bytes:
 
 
 def test_what_is_sealed_comes_back() -> None:
-    assert unseal(seal(HEADER, CONTENT)) == (HEADER, CONTENT)
+    assert unpack(pack(HEADER, CONTENT)) == (HEADER, CONTENT)
 
 
 def test_every_truncation_is_refused() -> None:
-    message = seal(HEADER, CONTENT)
+    message = pack(HEADER, CONTENT)
     for size in range(len(message)):
         with pytest.raises(FedfuseError, match="allowed"):
-            unseal(message[:size])
+            unpack(message[:size])
     with pytest.raises(FedfuseError, match="checksum"):
-        unseal(message + b"x")
+        unpack(message + b"x")
 
 
 def test_every_flipped_bit_is_refused() -> None:
-    message = seal(HEADER, CONTENT)
+    message = pack(HEADER, CONTENT)
     for bit in range(8 * len(message)):
         broken = bytearray(message)
         broken[bit // 8] ^= 1 << bit % 8
         with pytest.raises(FedfuseError, match=r"^knowledge.*; allowed: "):
-            unseal(bytes(broken))
+            unpack(bytes(broken))
 
 
 def test_another_version() -> None:
-    message = bytearray(seal(HEADER, CONTENT))
+    message = bytearray(pack(HEADER, CONTENT))
     message[4] = 1
     with pytest.raises(FedfuseError, match="codec version 1; allowed: 2"):
-        unseal(bytes(message))
+        unpack(bytes(message))
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"k": 2**31, "rows": 2**31, "entries": 2**31}, "k x rows is 4611686018427387904"),
-        ({"samples": 2**31}, "samples is 2147483648; allowed: at most 16777216"),
-        ({"entries": 13}, "entries is 13; allowed: 3 to 12"),
-        ({"entries": 2}, "entries is 2; allowed: 3 to 12"),
-        ({"tokens": 10}, "tokens is 10; allowed: at most 9"),
+        ({"k": 2**31, "num_rows": 2**31, "num_entries": 2**31}, "k x rows is 4611686018427387904"),
+        ({"num_samples": 2**31}, "num_samples is 2147483648; allowed: at most 16777216"),
+        ({"num_entries": 13}, "num_entries is 13; allowed: 3 to 12"),
+        ({"num_entries": 2}, "num_entries is 2; allowed: 3 to 12"),
+        ({"num_tokens": 10}, "num_tokens is 10; allowed: at most 9"),
         ({"k": 0}, "k is 0; allowed: at least 1"),
-        ({"k": 2**16, "rows": 100, "entries": 100}, "entries is 100; allowed: at most 32"),
+        (
+            {"k": 2**16, "num_rows": 100, "num_entries": 100},
+            "num_entries is 100; allowed: at most 32",
+        ),
     ],
 )
 def test_sizes_beyond_the_caps(
@@ -78,31 +81,31 @@ def test_sizes_beyond_the_caps(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(envelope, "_check_sizes", lambda _: None)
-        message = seal(replace(HEADER, **change), CONTENT)
+        message = pack(replace(HEADER, **change), CONTENT)
     with pytest.raises(FedfuseError, match=match):
-        unseal(message)
+        unpack(message)
 
 
 def test_fields_longer_than_the_message() -> None:
-    message = bytearray(seal(HEADER, CONTENT)[:-4])
+    message = bytearray(pack(HEADER, CONTENT)[:-4])
     message[26:30] = struct.pack("<I", 2**32 - 1)
     with pytest.raises(FedfuseError, match=r"fields is \d+ bytes long; allowed: 4294967"):
-        unseal(signed(bytes(message)))
+        unpack(signed(bytes(message)))
 
 
 def test_fingerprints_that_are_none() -> None:
-    message = bytearray(seal(HEADER, CONTENT)[:-4])
+    message = bytearray(pack(HEADER, CONTENT)[:-4])
     place = message.index(b"the tokenizer")
     text = bytearray(message)
     text[place] = 0xFF
     with pytest.raises(FedfuseError, match=r"tokenizer is .*; allowed: UTF-8"):
-        unseal(signed(bytes(text)))
+        unpack(signed(bytes(text)))
     message[place - 2 : place] = struct.pack("<H", 2**16 - 1)
     with pytest.raises(FedfuseError, match="public is cut off"):
-        unseal(signed(bytes(message)))
+        unpack(signed(bytes(message)))
     message[5] = 2
-    with pytest.raises(FedfuseError, match=r"wire is 2; allowed: 0\.\.1"):
-        unseal(signed(bytes(message)))
+    with pytest.raises(FedfuseError, match=r"logprob_bits is 2; allowed: 0\.\.1"):
+        unpack(signed(bytes(message)))
 
 
 @given(st.lists(st.integers(0, 2**32 - 1)), st.integers(0, 32))

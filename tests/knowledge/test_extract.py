@@ -47,7 +47,7 @@ def test_equals_the_dense_distribution(tiny: Make, public: list[Sample], archite
             label = dense[position][ids[position + 1]]
             assert knowledge.label_logprob[row] == pytest.approx(label, abs=1e-4)
             row += 1
-    assert row == knowledge.rows
+    assert row == knowledge.num_rows
     np.testing.assert_array_equal(knowledge.offsets, data.rows.offsets)
 
 
@@ -61,7 +61,7 @@ def test_what_it_says_of_itself(tiny: Make, public: list[Sample]) -> None:
     )
     assert (np.diff(knowledge.logprobs, axis=1) <= 0).all()
     assert knowledge.k == 4
-    assert knowledge.samples == len(public)
+    assert knowledge.num_samples == len(public)
     assert knowledge.tokenizer == model.tokenizer.fingerprint
     assert knowledge.public == fingerprint(public)
     nats = sample_nll(model, data)
@@ -71,7 +71,7 @@ def test_what_it_says_of_itself(tiny: Make, public: list[Sample]) -> None:
         vocab_size=model.tokenizer.vocab_size,
         tokenizer=model.tokenizer.fingerprint,
         public=fingerprint(public),
-        rows=len(data.rows.token),
+        num_rows=len(data.rows.token),
     )
 
 

@@ -52,12 +52,12 @@ def mutated(message: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("forged", [False, True], ids=["damaged", "forged"])
-@pytest.mark.parametrize("wire", QUANTIZERS)
-def test_nothing_but_a_refusal(wire: str, forged: bool) -> None:
+@pytest.mark.parametrize("bits", QUANTIZERS)
+def test_nothing_but_a_refusal(bits: int, forged: bool) -> None:
     """With a good checksum some are knowledge still: a log-probability or an id was changed."""
     rng = np.random.default_rng(MUTATIONS)
     messages = [
-        encode(trim(random_knowledge(seed, samples=5, rows=40, k=6), mass), wire)
+        encode(trim(random_knowledge(seed, samples=5, rows=40, k=6), mass), bits)
         for seed, mass in enumerate((1.0, 0.9, 0.5))
     ]
     refusals: list[str] = []
@@ -77,7 +77,7 @@ def test_nothing_but_a_refusal(wire: str, forged: bool) -> None:
                 assert forged or broken == message
                 mass = np.exp(found.logprobs.astype(np.float64)).sum(1) + np.exp(found.tail_logprob)
                 np.testing.assert_allclose(mass, 1, atol=1e-5)
-                assert found.offsets[-1] == found.rows
+                assert found.offsets[-1] == found.num_rows
             assert time.monotonic() - started < MOST_SECONDS
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.codec import decode, encode
+from fedfuse.knowledge import codec
 from fedfuse.knowledge.delta import digest, distances
-from fedfuse.knowledge.payload import encode_delta, read, write
+from fedfuse.knowledge.payload import decode, encode_delta, encode_full
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
 from tests.knowledge.conftest import VOCAB, random_knowledge
@@ -18,8 +18,8 @@ from tests.knowledge.conftest import VOCAB, random_knowledge
 
 def moved(before: Knowledge, rows: int, seed: int = 5) -> Knowledge:
     """The same knowledge but for its first rows."""
-    other = random_knowledge(seed, rows=before.rows, k=before.k)
-    first = np.arange(before.rows) < rows
+    other = random_knowledge(seed, rows=before.num_rows, k=before.k)
+    first = np.arange(before.num_rows) < rows
     return replace(
         before,
         indices=np.where(first[:, None], other.indices, before.indices),
@@ -31,33 +31,33 @@ def moved(before: Knowledge, rows: int, seed: int = 5) -> Knowledge:
 
 def test_a_whole_letter_needs_nothing() -> None:
     knowledge = random_knowledge()
-    found = read(write(knowledge, "default", 0.9))
-    assert digest(found) == digest(decode(encode(trim(knowledge, 0.9))))
+    found = decode(encode_full(knowledge, 16, 0.9))
+    assert digest(found) == digest(codec.decode(codec.encode(trim(knowledge, 0.9))))
 
 
 def test_what_is_not_expected_is_refused() -> None:
-    payload = write(random_knowledge(rows=7, k=4), "default", 1.0)
-    with pytest.raises(FedfuseError, match=r"knowledge\.rows is 7; allowed: 8"):
-        read(payload, rows=8)
+    payload = encode_full(random_knowledge(rows=7, k=4), 16, 1.0)
+    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows is 7; allowed: 8"):
+        decode(payload, num_rows=8)
     with pytest.raises(FedfuseError, match=r"knowledge\.k is 4; allowed: at most 3"):
-        read(payload, k=3)
+        decode(payload, k=3)
 
 
-@pytest.mark.parametrize("wire", ["default", "compact"])
+@pytest.mark.parametrize("bits", [16, 8])
 @pytest.mark.parametrize("rows", [0, 3, 100])
-def test_only_what_changed_is_told(rows: int, wire: str) -> None:
+def test_only_what_changed_is_told(rows: int, bits: int) -> None:
     before = random_knowledge(rows=100, samples=5)
-    held = read(write(before, wire, 1.0))
+    held = decode(encode_full(before, bits, 1.0))
     now = moved(before, rows)
-    payload = encode_delta(now, held, 0.2, wire, 1.0)
-    assert np.unpackbits(np.frombuffer(payload.rows, np.uint8)).sum() == rows
-    assert len(payload.message) < len(write(now, wire, 1.0).message) or rows == 100
-    after = read(payload, held, rows=100, k=4)
-    after.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", rows=100)
+    payload = encode_delta(now, held, 0.2, bits, 1.0)
+    assert np.unpackbits(np.frombuffer(payload.row_mask, np.uint8)).sum() == rows
+    assert len(payload.message) < len(encode_full(now, bits, 1.0).message) or rows == 100
+    after = decode(payload, held, num_rows=100, k=4)
+    after.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", num_rows=100)
     assert distances(after, now).max() < 0.02
     # Told twice, nothing is new.
-    again = encode_delta(now, after, 0.2, wire, 1.0)
-    assert not any(again.rows)
+    again = encode_delta(now, after, 0.2, bits, 1.0)
+    assert not any(again.row_mask)
 
 
 def test_small_changes_do_not_add_up() -> None:
@@ -68,19 +68,19 @@ def test_small_changes_do_not_add_up() -> None:
     for step in range(1, 5):
         logprobs = np.log(np.array([[0.6 - 0.04 * step, 0.3 + 0.04 * step]], dtype=np.float32))
         now = replace(held, logprobs=logprobs, label_logprob=logprobs[:, 1])
-        payload = encode_delta(now, held, 0.1, "default", 1.0)
-        told.append(any(payload.rows))
+        payload = encode_delta(now, held, 0.1, 16, 1.0)
+        told.append(any(payload.row_mask))
     assert told == [False, False, True, True]
 
 
 def test_an_update_of_what_is_not_held_is_refused() -> None:
     before = random_knowledge()
-    payload = encode_delta(moved(before, 3), before, 0.2, "default", 1.0)
-    with pytest.raises(FedfuseError, match="nothing is held"):
-        read(payload)
-    with pytest.raises(FedfuseError, match=r"knowledge\.before"):
-        read(payload, random_knowledge(1))
-    with pytest.raises(FedfuseError, match=r"knowledge\.rows is 2 bytes; allowed: 1"):
-        read(replace(payload, rows=payload.rows * 2), before)
-    with pytest.raises(FedfuseError, match=r"knowledge\.rows"):
-        read(replace(payload, rows=b"\xff"), before)
+    payload = encode_delta(moved(before, 3), before, 0.2, 16, 1.0)
+    with pytest.raises(FedfuseError, match="got a delta"):
+        decode(payload)
+    with pytest.raises(FedfuseError, match=r"knowledge\.base"):
+        decode(payload, random_knowledge(1))
+    with pytest.raises(FedfuseError, match=r"knowledge\.row_mask is 2 bytes; allowed: 1"):
+        decode(replace(payload, row_mask=payload.row_mask * 2), before)
+    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows"):
+        decode(replace(payload, row_mask=b"\xff"), before)

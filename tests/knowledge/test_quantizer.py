@@ -7,27 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfuse.knowledge.quantizer import QUANTIZERS, same
+from fedfuse.knowledge.quantizer import QUANTIZERS, nearly_equal
 
-each = pytest.mark.parametrize("wire", QUANTIZERS)
+each = pytest.mark.parametrize("bits", QUANTIZERS)
 
 
 @each
 @given(values=st.lists(st.floats(0, 150, width=32), min_size=2))
-def test_the_declared_error_is_kept(wire: str, values: list[float]) -> None:
-    precision = QUANTIZERS[wire]
+def test_the_declared_error_is_kept(bits: int, values: list[float]) -> None:
+    quantizer = QUANTIZERS[bits]
     logprobs = -np.sort(np.array(values, dtype=np.float32))
-    codes = precision.codes(logprobs)
+    codes = quantizer.codes(logprobs)
     assert (np.diff(codes) >= 0).all()
-    found = precision.logprobs()[codes]
+    found = quantizer.logprobs()[codes]
     wrong = np.abs(found - logprobs.astype(np.float64))
-    assert (wrong <= precision.error * (1 + np.abs(logprobs)) * (1 + 1e-9)).all()
-    np.testing.assert_array_equal(precision.codes(found), codes)
+    assert (wrong <= quantizer.error * (1 + np.abs(logprobs)) * (1 + 1e-9)).all()
+    np.testing.assert_array_equal(quantizer.codes(found), codes)
 
 
 def test_what_is_declared() -> None:
     """As good as float16 from -1 on: half a unit in the last place is up to 2**-11 of the value."""
-    default, compact = QUANTIZERS["default"], QUANTIZERS["compact"]
+    default, compact = QUANTIZERS[16], QUANTIZERS[8]
     assert default.error == pytest.approx(2**-12, rel=1e-3)
     assert compact.error == pytest.approx(1 / 96, rel=1e-2)
     values = -np.linspace(1, 60, 5000)
@@ -39,18 +39,20 @@ def test_what_is_declared() -> None:
 
 
 @each
-def test_the_ends(wire: str) -> None:
-    precision = QUANTIZERS[wire]
-    table = precision.logprobs()
-    assert len(table) == 2**precision.bits
-    assert precision.codes(np.array([0.0, 1e-4, -np.inf])).tolist() == [0, 0, precision.nothing]
-    assert precision.codes(np.array([-1e30], dtype=np.float32)).tolist() == [precision.nothing - 1]
+def test_the_ends(bits: int) -> None:
+    quantizer = QUANTIZERS[bits]
+    table = quantizer.logprobs()
+    assert len(table) == 2**quantizer.bits
+    assert quantizer.codes(np.array([0.0, 1e-4, -np.inf])).tolist() == [0, 0, quantizer.zero_code]
+    assert quantizer.codes(np.array([-1e30], dtype=np.float32)).tolist() == [
+        quantizer.zero_code - 1
+    ]
     assert table[0] == 0
     assert table[-1] == -np.inf
-    assert table[-2] == pytest.approx(precision.smallest)
+    assert table[-2] == pytest.approx(quantizer.smallest)
 
 
 def test_same() -> None:
     one = np.array([-1.0, -1.0, -np.inf, -np.inf, -100.0])
     other = np.array([-1.00001, -1.001, -np.inf, -3.0, -100.0005])
-    assert same(one, other).tolist() == [True, False, False, False, True]
+    assert nearly_equal(one, other).tolist() == [True, False, False, False, True]

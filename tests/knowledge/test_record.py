@@ -20,7 +20,7 @@ Mutation = Callable[[Knowledge, Rng], Knowledge]
 
 
 def check(knowledge: Knowledge, rows: int = 7) -> None:
-    knowledge.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", rows=rows)
+    knowledge.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", num_rows=rows)
 
 
 def put(knowledge: Knowledge, name: str, value: float, rng: Rng) -> Knowledge:
@@ -33,14 +33,14 @@ def put(knowledge: Knowledge, name: str, value: float, rng: Rng) -> Knowledge:
 def swapped(knowledge: Knowledge, rng: Rng) -> Knowledge:
     """Two entries of one row exchanged."""
     logprobs = knowledge.logprobs.copy()
-    row, left = rng.integers(knowledge.rows), rng.integers(knowledge.k - 1)
+    row, left = rng.integers(knowledge.num_rows), rng.integers(knowledge.k - 1)
     logprobs[row, [left, left + 1]] = logprobs[row, [left + 1, left]]
     return replace(knowledge, logprobs=logprobs)
 
 
 def shifted_mass(knowledge: Knowledge, rng: Rng) -> Knowledge:
     """A row that sums to something else; still sorted, still log-probabilities."""
-    row = rng.integers(knowledge.rows)
+    row = rng.integers(knowledge.num_rows)
     factor = rng.choice([0.5, 0.97])
     logprobs, tail_logprob = knowledge.logprobs.copy(), knowledge.tail_logprob.copy()
     logprobs[row] += np.log(factor)
@@ -56,7 +56,7 @@ def descending_offsets(knowledge: Knowledge, rng: Rng) -> Knowledge:
 MUTATIONS: dict[str, tuple[str, Mutation]] = {
     "tokenizer": ("tokenizer", lambda k, _: replace(k, tokenizer="another")),
     "public": ("public", lambda k, _: replace(k, public="another")),
-    "rows": ("rows", lambda k, _: random_knowledge(rows=6)),
+    "rows": ("num_rows", lambda k, _: random_knowledge(rows=6)),
     "columns": ("indices", lambda k, _: replace(k, indices=k.indices[:, :-1])),
     "no entries": (
         "k",
@@ -102,7 +102,7 @@ def test_rubbish_is_refused_by_name(kind: str, seed: int) -> None:
 
 
 def test_rows_that_the_public_set_does_not_have() -> None:
-    with pytest.raises(FedfuseError, match=r"knowledge\.rows is 7; allowed: 8"):
+    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows is 7; allowed: 8"):
         check(random_knowledge(), rows=8)
 
 
@@ -131,4 +131,4 @@ def test_loss_by_hand() -> None:
     assert knowledge.loss.tolist() == [0.5, np.inf, 0.5]
     assert knowledge.loss.dtype == np.float32
     assert knowledge.sample_of_row.tolist() == [0, 0, 2]
-    assert (knowledge.samples, knowledge.rows, knowledge.k) == (3, 3, 4)
+    assert (knowledge.num_samples, knowledge.num_rows, knowledge.k) == (3, 3, 4)

@@ -16,8 +16,8 @@ from tests.knowledge.conftest import random_knowledge
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
     knowledge = random_knowledge()
-    storage.save(tmp_path / "known", knowledge, "compact", 0.8)
-    message = encode(trim(knowledge, 0.8), "compact")
+    storage.save(tmp_path / "known", knowledge, 8, 0.8)
+    message = encode(trim(knowledge, 0.8), 8)
     assert (tmp_path / "known").read_bytes() == message
     for name, values in storage.load(tmp_path / "known").arrays().items():
         np.testing.assert_array_equal(values, getattr(decode(message), name))

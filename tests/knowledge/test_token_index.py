@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.token_index import TokenIndex, read_gaps, write_gaps
+from fedfuse.knowledge.token_index import TokenIndex, decode_gaps, encode_gaps
 from tests.oracles import postings as oracle
 
 
@@ -36,16 +36,16 @@ def cases(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
 def test_equals_the_oracle_and_comes_back(case: tuple[int, list[list[int]]]) -> None:
     rows, lists = case
     told = postings(lists)
-    unary, remainders = write_gaps(told, rows)
+    unary, remainders = encode_gaps(told, rows)
     wanted = [packed(bits) for bits in oracle.write(lists, rows)]
     np.testing.assert_array_equal(unary, wanted[0])
     np.testing.assert_array_equal(remainders, wanted[1])
-    np.testing.assert_array_equal(read_gaps(told.counts, unary, remainders, rows), told.rows)
+    np.testing.assert_array_equal(decode_gaps(told.counts, unary, remainders, rows), told.row)
 
 
 def test_by_hand() -> None:
     """Of 20 rows two: m is 2 for 20 * 0.7 / 2 = 7; gaps 5 = 1 * 4 + 1 and 10 = 2 * 4 + 2."""
-    unary, remainders = write_gaps(postings([[5, 16]]), 20)
+    unary, remainders = encode_gaps(postings([[5, 16]]), 20)
     assert np.unpackbits(unary).tolist() == [0, 1, 0, 0, 1, 0, 0, 0]
     assert np.unpackbits(remainders).tolist() == [1, 0, 0, 1, 0, 0, 0, 0]
 
@@ -58,7 +58,7 @@ def test_a_set_costs_near_its_entropy() -> None:
     for share in (0.4, 0.1, 0.03, 0.01, 0.001):
         lists.append(np.flatnonzero(rng.random(rows) < share).tolist())
         least -= rows * (share * np.log2(share) + (1 - share) * np.log2(1 - share))
-    bits = 8 * sum(len(part) for part in write_gaps(postings(lists), rows))
+    bits = 8 * sum(len(part) for part in encode_gaps(postings(lists), rows))
     assert least < bits < 1.05 * least
 
 
@@ -77,4 +77,4 @@ def test_a_set_costs_near_its_entropy() -> None:
 def test_other_bits_are_refused(unary: str, remainders: str, match: str) -> None:
     counts = np.array([3 if "allowed: 3" in match else 2])
     with pytest.raises(FedfuseError, match=match):
-        read_gaps(counts, packed(unary), packed(remainders), 20)
+        decode_gaps(counts, packed(unary), packed(remainders), 20)

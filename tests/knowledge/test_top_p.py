@@ -17,7 +17,7 @@ from tests.oracles import postings as oracle
 def test_keeps_what_the_oracle_keeps(seed: int, mass: float) -> None:
     knowledge = random_knowledge(seed, k=6)
     found = trim(knowledge, mass)
-    for row in range(knowledge.rows):
+    for row in range(knowledge.num_rows):
         number = oracle.kept(knowledge.logprobs[row].tolist(), mass)
         assert np.isfinite(found.logprobs[row]).sum() == number
         np.testing.assert_array_equal(found.indices[row, :number], knowledge.indices[row, :number])
@@ -25,7 +25,7 @@ def test_keeps_what_the_oracle_keeps(seed: int, mass: float) -> None:
     total = np.exp(found.logprobs.astype(np.float64)).sum(1) + np.exp(found.tail_logprob)
     np.testing.assert_allclose(total, 1, atol=1e-6)
     np.testing.assert_array_equal(found.label_logprob, knowledge.label_logprob)
-    found.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", rows=7)
+    found.validate(vocab_size=VOCAB, tokenizer="tokenizer", public="public", num_rows=7)
 
 
 def test_all_of_it() -> None:

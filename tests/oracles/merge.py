@@ -1,4 +1,4 @@
-"""Slow, obvious versions of alignment mode "merge" and of the projection of its rows."""
+"""Slow, obvious versions of alignment mode "chain-rule" and of the projection of its rows."""
 
 from __future__ import annotations
 

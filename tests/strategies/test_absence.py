@@ -63,7 +63,7 @@ def test_who_is_away_is_not_waited_for_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     among(monkeypatch, {}, {1: frozenset({2})})
-    folder = federate(tmp_path, **THREE, knowledge__freshness=0.01)
+    folder = federate(tmp_path, **THREE, knowledge__delta_threshold=0.01)
     assert {(c, e) for _, c, e in errors(folder)} == {("1", "not connected")}
     assert [heard(folder, r) - {"none"} for r in (1, 2, 3)] == [
         {"0", "1", "2"},
@@ -141,7 +141,7 @@ def test_a_client_that_is_killed_when_it_has_answered_remembers(
     piggyback: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the copy on its disk, which is newer than what Flower has of it."""
-    keys = {**TWO, "knowledge__freshness": 0.01, "piggyback": piggyback}
+    keys = {**TWO, "knowledge__delta_threshold": 0.01, "piggyback": piggyback}
     wanted = outcome(federate(tmp_path / "plain", **keys))
     monkeypatch.setattr(grid, "InProcessGrid", Forgetful)
     folder = federate(tmp_path / "forgetful", **keys)

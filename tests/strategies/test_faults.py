@@ -15,7 +15,7 @@ from flwr.app import Array, ConfigRecord, Message, MetricRecord
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import pack_knowledge, unpack_knowledge
-from fedfuse.knowledge.payload import read, write
+from fedfuse.knowledge.payload import decode, encode_full
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tracking.run import read_run
 from tests.federations import about, federate, lines
@@ -71,8 +71,8 @@ def lie(edit: Callable[[Knowledge], Knowledge]) -> Deed:
 
     def deed(kind: str, reply: Message) -> None:
         if kind == "train.local":
-            told = edit(read(unpack_knowledge(reply.content)))
-            pack_knowledge(reply.content, write(told, "default", 1.0))
+            told = edit(decode(unpack_knowledge(reply.content)))
+            pack_knowledge(reply.content, encode_full(told, 16, 1.0))
 
     return deed
 

@@ -10,7 +10,7 @@ from flwr.app import Message
 
 from clients import knowledge as distillation
 from fedfuse.flower.messages import unpack_knowledge
-from fedfuse.knowledge.delta import Update
+from fedfuse.knowledge.delta import Delta
 from fedfuse.knowledge.record import Knowledge
 from strategies.fedmkt import FedMKT
 from tests.federations import federate, lines
@@ -51,7 +51,7 @@ def test_a_round_is_about_some_samples(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(FedMKT, "receive", watch)
     folder = federate(tmp_path, **SHORT, knowledge__public_share=1 / 3)
-    assert [knowledge.samples for knowledge in seen] == [40] * 6  # of 120
+    assert [knowledge.num_samples for knowledge in seen] == [40] * 6  # of 120
     rounds = [knowledge.public for knowledge in seen]
     assert rounds[0] == rounds[1]
     assert len(set(rounds)) == 3
@@ -65,7 +65,9 @@ def test_what_stays_is_not_told_again(tmp_path: Path, monkeypatch: pytest.Monkey
     """A threshold of nearly zero tells what moved; one of all tells nothing new."""
     told = {}
     for freshness in (0.0, 1e-6, SMALL, 1.0):
-        folder = federate(tmp_path, **SHORT, name=f"f{freshness}", knowledge__freshness=freshness)
+        folder = federate(
+            tmp_path, **SHORT, name=f"f{freshness}", knowledge__delta_threshold=freshness
+        )
         told[freshness] = traffic(folder, "train.local", "received_bytes")
         down = traffic(folder, "train.distill", "sent_bytes")
         if freshness == 1.0:
@@ -81,21 +83,21 @@ def test_what_stays_is_not_told_again(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_both_sides_hold_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second round on, changes alone travel, both ways."""
-    updates: list[Update] = []
-    overlay = distillation.read.__globals__["overlay"]
+    updates: list[Delta] = []
+    apply_delta = distillation.decode.__globals__["apply_delta"]
 
-    def watch(before: Knowledge, update: Update) -> Knowledge:
+    def watch(before: Knowledge, update: Delta) -> Knowledge:
         updates.append(update)
-        held: Knowledge = overlay(before, update)
+        held: Knowledge = apply_delta(before, update)
         return held
 
-    monkeypatch.setitem(distillation.read.__globals__, "overlay", watch)
-    federate(tmp_path, **SHORT, knowledge__freshness=SMALL)
+    monkeypatch.setitem(distillation.decode.__globals__, "apply_delta", watch)
+    federate(tmp_path, **SHORT, knowledge__delta_threshold=SMALL)
     # A round: each client writes and reads its own; the server reads both, writes and reads its
     # own; each client reads it. Two rounds after the first.
     assert len(updates) == 2 * (2 + 2 + 1 + 2)
-    assert [0 < update.rows.mean() < 1 for update in updates] == [True] * 14, [
-        u.rows.mean() for u in updates
+    assert [0 < update.row_mask.mean() < 1 for update in updates] == [True] * 14, [
+        u.row_mask.mean() for u in updates
     ]
 
 
@@ -104,7 +106,7 @@ def test_a_client_that_forgets_is_told_everything(tmp_path: Path) -> None:
         if kind == "train.local" and "info" in reply.content:
             reply.content["info"]["heard"] = ""  # type: ignore[index]
 
-    folder = federate(tmp_path, **SHORT, knowledge__freshness=1.0, app=sabotage({0: forget}))
+    folder = federate(tmp_path, **SHORT, knowledge__delta_threshold=1.0, app=sabotage({0: forget}))
     sent: dict[str, list[int]] = {}
     for line in lines(folder, "messages"):
         if line["phase"] == "train.distill":
@@ -124,6 +126,6 @@ def test_a_refused_update_is_followed_by_everything(tmp_path: Path) -> None:
             if len(changes) == 2:
                 del reply.content["metrics"]
 
-    keys = SHORT | {"rounds": 4, "min_clients": 1, "knowledge__freshness": SMALL}
+    keys = SHORT | {"rounds": 4, "min_clients": 1, "knowledge__delta_threshold": SMALL}
     federate(tmp_path, **keys, app=sabotage({0: spoil}))
     assert changes == [False, True, False, True]

@@ -75,9 +75,11 @@ def test_a_lost_message_costs_its_phases(tmp_path: Path, monkeypatch: pytest.Mon
     """As if the same phases, each with a message of its own, had been lost."""
     lost = {(1, DISTILL, 1): "hang", (1, EVALUATE, 1): "hang", (2, LOCAL, 1): "hang"}
     among(monkeypatch, lost)
-    apart = federate(tmp_path / "apart", **THREE, knowledge__freshness=0.01)
+    apart = federate(tmp_path / "apart", **THREE, knowledge__delta_threshold=0.01)
     among(monkeypatch, {(2, JOINT, 1): "hang"})
-    together = federate(tmp_path / "together", **THREE, knowledge__freshness=0.01, piggyback=True)
+    together = federate(
+        tmp_path / "together", **THREE, knowledge__delta_threshold=0.01, piggyback=True
+    )
     assert outcome(together) == outcome(apart)
     assert errors(together) == [(JOINT, "1", "no reply within 0.2 s")]
     assert heard(together, 2) == {"0", "2", "none"}
@@ -90,7 +92,7 @@ def test_a_reply_that_does_not_count(
 ) -> None:
     """The client is a round ahead of what the server knows of it, or was started again."""
     among(monkeypatch, {(2, JOINT, 1): fault})
-    folder = federate(tmp_path, **THREE, knowledge__freshness=0.01, piggyback=True)
+    folder = federate(tmp_path, **THREE, knowledge__delta_threshold=0.01, piggyback=True)
     refused = "refused: the reply is of round {}; allowed: {}"
     assert errors(folder) == (
         [

@@ -34,7 +34,7 @@ SHORT: dict[str, Any] = {
     "client_distill__steps": 2,
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "fedmkt": {"strategy": "fedmkt", "knowledge__freshness": 1e-2},
+    "fedmkt": {"strategy": "fedmkt", "knowledge__delta_threshold": 1e-2},
     "fedfuse": {"strategy": "fedfuse", "gate__steps": 2, "gate__folds": 2},
 }
 

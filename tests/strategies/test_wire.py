@@ -46,36 +46,38 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], flo
     """Losses when knowledge stays what it is, in float32."""
     kept: list[Knowledge] = []
 
-    def encode(knowledge: Knowledge, wire: str) -> bytes:
+    def encode(knowledge: Knowledge, logprob_bits: int) -> bytes:
         kept.append(knowledge)
         return bytes([len(kept) - 1])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(payload, "encode", encode)
-        patch.setattr(payload, "decode", lambda message, **_: kept[message[0]])
-        losses, _ = run(tmp_path_factory.mktemp("exact"), knowledge__mass=1.0)
+        patch.setattr(payload.codec, "encode", encode)
+        patch.setattr(payload.codec, "decode", lambda message, **_: kept[message[0]])
+        losses, _ = run(tmp_path_factory.mktemp("exact"), knowledge__top_p=1.0)
     assert len(kept) == 3
     return losses
 
 
 @pytest.fixture(scope="module")
-def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Losses and bytes of each wire, at the default mass."""
+def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
+    """Losses and bytes of each number of bits, at the default top-p."""
     folder = tmp_path_factory.mktemp("sent")
-    return {wire: run(folder, name=wire, knowledge__wire=wire) for wire in QUANTIZERS}
+    return {
+        bits: run(folder, name=f"{bits} bits", knowledge__logprob_bits=bits) for bits in QUANTIZERS
+    }
 
 
-@pytest.mark.parametrize("wire", QUANTIZERS)
+@pytest.mark.parametrize("bits", QUANTIZERS)
 def test_students_lose_less_than_a_hundredth(
-    wire: str, exact: dict[tuple[str, str], float], sent: dict[str, Run]
+    bits: int, exact: dict[tuple[str, str], float], sent: dict[int, Run]
 ) -> None:
-    losses, _ = sent[wire]
+    losses, _ = sent[bits]
     assert losses.keys() == exact.keys()
     for key, loss in losses.items():
         assert loss == pytest.approx(exact[key], rel=0.01)
 
 
-def test_messages_count_what_was_saved(sent: dict[str, Run]) -> None:
-    default, compact = (sent[wire][1] for wire in ("default", "compact"))
+def test_messages_count_what_was_saved(sent: dict[int, Run]) -> None:
+    default, compact = (sent[bits][1] for bits in (16, 8))
     assert compact["up"] < 0.9 * default["up"]
     assert compact["down"] < 0.9 * default["down"]
