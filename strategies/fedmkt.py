@@ -66,7 +66,7 @@ class FedMKT(ModelStrategy):
         self.rule = server.make(self.config.gate, derive_seed(self.config, SERVER, "selector"))
         self.reads_contexts = self.reads_contexts or server.reads_contexts
         self.held = Held(session.run.folder / SERVER / "held")
-        # With freshness: what clients were last told, and the digest of what each of them holds.
+        # With a delta threshold: what clients were last told, and the digest of what each of them holds.
         self.told: Knowledge | None = None
         self.heard: dict[str, str] = {}
 
@@ -248,7 +248,7 @@ class FedMKT(ModelStrategy):
         return mean_loss([loss for _, loss in self.parse_replies(server_round, replies, note)])
 
     def state(self) -> dict[str, ndarray]:
-        """What the rule has learned; with freshness, what each side was told."""
+        """What the rule has learned; with a delta threshold, what each side was told."""
         learned = self.rule.state() if isinstance(self.rule, LearningRule) else {}
         learned = {f"rule/{name}": value for name, value in learned.items()}
         if not self.config.knowledge.delta_threshold:

@@ -46,7 +46,7 @@ SMALL: Mapping[str, Scalar] = {
     "gate.steps": 2,
     "gate.folds": 2,
     "knowledge.k": 8,
-    "knowledge.freshness": 0.01,
+    "knowledge.delta-threshold": 0.01,
 }
 # A client that hangs is waited for as long; nobody else takes time, as all are asked in turn.
 DEADLINE = 0.2

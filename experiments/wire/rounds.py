@@ -21,8 +21,8 @@ VARIANTS = {
     "everything": (),
     "half of the samples": ("--set", "knowledge.public-share=0.5"),
     "quarter of the samples": ("--set", "knowledge.public-share=0.25"),
-    "rows that moved by 0.05": ("--set", "knowledge.freshness=0.05"),
-    "rows that moved by 0.2": ("--set", "knowledge.freshness=0.2"),
+    "rows that moved by 0.05": ("--set", "knowledge.delta-threshold=0.05"),
+    "rows that moved by 0.2": ("--set", "knowledge.delta-threshold=0.2"),
 }
 
 

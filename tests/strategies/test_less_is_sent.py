@@ -64,16 +64,16 @@ def test_a_round_is_about_some_samples(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_stays_is_not_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A threshold of nearly zero tells what moved; one of all tells nothing new."""
     told = {}
-    for freshness in (0.0, 1e-6, SMALL, 1.0):
+    for threshold in (0.0, 1e-6, SMALL, 1.0):
         folder = federate(
-            tmp_path, **SHORT, name=f"f{freshness}", knowledge__delta_threshold=freshness
+            tmp_path, **SHORT, name=f"f{threshold}", knowledge__delta_threshold=threshold
         )
-        told[freshness] = traffic(folder, "train.local", "received_bytes")
+        told[threshold] = traffic(folder, "train.local", "received_bytes")
         down = traffic(folder, "train.distill", "sent_bytes")
-        if freshness == 1.0:
+        if threshold == 1.0:
             assert down[2] < down[1]
         held = [path.name[:2] for path in (folder / "server" / "held").glob("*.npz")]
-        assert set(held) == ({"0-", "1-"} if freshness else set())
+        assert set(held) == ({"0-", "1-"} if threshold else set())
         assert len(held) <= 4  # of this checkpoint and the one before
     assert told[0.0][1] == pytest.approx(told[1.0][1], rel=0.02)
     assert told[1.0][2] < 0.5 * told[1.0][1]
