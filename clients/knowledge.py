@@ -54,7 +54,7 @@ from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 ADAPTER = "adapter"
-# With a delta threshold: what the server holds of this client's knowledge, and the client of the server's.
+# With a delta threshold: the knowledge that the server has of this client, and it of the server.
 TOLD, HEARD = "told", "heard"
 # State of the rule that learns, and the untouched model's loss of each test sample.
 RULE, UNTOUCHED = "rule", "untouched"

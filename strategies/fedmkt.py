@@ -66,7 +66,7 @@ class FedMKT(ModelStrategy):
         self.rule = server.make(self.config.gate, derive_seed(self.config, SERVER, "selector"))
         self.reads_contexts = self.reads_contexts or server.reads_contexts
         self.held = Held(session.run.folder / SERVER / "held")
-        # With a delta threshold: what clients were last told, and the digest of what each of them holds.
+        # With a delta threshold: what clients were last told, and the digest of what each has.
         self.told: Knowledge | None = None
         self.heard: dict[str, str] = {}
 
