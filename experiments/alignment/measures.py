@@ -105,7 +105,7 @@ def compare(
         for choice in CHOICES
     }
     common = np.logical_and.reduce([projected.weight > 0 for projected in found.values()])
-    bytes_of = np.maximum(target_rows.end - target_rows.prefix, 0)
+    bytes_of = np.maximum(target_rows.byte_end - target_rows.byte_start, 0)
     kept = np.exp(knowledge.logprobs.astype(np.float64)).sum(axis=1)
     return {
         choice: _quality(

@@ -3,17 +3,18 @@
 Alignment mode ``chain-rule`` (``fedfuse.alignment.positions``) leaves target rows that no single
 source row answers as it is:
 
-A target token that is several source tokens long (``span``). The source says "wor", then, having
-read that, "k": the target's "work" has the product of the two probabilities. What the source holds
-likely instead at its second step, "m", stands for "worm", if that is a target token.
+A target token that is several source tokens long (``num_source_tokens``). The source says "wor",
+then, having read that, "k": the target's "work" has the product of the two probabilities. A likely
+alternative at the source's second step, "m", stands for "worm", if that is a target token.
 
-A target token inside a source token (``seen``). The source said "workshop" and "worker" at once;
-the target has read "work" and asks what follows. Of the source's candidates those remain that begin
-with what was read, with their mass made one again; "shop" and "er" are what the target spells next.
+A target token inside a source token (``tokens_into``). The source said "workshop" and "worker" at
+once; the target has read "work" and asks what follows. Of the source's candidates those remain that
+begin with what was read, with their probabilities made to sum to one again; "shop" and "er" are
+what the target spells next.
 
 A target token that begins with a space which the text does not have, while the source's does not,
-or the other way round: the first word of a text, or a word after punctuation. The source said
-"work"; what the target calls it there is " work".
+or the other way round (``space_shift``): the first word of a text, or a word after punctuation. The
+source said "work"; the target's token there is " work".
 
 Not in the papers: FedMKT throws the teacher away in the first two cases.
 """
@@ -37,12 +38,12 @@ def spanning(
     first: Int64[ndarray, " rows"],
     target_token: Int64[ndarray, " rows"],
     spelling: Spelling,
-    span: int,
-    lead: Int64[ndarray, " rows"],
+    num_source_tokens: int,
+    space_shift: Int64[ndarray, " rows"],
     k: int,
     duplicate_tokens: str,
 ) -> SparseDistribution:
-    """Distributions of rows whose target tokens are each ``span`` source tokens long.
+    """Distributions of rows whose target tokens are each ``num_source_tokens`` source tokens long.
 
     Args:
         teacher: the source's distributions, on T_s rows.
@@ -51,9 +52,9 @@ def spanning(
         first: ``[R]`` the source row of each one's first token.
         target_token: ``[R]`` the target token that the source's tokens make up.
         spelling: source tokens in terms of target tokens.
-        span: at least 1.
-        lead: ``[R]`` 1 where the target's token has a space in front that the source's has not, -1
-            where it is the other way round, else 0.
+        num_source_tokens: at least 1.
+        space_shift: ``[R]`` 1 where the target's token has a space in front that the source's has
+            not, -1 where it is the other way round, else 0.
         k: entries to keep.
         duplicate_tokens: see ``top_k``.
     """
@@ -62,15 +63,17 @@ def spanning(
     read = np.zeros(rows)  # log-probability of the source's tokens so far
     front = np.zeros(rows, dtype=np.uint64)  # digest of their bytes
     tail = np.zeros(rows)
-    for step in range(span):
+    for step in range(num_source_tokens):
         row = first + step
         label = source.token[row]
         entries, values = teacher.indices[row], teacher.logprobs[row].astype(np.float64)
         is_label = entries == label[:, None]
         if step == 0:
             found = spelling.pieces[entries, 0].astype(np.int64)
-            other = lead != 0
-            found[other] = spelling.token_of(spelling.led(lead[other, None], entries[other]))
+            other = space_shift != 0
+            found[other] = spelling.token_of(
+                spelling.with_space_shift(space_shift[other, None], entries[other])
+            )
         else:
             found = spelling.token_of(spelling.joined(front[:, None], entries))
         values = np.where(is_label, -np.inf, values + read[:, None])
@@ -83,7 +86,9 @@ def spanning(
         ids.append(found)
         logs.append(np.where(found == NO_TOKEN, -np.inf, values))
         read = read + own
-        front = spelling.joined(front, label) if step else spelling.led(lead, label)
+        front = (
+            spelling.joined(front, label) if step else spelling.with_space_shift(space_shift, label)
+        )
     logprobs = np.concatenate([read[:, None], *logs], axis=1)
     known = np.ones(rows, dtype=bool)
     return _distribution(np.concatenate(ids, axis=1), logprobs, tail, known, k, duplicate_tokens)
@@ -92,7 +97,7 @@ def spanning(
 def continuing(
     teacher: SparseDistribution,
     row: Int64[ndarray, " rows"],
-    before: Int64[ndarray, "rows seen"],
+    before: Int64[ndarray, "rows tokens_into"],
     spelling: Spelling,
     k: int,
     duplicate_tokens: str,
@@ -110,14 +115,14 @@ def continuing(
         k: entries to keep.
         duplicate_tokens: see ``top_k``.
     """
-    seen = before.shape[1]
+    tokens_into = before.shape[1]
     entries = teacher.indices[row]
     mass = np.exp(teacher.logprobs[row].astype(np.float64))
     goes_on = np.ones(entries.shape, dtype=bool)
-    for place in range(seen):
+    for place in range(tokens_into):
         goes_on &= spelling.pieces[entries, place] == before[:, place, None]
     mass[~goes_on] = 0.0
-    following = spelling.pieces[entries, seen].astype(np.int64)
+    following = spelling.pieces[entries, tokens_into].astype(np.int64)
     total = mass.sum(axis=1)
     usable = total > 0
     outside = np.exp(teacher.tail_logprob[row].astype(np.float64))
@@ -140,20 +145,20 @@ def rows_by(
     return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else []
 
 
-def leads(
+def space_shifts(
     source: LabelRows, target: LabelRows, alignment: Alignment, spelling: Spelling
 ) -> Int64[ndarray, " target_rows"]:
     """``[T_t]`` 1 where only the target's token begins with a space that the text does not have, -1
     where only the source's does, else 0.
     """
-    paired = np.flatnonzero((alignment.source_row >= 0) & (alignment.seen == 0))
+    paired = np.flatnonzero((alignment.source_row >= 0) & (alignment.tokens_into == 0))
     row = alignment.source_row[paired]
     # A token with a space of its own in front is one byte longer than what it covers.
     here = spelling.target_spaced[target.token[paired]]
     there = spelling.source_spaced[source.token[row]]
-    extra_here = here == target.end[paired] - target.prefix[paired] + 1
-    extra_there = there == source.end[row] - source.prefix[row] + 1
-    known = (target.end[paired] >= 0) & (source.end[row] >= 0)
+    extra_here = here == target.byte_end[paired] - target.byte_start[paired] + 1
+    extra_there = there == source.byte_end[row] - source.byte_start[row] + 1
+    known = (target.byte_end[paired] >= 0) & (source.byte_end[row] >= 0)
     result = np.zeros(len(target.token), dtype=np.int64)
     result[paired] = np.where(known, extra_here.astype(np.int64) - extra_there, 0)
     return result
@@ -171,30 +176,20 @@ def merged_rows(
 ) -> list[tuple[Int64[ndarray, " some"], SparseDistribution]]:
     """The target rows that no single source row answers, and their distributions."""
     result = []
-    lead = leads(source, target, alignment, spelling)
-    for span, rows in rows_by(np.where((alignment.span > 1) | (lead != 0), alignment.span, 0), 1):
-        first, token = alignment.source_row[rows], target.token[rows]
-        said = spanning(
-            teacher,
-            label_logprob,
-            source,
-            first,
-            token,
-            spelling,
-            span,
-            lead[rows],
-            k,
-            duplicate_tokens,
-        )
-        result.append((rows, said))
-    for seen, rows in rows_by(alignment.seen, 1):
-        if seen >= spelling.pieces.shape[1]:
+    space_shift = space_shifts(source, target, alignment, spelling)
+    several = (alignment.num_source_tokens > 1) | (space_shift != 0)
+    for number, rows in rows_by(np.where(several, alignment.num_source_tokens, 0), 1):
+        first, token, shift = alignment.source_row[rows], target.token[rows], space_shift[rows]
+        own = teacher, label_logprob, source
+        found = spanning(*own, first, token, spelling, number, shift, k, duplicate_tokens)
+        result.append((rows, found))
+    for tokens_into, rows in rows_by(alignment.tokens_into, 1):
+        if tokens_into >= spelling.pieces.shape[1]:
             break  # further inside a token than its spelling is known
-        before = target.token[rows[:, None] + np.arange(-seen, 0)]
-        said = continuing(
-            teacher, alignment.source_row[rows], before, spelling, k, duplicate_tokens
-        )
-        result.append((rows, said))
+        before = target.token[rows[:, None] + np.arange(-tokens_into, 0)]
+        row = alignment.source_row[rows]
+        found = continuing(teacher, row, before, spelling, k, duplicate_tokens)
+        result.append((rows, found))
     return result
 
 

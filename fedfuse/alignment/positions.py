@@ -1,14 +1,14 @@
 """Which source row speaks of the same place in the text as a target row.
 
-Rows are label rows: row t predicts token t+1, and ``LabelRows.prefix`` says how many bytes of the
-text come before the predicted token. Three modes:
+Rows are label rows: row t predicts token t+1, and ``LabelRows.byte_start`` is the number of bytes of
+the text before the predicted token. Three modes:
 
 ``exact-boundary``: two rows are paired when both predict from the same bytes of the same text.
 Exact and linear. Not in the paper.
 
 ``chain-rule``: as ``exact-boundary``, and where the two tokenizers cut the text differently after
 that place, the source still teaches: several of its rows speak together of one long target token
-(``span``), and one of its rows speaks of several short target tokens (``seen``), as
+(``num_source_tokens``), and one of its rows of several short target tokens (``tokens_into``), as
 ``fedfuse.alignment.chain_rule`` says. Not in the paper.
 
 ``dtw``: FedMKT (arXiv 2406.02224), Section 3.2 and Appendix B: dynamic time warping of the two
@@ -43,15 +43,15 @@ class Alignment:
 
     Attributes:
         source_row: ``[T_t]`` the source's row, in 0..T_s-1; -1 for none.
-        span: ``[T_t]`` how many source rows, from ``source_row`` on, predict exactly the bytes of
-            the target's token; 1 where the source's token is not the shorter one.
-        seen: ``[T_t]`` how many target tokens before this one the source's token has covered; 0
-            where both rows predict from the same bytes.
+        num_source_tokens: ``[T_t]`` number of source rows, from ``source_row`` on, that predict
+            exactly the bytes of the target's token; 1 where the source's token is not the shorter.
+        tokens_into: ``[T_t]`` number of target tokens before this one that the source's token
+            covers; 0 where both rows predict from the same bytes.
     """
 
     source_row: Int64[ndarray, " target_rows"]
-    span: Int64[ndarray, " target_rows"]
-    seen: Int64[ndarray, " target_rows"]
+    num_source_tokens: Int64[ndarray, " target_rows"]
+    tokens_into: Int64[ndarray, " target_rows"]
 
 
 def one_to_one(source_row: Int64[ndarray, " target_rows"]) -> Alignment:
@@ -78,7 +78,7 @@ def align_rows(
         table: source to target vocabulary; if given, "dtw" keeps a pair only if the tokens agree.
 
     Raises:
-        FedfuseError: for an unknown mode, missing surfaces, or different numbers of samples.
+        FedfuseError: for an unknown mode, missing token bytes, or different numbers of samples.
     """
     if len(source.offsets) != len(target.offsets):
         raise FedfuseError(
@@ -92,7 +92,9 @@ def align_rows(
     if mode != "dtw":
         raise FedfuseError(f"alignment mode is {mode!r}; allowed: {', '.join(MODES)}")
     if source_bytes is None or target_bytes is None:
-        raise FedfuseError("alignment mode dtw needs the surfaces of both tokenizers; one is None")
+        raise FedfuseError(
+            "alignment mode dtw needs the token bytes of both tokenizers; one is None"
+        )
     matched = _by_warping(source, target, source_bytes, target_bytes)
     if table is not None:
         agree = table.best[source.token[matched]] == target.token
@@ -101,9 +103,9 @@ def align_rows(
 
 
 def _by_boundary(source: LabelRows, target: LabelRows) -> Int64[ndarray, " target_rows"]:
-    """Same sample, same prefix.
+    """Same sample, same byte.
 
-    A token that covers no byte (SentencePiece's space put in front) shares its prefix with its
+    A token that covers no byte (SentencePiece's space put in front) shares its place with its
     successor; the last row of such a run is the one whose token moves on, on both sides.
     """
     matched = np.full(len(target.token), UNALIGNED, dtype=np.int64)
@@ -123,46 +125,52 @@ def _merged(source: LabelRows, target: LabelRows) -> Alignment:
     Where tokens overlap without nesting, no sum over whole tokens says what comes next.
     """
     row = _by_boundary(source, target)
-    span, seen = np.ones_like(row), np.zeros_like(row)
+    num_source_tokens, tokens_into = np.ones_like(row), np.zeros_like(row)
     if not len(source.token):
-        return Alignment(row, span, seen)
+        return Alignment(row, num_source_tokens, tokens_into)
 
     # A longer target token: it must end where some source token ends, the first of those in a run,
     # since tokens that cover no byte come after it.
-    longer = np.flatnonzero((row >= 0) & (target.end > source.end[row]) & (source.end[row] >= 0))
+    longer = np.flatnonzero(
+        (row >= 0) & (target.byte_end > source.byte_end[row]) & (source.byte_end[row] >= 0)
+    )
     length = _longest(source, target)
-    known = np.flatnonzero(source.end >= 0)
-    ends = source.sample_of_row[known] * length + source.end[known]
-    wanted = target.sample_of_row[longer] * length + target.end[longer]
+    known = np.flatnonzero(source.byte_end >= 0)
+    ends = source.sample_of_row[known] * length + source.byte_end[known]
+    wanted = target.sample_of_row[longer] * length + target.byte_end[longer]
     at = np.minimum(np.searchsorted(ends, wanted), len(known) - 1)
     nested = ends[at] == wanted
-    span[longer] = known[at] - row[longer] + 1
-    row[longer[~nested]], span[longer[~nested]] = UNALIGNED, 1
+    num_source_tokens[longer] = known[at] - row[longer] + 1
+    row[longer[~nested]], num_source_tokens[longer[~nested]] = UNALIGNED, 1
 
     # A longer source token: rows inside it, from the pair where it begins.
     number = np.arange(len(row))
     before = np.maximum.accumulate(np.where(row >= 0, number, 0))
     covering = row[before]
-    inside = (row < 0) & (covering >= 0) & (span[before] == 1) & (target.prefix >= 0)
+    inside = (
+        (row < 0) & (covering >= 0) & (num_source_tokens[before] == 1) & (target.byte_start >= 0)
+    )
     inside &= target.sample_of_row == target.sample_of_row[before]
-    inside &= (target.prefix < source.end[covering]) & (target.end <= source.end[covering])
+    inside &= (target.byte_start < source.byte_end[covering]) & (
+        target.byte_end <= source.byte_end[covering]
+    )
     row[inside] = covering[inside]
-    seen[inside] = (number - before)[inside]
-    return Alignment(row, span, seen)
+    tokens_into[inside] = (number - before)[inside]
+    return Alignment(row, num_source_tokens, tokens_into)
 
 
 def _longest(source: LabelRows, target: LabelRows) -> int:
     """More than any place in any text, so that a sample and a place make one number."""
-    places = (source.prefix, source.end, target.prefix, target.end)
+    places = (source.byte_start, source.byte_end, target.byte_start, target.byte_end)
     return 2 + max(int(place.max(initial=0)) for place in places)
 
 
 def _last_of_each_place(
     rows: LabelRows, length: int
 ) -> tuple[Int64[ndarray, " places"], Int64[ndarray, " places"]]:
-    """The last row at each known place, and the place: ``sample * length + prefix``, ascending."""
-    known = np.flatnonzero(rows.prefix >= 0)
-    keys = rows.sample_of_row[known] * length + rows.prefix[known]
+    """The last row at each known place, and the place: ``sample * length + byte_start``, ascending."""
+    known = np.flatnonzero(rows.byte_start >= 0)
+    keys = rows.sample_of_row[known] * length + rows.byte_start[known]
     last = np.ones(len(keys), dtype=bool)
     last[:-1] = keys[1:] != keys[:-1]
     return known[last], keys[last]

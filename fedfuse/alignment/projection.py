@@ -78,7 +78,7 @@ def project(
     _check("source_row", paired.shape, (rows,), paired.shape == (rows,))
     _in_range("source_row", paired, -1, teacher.num_rows)
     _in_range("teacher.indices", teacher.indices, 0, len(table.target))
-    single = (alignment.span == 1) & (alignment.seen == 0)
+    single = (alignment.num_source_tokens == 1) & (alignment.tokens_into == 0)
 
     result = SparseDistribution.empty(rows, k, tail_logprob=0.0)
     share = None

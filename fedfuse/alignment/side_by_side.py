@@ -143,13 +143,13 @@ def text_rows(texts: Sequence[TokenizedText]) -> LabelRows:
     fields = []
     for text in texts:
         row = np.flatnonzero(_known_ends(text) > 0)
-        prefix = np.concatenate([[0], text.ends])[row]
-        fields.append(np.stack([text.ids[row], row, prefix, text.ends[row]]))
+        byte_start = np.concatenate([[0], text.ends])[row]
+        fields.append(np.stack([text.ids[row], row, byte_start, text.ends[row]]))
     empty = np.empty((4, 0), dtype=np.int64)
-    token, row, prefix, end = np.concatenate([empty, *fields], axis=1)
+    token, row, byte_start, byte_end = np.concatenate([empty, *fields], axis=1)
     counts = [part.shape[1] for part in fields]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    return LabelRows(offsets, token, row, prefix, end)
+    return LabelRows(offsets, token, row, byte_start, byte_end)
 
 
 def _known_ends(text: TokenizedText) -> Int64[ndarray, " n"]:
@@ -160,11 +160,11 @@ def _known_ends(text: TokenizedText) -> Int64[ndarray, " n"]:
 
 
 def _used_rows(pairs: Alignment, rows: int) -> Bool[ndarray, " source_rows"]:
-    """Which source rows serve a target row; a span's rows follow its first one."""
+    """Which source rows serve a target row; those of several source tokens follow the first."""
     served = pairs.source_row >= 0
-    first, span = pairs.source_row[served], pairs.span[served]
+    first, num_tokens = pairs.source_row[served], pairs.num_source_tokens[served]
     change = np.bincount(first, minlength=rows + 1) - np.bincount(
-        np.minimum(first + span, rows), minlength=rows + 1
+        np.minimum(first + num_tokens, rows), minlength=rows + 1
     )
     return np.asarray(change.cumsum()[:rows] > 0)
 

@@ -58,11 +58,11 @@ class Spelling:
     source_spaced: Int64[ndarray, " source_vocab"]
     target_spaced: Int64[ndarray, " target_vocab"]
 
-    def led(
-        self, lead: Int64[ndarray, " *shape"], tokens: Int64[ndarray, " *shape"]
+    def with_space_shift(
+        self, space_shift: Int64[ndarray, " *shape"], tokens: Int64[ndarray, " *shape"]
     ) -> UInt64[ndarray, " *shape"]:
-        """Digests of source tokens with a space put in front where ``lead`` is 1, and without the
-        space that they begin with where it is -1; no token's digest if there is none to take away.
+        """Digests of source tokens with a space put in front where ``space_shift`` is 1, and without
+        the space that they begin with where it is -1; no token's digest if there is none.
         """
         own, shift = self.digest[tokens], self.shift[tokens]
         with_space = np.uint64(_SPACE) * shift + own
@@ -70,7 +70,7 @@ class Spelling:
         without = own - np.uint64(_SPACE) * (shift * np.uint64(_INVERSE))
         without = np.where(self.source_spaced[tokens] > 0, without, _NOTHING)
         digest: UInt64[ndarray, " *shape"]
-        digest = np.where(lead > 0, with_space, np.where(lead < 0, without, own))
+        digest = np.where(space_shift > 0, with_space, np.where(space_shift < 0, without, own))
         return digest
 
     def joined(

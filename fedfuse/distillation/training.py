@@ -219,17 +219,17 @@ class Training:
     def _backward(self) -> float:
         """Add a step's gradient to the parameters', a part at a time; returns its loss."""
         own = self._indices(self.data)
-        lengths, rows, old_rows = self._lengths(), self.data.count(own), 0
+        lengths, rows, old_rows = self._lengths(), self.data.num_label_rows(own), 0
         if self.replay is not None:
             replayed = self._indices(self.replay)
-            old_rows = self.replay.count(replayed)
+            old_rows = self.replay.num_label_rows(replayed)
         total = torch.zeros((), device=self._device)
         for part in parts_by_length(lengths, self.max_tokens):
             batch = self.data.batch(own[part[part < len(own)]], self._device)
             here = len(batch.row)
             if self.replay is not None:
                 old = part[part >= len(own)] - len(own)
-                batch = batch.beside(self.replay.batch(replayed[old], self._device))
+                batch = batch.concat(self.replay.batch(replayed[old], self._device))
             new, old_loss = batch_losses(
                 self.lm, batch, self.teacher, self.config.objective, taught=here
             )

@@ -98,7 +98,7 @@ class MaskedLM:
     def max_length(self) -> int:
         """Largest number of tokens of a prompt, with one mask between them."""
         config = self.model.config.get_text_config()
-        before, after = self.tokenizer.frame
+        before, after = self.tokenizer.special_prefix_suffix
         # RoBERTa's positions start after the padding id; two fewer are safe for all.
         limit = getattr(config, "max_position_embeddings", 512) - 2
         return int(limit) - len(before) - len(after) - 1
@@ -167,7 +167,7 @@ class MaskedLM:
         mask = self.tokenizer.special_ids["mask"]
         rest = tokens[position + (how == "replace") :]
         hidden = self._framed((*tokens[:position], mask, *rest))
-        before = len(self.tokenizer.frame[0])
+        before = len(self.tokenizer.special_prefix_suffix[0])
         logits = self.model(input_ids=hidden).logits[0, before + position].float().cpu()
         ids = self.allowed
         if how == "replace":
@@ -185,7 +185,7 @@ class MaskedLM:
         """
         base: Any = self.model.base_model
         states = base(input_ids=self._framed(prompt.tokens)).last_hidden_state[0]
-        before = len(self.tokenizer.frame[0])
+        before = len(self.tokenizer.special_prefix_suffix[0])
         embedded: ndarray = states[before : before + len(prompt.tokens)].float().cpu().numpy()
         return embedded
 
@@ -196,5 +196,5 @@ class MaskedLM:
                 f"prompt for {self.name!r}: expected 1 to {self.max_length} tokens, "
                 f"got {len(tokens)}"
             )
-        before, after = self.tokenizer.frame
+        before, after = self.tokenizer.special_prefix_suffix
         return torch.tensor([[*before, *tokens, *after]], device=self.model.device)

@@ -77,7 +77,7 @@ def per_byte(
     """``[N]`` the nats of prompts over their bytes; NaN for a sample without a prompt."""
     first, has_rows = _first_rows(data)
     size = np.zeros(len(data))
-    size[has_rows] = data.rows.prefix[data.rows.offsets[:-1][has_rows]]
+    size[has_rows] = data.rows.byte_start[data.rows.offsets[:-1][has_rows]]
     known = (size > 0) & (first > 0)
     mean = np.full(len(data), np.nan, dtype=np.float32)
     mean[known] = nats[known] / size[known]

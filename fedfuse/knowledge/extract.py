@@ -67,7 +67,7 @@ def _label_rows(chunks: Iterable[Logits], nats: Float64[ndarray, " samples"]) ->
             samples = -1 - batch.index[labels:]
             nats += np.bincount(samples, weights=loss.cpu().numpy(), minlength=len(nats))
         if labels:
-            yield batch.part(slice(labels)), logits[:labels]
+            yield batch.select_rows(slice(labels)), logits[:labels]
 
 
 def _collect(chunks: Iterable[Logits], data: TokenizedDataset, k: int) -> Knowledge:

@@ -96,7 +96,7 @@ def logits_in_chunks(
     size = rows_per_chunk(lm.vocab_size, states.hidden.device)
     for start in range(0, len(states.hidden), size):
         rows = slice(start, start + size)
-        yield batch.part(rows), states.head.logits(states.hidden[rows])
+        yield batch.select_rows(rows), states.head.logits(states.hidden[rows])
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def label_logits(
 ) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
     """Logits on all label rows of a data set, short samples first; see ``logits_in_chunks``."""
     lm.model.eval()
-    for batch in data.in_order(tokens_per_pass(lm.device), lm.device):
+    for batch in data.batches(tokens_per_pass(lm.device), lm.device):
         yield from logits_in_chunks(lm, batch)
 
 

@@ -39,7 +39,7 @@ class Batch:
     label: Int64[Tensor, " rows"]
     index: Int64[ndarray, " rows"]
 
-    def part(self, rows: slice) -> Batch:
+    def select_rows(self, rows: slice) -> Batch:
         """The same samples with some of their label rows."""
         return replace(
             self,
@@ -49,7 +49,7 @@ class Batch:
             index=self.index[rows],
         )
 
-    def beside(self, other: Batch) -> Batch:
+    def concat(self, other: Batch) -> Batch:
         """One batch of both: this one's samples and rows, then the other's."""
         width = max(self.input_ids.shape[1], other.input_ids.shape[1])
         padded = [
@@ -103,7 +103,7 @@ class TokenizedDataset:
         """Number of samples."""
         return len(self.lengths)
 
-    def count(self, which: Int64[ndarray, " batch"]) -> int:
+    def num_label_rows(self, which: Int64[ndarray, " batch"]) -> int:
         """Label rows of some samples."""
         return int((self.rows.offsets[which + 1] - self.rows.offsets[which]).sum())
 
@@ -123,7 +123,7 @@ class TokenizedDataset:
             index,
         )
 
-    def in_order(self, max_tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+    def batches(self, max_tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """All samples, the short first, in batches of at most so many padded tokens."""
         for which in parts_by_length(self.lengths, max_tokens):
             yield self.batch(which, device)
@@ -144,7 +144,7 @@ def scored_bytes(
     prompt = np.array([s.prompt_bytes for s in samples], dtype=np.int64)
     whole = np.array([s.answer_bytes for s in samples], dtype=np.int64)
     end = prompt.copy()
-    np.maximum.at(end, rows.sample_of_row, rows.end)  # unknown ends are -1
+    np.maximum.at(end, rows.sample_of_row, rows.byte_end)  # unknown ends are -1
     # A label row covers at least one byte of the answer, even where it is not known which.
     left = np.maximum(end - prompt, 1)
     last = rows.row[np.maximum(rows.offsets[1:] - 1, 0)]

@@ -6,8 +6,8 @@ the row that predicts text token j is row j::
     input      BOS    Th     e     cat
     row         0      1     2      3
     predicts    Th     e     cat    -
-    prefix      0      2     3               bytes of text before the predicted token
-    end         2      3     7               bytes of text with it
+    byte_start  0      2     3               bytes of text before the predicted token
+    byte_end    2      3     7               bytes of text with it
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class LabelRows:
         offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
         token: ``[T]`` id of the predicted token.
         row: ``[T]`` row inside the model's input; it predicts position ``row + 1`` of the input.
-        prefix: ``[T]`` UTF-8 bytes of the text before the predicted token; -1 where unknown.
-        end: ``[T]`` UTF-8 bytes of the text up to the predicted token's end; -1 where unknown.
+        byte_start: ``[T]`` UTF-8 bytes of the text before the predicted token; -1 where unknown.
+        byte_end: ``[T]`` UTF-8 bytes of the text up to the predicted token's end; -1 where unknown.
     """
 
     offsets: Int64[ndarray, " n_plus_1"]
     token: Int64[ndarray, " rows"]
     row: Int64[ndarray, " rows"]
-    prefix: Int64[ndarray, " rows"]
-    end: Int64[ndarray, " rows"]
+    byte_start: Int64[ndarray, " rows"]
+    byte_end: Int64[ndarray, " rows"]
 
     @property
     def sample_of_row(self) -> Int64[ndarray, " rows"]:
@@ -80,14 +80,14 @@ def label_rows(
         for text, sample in zip(texts, samples, strict=True)
     ]
     empty = np.empty((4, 0), dtype=np.int64)
-    token, row, prefix, end = np.concatenate([empty, *found], axis=1)
+    token, row, byte_start, byte_end = np.concatenate([empty, *found], axis=1)
     counts = [part.shape[1] for part in found]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    return inputs, LabelRows(offsets, token, row, prefix, end)
+    return inputs, LabelRows(offsets, token, row, byte_start, byte_end)
 
 
 def _rows_of(text: TokenizedText, prompt_bytes: int, length: int) -> Int64[ndarray, "4 rows"]:
-    """Token, row, prefix and end of one sample's label rows within its first ``length`` tokens."""
+    """Token, row, byte_start and byte_end of a sample's label rows in its first ``length`` tokens."""
     ids, ends = text.ids[:length], text.ends[:length]
     # An unknown end lies inside a character; the next known end is that character's. A prompt ends
     # between characters, so both are on the same side of it.

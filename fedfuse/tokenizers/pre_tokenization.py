@@ -23,7 +23,7 @@ _BETWEEN = re.compile("b(.*?)c", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class PreTokenization:
     """What a tokenizer does to words before its model sees them.
 
     Attributes:
@@ -39,7 +39,7 @@ class Words:
     cut: Callable[[str], bool]
 
 
-def parts(component: Any) -> Iterator[Mapping[str, Any]]:
+def components(component: Any) -> Iterator[Mapping[str, Any]]:
     """The component, or the components of a sequence, at any depth."""
     if component is None:
         return
@@ -48,10 +48,10 @@ def parts(component: Any) -> Iterator[Mapping[str, Any]]:
         return
     for key in _CHILDREN:
         for child in component.get(key) or []:
-            yield from parts(child)
+            yield from components(child)
 
 
-def words(spec: Mapping[str, Any]) -> Words:
+def pre_tokenization(spec: Mapping[str, Any]) -> PreTokenization:
     """Ask the normalizer and the pre-tokenizer of a parsed ``tokenizer.json``.
 
     Raises:
@@ -81,7 +81,7 @@ def words(spec: Mapping[str, Any]) -> Words:
     before = _BETWEEN.search(normalized)
     after = _BETWEEN.search("".join(pieces(normalized)))
     left = after[1] if after else " "
-    return Words(
+    return PreTokenization(
         marker=left if left.strip() else _marker_of(spec.get("decoder")),
         dropped=left == "" and before is not None and before[1] != "",
         normalize=normalize,
@@ -91,7 +91,7 @@ def words(spec: Mapping[str, Any]) -> Words:
 
 def _marker_of(decoder: Any) -> str:
     """What a decoder turns into a space."""
-    for part in parts(decoder):
+    for part in components(decoder):
         if part["type"] == "Metaspace":
             return str(part["replacement"])
         if part["type"] == "CTC":

@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fedfuse.tokenizers.pre_tokenization import parts, words
+from fedfuse.tokenizers.pre_tokenization import components, pre_tokenization
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # What the WordPiece decoder with its setting ``cleanup`` writes without the space in front.
@@ -35,9 +35,9 @@ class TokenDecoder:
         """Read a parsed ``tokenizer.json``."""
         model = spec["model"]
         normalizer, pre_tokenizer, decoder = (
-            list(parts(spec.get(key))) for key in ("normalizer", "pre_tokenizer", "decoder")
+            list(components(spec.get(key))) for key in ("normalizer", "pre_tokenizer", "decoder")
         )
-        self._words = words(spec)
+        self._pre_tokenization = pre_tokenization(spec)
         self._every_word = model["type"] == "WordLevel"
         self._prefix: str = model.get("continuing_subword_prefix") or ""
         self._suffix: str = model.get("end_of_word_suffix") or ""
@@ -71,7 +71,9 @@ class TokenDecoder:
             value = self.of_model(token)
         else:
             # A normalized one is looked for in the normalized text, in its own normalized form.
-            normalized = self._words.normalize(token) if settings.get("normalized") else ""
+            normalized = (
+                self._pre_tokenization.normalize(token) if settings.get("normalized") else ""
+            )
             text = normalized or token
             if normalized and self._byte_level_text:
                 value = _from_byte_level(text)
@@ -82,7 +84,11 @@ class TokenDecoder:
                 value = b" " + value
         if settings.get("lstrip") and not value.startswith(b" "):
             value = b" " + value
-        if settings.get("rstrip") and not self._words.dropped and not value.endswith(b" "):
+        if (
+            settings.get("rstrip")
+            and not self._pre_tokenization.dropped
+            and not value.endswith(b" ")
+        ):
             value += b" "
         return value
 
@@ -95,14 +101,14 @@ class TokenDecoder:
     def _after_space(self, token: str) -> bool:
         """Whether a piece that begins with this token comes after a space that was dropped."""
         first = token[:1]
-        alone = first.isalnum() and self._words.cut(first * 2)
-        return self._words.dropped and not alone and token not in self._joined
+        alone = first.isalnum() and self._pre_tokenization.cut(first * 2)
+        return self._pre_tokenization.dropped and not alone and token not in self._joined
 
     def _literal(self, text: str) -> bytes:
         match = BYTE_TOKEN.fullmatch(text) if self._fallback else None
         if match:
             return bytes([int(match[1], 16)])
-        return text.replace(self._words.marker, " ").encode()
+        return text.replace(self._pre_tokenization.marker, " ").encode()
 
 
 def _has(kind: str, components: list[Mapping[str, Any]]) -> bool:

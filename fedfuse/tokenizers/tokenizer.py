@@ -216,7 +216,7 @@ class TextTokenizer:
             return str(self._rust.decode(list(ids), skip_special_tokens=True))
 
     @cached_property
-    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def special_prefix_suffix(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Special tokens that the tokenizer's own post-processor puts before and after a text."""
         with _rust_errors("tokenizer's post-processor cannot be used"):
             whole = Tokenizer.from_str(_dumps(self._spec)).encode("a")

@@ -191,7 +191,10 @@ def test_merge_equals_oracle(
     alignment = align_rows(rows, own, "chain-rule")
     paired = align_rows(rows, own, "exact-boundary").source_row.tolist()
     found = zip(
-        alignment.source_row.tolist(), alignment.span.tolist(), alignment.seen.tolist(), strict=True
+        alignment.source_row.tolist(),
+        alignment.num_source_tokens.tolist(),
+        alignment.tokens_into.tolist(),
+        strict=True,
     )
     expected = oracle.alignment(rows, own, paired)
     assert list(found) == expected
@@ -212,18 +215,30 @@ def test_merge_equals_oracle(
     pieces = [[int(p) for p in row if p != NO_TOKEN] for row in spelling.pieces]
     heads = [row[0] for row in pieces]
     texts = ids_of_texts(target.vocabulary_bytes)
-    for t, (row, span, seen) in enumerate(expected):
+    for t, (row, num_source_tokens, tokens_into) in enumerate(expected):
         got = probabilities(projected, t)
-        lead = 0
-        if row >= 0 and not seen:
-            lead = oracle.lead_of(rows, own, row, t, source.token_bytes, target.token_bytes)
-        if span > 1 or lead:
+        space_shift = 0
+        if row >= 0 and not tokens_into:
+            space_shift = oracle.space_shift_of(
+                rows, own, row, t, source.token_bytes, target.token_bytes
+            )
+        if num_source_tokens > 1 or space_shift:
             label = int(own.token[t])
             want = oracle.spanning(
-                knowledge, rows, row, span, label, source.token_bytes, heads, texts, lead
+                knowledge,
+                rows,
+                row,
+                num_source_tokens,
+                label,
+                source.token_bytes,
+                heads,
+                texts,
+                space_shift,
             )
-        elif seen and seen < spelling.pieces.shape[1]:
-            want = oracle.continuing(knowledge, row, own.token[t - seen : t].tolist(), pieces)
+        elif tokens_into and tokens_into < spelling.pieces.shape[1]:
+            want = oracle.continuing(
+                knowledge, row, own.token[t - tokens_into : t].tolist(), pieces
+            )
         else:
             continue
         largest = dict(sorted(want.items(), key=lambda item: -item[1])[: knowledge.k])
@@ -290,7 +305,7 @@ def test_a_merged_alignment_needs_a_spelling() -> None:
     )
     own = LabelRows(np.array([0, 1]), np.zeros(1, int), np.arange(1), np.array([0]), np.array([2]))
     alignment = align_rows(rows, own, "chain-rule")
-    assert alignment.span.tolist() == [2]
+    assert alignment.num_source_tokens.tolist() == [2]
     table = VocabularyTable(np.zeros((1, 1), int), np.zeros((1, 1), np.int32))
     knowledge = knowledge_of(rows, [{0: 0.5}, {0: 0.5}], 1)
     with pytest.raises(FedfuseError, match="spelling is None; allowed: given"):

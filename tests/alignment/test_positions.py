@@ -41,8 +41,8 @@ def pairs_strategy() -> st.SearchStrategy[list[tuple[str, str]]]:
 def test_boundary_from_words_to_letters(words: TextTokenizer, letters: TextTokenizer) -> None:
     source = label_rows(words, SAMPLES, 50)[1]
     target = label_rows(letters, SAMPLES, 50)[1]
-    assert source.prefix.tolist() == [3, 7, 8, 0, 3]
-    assert target.prefix.tolist() == [3, 4, 5, 6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6]
+    assert source.byte_start.tolist() == [3, 7, 8, 0, 3]
+    assert target.byte_start.tolist() == [3, 4, 5, 6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6]
     found = align_rows(source, target, "exact-boundary").source_row
     # What predicts "cat" after "the" teaches what predicts " " after "the", and so on.
     expected = [0, -1, -1, -1, 1, 2, -1, -1, -1, 3, -1, -1, 4, -1, -1, -1]
@@ -86,10 +86,10 @@ def test_row_convention(
             read = ids[sample][: rows.row[row] + 1]  # tokens 0..row of the input
             following = ids[sample][rows.row[row] + 1]
             said = b"".join(tokenizer.token_bytes[i] for i in read[1:])
-            assert said.strip() == raw[: rows.prefix[row]].strip()
+            assert said.strip() == raw[: rows.byte_start[row]].strip()
             assert following == rows.token[row]
         if mode == "exact-boundary":
-            assert source.prefix[s] == target.prefix[t]
+            assert source.byte_start[s] == target.byte_start[t]
         else:
             assert table.best[source.token[s]] == target.token[t]
 
@@ -114,7 +114,7 @@ def test_mixed_conventions_are_noticed(
         assert matched.any()
         # What a model has read when its row ``row`` predicts, with BOS in front, is before[row].
         read = before[part.row[found[matched]]]
-        assert (target.prefix[matched] == read).tolist() == [expected] * matched.sum()
+        assert (target.byte_start[matched] == read).tolist() == [expected] * matched.sum()
 
 
 def test_boundary_of_runs_that_share_a_prefix() -> None:
@@ -150,7 +150,7 @@ def test_boundary_equals_oracle(
     # Ascending, and equal bytes before the predicted tokens.
     matched = found >= 0
     assert (np.diff(found[matched]) > 0).all()
-    assert (source.prefix[found[matched]] == target.prefix[matched]).all()
+    assert (source.byte_start[found[matched]] == target.byte_start[matched]).all()
     assert (source.sample_of_row[found[matched]] == target.sample_of_row[matched]).all()
 
 
@@ -211,7 +211,7 @@ def test_refusals(words: TextTokenizer, letters: TextTokenizer) -> None:
     target = label_rows(letters, SAMPLES, 50)[1]
     with pytest.raises(FedfuseError, match="'diagonal'; allowed: chain-rule, exact-boundary, dtw"):
         align_rows(source, target, "diagonal")
-    with pytest.raises(FedfuseError, match="needs the surfaces"):
+    with pytest.raises(FedfuseError, match="needs the token bytes"):
         align_rows(source, target, "dtw", words.vocabulary_bytes)
     with pytest.raises(FedfuseError, match="2 samples, target rows of 1"):
         align_rows(source, label_rows(letters, SAMPLES[:1], 50)[1])

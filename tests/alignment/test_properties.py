@@ -72,27 +72,27 @@ def check_pairs(source: LabelRows, target: LabelRows, found: Alignment, mode: st
         assert len(np.unique(rows)) == len(rows)
     if mode != "dtw":
         # A token that is seen before its end still begins where the source's row does.
-        level = matched & (found.seen == 0)
-        before = target.prefix[level]
+        level = matched & (found.tokens_into == 0)
+        before = target.byte_start[level]
         assert (before >= 0).all()
-        assert (source.prefix[found.source_row[level]] == before).all()
+        assert (source.byte_start[found.source_row[level]] == before).all()
     if mode == "chain-rule":
         paired = found.source_row[matched]
-        last = paired + found.span[matched] - 1
-        whole = found.span[matched] > 1
-        assert (source.end[last[whole]] == target.end[matched][whole]).all()
+        last = paired + found.num_source_tokens[matched] - 1
+        whole = found.num_source_tokens[matched] > 1
+        assert (source.byte_end[last[whole]] == target.byte_end[matched][whole]).all()
 
 
 def check_text(name: str, sample: Sample, rows: LabelRows, cut: int) -> None:
     """Label rows cover the answer, in order, as far as the text was not cut off."""
     raw = sample.text.encode()
-    known = rows.end[rows.end >= 0]
+    known = rows.byte_end[rows.byte_end >= 0]
     assert (np.diff(known) >= 0).all()
     assert (known > sample.prompt_bytes).all()
     assert (known <= len(raw)).all()
     assert (rows.row < cut - 1).all()
     assert (np.diff(rows.row) == 1).all()
-    assert (rows.prefix[1:] == rows.end[:-1]).all(), name
+    assert (rows.byte_start[1:] == rows.byte_end[:-1]).all(), name
 
 
 @pairs
@@ -111,9 +111,9 @@ def test_alignment(one: str, other: str) -> None:
         for mode in ("exact-boundary", "chain-rule", "dtw"):
             check_pairs(rows, goal, align_rows(rows, goal, mode, *shapes), mode)
         # Where both begin at the first byte of the answer, they are paired there.
-        if len(rows.token) and len(goal.token) and rows.prefix[0] == goal.prefix[0] >= 0:
-            found = align_rows(rows, goal).source_row[goal.prefix == goal.prefix[0]]
-            assert (rows.prefix[found[-1]], found[-1] >= 0) == (rows.prefix[0], True)
+        if len(rows.token) and len(goal.token) and rows.byte_start[0] == goal.byte_start[0] >= 0:
+            found = align_rows(rows, goal).source_row[goal.byte_start == goal.byte_start[0]]
+            assert (rows.byte_start[found[-1]], found[-1] >= 0) == (rows.byte_start[0], True)
 
     check()
 
@@ -171,7 +171,7 @@ def test_a_tokenizer_teaches_itself_as_it_is(name: str) -> None:
         matched = alignment.source_row >= 0
         # Rows that are not paired with themselves share their place, or do not know it.
         assert (alignment.source_row[matched] == np.flatnonzero(matched)).all()
-        places = rows.prefix[rows.prefix >= 0]
+        places = rows.byte_start[rows.byte_start >= 0]
         assert matched.sum() == len(np.unique(places))
         check_same(knowledge, found, matched)
 

@@ -64,7 +64,7 @@ def test_boundary_alignment(trio: dict[str, TextTokenizer]) -> None:
         found = align_rows(rows[one], rows[other]).source_row
         matched = found >= 0
         assert matched.mean() > 0.3
-        assert (rows[one].prefix[found[matched]] == rows[other].prefix[matched]).all()
+        assert (rows[one].byte_start[found[matched]] == rows[other].byte_start[matched]).all()
 
 
 @needs

@@ -46,7 +46,7 @@ def test_the_masked_model_can_be_loaded() -> None:
     masked = MaskedLM.load(str(build("builtin:masked-bert")))
     prompt = masked.encode("decide the goods and answer")
     assert masked.text(prompt) == "decide the goods and answer"
-    assert masked.tokenizer.frame == ((BOS,), (EOS,))
+    assert masked.tokenizer.special_prefix_suffix == ((BOS,), (EOS,))
     assert masked.tokenizer.special_ids["mask"] == MASK
     assert masked.embed(prompt).shape == (5, 8)
     assert len(masked.allowed) == len(vocabulary())

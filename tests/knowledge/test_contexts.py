@@ -25,7 +25,7 @@ def test_equals_a_loop(name: str, tiny: Callable[[str], Tiny], public: list[Samp
     for i in range(len(public)):
         ids = data.batch(np.array([i])).input_ids
         place = data.rows.offsets[i]
-        first, size = int(data.rows.row[place]), int(data.rows.prefix[place])
+        first, size = int(data.rows.row[place]), int(data.rows.byte_start[place])
         with torch.no_grad():
             out = who.model(input_ids=ids, output_hidden_states=True)
         logits = out.logits[0, :first, : who.tokenizer.vocab_size]

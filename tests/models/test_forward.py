@@ -34,7 +34,7 @@ def test_equals_the_whole_output(
     with torch.no_grad():
         whole = used.model(input_ids=batch.input_ids).logits
         for stop in (None, int((batch.sample < 2).sum())):
-            part = batch.part(slice(stop))
+            part = batch.select_rows(slice(stop))
             found = label_row_logits(used, part)
             right = whole[part.sample, part.row, :vocab]
             torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)

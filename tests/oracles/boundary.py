@@ -15,11 +15,11 @@ def matches(source: LabelRows, target: LabelRows, texts: Sequence[str]) -> list[
         target_rows = range(int(target.offsets[i]), int(target.offsets[i + 1]))
         source_rows = range(int(source.offsets[i]), int(source.offsets[i + 1]))
         for t in target_rows:
-            before = target.prefix[t]
-            later_twin = any(target.prefix[u] == before for u in target_rows if u > t)
+            before = target.byte_start[t]
+            later_twin = any(target.byte_start[u] == before for u in target_rows if u > t)
             if before < 0 or later_twin:
                 continue
             for s in source_rows:
-                if source.prefix[s] >= 0 and raw[: source.prefix[s]] == raw[:before]:
+                if source.byte_start[s] >= 0 and raw[: source.byte_start[s]] == raw[:before]:
                     result[t] = s
     return result

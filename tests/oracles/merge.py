@@ -12,18 +12,18 @@ from fedfuse.tokenizers.label_rows import LabelRows
 def alignment(
     source: LabelRows, target: LabelRows, paired: Sequence[int]
 ) -> list[tuple[int, int, int]]:
-    """Source row, span and seen of every target row, from the rows paired by their prefix."""
+    """``Alignment``'s fields of every target row, from the rows paired by their place."""
     result = []
     for t, pair in enumerate(paired):
         answer = (-1, 1, 0)
         if pair >= 0:
-            end, goal = int(source.end[pair]), int(target.end[t])
+            end, goal = int(source.byte_end[pair]), int(target.byte_end[t])
             if end < 0 or goal <= end:
                 answer = (pair, 1, 0)
             else:
                 for last in range(pair, len(source.token)):
                     same_sample = source.sample_of_row[last] == source.sample_of_row[pair]
-                    if same_sample and source.end[last] == goal:
+                    if same_sample and source.byte_end[last] == goal:
                         answer = (pair, last - pair + 1, 0)
                         break
         else:
@@ -32,9 +32,13 @@ def alignment(
                 if target.sample_of_row[before] != target.sample_of_row[t]:
                     break
                 if result[before][0] >= 0 and result[before][2] == 0:
-                    row, span, _ = result[before]
-                    inside = 0 <= target.prefix[t] < source.end[row]
-                    if span == 1 and inside and target.end[t] <= source.end[row]:
+                    row, num_source_tokens, _ = result[before]
+                    inside = 0 <= target.byte_start[t] < source.byte_end[row]
+                    if (
+                        num_source_tokens == 1
+                        and inside
+                        and target.byte_end[t] <= source.byte_end[row]
+                    ):
                         answer = (row, 1, t - before)
                     break
         result.append(answer)
@@ -45,19 +49,19 @@ def spanning(
     knowledge: Knowledge,
     source: LabelRows,
     first: int,
-    span: int,
+    num_source_tokens: int,
     label: int,
     source_bytes: Sequence[bytes],
     heads: Sequence[int],
     target_ids: Mapping[bytes, int],
-    lead: int,
+    space_shift: int,
 ) -> dict[int, float]:
-    """Probability by target id of a token that is ``span`` source tokens long."""
+    """Probability by target id of a token that is ``num_source_tokens`` source tokens long."""
     result: dict[int, float] = {}
     read, said = 1.0, b""
-    if lead:
-        heads = [target_ids.get(led(text, lead), -1) for text in source_bytes]
-    for step in range(span):
+    if space_shift:
+        heads = [target_ids.get(with_space_shift(text, space_shift), -1) for text in source_bytes]
+    for step in range(num_source_tokens):
         row = first + step
         token = int(source.token[row])
         for i, logprob in zip(knowledge.indices[row], knowledge.logprobs[row], strict=True):
@@ -67,19 +71,19 @@ def spanning(
             if goal is not None and goal >= 0:
                 result[goal] = result.get(goal, 0.0) + read * math.exp(logprob)
         read *= math.exp(knowledge.label_logprob[row])
-        said += source_bytes[token] if step else led(source_bytes[token], lead)
+        said += source_bytes[token] if step else with_space_shift(source_bytes[token], space_shift)
     result[label] = result.get(label, 0.0) + read
     return result
 
 
-def led(text: bytes, lead: int) -> bytes:
+def with_space_shift(text: bytes, space_shift: int) -> bytes:
     """With a space in front, or without the one that it has; nothing if it has none."""
-    if lead > 0:
+    if space_shift > 0:
         return b" " + text
-    return text if lead == 0 else text[1:] if text.startswith(b" ") else b""
+    return text if space_shift == 0 else text[1:] if text.startswith(b" ") else b""
 
 
-def lead_of(
+def space_shift_of(
     source: LabelRows,
     target: LabelRows,
     row: int,
@@ -91,9 +95,9 @@ def lead_of(
 
     def extra(rows: LabelRows, at: int, texts: Sequence[bytes]) -> bool:
         text = texts[int(rows.token[at])]
-        return text.startswith(b" ") and len(text) == rows.end[at] - rows.prefix[at] + 1
+        return text.startswith(b" ") and len(text) == rows.byte_end[at] - rows.byte_start[at] + 1
 
-    if source.end[row] < 0 or target.end[t] < 0:
+    if source.byte_end[row] < 0 or target.byte_end[t] < 0:
         return 0
     return int(extra(target, t, target_bytes)) - int(extra(source, row, source_bytes))
 

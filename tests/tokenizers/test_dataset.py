@@ -96,7 +96,7 @@ def test_padding_never_reaches_a_label_row(tiny: Make, architecture: str) -> Non
     model = tiny(architecture)
     data = model.encode(SAMPLES)
     together = {}
-    for batch in data.in_order(max_tokens=40):
+    for batch in data.batches(max_tokens=40):
         for index, row in zip(batch.index, _logits(model.model, batch), strict=True):
             together[int(index)] = row
     single = [data.batch(np.array([i])) for i in range(len(data))]
@@ -110,7 +110,7 @@ def test_in_order_sees_every_sample_once_and_the_short_first(
     tiny_tokenizers: dict[str, TextTokenizer],
 ) -> None:
     data = TokenizedDataset(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
-    batches = list(data.in_order(2 * int(data.lengths.max())))
+    batches = list(data.batches(2 * int(data.lengths.max())))
     widths = [b.input_ids.shape[1] for b in batches]
     assert len(batches) > 1
     assert widths == sorted(widths)
@@ -127,7 +127,7 @@ def test_two_batches_beside_each_other_are_one(
     data = TokenizedDataset(tiny_tokenizers["wordpiece"], SAMPLES, MAX_LENGTH)
     which = np.array([3, 0, 4, 2])
     right = data.batch(which)
-    found = data.batch(which[:split]).beside(data.batch(which[split:]))
+    found = data.batch(which[:split]).concat(data.batch(which[split:]))
     for name in ("sample", "row", "label"):
         assert torch.equal(getattr(found, name), getattr(right, name))
     np.testing.assert_array_equal(found.index, right.index)
@@ -188,8 +188,8 @@ def test_scored_bytes_by_hand() -> None:
         offsets=np.array([0, 1, 3, 5, 5, 6]),
         token=np.zeros(6, dtype=np.int64),
         row=np.array([1, 7, 8, 7, 8, 8]),
-        prefix=np.array([2, 2, 4, 2, 4, 2]),
-        end=np.array([5, 4, 6, 4, -1, -1]),
+        byte_start=np.array([2, 2, 4, 2, 4, 2]),
+        byte_end=np.array([5, 4, 6, 4, -1, -1]),
     )
     assert scored_bytes(samples, rows, max_length=10).tolist() == [5, 4, 2, 0, 1]
 

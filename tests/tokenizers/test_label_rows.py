@@ -25,8 +25,8 @@ def test_rows_by_hand() -> None:
     assert rows.offsets.tolist() == [0, 3, 4]
     assert rows.token.tolist() == [3, 4, 5, 5]
     assert rows.row.tolist() == [1, 2, 3, 0]
-    assert rows.prefix.tolist() == [3, 7, 8, 0]
-    assert rows.end.tolist() == [7, 8, 12, 3]
+    assert rows.byte_start.tolist() == [3, 7, 8, 0]
+    assert rows.byte_end.tolist() == [7, 8, 12, 3]
     assert rows.sample_of_row.tolist() == [0, 0, 0, 1]
 
 
@@ -36,8 +36,8 @@ def test_rows_by_hand_inside_a_character() -> None:
     assert inputs[0].tolist() == [0, 1, 2, 3, 4, 8, 9, 10, 11]
     assert rows.token.tolist() == [4, 8, 9, 10, 11]
     assert rows.row.tolist() == [3, 4, 5, 6, 7]
-    assert rows.prefix.tolist() == [3, 4, 5, 6, 7]
-    assert rows.end.tolist() == [4, 5, 6, 7, 8]
+    assert rows.byte_start.tolist() == [3, 4, 5, 6, 7]
+    assert rows.byte_end.tolist() == [4, 5, 6, 7, 8]
 
 
 def test_a_token_over_the_border_is_scored() -> None:
@@ -45,13 +45,13 @@ def test_a_token_over_the_border_is_scored() -> None:
     tokenizer = by_hand("wordpiece", WORDS, cls="[CLS]")
     _, rows = label_rows(tokenizer, [Sample("the c", "ats sat")], 10)
     assert rows.token.tolist() == [3, 4, 5]
-    assert rows.prefix.tolist() == [3, 7, 8]
+    assert rows.byte_start.tolist() == [3, 7, 8]
 
 
 def test_a_space_put_in_front_is_not_scored(tokenizers: dict[str, TextTokenizer]) -> None:
     _, rows = label_rows(tokenizers["sentencepiece"], [Sample("", "zé")], 10)
     assert rows.row.tolist()[0] == 1
-    assert rows.prefix.tolist()[0] == 0
+    assert rows.byte_start.tolist()[0] == 0
 
 
 def test_rows_of_a_character_that_was_replaced() -> None:
@@ -60,8 +60,8 @@ def test_rows_of_a_character_that_was_replaced() -> None:
     _, rows = label_rows(tokenizer, [Sample("가", " 가 a"), Sample("가가", "")], 20)
     assert rows.offsets.tolist() == [0, 3, 3]
     assert rows.row.tolist() == [2, 3, 4]
-    assert rows.prefix.tolist() == [3, -1, 7]
-    assert rows.end.tolist() == [-1, 7, 9]
+    assert rows.byte_start.tolist() == [3, -1, 7]
+    assert rows.byte_end.tolist() == [-1, 7, 9]
 
 
 def test_rows_are_cut_with_their_tokens() -> None:
@@ -98,9 +98,9 @@ def test_row_t_predicts_token_t_plus_1(
     # The convention: row t predicts position t+1 of the input, which is token t of the text.
     assert ids[rows.row + 1].tolist() == rows.token.tolist()
     assert text.ids[rows.row].tolist() == rows.token.tolist()
-    assert text.ends[rows.row].tolist() == rows.end.tolist()
+    assert text.ends[rows.row].tolist() == rows.byte_end.tolist()
     before = [0, *text.ends.tolist()]
-    assert [before[row] for row in rows.row] == rows.prefix.tolist()
+    assert [before[row] for row in rows.row] == rows.byte_start.tolist()
     # Scored are exactly the tokens that reach into the answer.
     for j, end in enumerate(text.ends[: length - 1].tolist()):
         if end >= 0:

@@ -79,7 +79,7 @@ def test_the_frame_is_what_the_post_processor_adds(
     if single is not None:
         specials = [("<s>", 0), ("</s>", 1)]
         backend.post_processor = TemplateProcessing(single=single, special_tokens=specials)
-    assert TextTokenizer.from_json(backend.to_str()).frame == frame
+    assert TextTokenizer.from_json(backend.to_str()).special_prefix_suffix == frame
 
 
 def test_from_pretrained_names_a_tokenizer_without_fast_form() -> None:
