@@ -1,7 +1,7 @@
 """Which source row speaks of the same place in the text as a target row.
 
-Rows are label rows: row t predicts token t+1, and ``LabelRows.byte_start`` is the number of bytes of
-the text before the predicted token. Three modes:
+Rows are label rows: row t predicts token t+1, and ``LabelRows.byte_start`` is the number of bytes
+of the text before the predicted token. Three modes:
 
 ``exact-boundary``: two rows are paired when both predict from the same bytes of the same text.
 Exact and linear. Not in the paper.
@@ -168,7 +168,7 @@ def _longest(source: LabelRows, target: LabelRows) -> int:
 def _last_of_each_place(
     rows: LabelRows, length: int
 ) -> tuple[Int64[ndarray, " places"], Int64[ndarray, " places"]]:
-    """The last row at each known place, and the place: ``sample * length + byte_start``, ascending."""
+    """The last row at each known place, and ``sample * length + byte_start``, ascending."""
     known = np.flatnonzero(rows.byte_start >= 0)
     keys = rows.sample_of_row[known] * length + rows.byte_start[known]
     last = np.ones(len(keys), dtype=bool)

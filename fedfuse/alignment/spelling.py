@@ -61,7 +61,7 @@ class Spelling:
     def with_space_shift(
         self, space_shift: Int64[ndarray, " *shape"], tokens: Int64[ndarray, " *shape"]
     ) -> UInt64[ndarray, " *shape"]:
-        """Digests of source tokens with a space put in front where ``space_shift`` is 1, and without
+        """Digests of source tokens with a space put in front where ``space_shift`` is 1, without
         the space that they begin with where it is -1; no token's digest if there is none.
         """
         own, shift = self.digest[tokens], self.shift[tokens]

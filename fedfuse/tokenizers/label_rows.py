@@ -87,7 +87,7 @@ def label_rows(
 
 
 def _rows_of(text: TokenizedText, prompt_bytes: int, length: int) -> Int64[ndarray, "4 rows"]:
-    """Token, row, byte_start and byte_end of a sample's label rows in its first ``length`` tokens."""
+    """Fields of a sample's label rows within its first ``length`` tokens."""
     ids, ends = text.ids[:length], text.ends[:length]
     # An unknown end lies inside a character; the next known end is that character's. A prompt ends
     # between characters, so both are on the same side of it.

@@ -28,7 +28,7 @@ def token_ends(text: str, pieces: Sequence[bytes], encoding: Encoding) -> Int64[
 
     Args:
         text: what was tokenized.
-        pieces: surface bytes of the n tokens.
+        pieces: bytes of the n tokens.
         encoding: what the Rust library made of ``text``; its offsets are copied out on every
             access, so they are read only where the pieces are not the text.
     """

@@ -200,13 +200,13 @@ class TextTokenizer:
         Raises:
             FedfuseError: when the tokenizer cannot represent a text.
         """
-        surface = self.token_bytes
+        token_bytes = self.token_bytes
         with _rust_errors("text cannot be tokenized"):
             encodings = self._rust.encode_batch(list(texts), add_special_tokens=False)
         result = []
         for text, encoding in zip(texts, encodings, strict=True):
             ids = encoding.ids
-            ends = token_ends(text, [surface[i] for i in ids], encoding)
+            ends = token_ends(text, [token_bytes[i] for i in ids], encoding)
             result.append(TokenizedText(np.array(ids, dtype=np.int64), ends))
         return result
 

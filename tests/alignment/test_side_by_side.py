@@ -175,7 +175,7 @@ def test_rows_are_those_of_the_federation(tokenizers: Tokenizers, kind: str) -> 
     tokenizer = tokenizers[kind]
     _, expected = label_rows(tokenizer, [Sample("", text) for text in TEXTS], 10_000)
     found = text_rows(tokenizer.encode(TEXTS))
-    for field in ("offsets", "token", "row", "prefix", "end"):
+    for field in ("offsets", "token", "row", "byte_start", "byte_end"):
         assert getattr(found, field).tolist() == getattr(expected, field).tolist()
     assert len(text_rows([]).token) == 0
 
