@@ -1,4 +1,4 @@
-"""Notes, instructions about them, and the answers: what the built-in language models learn from.
+"""Notes, instructions about them, and the answers, on which the built-in models are trained.
 
 An instruction asks for one aspect in one form, more or less clearly: it has up to five hints, of
 which some are about other aspects, and up to three words for the form, of which some are wrong. So
@@ -34,15 +34,15 @@ class Exercise:
 
     @property
     def question(self) -> str:
-        """What a language model is given."""
+        """Text that a language model is given."""
         return LAYOUT.format(prompt=self.instruction, input=self.note)
 
 
 def draw_note(rng: Random, values: Mapping[str, int]) -> tuple[str, dict[str, int]]:
-    """A note with given values of some aspects.
+    """Draw a note with given values of some aspects.
 
     Args:
-        rng: draws the rest.
+        rng: random source of the rest.
         values: index of the label by name of the aspect; any other is drawn, or left open.
 
     Returns:
@@ -62,8 +62,8 @@ def draw_note(rng: Random, values: Mapping[str, int]) -> tuple[str, dict[str, in
         f"went by {word['carrier']}",
         f"to the {word['region']}",
     ]
-    turn = rng.randrange(2)  # the day comes first or last
-    return " ".join(parts[turn:] + parts[:turn]), known
+    start = rng.randrange(2)  # the day comes first or last
+    return " ".join(parts[start:] + parts[:start]), known
 
 
 def draw_instruction(
@@ -74,15 +74,15 @@ def draw_instruction(
     form_words: int,
     labels: list[str],
 ) -> str:
-    """An instruction of at most ``MAX_WORDS`` words.
+    """Draw an instruction of at most ``MAX_WORDS`` words.
 
     Args:
-        rng: draws it.
-        aspect: what it asks for.
-        form: what the answer is to be, a key of ``FORMS``.
+        rng: random source.
+        aspect: aspect that it asks for.
+        form: form of the answer, a key of ``FORMS``.
         hints: number of words about the aspect.
         form_words: number of words about the form.
-        labels: that it names.
+        labels: labels that it names.
     """
     asked = [
         _hint(rng, aspect if rng.random() < MEANT_HINTS else rng.choice(ASPECTS))
@@ -112,7 +112,7 @@ def draw_instruction(
 
 
 def draw_exercise(rng: Random) -> Exercise:
-    """An instruction as clear or vague as it comes, and a note that can answer it."""
+    """Draw an instruction, clear or vague, and a note that can answer it."""
     aspect, form = rng.choice(ASPECTS), rng.choice(list(FORMS))
     value = rng.randrange(len(aspect.labels))
     labels: list[str] = []
@@ -129,7 +129,7 @@ def draw_exercise(rng: Random) -> Exercise:
 
 
 def draw_drill(rng: Random) -> Exercise:
-    """One whose instruction is nothing but clear words, in any order: what a model learns first."""
+    """Draw an exercise for the first stage: its instruction is nothing but clear words."""
     aspect, form = rng.choice(ASPECTS), rng.choice(list(FORMS))
     value = rng.randrange(len(aspect.labels))
     note, _ = draw_note(rng, {aspect.name: value})
@@ -139,7 +139,7 @@ def draw_drill(rng: Random) -> Exercise:
 
 
 def answer(aspect: Aspect, value: int, form: str) -> str:
-    """What to say for a value of an aspect."""
+    """Answer for a value of an aspect."""
     return (aspect.labels if form == "word" else aspect.codes)[value]
 
 
@@ -148,7 +148,7 @@ def _hint(rng: Random, aspect: Aspect) -> str:
 
 
 def _list(rng: Random, words: list[str], links: tuple[str, ...]) -> list[str]:
-    """The words one after the other, some with a link between them."""
+    """Words in order, some with a link between them."""
     linked: list[str] = []
     for number, word in enumerate(words):
         linked += [rng.choice(links)] if number and rng.random() < 0.5 else []
@@ -157,7 +157,7 @@ def _list(rng: Random, words: list[str], links: tuple[str, ...]) -> list[str]:
 
 
 def _disorder(rng: Random, words: list[str]) -> list[str]:
-    """Now and then shuffled or with words left out, so that a model is at home with odd prompts."""
+    """Shuffle words, or leave some out, now and then, so that a model knows odd prompts."""
     chance = rng.random()
     if chance < 0.15:
         return rng.sample(words, len(words))

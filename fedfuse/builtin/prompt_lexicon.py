@@ -1,4 +1,4 @@
-"""Words of the built-in world of prompts: aspects of a delivery note, and how one asks for them.
+"""Words of the built-in world of prompts: aspects of a delivery note, and words that ask for them.
 
 An instruction names an aspect by its hints. A strong hint belongs to one aspect, a weak one to two,
 so one weak hint leaves open which is meant. Plain data, no logic.
@@ -12,10 +12,10 @@ from itertools import product
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """Something that a note can be asked for.
+    """A property of a note that an instruction can ask for.
 
     Attributes:
-        name: the aspect's name.
+        name: name of the aspect.
         labels: its values.
         codes: a letter for each value.
         words: for each value, the words of a note that mean it.
@@ -34,7 +34,7 @@ class Aspect:
 
 
 def _aspect(name: str, values: dict[str, str], neutral: str, strong: str, weak: str) -> Aspect:
-    """An aspect from ``{"label code": "words"}`` and lists of words."""
+    """Make an aspect of ``{"label code": "words"}`` and lists of words."""
     labels, codes = zip(*(key.split() for key in values), strict=True)
     words = tuple(tuple(words.split()) for words in values.values())
     lists = (tuple(text.split()) for text in (neutral, strong, weak))
@@ -108,7 +108,7 @@ ASPECTS = (
     ),
 )
 
-# How one asks for the answer's form: a label, or the letter for it.
+# Words that ask for the answer's form: a label, or the letter for it.
 FORMS = {"word": "word name term spelling".split(), "code": "code letter symbol initial".split()}
 
 OPENINGS = "please kindly just carefully".split()

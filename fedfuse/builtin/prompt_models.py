@@ -34,7 +34,7 @@ MASKED_SHARE, INSTRUCTION_SHARE = 0.2, 0.7
 
 @dataclass(frozen=True, slots=True)
 class PromptRecipe:
-    """Everything that a model of the world of prompts is made from.
+    """Recipe of a model of the world of prompts.
 
     Attributes:
         architecture: a key of ``architectures``; ``bert`` for the masked model.
@@ -44,8 +44,8 @@ class PromptRecipe:
         steps: training steps in all.
         learning_rate: peak of the schedule.
         batch_size: exercises per step.
-        exercises: size of the training text.
-        seed: of text, initialisation and batches.
+        exercises: number of exercises in the training text.
+        seed: seed of text, initialisation and batches.
         version: raised when the code that builds models changes what it builds.
     """
 
@@ -74,8 +74,8 @@ def build_prompt_model(
     """Train tokenizer and model and save both as a Hugging Face folder.
 
     Args:
-        recipe: what to build.
-        folder: an empty one.
+        recipe: recipe of the model.
+        folder: empty folder.
         on_step: called after each step with its number, from 1.
     """
     masked = recipe.architecture == MASKED
@@ -117,7 +117,7 @@ def build_prompt_model(
 
 
 def drawn_text(count: int) -> list[Sample]:
-    """Drills and exercises, so many of each."""
+    """``count`` drills and ``count`` exercises."""
     rng = Random(0)
     drawn = [draw(rng) for draw in (draw_drill, draw_exercise) for _ in range(count)]
     return [Sample(exercise.question, exercise.answer) for exercise in drawn]

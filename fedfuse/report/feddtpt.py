@@ -1,4 +1,4 @@
-"""What became of a prompt that was tuned together, as text and plots.
+"""Report of a run that tunes prompts: rows, text and plots.
 
 Plots take a run and return an SVG, "" where the run has nothing to show.
 """
@@ -26,8 +26,7 @@ from fedfuse.report.style import (
 from fedfuse.tracking.feddtpt_records import AggregationLine, PromptLine
 from fedfuse.tracking.run import SERVER, RunFolder
 
-# What a choice calls the aggregated prompt.
-AGGREGATED = "aggregated"
+AGGREGATED = "aggregated"  # name of the aggregated prompt among the candidates
 NOISE = -1
 
 
@@ -37,11 +36,12 @@ class PromptRow:
 
     Attributes:
         name: round or baseline.
-        tokens: each with the clients whose prompts it stands for; none where it was not aggregated.
+        tokens: text of each token and the clients it comes from; no clients where the prompt was
+            not aggregated.
         test: accuracy on the test set.
         private: mean accuracy on the clients' private examples.
-        queries: paid for it.
-        chosen: the candidate that it was.
+        queries: number of queries paid for it.
+        chosen: name of the candidate that was selected.
     """
 
     name: str
@@ -53,12 +53,12 @@ class PromptRow:
 
     @property
     def text(self) -> str:
-        """The tokens, with spaces between."""
+        """Text of the tokens, joined by spaces."""
         return " ".join(word for word, _ in self.tokens)
 
 
 def global_lines(run: RunFolder) -> list[PromptLine]:
-    """The global prompt, round by round, the manual one first."""
+    """Lines of the global prompt by round, the manual one first."""
     lines = {
         line.round: line
         for line in run.prompts
@@ -68,9 +68,9 @@ def global_lines(run: RunFolder) -> list[PromptLine]:
 
 
 def at_the_end(run: RunFolder, stage: str) -> list[PromptLine]:
-    """Prompts of one stage that the test set was asked about, of the last round that has any.
+    """Prompts of one stage with a test accuracy, of the last round that has any.
 
-    Of ``federated`` the clients' own.
+    For ``federated`` these are the clients' own.
     """
     found = [line for line in run.prompts if line.stage == stage and line.test is not None]
     if stage == "federated":
@@ -86,7 +86,7 @@ def mean_test(lines: Sequence[PromptLine]) -> float | None:
 
 
 def prompt_rows(run: RunFolder) -> list[PromptRow]:
-    """A row per round, then one for each baseline."""
+    """One row a round, then one for each baseline."""
     made = {line.round: line for line in run.aggregations}
     rows = [
         _row("manual" if line.stage == "zero-shot" else str(line.round), line, made.get(line.round))
@@ -120,7 +120,7 @@ def _row(name: str, line: PromptLine, made: AggregationLine | None) -> PromptRow
 
 
 def prompts_text(run: RunFolder) -> str:
-    """What was reached, and at what price, in sentences; empty where no prompt was tuned."""
+    """Accuracy and cost in sentences; empty where no prompt was tuned."""
     lines = global_lines(run)
     if not lines:
         return ""
@@ -155,7 +155,7 @@ def bytes_per_client_round(run: RunFolder) -> float | None:
 
 
 def accuracy_figure(run: RunFolder) -> Figure | None:
-    """Accuracy on the test set against queries: the global prompt, and what it is compared with."""
+    """Accuracy on the test set against queries, of the global prompt and the baselines."""
     lines = [line for line in global_lines(run) if line.test is not None]
     if not lines:
         return None
@@ -191,13 +191,13 @@ def _reference(axes: Axes, stage: str, label: str, run: RunFolder) -> None:
 
 @plot
 def accuracy_by_queries(run: RunFolder) -> Figure | None:
-    """The same inside a page."""
+    """``accuracy_figure`` inside a page."""
     return accuracy_figure(run)
 
 
 @plot
 def token_clusters(run: RunFolder) -> Figure | None:
-    """The uploaded tokens of the last aggregation in the plane; what was kept is ringed."""
+    """Uploaded tokens of the last aggregation in a plane; kept ones are ringed."""
     made = next((line for line in reversed(run.aggregations) if line.uploaded), None)
     if made is None:
         return None

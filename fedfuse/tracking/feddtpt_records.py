@@ -32,7 +32,7 @@ class PromptLine:
 
     @property
     def text(self) -> str:
-        """The tokens, with spaces between."""
+        """Text of the tokens, joined by spaces."""
         return " ".join(self.tokens)
 
 
