@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from fedfuse.builtin.architectures import ARCHITECTURES, tiny_causal_lm
-from fedfuse.builtin.text_world import World, WorldSize, pretraining_text
+from fedfuse.builtin.text_world import World, pretraining_text
 from fedfuse.builtin.tokenizers import KINDS, train_tokenizer
+from fedfuse.config.data import DataConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
@@ -65,7 +66,11 @@ def tiny_tokenizers(language: list[str]) -> dict[str, TextTokenizer]:
 @pytest.fixture(scope="session")
 def public() -> list[Sample]:
     """A small public set, of two domains."""
-    return World(seed=0, domains=2).splits(WorldSize(8, 6, 0, 1, 0), 1, "domain", 1.0).public
+    return (
+        World(seed=0, domains=2)
+        .splits(DataConfig(private=8, public=6, holdout=0, test=1, questions=0), 1)
+        .public
+    )
 
 
 @pytest.fixture(scope="session")

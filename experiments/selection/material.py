@@ -17,8 +17,10 @@ from numpy import ndarray
 from experiments.selection.scenarios import Scenario
 from fedfuse.algorithms.local_model import AdapterState, LocalModel
 from fedfuse.builtin.text_lexicon import LEXICONS
+from fedfuse.config.data import DataConfig
+from fedfuse.config.model import AdapterConfig, ModelConfig
 from fedfuse.config.run_config import RunConfig, model_of_partition
-from fedfuse.config.sections import DataConfig, ModelConfig, ServerDistillConfig
+from fedfuse.config.sections import ServerDistillConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nll
@@ -147,7 +149,7 @@ def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig
             f"scenario {scenario.name!r} reads real text; allowed: --material with the folder that "
             "holds datasets/trec and models/stories260K"
         )
-    model = ModelConfig(model=str(material / "models" / "stories260K"), lora_rank=8)
+    model = ModelConfig(model=str(material / "models" / "stories260K"), lora=AdapterConfig(rank=8))
     return RunConfig(
         seed=seed,
         data=DataConfig(

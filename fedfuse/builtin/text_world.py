@@ -12,7 +12,6 @@ Everything follows from the seed; nothing is downloaded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
@@ -28,6 +27,7 @@ from fedfuse.builtin.text_lexicon import (
     SHELVE,
     Lexicon,
 )
+from fedfuse.config.data import DataConfig
 from fedfuse.data.partition import partition
 from fedfuse.data.sample import Floor, Sample, Splits
 from fedfuse.errors import FedfuseError
@@ -37,26 +37,6 @@ CONCENTRATION = 0.15
 # Grammar parts are drawn anew until the sentence is in no other split; so many draws suffice.
 MAX_DRAWS = 1000
 OPTIONS_PER_QUESTION = 4
-
-
-@dataclass(frozen=True, slots=True)
-class WorldSize:
-    """Samples per domain in each split.
-
-    Attributes:
-        private: for the domain's clients together.
-        public: in the set that everyone holds.
-        holdout: for the acceptance test.
-        test_repeats: test sentences per entity; answers are drawn systematically from the entity's
-            row.
-        questions: multiple-choice questions.
-    """
-
-    private: int = 4000
-    public: int = 120
-    holdout: int = 60
-    test_repeats: int = 10
-    questions: int = 120
 
 
 class Domain:
@@ -140,8 +120,12 @@ class World:
         self.seed = seed
         self.domains = [Domain(lexicon, seed) for lexicon in LEXICONS[:domains]]
 
-    def splits(self, size: WorldSize, num_partitions: int, scheme: str, alpha: float) -> Splits:
-        """Draw disjoint splits and deal the private one to the clients."""
+    def splits(self, data: DataConfig, num_partitions: int) -> Splits:
+        """Draw disjoint splits and deal the private one to the clients.
+
+        ``data.test`` counts test sentences per entity, whose answers are drawn systematically from
+        the entity's row; the other sizes count samples per domain.
+        """
         rng = np.random.default_rng([self.seed, 1])
         seen: set[str] = set()
         private: list[Sample] = []
@@ -152,15 +136,15 @@ class World:
         bayes: dict[str, float] = {}
         for domain in self.domains:
             # The test set first: its answers must not depend on what other splits took.
-            test += self._test(domain, size.test_repeats, seen, rng)
-            public += self._draw(domain, size.public, seen, rng)
-            holdout += self._draw(domain, size.holdout, seen, rng)
-            private += self._draw(domain, size.private, seen, rng)
-            asked = [domain.question(seen, rng) for _ in range(size.questions)]
+            test += self._test(domain, data.test, seen, rng)
+            public += self._draw(domain, data.public, seen, rng)
+            holdout += self._draw(domain, data.holdout, seen, rng)
+            private += self._draw(domain, data.private, seen, rng)
+            asked = [domain.question(seen, rng) for _ in range(data.questions)]
             questions += [sample for sample, _ in asked]
             bayes[domain.name] = float(np.mean([right for _, right in asked])) if asked else 0.0
         loss = {d.name: d.entropy() / d.answer_bytes() for d in self.domains}
-        parts = partition(private, scheme, num_partitions, alpha, self.seed)
+        parts = partition(private, data.partition, num_partitions, data.alpha, self.seed)
         return Splits(parts, public, test, holdout, questions, Floor(loss, bayes))
 
     def _test(

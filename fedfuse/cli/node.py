@@ -30,20 +30,20 @@ def check(
         Path | None, typer.Option(help="TOML file with the keys of the run to take part in.")
     ] = None,
 ) -> None:
-    """Find out whether this machine can take part, and what to mend; exits with 1 if it cannot."""
+    """Find out whether this machine can take part, and what to fix; exits with 1 if it cannot."""
     from fedfuse.cli.run_config import read_config
     from fedfuse.deployment.node_check import Machine, check_machine
-    from fedfuse.deployment.superlink import Credentials
+    from fedfuse.deployment.superlink_client import Credentials
 
     credentials = Credentials(superlink, root_certificates, auth_supernode_private_key)
     machine = Machine(
         read_config(config, []), read_config(run_config, []), credentials if superlink else None
     )
     check_machine(machine)
-    table = Table("check", "", "found", "to mend", box=SIMPLE_HEAD)
-    for finding in machine.findings:
-        sign = "[red]no[/red]" if finding.mend else "[green]ok[/green]"
-        table.add_row(finding.check, sign, escape(finding.found), escape(finding.mend))
+    table = Table("check", "", "found", "to fix", box=SIMPLE_HEAD)
+    for result in machine.results:
+        sign = "[red]no[/red]" if result.fix else "[green]ok[/green]"
+        table.add_row(result.check, sign, escape(result.found), escape(result.fix))
     Console().print(table)
     if not machine.ready:
         raise typer.Exit(1)

@@ -34,7 +34,7 @@ def describe(config: Any, prefix: str = "") -> Iterator[Key]:
         if "internal" in item.metadata:
             continue
         if "inline" in item.metadata:
-            yield from describe(value, prefix)
+            yield from describe(value, prefix + item.metadata["inline"])
         elif is_dataclass(value):
             sections.append((value, key + "."))
         else:

@@ -32,7 +32,7 @@ def one_of(default: str | int, *choices: str | int) -> Any:
 
 def text(default: str, *, empty: bool = False) -> Any:
     """Any text, by default not empty."""
-    check = lambda value: empty or bool(value.strip())  # noqa: E731
+    check = lambda value: empty or bool(value.strip(" ,"))  # noqa: E731
     return field(default=default, metadata={"expected": "text that is not empty", "check": check})
 
 
@@ -63,9 +63,9 @@ def internal(default: Any) -> Any:
     return field(default=default, metadata={"internal": True})
 
 
-def inline(default: Any) -> Any:
-    """A dataclass whose fields are keys of the section that holds it."""
-    return field(default=default, metadata={"inline": True})
+def inline(default: Any, prefix: str = "") -> Any:
+    """A dataclass whose fields are keys of the section that holds it, behind a prefix."""
+    return field(default=default, metadata={"inline": prefix})
 
 
 def check_fields(config: Any, name: str) -> None:

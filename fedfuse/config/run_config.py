@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
+from fedfuse.config.data import DataConfig
 from fedfuse.config.feddtpt import BlackBoxConfig, FedDTPTConfig
 from fedfuse.config.fields import between, one_of, text
 from fedfuse.config.gate import GateConfig
+from fedfuse.config.model import ModelConfig
 from fedfuse.config.renamed import renamed
 from fedfuse.config.sections import (
     ClientDistillConfig,
-    DataConfig,
     FusionConfig,
     KnowledgeConfig,
-    ModelConfig,
     ServerDistillConfig,
 )
 from fedfuse.config.training import TrainingConfig
@@ -92,7 +92,7 @@ def flatten(config: object, prefix: str = "") -> dict[str, Scalar]:
     for item in fields(config):  # type: ignore[arg-type]
         value = getattr(config, item.name)
         key = prefix + item.name.replace("_", "-")
-        inner = prefix if "inline" in item.metadata else key + "."
+        inner = prefix + item.metadata.get("inline", item.name.replace("_", "-") + ".")
         if "internal" not in item.metadata:
             flat |= flatten(value, inner) if is_dataclass(value) else {key: value}
     return flat
@@ -173,7 +173,7 @@ def _build(
         if "internal" in item.metadata:
             continue
         if is_dataclass(standard):
-            inner = prefix if "inline" in item.metadata else key + "."
+            inner = prefix + item.metadata.get("inline", item.name.replace("_", "-") + ".")
             values[item.name] = _build(hints[item.name], standard, inner, given, errors)
         elif key in given:
             known = len(errors)

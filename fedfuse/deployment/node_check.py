@@ -1,4 +1,4 @@
-"""Whether a machine can take part, found out before it joins, and what to mend where it cannot.
+"""Whether a machine can take part, found out before it joins, and what to fix where it cannot.
 
 Every check does what the client will do, with the client's own functions: it loads the model, reads
 the data, trains one step on the longest samples, connects with the machine's own certificate and
@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.data.sample import Sample
-from fedfuse.deployment.superlink import Credentials, greet
+from fedfuse.deployment.superlink_client import Credentials, probe_superlink
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.client import Client, parse_client
 from fedfuse.factory.models import check_model, load_local_model, load_splits
@@ -35,9 +35,9 @@ GIGABYTE = 2**30
 class CheckError(Exception):
     """What a check found wrong, and what mends it."""
 
-    def __init__(self, found: str, mend: str) -> None:
+    def __init__(self, found: str, fix: str) -> None:
         super().__init__(found)
-        self.mend = mend
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class CheckResult:
 
     check: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(slots=True)
@@ -69,29 +69,29 @@ class Machine:
     node_config: Mapping[str, Any]
     run_config: Mapping[str, Any]
     credentials: Credentials | None = None
-    findings: list[CheckResult] = field(default_factory=list)
+    results: list[CheckResult] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
         """Whether nothing is wrong."""
-        return not any(finding.mend for finding in self.findings)
+        return not any(result.fix for result in self.results)
 
-    def check(self, name: str, what: Callable[[], tuple[str, Any]], mend: str) -> Any:
+    def check(self, name: str, what: Callable[[], tuple[str, Any]], fix: str) -> Any:
         """Note what a check found; returns what it made, None where something is wrong."""
         try:
             found, made = what()
-        except CheckError as fault:
-            self.findings.append(CheckResult(name, str(fault), fault.mend))
+        except CheckError as error:
+            self.results.append(CheckResult(name, str(error), error.fix))
         except FedfuseError as error:
-            self.findings.append(CheckResult(name, str(error), mend))
+            self.results.append(CheckResult(name, str(error), fix))
         else:
-            self.findings.append(CheckResult(name, found))
+            self.results.append(CheckResult(name, found))
             return made
         return None
 
 
 def check_machine(machine: Machine) -> None:
-    """Check all that there is to check; see ``machine.findings``."""
+    """Check all that there is to check; see ``machine.results``."""
     machine.check("versions", check_versions, "install fedfuse again: make setup, or pip install")
     client: Client | None = machine.check(
         "configuration",
@@ -189,8 +189,8 @@ def _model(client: Client) -> tuple[str, LocalModel]:
             "client", config.clients.model, config.clients, config.data, config.seed
         )
     except torch.OutOfMemoryError as error:
-        mend = "quantization = '4bit' or another model in the node config"
-        raise CheckError(f"does not fit into the GPU's memory: {error}", mend) from error
+        fix = "quantization = '4bit' or another model in the node config"
+        raise CheckError(f"does not fit into the GPU's memory: {error}", fix) from error
     size = sum(parameter.numel() for parameter in local_model.lm.model.parameters())
     seconds = time.perf_counter() - started
     return f"{size / 1e6:.1f} million parameters, loaded in {seconds:.1f} s", local_model
@@ -215,8 +215,8 @@ def _memory(client: Client, local_model: LocalModel, private: Sequence[Sample]) 
         local_model.learn(public, distill, seed=0, replay=replay)
         local_model.knowledge(config.knowledge.k)
     except torch.OutOfMemoryError as error:
-        mend = "set max-tokens in the node config: half of what it is, or 4096 for a start"
-        raise CheckError(f"a step does not fit into the GPU's memory: {error}", mend) from error
+        fix = "set max-tokens in the node config: half of what it is, or 4096 for a start"
+        raise CheckError(f"a step does not fit into the GPU's memory: {error}", fix) from error
     finally:
         local_model.reset()
     found = f"two steps of each phase and the public set: {time.perf_counter() - started:.1f} s"
@@ -244,7 +244,7 @@ def _key(credentials: Credentials) -> tuple[str, bool]:
 def _superlink(credentials: Credentials) -> tuple[str, bool]:
     where = credentials.superlink
     try:
-        greet(credentials)
+        probe_superlink(credentials)
     except ssl.SSLCertVerificationError as error:
         raise CheckError(
             f"{where} shows a certificate that is not to be trusted: {error.verify_message}",

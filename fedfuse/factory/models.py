@@ -16,15 +16,17 @@ import torch
 
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.models import build, cache_root, is_builtin, recipe_of
-from fedfuse.builtin.text_world import World, WorldSize
+from fedfuse.builtin.text_world import World
+from fedfuse.config.data import BUILTIN_DATA, DataConfig
+from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, model_of_partition
-from fedfuse.config.sections import BUILTIN_DATA, DataConfig, KnowledgeConfig, ModelConfig
+from fedfuse.config.sections import KnowledgeConfig
 from fedfuse.data.public_subset import turn
 from fedfuse.data.sample import Splits
 from fedfuse.data.splits import build_splits, check_splits
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.aligner import KnowledgeAligner
-from fedfuse.models.causal_lm import LoraSettings, add_lora, load_causal_lm
+from fedfuse.models.causal_lm import add_lora, load_causal_lm
 from fedfuse.models.loading import load_tokenizer, quantization_options, resolve_device
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
@@ -37,8 +39,7 @@ def load_splits(data: DataConfig, seed: int, num_partitions: int) -> Splits:
         FedfuseError: for data that cannot be read, or splits that are empty or overlap.
     """
     if data.source == BUILTIN_DATA:
-        size = WorldSize(data.private, data.public, data.holdout, data.test, data.questions)
-        splits = World(seed, data.domains).splits(size, num_partitions, data.partition, data.alpha)
+        splits = World(seed, data.domains).splits(data, num_partitions)
     else:
         splits = build_splits(
             data.source,
@@ -84,10 +85,7 @@ def load_local_model(
             f"data.max-length: expected at most {lm.max_length}, the limit of model {name!r}, got "
             f"{data.max_length}"
         )
-    settings = LoraSettings(
-        model.lora_rank, model.lora_alpha, model.lora_dropout, model.lora_targets
-    )
-    lm = add_lora(lm, settings, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
+    lm = add_lora(lm, model.lora, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
     splits = load_splits(data, seed, 1)
     return LocalModel(
         lm,

@@ -30,6 +30,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from fedfuse.config.model import ALL_LINEAR, AdapterConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.files import unwritable
 from fedfuse.models.loading import (
@@ -43,7 +44,6 @@ from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ALL_LINEAR = "all-linear"
 # For models without a largest position (ALiBi, recurrent): enough for any task here.
 UNLIMITED_LENGTH = 4096
 
@@ -77,41 +77,6 @@ class CausalLM:
         """Device of the weights."""
         device: torch.device = next(self.model.parameters()).device
         return device
-
-
-@dataclass(frozen=True, slots=True)
-class LoraSettings:
-    """Hyperparameters of a LoRA adapter.
-
-    Attributes:
-        rank: rank of the update, at least 1; 8 is common, more than the layers' width is a waste.
-        alpha: above 0, the update is scaled by ``alpha / rank``; twice the rank is common.
-        dropout: dropout on the adapter's input while training, in [0, 1).
-        targets: ``all-linear`` (all but the output head), or names of modules joined by commas.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: str = ALL_LINEAR
-
-    def __post_init__(self) -> None:
-        wrong = []
-        if self.rank < 1:
-            wrong.append(f"rank: expected at least 1, got {self.rank}")
-        if not 0 < self.alpha < float("inf"):
-            wrong.append(f"alpha: expected above 0, got {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            wrong.append(f"dropout: expected 0 to below 1, got {self.dropout}")
-        if not self.target_names:
-            wrong.append(f"targets: expected {ALL_LINEAR} or names, got {self.targets!r}")
-        if wrong:
-            raise FedfuseError("LoRA " + "; ".join(wrong))
-
-    @property
-    def target_names(self) -> list[str]:
-        """The targets, one by one."""
-        return [name.strip() for name in self.targets.split(",") if name.strip()]
 
 
 def load_causal_lm(
@@ -167,13 +132,13 @@ def load_causal_lm(
 
 
 def add_lora(
-    lm: CausalLM, settings: LoraSettings, *, gradient_checkpointing: bool = False, seed: int = 0
+    lm: CausalLM, adapter: AdapterConfig, *, gradient_checkpointing: bool = False, seed: int = 0
 ) -> CausalLM:
     """Put a new adapter into the base model; until it is trained, the outputs are the base's.
 
     Args:
         lm: the base, whose modules are replaced in place.
-        settings: hyperparameters of the adapter.
+        adapter: rank, scale, dropout and targets of the adapter.
         gradient_checkpointing: recompute activations in the backward pass: slower, less memory.
         seed: seed of the adapter's initial values; torch's global generator is left as it was.
 
@@ -182,12 +147,12 @@ def add_lora(
     """
     linear = _linear_modules(lm.model)
     available = sorted({path.rsplit(".", 1)[-1] for path in linear})
-    names = settings.target_names
+    names = adapter.target_names
     unknown = [n for n in names if n != ALL_LINEAR and n not in available]
     if unknown or (ALL_LINEAR in names and len(names) > 1):
         raise FedfuseError(
             f"LoRA targets of {lm.name!r}: expected {ALL_LINEAR} alone, or some of: "
-            f"{', '.join(available)}; got {settings.targets!r}"
+            f"{', '.join(available)}; got {adapter.targets!r}"
         )
     base = lm.model
     if gradient_checkpointing:
@@ -199,9 +164,9 @@ def add_lora(
         base.config.use_cache = False
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number works
-        lora_dropout=settings.dropout,
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # any number works
+        lora_dropout=adapter.dropout,
         target_modules=available if ALL_LINEAR in names else names,
         # GPT-2 stores its weights [in, out].
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),

@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.models.causal_lm import DTYPES, CausalLM, LoraSettings, add_lora
+from fedfuse.models.causal_lm import DTYPES, CausalLM, add_lora
 from fedfuse.models.head import CHUNK_BYTES, hidden_states
 from fedfuse.models.loading import loading_errors, local_folder
 
@@ -59,7 +60,7 @@ def dry_run(
     name: str,
     *,
     dtype: str,
-    lora: LoraSettings,
+    lora: AdapterConfig,
     samples: int,
     length: int,
     scored: int,

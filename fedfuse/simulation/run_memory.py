@@ -10,12 +10,11 @@ import torch
 from rich.table import Table
 
 from fedfuse.builtin.models import is_builtin, model_folder
+from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, model_of_partition
-from fedfuse.config.sections import ModelConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.factory.models import load_splits
-from fedfuse.models.causal_lm import LoraSettings
 from fedfuse.models.dry_run import ModelNeeds, dry_run
 from fedfuse.models.forward import TOKENS_PER_PASS
 from fedfuse.models.loading import load_tokenizer, resolve_device
@@ -141,11 +140,10 @@ def _needs(
         passes.append((together * length, together, length))
         rows = len(samples) * len(encoded.rows.token) // len(longest)
     _, together, length = max(passes)
-    lora = LoraSettings(model.lora_rank, model.lora_alpha, model.lora_dropout, model.lora_targets)
     needs = dry_run(
         base,
         dtype=model.dtype,
-        lora=lora,
+        lora=model.lora,
         samples=together,
         length=length,
         scored=max(1, min(scored, TOKENS_PER_PASS["cpu"] // length)),

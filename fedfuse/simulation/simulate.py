@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fedfuse.config.data import BUILTIN_DATA
 from fedfuse.config.feddtpt import BlackBoxConfig
 from fedfuse.config.run_config import RunConfig, flat_keys, flatten, parse
-from fedfuse.config.sections import BUILTIN_DATA
 from fedfuse.data.records import local_path, looks_like_path
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.app_bundle import app_dir, import_app_module

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from fedfuse.algorithms.local_model import LocalModel
+from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.knowledge.extract import extract
-from fedfuse.models.causal_lm import LoraSettings, add_lora
+from fedfuse.models.causal_lm import add_lora
 from fedfuse.sparse import SparseDistribution
 from tests.conftest import MAX_LENGTH, Tiny
 
@@ -32,7 +33,7 @@ def base(tiny: Make) -> Tiny:
 def local_model(base: Tiny, public: list[Sample]) -> LocalModel:
     base.model.requires_grad_(False)
     return LocalModel(
-        add_lora(base, LoraSettings(rank=4)),
+        add_lora(base, AdapterConfig(rank=4)),
         public=public,
         test=public[:4],
         questions=QUESTIONS,

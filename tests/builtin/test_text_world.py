@@ -12,12 +12,13 @@ import pytest
 
 from fedfuse.builtin import text_world as world_module
 from fedfuse.builtin.text_lexicon import COLOURS, LEXICONS
-from fedfuse.builtin.text_world import Domain, World, WorldSize, pretraining_text, shelf_marks
+from fedfuse.builtin.text_world import Domain, World, pretraining_text, shelf_marks
+from fedfuse.config.data import DataConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.data.splits import check_splits
 from fedfuse.errors import FedfuseError
 
-SIZE = WorldSize(private=400, public=30, holdout=20, test_repeats=3, questions=40)
+SIZE = DataConfig(private=400, public=30, holdout=20, test=3, questions=40)
 
 
 def words_of(domain: Domain, sample: Sample) -> tuple[int, int]:
@@ -28,7 +29,7 @@ def words_of(domain: Domain, sample: Sample) -> tuple[int, int]:
 
 
 def splits(seed: int = 0, **changes: int) -> Splits:
-    return World(seed).splits(replace(SIZE, **changes), 4, "domain", 0.5)
+    return World(seed).splits(replace(SIZE, **changes), 4)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_splits_are_disjoint(seed: int) -> None:
 def test_answers_follow_the_table() -> None:
     """Frequencies over 4000 private sentences, by a chi-square statistic per domain."""
     world = World(seed=2, domains=2)
-    drawn = world.splits(WorldSize(4000, 1, 1, 1, 0), 1, "domain", 1.0)
+    drawn = world.splits(DataConfig(private=4000, public=1, holdout=1, test=1, questions=0), 1)
     for domain in world.domains:
         pairs = [words_of(domain, s) for s in drawn.private[0] if s.domain == domain.name]
         counts = np.zeros(domain.table.shape)
@@ -104,7 +105,7 @@ def test_entropy_is_that_of_a_sum(drawn: Splits) -> None:
 
 def test_a_perfect_model_reaches_the_floor() -> None:
     world = World(seed=3)
-    drawn = world.splits(replace(SIZE, private=10, test_repeats=60), 1, "domain", 1.0)
+    drawn = world.splits(replace(SIZE, private=10, test=60), 1)
     assert drawn.floor is not None
     for domain in world.domains:
         nats = size = 0.0

@@ -10,13 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfuse.config.data import DataConfig
+from fedfuse.config.model import AdapterConfig, ModelConfig
 from fedfuse.config.run_config import RunConfig, flatten, model_of_partition, parse
-from fedfuse.config.sections import (
-    ClientDistillConfig,
-    DataConfig,
-    ModelConfig,
-    ServerDistillConfig,
-)
+from fedfuse.config.sections import ClientDistillConfig, ServerDistillConfig
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.app_bundle import app_dir, default_run_config
@@ -193,7 +190,7 @@ def test_the_ends_of_the_range_are_allowed(key: str, value: object) -> None:
 def test_a_whole_number_may_stand_for_a_float() -> None:
     config = parse({"timeout": 60, "server.lora-alpha": 8})
     assert config.timeout == 60.0
-    assert type(config.timeout) is type(config.server.lora_alpha) is float
+    assert type(config.timeout) is type(config.server.lora.alpha) is float
     with pytest.raises(FedfuseError, match="timeout: expected float, got True of type bool"):
         parse({"timeout": True})
 
@@ -201,7 +198,7 @@ def test_a_whole_number_may_stand_for_a_float() -> None:
 def test_the_two_model_sections_are_apart() -> None:
     config = parse({"clients.lora-rank": 3})
     assert config.server == ModelConfig()
-    assert config.clients == replace(RunConfig().clients, lora_rank=3)
+    assert config.clients == replace(RunConfig().clients, lora=AdapterConfig(rank=3))
     assert config.clients.model.count("builtin:") == 4
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from fedfuse.deployment.certificates import make_node_files, make_superlink_files
-from fedfuse.deployment.superlink import Credentials
+from fedfuse.deployment.superlink_client import Credentials
 from fedfuse.errors import FedfuseError
 
 

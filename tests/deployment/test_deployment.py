@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedfuse.deployment.certificates import make_node_files, make_superlink_files
-from fedfuse.deployment.superlink import Credentials, greet
+from fedfuse.deployment.superlink_client import Credentials, probe_superlink
 from fedfuse.simulation.flwr_run import free_port
 from tests.deployment.processes import CLIENTS, Deployment, deployed, settings
 from tests.federations import about, federate, lines
@@ -61,7 +61,7 @@ def test_a_machine_that_is_not_registered_is_refused(
     assert done.returncode == 1, done.stderr
     assert "Failed to initialize the connection to the SuperLink" in done.stdout + done.stderr
     with pytest.raises(PermissionError):
-        greet(Credentials(deployment.superlink, deployment.folder / "ca.crt", key))
+        probe_superlink(Credentials(deployment.superlink_client, deployment.folder / "ca.crt", key))
 
 
 @pytest.mark.slow
@@ -74,14 +74,14 @@ def test_a_superlink_with_another_certificate_is_refused(
     assert "certificate verify failed" in done.stdout + done.stderr
     key = deployment.folder / "node-0.key"
     with pytest.raises(ssl.SSLCertVerificationError, match="verify failed"):
-        greet(Credentials(deployment.superlink, authority, key))
+        probe_superlink(Credentials(deployment.superlink_client, authority, key))
 
 
 def supernode(deployment: Deployment, **files: Path) -> list[str]:
     """The guide's SuperNode with another file or two."""
     return [
         "flower-supernode",
-        *("--superlink", deployment.superlink),
+        *("--superlink", deployment.superlink_client),
         *("--root-certificates", str(files.get("authority", deployment.folder / "ca.crt"))),
         *("--auth-supernode-private-key", str(files.get("key", deployment.folder / "node-0.key"))),
         *("--isolation", "process", "--port", str(free_port())),

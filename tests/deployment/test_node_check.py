@@ -18,7 +18,7 @@ from fedfuse.cli.main import app
 from fedfuse.deployment import node_check as module
 from fedfuse.deployment.certificates import make_node_files, make_superlink_files
 from fedfuse.deployment.node_check import Machine, check_machine
-from fedfuse.deployment.superlink import Credentials
+from fedfuse.deployment.superlink_client import Credentials
 from tests.federations import FAST
 from tests.federations import tiny_builtin as tiny_builtin
 
@@ -35,22 +35,22 @@ def found(node: dict[str, Any], run: dict[str, Any] | None = None, **more: Any) 
     """What the checks find, by their names."""
     machine = Machine({**NODE, **node}, {**FAST, **(run or {})}, **more)
     check_machine(machine)
-    findings = {finding.check: finding for finding in machine.findings}
-    assert machine.ready == all(not finding.mend for finding in findings.values())
-    assert all(finding.found for finding in findings.values())
-    return findings
+    results = {result.check: result for result in machine.results}
+    assert machine.ready == all(not result.fix for result in results.values())
+    assert all(result.found for result in results.values())
+    return results
 
 
-def wrong(findings: dict[str, Any]) -> dict[str, str]:
-    return {name: finding.found for name, finding in findings.items() if finding.mend}
+def wrong(results: dict[str, Any]) -> dict[str, str]:
+    return {name: result.found for name, result in results.items() if result.fix}
 
 
 def test_a_machine_that_is_ready() -> None:
-    findings = found({})
-    assert list(findings) == ALL
-    assert wrong(findings) == {}
-    assert findings["configuration"].found == "client 0: builtin:gpt2 in float32 on cpu"
-    assert "public" in findings["data"].found
+    results = found({})
+    assert list(results) == ALL
+    assert wrong(results) == {}
+    assert results["configuration"].found == "client 0: builtin:gpt2 in float32 on cpu"
+    assert "public" in results["data"].found
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_machine_that_is_ready() -> None:
 def test_what_is_wrong_is_found(
     node: dict[str, Any], check: str, message: str, checked: list[str]
 ) -> None:
-    findings = found(node)
-    assert list(findings) == checked
-    ((name, text),) = wrong(findings).items()
+    results = found(node)
+    assert list(results) == checked
+    ((name, text),) = wrong(results).items()
     assert name == check
     assert message in text
 
@@ -77,9 +77,9 @@ def test_weights_that_do_not_load(tiny_builtin: dict[str, Path], tmp_path: Path)
     for file in tiny_builtin["gpt2"].iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    findings = found({"model": str(tmp_path)})
-    assert list(wrong(findings)) == ["model"]
-    assert "cannot be loaded" in findings["model"].found
+    results = found({"model": str(tmp_path)})
+    assert list(wrong(results)) == ["model"]
+    assert "cannot be loaded" in results["model"].found
 
 
 def test_memory_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +92,9 @@ def test_memory_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0.0, {}
 
     monkeypatch.setattr(LocalModel, "learn", learn)
-    findings = found({})
-    assert "does not fit into the GPU's memory: CUDA out of memory" in wrong(findings)["memory"]
-    assert "max-tokens" in findings["memory"].mend
+    results = found({})
+    assert "does not fit into the GPU's memory: CUDA out of memory" in wrong(results)["memory"]
+    assert "max-tokens" in results["memory"].fix
     assert asked[1] is not None
 
 
@@ -123,13 +123,13 @@ def nobody() -> Iterator[str]:
 def test_certificate_key_and_superlink(tmp_path: Path, nobody: str) -> None:
     authority, *_ = make_superlink_files(tmp_path, ["localhost"])
     key, _ = make_node_files(tmp_path, "node")
-    findings = found({"modle": ""}, credentials=Credentials(nobody, authority, key))
-    assert "cannot be reached" in wrong(findings)["SuperLink"]
-    findings = found({"modle": ""}, credentials=Credentials("here", authority, key))
-    assert wrong(findings)["SuperLink"] == "SuperLink: expected HOST:PORT, got 'here'"
-    findings = found({"modle": ""}, credentials=Credentials(nobody, key, authority))
-    assert {"certificate", "key"} < set(wrong(findings))
-    assert "SuperLink" not in findings
+    results = found({"modle": ""}, credentials=Credentials(nobody, authority, key))
+    assert "cannot be reached" in wrong(results)["SuperLink"]
+    results = found({"modle": ""}, credentials=Credentials("here", authority, key))
+    assert wrong(results)["SuperLink"] == "SuperLink: expected HOST:PORT, got 'here'"
+    results = found({"modle": ""}, credentials=Credentials(nobody, key, authority))
+    assert {"certificate", "key"} < set(wrong(results))
+    assert "SuperLink" not in results
 
 
 def test_the_command(tmp_path: Path) -> None:

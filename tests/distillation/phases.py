@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.distillation.training import train
-from fedfuse.models.causal_lm import LoraSettings, add_lora
+from fedfuse.models.causal_lm import add_lora
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
@@ -57,7 +58,7 @@ def adapted(tiny: Make, dropout: float = 0.2) -> Tiny:
     """With a LoRA adapter that is no longer without effect."""
     model = tiny("llama")
     model.model.requires_grad_(False)
-    lora = add_lora(model, LoraSettings(rank=2, dropout=dropout))
+    lora = add_lora(model, AdapterConfig(rank=2, dropout=dropout))
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in lora.model.named_parameters():

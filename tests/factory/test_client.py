@@ -29,7 +29,7 @@ def test_what_a_node_says_goes_first() -> None:
     client = parse_client({**SHARE, **own, "output": "/mine"}, FAST)
     config = client.config
     assert {key: getattr(config.clients, key) for key in own} == own
-    assert config.clients.lora_rank == FAST["clients.lora-rank"]
+    assert config.clients.lora.rank == FAST["clients.lora-rank"]
     assert config.output == "/mine"
     assert config.server == parse_client(SHARE, FAST).config.server
 

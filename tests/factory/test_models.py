@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fedfuse.config.data import DataConfig
+from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, parse
-from fedfuse.config.sections import DataConfig, ModelConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.factory import models as workspace
 from fedfuse.factory.models import check_model, derive_seed, load_splits

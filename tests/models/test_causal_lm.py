@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
 from fedfuse.builtin.architectures import tiny_causal_lm
 from fedfuse.builtin.tokenizers import train_tokenizer
+from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import (
     UNLIMITED_LENGTH,
     CausalLM,
-    LoraSettings,
     adapter_state,
     add_lora,
     load_adapter_state,
@@ -106,7 +106,7 @@ def test_load(lm: CausalLM, base_folders: dict[str, Path], architecture: str) ->
 
 
 def test_nothing_is_left_on_the_terminal(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    add_lora(load_causal_lm(str(folder), device="cpu"), LoraSettings())
+    add_lora(load_causal_lm(str(folder), device="cpu"), AdapterConfig())
     assert capfd.readouterr() == ("", "")
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_left_on_the_terminal(folder: Path, capfd: pytest.CaptureFixt
 def test_dtype(folder: Path, dtype: str) -> None:
     lm = load_causal_lm(str(folder), dtype=dtype)
     assert lm.model.dtype == getattr(torch, dtype)
-    state = adapter_state(add_lora(lm, LoraSettings(rank=2)).model)
+    state = adapter_state(add_lora(lm, AdapterConfig(rank=2)).model)
     assert {a.dtype for a in state.values()} == {np.dtype(np.float32)}
 
 
@@ -130,7 +130,7 @@ def test_lora(lm: CausalLM, architecture: str, checkpointing: bool) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         state_before = torch.get_rng_state()
-        model = add_lora(lm, LoraSettings(rank=2), gradient_checkpointing=checkpointing).model
+        model = add_lora(lm, AdapterConfig(rank=2), gradient_checkpointing=checkpointing).model
         assert torch.equal(torch.get_rng_state(), state_before)
     assert torch.equal(logits(model), before)  # a fresh adapter changes nothing
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -147,7 +147,7 @@ def test_checkpointing_gives_the_same_gradients(base_folders: dict[str, Path]) -
     gradients = []
     for checkpointing in (False, True):
         lm = load_causal_lm(str(base_folders["llama"]), device="cpu")
-        model = add_lora(lm, LoraSettings(), gradient_checkpointing=checkpointing).model
+        model = add_lora(lm, AdapterConfig(), gradient_checkpointing=checkpointing).model
         model.train()
         ids = torch.tensor([[0, 5, 6, 7]])
         model(input_ids=ids, labels=ids).loss.backward()
@@ -159,7 +159,7 @@ def test_checkpointing_gives_the_same_gradients(base_folders: dict[str, Path]) -
 def test_seed_is_all_that_matters(base_folders: dict[str, Path]) -> None:
     def fresh(seed: int) -> dict[str, np.ndarray]:
         lm = load_causal_lm(str(base_folders["gpt2"]), device="cpu")
-        return adapter_state(add_lora(lm, LoraSettings(rank=2), seed=seed).model)
+        return adapter_state(add_lora(lm, AdapterConfig(rank=2), seed=seed).model)
 
     first, same, other = fresh(1), fresh(1), fresh(2)
     assert first.keys() == other.keys()
@@ -169,7 +169,7 @@ def test_seed_is_all_that_matters(base_folders: dict[str, Path]) -> None:
 
 def test_chosen_targets(base_folders: dict[str, Path]) -> None:
     lm = load_causal_lm(str(base_folders["llama"]), device="cpu")
-    model = add_lora(lm, LoraSettings(rank=3, targets="q_proj, v_proj")).model
+    model = add_lora(lm, AdapterConfig(rank=3, targets="q_proj, v_proj")).model
     shapes = {n.split("layers.")[1]: a.shape for n, a in adapter_state(model).items()}
     assert shapes["0.self_attn.q_proj.lora_A.weight"] == (3, 16)
     assert shapes["1.self_attn.v_proj.lora_B.weight"] == (16, 3)
@@ -180,20 +180,20 @@ def test_chosen_targets(base_folders: dict[str, Path]) -> None:
 def test_unknown_targets(base_folders: dict[str, Path], targets: str) -> None:
     lm = load_causal_lm(str(base_folders["llama"]), device="cpu")
     with pytest.raises(FedfuseError) as caught:
-        add_lora(lm, LoraSettings(targets=targets))
+        add_lora(lm, AdapterConfig(targets=targets))
     for word in (targets, lm.name, "down_proj, gate_proj, k_proj"):
         assert word in str(caught.value)
 
 
 def test_bad_settings_are_reported_together() -> None:
     with pytest.raises(FedfuseError) as caught:
-        LoraSettings(rank=0, alpha=-1.0, dropout=1.0, targets=" ,")
-    for word in ("got 0;", "got -1.0", "got 1.0", "got ' ,'"):
+        AdapterConfig(rank=0, alpha=-1.0, dropout=1.0, targets=" ,")
+    for word in ("least 1, got 0", "got -1.0", "got 1.0", "got ' ,'"):
         assert word in str(caught.value)
 
 
 def test_adapter_state_round_trip(lm: CausalLM) -> None:
-    model = add_lora(lm, LoraSettings(rank=2)).model
+    model = add_lora(lm, AdapterConfig(rank=2)).model
     fresh, untrained = adapter_state(model), logits(model)
     parameters = [id(p) for p in model.parameters()]
     train_a_little(model)
@@ -212,7 +212,7 @@ def test_adapter_state_round_trip(lm: CausalLM) -> None:
 
 def test_bad_adapter_states(base_folders: dict[str, Path]) -> None:
     lm = load_causal_lm(str(base_folders["opt"]), device="cpu")
-    model = add_lora(lm, LoraSettings(rank=2)).model
+    model = add_lora(lm, AdapterConfig(rank=2)).model
     state = adapter_state(model)
     name = next(iter(state))
     with pytest.raises(FedfuseError, match=r"\['extra'\]"):
@@ -224,7 +224,7 @@ def test_bad_adapter_states(base_folders: dict[str, Path]) -> None:
 
 
 def test_saved_adapters_load_with_peft(lm: CausalLM, tmp_path: Path) -> None:
-    model = add_lora(lm, LoraSettings(rank=2, alpha=3.0)).model
+    model = add_lora(lm, AdapterConfig(rank=2, alpha=3.0)).model
     target = tmp_path / "run" / "adapters" / "server"
     save_adapter(model, target)
     train_a_little(model)
@@ -245,7 +245,7 @@ def test_a_failed_save_leaves_the_old_adapter(
     base_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = load_causal_lm(str(base_folders["opt"]), device="cpu")
-    model = add_lora(lm, LoraSettings(rank=2)).model
+    model = add_lora(lm, AdapterConfig(rank=2)).model
     target = tmp_path / "adapter"
     save_adapter(model, target)
     rename = Path.rename

@@ -11,8 +11,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from fedfuse.builtin.architectures import tiny_causal_lm
 from fedfuse.builtin.tokenizers import train_tokenizer
+from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.models.causal_lm import LoraSettings, adapter_state, add_lora, load_causal_lm
+from fedfuse.models.causal_lm import adapter_state, add_lora, load_causal_lm
 from fedfuse.models.dry_run import ModelNeeds, NeedsUnknown, dry_run
 from fedfuse.models.head import CHUNK_BYTES, hidden_states
 
@@ -33,7 +34,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def needs(folder: Path, **changes: Any) -> ModelNeeds:
     settings: dict[str, Any] = {
         "dtype": "float32",
-        "lora": LoraSettings(4),
+        "lora": AdapterConfig(4),
         "samples": SAMPLES,
         "length": LENGTH,
         "scored": SAMPLES,
@@ -46,7 +47,7 @@ def real_peak(folder: Path, checkpointing: bool) -> int:
     """Bytes that the allocator gives out at most in the same step, as the profiler saw it."""
     model = add_lora(
         load_causal_lm(str(folder), device="cpu"),
-        LoraSettings(4),
+        AdapterConfig(4),
         gradient_checkpointing=checkpointing,
     ).model
     model.train()
@@ -77,7 +78,7 @@ def test_weights_are_those_of_the_model(folder: Path) -> None:
     assert found.base == sum(weight.nbytes for weight in lm.model.parameters())
     assert half.base == found.base // 2
     assert (found.mapped, half.mapped) == (True, False)
-    adapter = adapter_state(add_lora(lm, LoraSettings(4)).model)
+    adapter = adapter_state(add_lora(lm, AdapterConfig(4)).model)
     assert found.adapter == half.adapter == sum(array.nbytes for array in adapter.values())
     small = needs(folder, quantization="4bit")
     assert (small.base, small.mapped) == (found.base // 8, False)

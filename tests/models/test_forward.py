@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fedfuse.builtin.architectures import ARCHITECTURES
+from fedfuse.config.model import AdapterConfig
 from fedfuse.data.sample import Sample
 from fedfuse.models import forward
-from fedfuse.models.causal_lm import LoraSettings, add_lora
+from fedfuse.models.causal_lm import add_lora
 from fedfuse.models.forward import label_row_logits, label_row_states, logits_in_chunks
 from tests.conftest import Tiny
 
@@ -30,7 +31,7 @@ def test_equals_the_whole_output(
     asked: list[torch.Tensor] = []
     head = model.model.get_output_embeddings()
     head.register_forward_hook(lambda module, inputs, output: asked.append(output))
-    used = add_lora(model, LoraSettings(rank=2)) if adapted else model
+    used = add_lora(model, AdapterConfig(rank=2)) if adapted else model
     with torch.no_grad():
         whole = used.model(input_ids=batch.input_ids).logits
         for stop in (None, int((batch.sample < 2).sum())):

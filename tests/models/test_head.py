@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from fedfuse.builtin.architectures import ARCHITECTURES
+from fedfuse.config.model import AdapterConfig
 from fedfuse.models import head as module
-from fedfuse.models.causal_lm import LoraSettings, add_lora
+from fedfuse.models.causal_lm import add_lora
 from fedfuse.models.head import Head, find_head, hidden_states
 from tests.conftest import Tiny
 
@@ -93,7 +94,7 @@ def test_built_in_models(tiny: Make, architecture: str, adapted: bool) -> None:
     model = tiny(architecture)
     used: nn.Module = model.model
     if adapted:
-        used = add_lora(model, LoraSettings(rank=2)).model
+        used = add_lora(model, AdapterConfig(rank=2)).model
         with torch.no_grad():
             for name, parameter in used.named_parameters():
                 if "lora_B" in name:

@@ -16,16 +16,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.memory import memory_of
 from fedfuse.builtin.tokenizers import train_tokenizer
+from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
-from fedfuse.models.causal_lm import (
-    CausalLM,
-    LoraSettings,
-    adapter_state,
-    add_lora,
-    load_causal_lm,
-)
+from fedfuse.models.causal_lm import CausalLM, adapter_state, add_lora, load_causal_lm
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is mapped")
@@ -77,7 +72,7 @@ def mapped(lm: CausalLM, folder: Path) -> set[bool]:
 def learn(lm: CausalLM) -> tuple[float, dict[str, Any]]:
     """The loss and the adapter after three steps."""
     data = TokenizedDataset(lm.tokenizer, [Sample("", text) for text in TEXTS], 32)
-    model = add_lora(lm, LoraSettings(rank=2))
+    model = add_lora(lm, AdapterConfig(rank=2))
     settings = TrainingConfig(steps=3, batch_size=4, learning_rate=1e-2)
     loss, _ = train(model, data, settings, seed=0)
     return loss, adapter_state(model.model)

@@ -78,7 +78,7 @@ class Credentials:
         return found
 
 
-def greet(credentials: Credentials) -> None:
+def probe_superlink(credentials: Credentials) -> None:
     """Connect as the SuperNode would, and leave again.
 
     Raises:
@@ -89,7 +89,7 @@ def greet(credentials: Credentials) -> None:
     """
     key = credentials.key()
     credentials.authority()
-    _shake_hands(credentials)
+    _tls_handshake(credentials)
     with FleetHttpClient.from_server_address(
         credentials.superlink,
         insecure=False,
@@ -113,7 +113,7 @@ def greet(credentials: Credentials) -> None:
             raise ConnectionError(str(error)) from error
 
 
-def _shake_hands(credentials: Credentials) -> None:
+def _tls_handshake(credentials: Credentials) -> None:
     """TLS alone: what is wrong with it is told by its name here, and hidden by Flower's client."""
     host, _, port = credentials.superlink.rpartition(":")
     if not host or not port.isdigit():
