@@ -17,7 +17,8 @@ import torch
 from benchmarks import harness
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, parse
-from fedfuse.factory.models import load_splits, new_aligner
+from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import new_aligner
 from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.mixing import mix
 from fedfuse.fusion.teacher_stats import StackedStats, compute_stats, stack_stats

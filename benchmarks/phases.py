@@ -21,7 +21,8 @@ import typer
 from benchmarks import dense_training, harness
 from fedfuse.algorithms.local_model import AdapterState
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
-from fedfuse.factory.models import load_splits, new_aligner
+from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.record import Knowledge

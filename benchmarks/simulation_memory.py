@@ -29,7 +29,8 @@ from benchmarks.memory import Watch, memory_of
 from fedfuse.builtin.text_world import pretraining_text
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.run_config import RunConfig, flatten, parse
-from fedfuse.factory.models import load_local_model, load_splits
+from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import load_local_model
 from fedfuse.flower.app_bundle import app_dir
 from fedfuse.simulation.flwr_run import flwr_run
 from fedfuse.simulation.memory_plan import Plan

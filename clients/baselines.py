@@ -9,7 +9,7 @@ from __future__ import annotations
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from clients.knowledge import DistillationClient
-from fedfuse.factory.models import derive_seed
+from fedfuse.config.run_config import derive_seed
 from fedfuse.flower.messages import scores_to_metrics
 
 

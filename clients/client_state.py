@@ -13,8 +13,8 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, RecordDict
 
+from fedfuse.config.node import ClientConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.client import Client
 from fedfuse.flower.messages import (
     RequestContext,
     arrays_to_record,
@@ -143,12 +143,12 @@ class Memory:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def run_folder(client: Client, run: str) -> Path:
+def run_folder(client: ClientConfig, run: str) -> Path:
     """Where a client's files of a run are, on its own machine."""
     return Path(client.config.output) / Path(run).name / "clients" / str(client.node.partition_id)
 
 
-def remember(state: RecordDict, client: Client, model: str, request: RecordDict) -> Memory:
+def remember(state: RecordDict, client: ClientConfig, model: str, request: RecordDict) -> Memory:
     """What a client remembers when a request comes.
 
     Args:

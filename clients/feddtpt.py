@@ -11,7 +11,7 @@ import torch
 from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
 
 from clients.client_state import remember, run_folder
-from fedfuse.factory.client import parse_client
+from fedfuse.config.node import parse_client
 from fedfuse.factory.feddtpt import (
     client_tuner,
     load_backend,

@@ -18,16 +18,13 @@ from numpy import ndarray
 
 from clients.client_state import remember, run_folder
 from fedfuse.algorithms.local_model import LocalModel
+from fedfuse.config.node import ClientConfig, parse_client
+from fedfuse.config.run_config import derive_seed
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.client import Client, parse_client
-from fedfuse.factory.models import (
-    derive_seed,
-    load_local_model,
-    new_aligner,
-    public_of_round,
-)
+from fedfuse.factory.data import private_samples, public_subset
+from fedfuse.factory.models import load_local_model, new_aligner
 from fedfuse.flower.messages import (
     Metrics,
     arrays_to_record,
@@ -129,7 +126,7 @@ class DistillationClient:
         self._keep()
         reply = RecordDict({})
         if wanted == "knowledge":
-            public = public_of_round(self.config, self.local_model, _round(request))
+            public = public_subset(self.config, self.local_model, _round(request))
             k = self.config.knowledge.k
             if config.get("prompts"):
                 now, losses = self.local_model.knowledge_with_contexts(k, public)
@@ -152,7 +149,7 @@ class DistillationClient:
         """Learn from the server where it knows better (Algorithm 1, steps 9-11)."""
         started = time.perf_counter()
         rules, tokenizer = self.config.knowledge, unpack_tokenizer(self._state)
-        public = public_of_round(self.config, self.local_model, _round(request))
+        public = public_subset(self.config, self.local_model, _round(request))
         aligner = new_aligner(self.local_model, rules, public)
         rows = len(aligner.pair(tokenizer).rows.token)
         knowledge = decode(unpack_knowledge(request), self._known(HEARD), num_rows=rows, k=rules.k)
@@ -308,8 +305,8 @@ class DistillationClient:
 
 
 @lru_cache(maxsize=16)
-def _private(client: Client, local_model: LocalModel) -> TokenizedDataset:
-    return local_model.encode(client.private_samples())
+def _private(client: ClientConfig, local_model: LocalModel) -> TokenizedDataset:
+    return local_model.encode(private_samples(client))
 
 
 def _round(request: RecordDict) -> int:

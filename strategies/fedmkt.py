@@ -17,9 +17,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from numpy import ndarray
 
-from fedfuse.config.run_config import RunConfig
+from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.models import derive_seed
 from fedfuse.flower import messages
 from fedfuse.fusion.disk_buffer import DiskBuffer
 from fedfuse.fusion.fuser import AlignedTeacher, FusedTargets, KnowledgeFuser

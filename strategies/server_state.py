@@ -13,20 +13,15 @@ from typing import Any
 from numpy import ndarray
 
 from fedfuse.algorithms.local_model import LocalModel
-from fedfuse.config.run_config import RunConfig, flatten
+from fedfuse.config.run_config import RunConfig, derive_seed, flatten
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import SampleNLL, Score
-from fedfuse.factory.models import (
-    derive_seed,
-    load_local_model,
-    load_splits,
-    new_aligner,
-    public_of_round,
-)
+from fedfuse.factory.data import load_splits, public_subset
+from fedfuse.factory.models import load_local_model, new_aligner
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
@@ -77,7 +72,7 @@ class ServerState:
 
     def select_public_samples(self, server_round: int) -> None:
         """Select the public samples of a round."""
-        public = public_of_round(self.config, self.local_model, server_round)
+        public = public_subset(self.config, self.local_model, server_round)
         if public.fingerprint != self.public.fingerprint:
             self.public, self.aligner = public, self.aligner.for_samples(public.samples)
 

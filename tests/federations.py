@@ -16,7 +16,8 @@ from clients.app import app as client_app
 from clients.knowledge import _private
 from fedfuse.builtin import models as builtin
 from fedfuse.config.run_config import Scalar, flatten, parse
-from fedfuse.factory import models as workspace
+from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import load_local_model
 from fedfuse.simulation.in_process import run_in_process
 from fedfuse.tracking.checkpoints import Checkpoints
 from strategies.app import app as server_app
@@ -57,7 +58,7 @@ def tiny_builtin() -> Iterator[dict[str, Path]]:
         for name, recipe in recipes.items():
             patch.setitem(builtin.RECIPES, name, recipe)
         yield {name: builtin.build(f"builtin:{name}") for name in recipes}
-    for cached in (workspace.load_local_model, workspace.load_splits, _private):
+    for cached in (load_local_model, load_splits, _private):
         cached.cache_clear()
 
 

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from clients.app import app as client_app
 from fedfuse.builtin import models as builtin
 from fedfuse.config.run_config import Scalar
-from fedfuse.factory import feddtpt as prompt_workspace
+from fedfuse.factory import feddtpt as factory
 from tests.federations import federate
 
 TINY = {
@@ -52,7 +52,7 @@ def tiny_world() -> Iterator[None]:
 def forget() -> None:
     """What a new process does not know."""
     for cached in ("load_task", "load_masked_lm", "load_backend"):
-        getattr(prompt_workspace, cached).cache_clear()
+        getattr(factory, cached).cache_clear()
 
 
 def tune(

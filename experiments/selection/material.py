@@ -19,12 +19,13 @@ from fedfuse.algorithms.local_model import AdapterState, LocalModel
 from fedfuse.builtin.text_lexicon import LEXICONS
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import AdapterConfig, ModelConfig
-from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.config.run_config import RunConfig, derive_seed, model_of_partition
 from fedfuse.config.sections import ServerDistillConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nll
-from fedfuse.factory.models import derive_seed, load_local_model, load_splits
+from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import load_local_model
 from fedfuse.knowledge.contexts import view_contexts
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge

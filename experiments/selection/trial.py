@@ -13,9 +13,9 @@ from experiments.selection.material import Material, local_model, losses
 from experiments.selection.variants import Variant
 from fedfuse.algorithms.local_model import AdapterState
 from fedfuse.builtin.models import cache_root
+from fedfuse.config.run_config import derive_seed
 from fedfuse.evaluation.acceptance import acceptance_test
 from fedfuse.evaluation.scoring import sample_nll
-from fedfuse.factory.models import derive_seed
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import LearningRule, Rule
 from fedfuse.fusion.teacher_stats import StackedStats

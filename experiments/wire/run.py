@@ -20,8 +20,9 @@ from benchmarks.harness import model_of
 from experiments import harness
 from experiments.wire.tables import one_round
 from fedfuse.algorithms.local_model import LocalModel
-from fedfuse.config.run_config import RunConfig
-from fedfuse.factory.models import derive_seed, load_splits, new_aligner
+from fedfuse.config.run_config import RunConfig, derive_seed
+from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.codec import decode, encode

@@ -8,6 +8,7 @@ test compares them).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -223,3 +224,9 @@ def model_of_partition(models: str, partition: int) -> str:
             f"clients.model: expected a model for partition {partition} or *=MODEL, got neither"
         )
     return mapping.get(str(partition), mapping.get("*", ""))
+
+
+def derive_seed(config: RunConfig, *what: object) -> int:
+    """Seed for one use, derived from the run's: ``derive_seed(config, "local", client, round)``."""
+    text = "/".join(map(str, (config.seed, *what)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

@@ -20,11 +20,12 @@ import torch
 from packaging.requirements import Requirement
 
 from fedfuse.algorithms.local_model import LocalModel
+from fedfuse.config.node import ClientConfig, parse_client
 from fedfuse.data.sample import Sample
 from fedfuse.deployment.superlink_client import Credentials, probe_superlink
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.client import Client, parse_client
-from fedfuse.factory.models import check_model, load_local_model, load_splits
+from fedfuse.factory.data import load_splits, private_samples
+from fedfuse.factory.models import check_model, load_local_model
 from fedfuse.flower.app_bundle import app_dir, dependencies
 from fedfuse.models.loading import resolve_device
 from fedfuse.tokenizers.dataset import TokenizedDataset
@@ -33,7 +34,7 @@ GIGABYTE = 2**30
 
 
 class CheckError(Exception):
-    """What a check found wrong, and what mends it."""
+    """What a check found wrong, and what fixes it."""
 
     def __init__(self, found: str, fix: str) -> None:
         super().__init__(found)
@@ -47,7 +48,7 @@ class CheckResult:
     Attributes:
         check: its name.
         found: what there is, or what is wrong with it.
-        mend: what to do; empty where nothing is wrong.
+        fix: what to do; empty where nothing is wrong.
     """
 
     check: str
@@ -93,7 +94,7 @@ class Machine:
 def check_machine(machine: Machine) -> None:
     """Check all that there is to check; see ``machine.results``."""
     machine.check("versions", check_versions, "install fedfuse again: make setup, or pip install")
-    client: Client | None = machine.check(
+    client: ClientConfig | None = machine.check(
         "configuration",
         lambda: _configuration(machine),
         "correct the node config, or the run config",
@@ -161,27 +162,27 @@ def _wrong_version(package: Requirement) -> str:
     return "" if fits else f"{package.name}: expected {package.specifier}, got {found}"
 
 
-def _configuration(machine: Machine) -> tuple[str, Client]:
+def _configuration(machine: Machine) -> tuple[str, ClientConfig]:
     client = parse_client(machine.node_config, machine.run_config)
     model = client.config.clients
     place = resolve_device(model.device)
     return f"client {client.node.partition_id}: {model.model} in {model.dtype} on {place}", client
 
 
-def _data(client: Client) -> tuple[str, Any]:
-    private = client.private_samples()
+def _data(client: ClientConfig) -> tuple[str, Any]:
+    private = private_samples(client)
     shared = load_splits(client.config.data, client.config.seed, 1)
     domains = ", ".join(sorted({sample.domain for sample in private}))
     found = f"{len(private)} private samples ({domains}), {len(shared.public)} public"
     return found, private
 
 
-def _tokenizer(client: Client) -> tuple[str, bool]:
+def _tokenizer(client: ClientConfig) -> tuple[str, bool]:
     check_model(client.config.clients.model)
     return "fast", True
 
 
-def _model(client: Client) -> tuple[str, LocalModel]:
+def _model(client: ClientConfig) -> tuple[str, LocalModel]:
     config = client.config
     started = time.perf_counter()
     try:
@@ -196,7 +197,9 @@ def _model(client: Client) -> tuple[str, LocalModel]:
     return f"{size / 1e6:.1f} million parameters, loaded in {seconds:.1f} s", local_model
 
 
-def _memory(client: Client, local_model: LocalModel, private: Sequence[Sample]) -> tuple[str, bool]:
+def _memory(
+    client: ClientConfig, local_model: LocalModel, private: Sequence[Sample]
+) -> tuple[str, bool]:
     """Both trainings on the longest samples, and extraction: the most that a round takes."""
     config = client.config
     place = local_model.lm.device

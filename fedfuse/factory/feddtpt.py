@@ -14,10 +14,10 @@ import numpy as np
 from fedfuse.builtin.models import build, is_builtin
 from fedfuse.builtin.prompt_world import WORLD_TASKS, world_task
 from fedfuse.config.feddtpt import BlackBoxConfig, FedDTPTConfig
-from fedfuse.config.run_config import RunConfig
+from fedfuse.config.node import ClientConfig
+from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.client import Client
-from fedfuse.factory.models import check_model, derive_seed
+from fedfuse.factory.models import check_model
 from fedfuse.feddtpt.accuracy import sample_batch
 from fedfuse.feddtpt.black_box import Backend
 from fedfuse.feddtpt.http_black_box import HttpBlackBox
@@ -79,7 +79,7 @@ def load_backend(box: BlackBoxConfig, device: str) -> Backend:
     return LocalBlackBox(load_causal_lm(base, device=device), box.max_tokens, BATCH)
 
 
-def private_examples(client: Client) -> list[LabelledExample]:
+def private_examples(client: ClientConfig) -> list[LabelledExample]:
     """Private examples of a client: of its own data, or its share of the run's.
 
     Raises:

@@ -1,13 +1,12 @@
-"""What a process needs to play its part: the data and the models that a run config names.
+"""The models that a run config names, and the aligners into their vocabularies.
 
-Everything here can be rebuilt from the config, so it is cached per process: in simulation one
-process plays several clients in turn, in deployment every message may come to a new one. What must
-survive between messages is never here; it is in ``Context.state`` and the run folder.
+All of it can be rebuilt from the config, so it is cached per process: in simulation one process
+plays several clients in turn, in deployment every message may come to a new one. What must survive
+between messages is in ``Context.state`` and the run folder.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,46 +15,16 @@ import torch
 
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.models import build, cache_root, is_builtin, recipe_of
-from fedfuse.builtin.text_world import World
-from fedfuse.config.data import BUILTIN_DATA, DataConfig
+from fedfuse.config.data import DataConfig
 from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.config.sections import KnowledgeConfig
-from fedfuse.data.public_subset import turn
-from fedfuse.data.sample import Splits
-from fedfuse.data.splits import build_splits, check_splits
 from fedfuse.errors import FedfuseError
+from fedfuse.factory.data import load_splits
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.models.causal_lm import add_lora, load_causal_lm
 from fedfuse.models.loading import load_tokenizer, quantization_options, resolve_device
 from fedfuse.tokenizers.dataset import TokenizedDataset
-
-
-@lru_cache(maxsize=2)
-def load_splits(data: DataConfig, seed: int, num_partitions: int) -> Splits:
-    """The data of a run.
-
-    Raises:
-        FedfuseError: for data that cannot be read, or splits that are empty or overlap.
-    """
-    if data.source == BUILTIN_DATA:
-        splits = World(seed, data.domains).splits(data, num_partitions)
-    else:
-        splits = build_splits(
-            data.source,
-            num_partitions=num_partitions,
-            scheme=data.partition,
-            alpha=data.alpha,
-            seed=seed,
-            public_samples=data.public,
-            test_samples=data.test,
-            holdout_samples=data.holdout,
-            question_samples=data.questions,
-            private_samples=data.private,
-            template=data.template,
-        )
-    check_splits(splits)
-    return splits
 
 
 @lru_cache(maxsize=8)
@@ -66,7 +35,7 @@ def load_local_model(
 
     Args:
         role: ``server`` or ``client``. One process may play both; all clients with one base model
-            share a participant and bring their adapters along.
+            share one, and bring their adapters along.
         name: the base model.
         model: how to load it, and its adapter.
         data: the data of the run.
@@ -131,24 +100,13 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     load_splits(config.data, config.seed, clients)
 
 
-def public_of_round(
-    config: RunConfig, local_model: LocalModel, server_round: int
-) -> TokenizedDataset:
-    """The public samples that a round is about, the same for everybody."""
-    public, share = local_model.public, config.knowledge.public_share
-    if share == 1:
-        return public
-    which = turn(len(public), share, derive_seed(config, "public"), server_round)
-    return local_model.encode([public.samples[i] for i in which])
-
-
 def new_aligner(
     local_model: LocalModel,
     knowledge: KnowledgeConfig,
     public: TokenizedDataset | None = None,
     cache: Path | None = None,
 ) -> KnowledgeAligner:
-    """A translator into a participant's terms; tables are cached on disk."""
+    """Aligner of others' knowledge to a model's vocabulary; tables are cached on disk."""
     return KnowledgeAligner(
         local_model.tokenizer,
         (public or local_model.public).samples,
@@ -158,9 +116,3 @@ def new_aligner(
         unaligned_positions=knowledge.unaligned_positions,
         cache=cache or cache_root() / "tables",
     )
-
-
-def derive_seed(config: RunConfig, *what: object) -> int:
-    """A seed for one use, from the run's seed: ``derive_seed(config, "local", client, round)``."""
-    text = "/".join(map(str, (config.seed, *what)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

@@ -14,7 +14,7 @@ from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
-from fedfuse.factory.models import load_splits
+from fedfuse.factory.data import load_splits
 from fedfuse.models.dry_run import ModelNeeds, dry_run
 from fedfuse.models.forward import TOKENS_PER_PASS
 from fedfuse.models.loading import load_tokenizer, resolve_device

@@ -18,7 +18,8 @@ from fedfuse.cli import main as cli
 from fedfuse.cli.run_config import read_config
 from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
-from fedfuse.factory import models as workspace
+from fedfuse.factory import data as factory_data
+from fedfuse.factory import models as factory_models
 from fedfuse.simulation import simulate as module
 from fedfuse.simulation.simulate import absolute_paths
 from tests.federations import FAST, about, lines
@@ -41,7 +42,7 @@ def refused(
     monkeypatch.setenv("COLUMNS", "500")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(module, "build_models", lambda names: pytest.fail("models are built"))
-    for cached in (workspace.load_splits, workspace.load_local_model):
+    for cached in (factory_data.load_splits, factory_models.load_local_model):
         cached.cache_clear()
 
     def call(*arguments: str) -> str:
@@ -164,7 +165,7 @@ def test_bad_data_is_refused(
 
 
 def test_overlapping_splits_are_refused(refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = workspace.World
+    world = factory_data.World
 
     class Leaky(world):  # type: ignore[misc, valid-type]
         def splits(self, *arguments: Any) -> Any:
@@ -172,7 +173,7 @@ def test_overlapping_splits_are_refused(refused: Any, monkeypatch: pytest.Monkey
             splits.test.append(splits.public[0])
             return splits
 
-    monkeypatch.setattr(workspace, "World", Leaky)
+    monkeypatch.setattr(factory_data, "World", Leaky)
     message = refused(*sets("data.private=50"))
     assert "overlapping splits: public and test share 1 texts; allowed: none" in message
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfuse.config.node import parse_client
 from fedfuse.config.run_config import Scalar
-from fedfuse.factory.client import parse_client
+from fedfuse.factory.data import private_samples
 from fedfuse.simulation.flwr_run import free_port
 from tests.federations import FAST
 from tests.processes import traced
@@ -139,7 +140,7 @@ def write_share(file: Path, partition: int) -> None:
             "target": sample.answer.removeprefix(" "),
             "domain": sample.domain,
         }
-        for sample in parse_client(node, FAST).private_samples()
+        for sample in private_samples(parse_client(node, FAST))
     )
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
 

@@ -1,4 +1,4 @@
-"""What is wrong with a machine is found, and said with what mends it."""
+"""What is wrong with a machine is found, and reported with what fixes it."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from fedfuse.config.node import parse_client
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.client import parse_client
-from fedfuse.factory.models import load_splits
+from fedfuse.factory.data import load_splits, private_samples
 from tests.federations import FAST
 
 SHARE = {"partition-id": 1, "num-partitions": 4}
@@ -62,7 +62,7 @@ def test_bad_node_configs_are_refused(given: dict[str, Any], message: str) -> No
 
 def test_every_partition_has_its_own_samples() -> None:
     nodes = [{"partition-id": number, "num-partitions": 4} for number in range(4)]
-    parts = [parse_client(node, FAST).private_samples() for node in nodes]
+    parts = [private_samples(parse_client(node, FAST)) for node in nodes]
     texts = [sample.text for part in parts for sample in part]
     assert all(parts)
     assert len(set(texts)) == len(texts)
@@ -70,7 +70,7 @@ def test_every_partition_has_its_own_samples() -> None:
 
 def test_a_partition_beyond_their_number_is_refused() -> None:
     with pytest.raises(FedfuseError, match="partition-id: expected 0 to 3, got 4"):
-        parse_client({**SHARE, "partition-id": 4}, FAST).private_samples()
+        private_samples(parse_client({**SHARE, "partition-id": 4}, FAST))
 
 
 def test_own_data_goes_without_what_is_shared(tmp_path: Path) -> None:
@@ -78,12 +78,12 @@ def test_own_data_goes_without_what_is_shared(tmp_path: Path) -> None:
     texts = ["one", "one", "two", shared.public[0].text, shared.test[0].text]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    samples = parse_client({**SHARE, "data": str(file)}, FAST).private_samples()
+    samples = private_samples(parse_client({**SHARE, "data": str(file)}, FAST))
     assert [sample.text for sample in samples] == ["one", "two"]
     assert {sample.domain for sample in samples} == {"mine"}
     file.write_text(json.dumps({"text": shared.test[0].text}))
     with pytest.raises(FedfuseError, match=r"mine.jsonl' has no text that is not in the public"):
-        parse_client({**SHARE, "data": str(file)}, FAST).private_samples()
+        private_samples(parse_client({**SHARE, "data": str(file)}, FAST))
 
 
 def test_own_data_of_a_folder_is_its_train_split(tmp_path: Path) -> None:
@@ -92,5 +92,5 @@ def test_own_data_of_a_folder_is_its_train_split(tmp_path: Path) -> None:
             json.dumps({"prompt": "p", "target": split, "domain": "d"})
         )
     node = {**SHARE, "data": str(tmp_path)}
-    (sample,) = parse_client(node, {**FAST, "data.template": "{prompt}"}).private_samples()
+    (sample,) = private_samples(parse_client(node, {**FAST, "data.template": "{prompt}"}))
     assert (sample.prompt, sample.answer, sample.domain) == ("p", " train", "d")

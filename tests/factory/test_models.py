@@ -14,16 +14,17 @@ import pytest
 
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import ModelConfig
-from fedfuse.config.run_config import RunConfig, parse
+from fedfuse.config.run_config import RunConfig, derive_seed, parse
 from fedfuse.errors import FedfuseError
-from fedfuse.factory import models as workspace
-from fedfuse.factory.models import check_model, derive_seed, load_splits
+from fedfuse.factory import models as factory_models
+from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import check_model
 from tests.conftest import Tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """
 from fedfuse.config.run_config import RunConfig
-from fedfuse.factory.models import derive_seed
+from fedfuse.config.run_config import derive_seed
 print(derive_seed(RunConfig(), "local", 1, 2))
 """
 
@@ -75,7 +76,7 @@ def test_a_model_shorter_than_the_runs_length_is_refused(
 ) -> None:
     short = tiny("gpt2")
     base = replace(short, name="short", max_length=100)
-    monkeypatch.setattr(workspace, "load_causal_lm", lambda *_, **__: base)
+    monkeypatch.setattr(factory_models, "load_causal_lm", lambda *_, **__: base)
     data = DataConfig(max_length=101)
     with pytest.raises(FedfuseError, match=r"max-length: expected at most 100.*short.*got 101"):
-        workspace.load_local_model("client", "short", ModelConfig(), data, 0)
+        factory_models.load_local_model("client", "short", ModelConfig(), data, 0)

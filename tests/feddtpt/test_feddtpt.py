@@ -16,10 +16,10 @@ import pytest
 from flwr.app import Message, MetricRecord
 
 from fedfuse.cli import simulate as cli
+from fedfuse.config.node import parse_client
 from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
-from fedfuse.factory import feddtpt as prompt_workspace
-from fedfuse.factory.client import parse_client
+from fedfuse.factory import feddtpt as factory
 from fedfuse.feddtpt.http_black_box import HttpBlackBox
 from fedfuse.feddtpt.meter import Retry
 from fedfuse.flower.messages import arrays_to_record
@@ -156,7 +156,7 @@ def test_behind_http_with_faults_it_is_the_same_prompt(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("FEDFUSE_TEST_KEY", KEY)
     monkeypatch.setattr(Retry, "wait", lambda self, failures, rng: 0.0)
-    box = prompt_workspace.load_backend(_box(whole), "cpu")
+    box = factory.load_backend(_box(whole), "cpu")
     forget()
     faults = (
         Odd(429, "slow down", {"Retry-After": "0"}),
@@ -332,7 +332,7 @@ def _box(folder: Path) -> Any:
 def test_a_service_is_reached_by_the_config() -> None:
     keys = {"url": "https://m.example/v1/", "model": "a/b", "requests-per-minute": 30}
     box = parse({f"black-box.{key}": value for key, value in keys.items()}).black_box
-    backend = prompt_workspace.load_backend(box, "cpu")
+    backend = factory.load_backend(box, "cpu")
     assert isinstance(backend, HttpBlackBox)
     assert (backend.config.model, backend.config.requests_per_minute) == ("a/b", 30)
     assert backend.config.timeout == 60
@@ -399,11 +399,9 @@ def test_a_machine_may_have_examples_of_its_own(tmp_path: Path) -> None:
     }
     share = parse_client({"partition-id": 1, "num-partitions": 2}, run)
     own = parse_client({"partition-id": 1, "num-partitions": 2, "data": write("mine", 9)}, run)
-    dealt, mine = (prompt_workspace.private_examples(client) for client in (share, own))
+    dealt, mine = (factory.private_examples(client) for client in (share, own))
     assert len(dealt) == len(mine) == 5
     assert all(example.text.startswith("shared") for example in dealt)
     assert all(example.text.startswith("mine") for example in mine)
     with pytest.raises(FedfuseError, match="partition-id: expected 0 to 1, got 2"):
-        prompt_workspace.private_examples(
-            parse_client({"partition-id": 2, "num-partitions": 2}, run)
-        )
+        factory.private_examples(parse_client({"partition-id": 2, "num-partitions": 2}, run))

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from fedfuse.config.run_config import RunConfig, Scalar, parse
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.models import load_local_model, load_splits
+from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import load_local_model
 from fedfuse.models.dry_run import ModelNeeds, NeedsUnknown
 from fedfuse.simulation import ray_cluster as cluster
 from fedfuse.simulation import run_memory as memory

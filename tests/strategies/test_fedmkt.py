@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from fedfuse.builtin.models import build
 from fedfuse.config.run_config import parse
 from fedfuse.evaluation.scoring import Evaluator
-from fedfuse.factory.models import load_splits
+from fedfuse.factory.data import load_splits
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.load import load_tokenizer
 from fedfuse.tracking.checkpoints import strip_prefix

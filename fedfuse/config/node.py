@@ -1,4 +1,4 @@
-"""The node config: what one machine says about itself. What it leaves out, the run config says.
+"""The node config of one machine, and the run config with the machine's own values in it.
 
 ``flower-supernode --node-config node.toml`` hands it to the ClientApp with every message; in
 simulation Flower makes one that has ``partition-id`` and ``num-partitions`` only.
@@ -13,17 +13,14 @@ from typing import Any, TypeVar
 from fedfuse.config.fields import between, one_of, text
 from fedfuse.config.run_config import RunConfig, fill, model_of_partition, parse
 from fedfuse.config.training import TrainingConfig
-from fedfuse.data.sample import Sample
-from fedfuse.data.splits import own_samples
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.models import load_splits
 
 P = TypeVar("P", bound=TrainingConfig)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """One machine that takes part; text that is empty and numbers that are 0 change nothing.
+    """One machine that takes part. Empty text and 0 leave the run config's value.
 
     Attributes:
         partition_id: number of this client: its name in reports, and its share of the run's data.
@@ -55,37 +52,20 @@ class NodeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
-    """What a run is for one machine.
+class ClientConfig:
+    """Everything that configures one client.
 
     Attributes:
-        node: what the machine says about itself.
-        config: the run config, with what the machine says put in its place; ``clients.model`` is
-            the one base model of this client.
+        node: the machine's node config.
+        config: the run config with the machine's own values; ``clients.model`` is the one base
+            model of this client.
     """
 
     node: NodeConfig
     config: RunConfig
 
-    def private_samples(self) -> list[Sample]:
-        """The client's private samples: its own data, or its share of the run's.
 
-        Raises:
-            FedfuseError: for data that cannot be read, or a share that there is not.
-        """
-        node, config = self.node, self.config
-        if node.data:
-            shared = load_splits(config.data, config.seed, 1)
-            return own_samples(node.data, config.data.template, shared)
-        splits = load_splits(config.data, config.seed, node.num_partitions)
-        if node.partition_id >= len(splits.private):
-            raise FedfuseError(
-                f"partition-id: expected 0 to {len(splits.private) - 1}, got {node.partition_id}"
-            )
-        return splits.private[node.partition_id]
-
-
-def parse_client(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Client:
+def parse_client(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> ClientConfig:
     """Read both configs, as Flower carries them.
 
     Raises:
@@ -102,7 +82,7 @@ def parse_client(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
         model=node.model or model_of_partition(config.clients.model, node.partition_id),
         **{key: value for key, value in own.items() if value},
     )
-    return Client(
+    return ClientConfig(
         node,
         replace(
             config,

@@ -1,0 +1,72 @@
+"""The data that a run config names, rebuilt from the config and cached per process."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from fedfuse.algorithms.local_model import LocalModel
+from fedfuse.builtin.text_world import World
+from fedfuse.config.data import BUILTIN_DATA, DataConfig
+from fedfuse.config.node import ClientConfig
+from fedfuse.config.run_config import RunConfig, derive_seed
+from fedfuse.data.public_subset import turn
+from fedfuse.data.sample import Sample, Splits
+from fedfuse.data.splits import build_splits, check_splits, own_samples
+from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.dataset import TokenizedDataset
+
+
+@lru_cache(maxsize=2)
+def load_splits(data: DataConfig, seed: int, num_partitions: int) -> Splits:
+    """The data of a run.
+
+    Raises:
+        FedfuseError: for data that cannot be read, or splits that are empty or overlap.
+    """
+    if data.source == BUILTIN_DATA:
+        splits = World(seed, data.domains).splits(data, num_partitions)
+    else:
+        splits = build_splits(
+            data.source,
+            num_partitions=num_partitions,
+            scheme=data.partition,
+            alpha=data.alpha,
+            seed=seed,
+            public_samples=data.public,
+            test_samples=data.test,
+            holdout_samples=data.holdout,
+            question_samples=data.questions,
+            private_samples=data.private,
+            template=data.template,
+        )
+    check_splits(splits)
+    return splits
+
+
+def private_samples(client: ClientConfig) -> list[Sample]:
+    """Private samples of a client: its own data, or its share of the run's.
+
+    Raises:
+        FedfuseError: for data that cannot be read, or a share that there is not.
+    """
+    node, config = client.node, client.config
+    if node.data:
+        shared = load_splits(config.data, config.seed, 1)
+        return own_samples(node.data, config.data.template, shared)
+    splits = load_splits(config.data, config.seed, node.num_partitions)
+    if node.partition_id >= len(splits.private):
+        raise FedfuseError(
+            f"partition-id: expected 0 to {len(splits.private) - 1}, got {node.partition_id}"
+        )
+    return splits.private[node.partition_id]
+
+
+def public_subset(
+    config: RunConfig, local_model: LocalModel, server_round: int
+) -> TokenizedDataset:
+    """The public samples of a round, the same for everybody."""
+    public, share = local_model.public, config.knowledge.public_share
+    if share == 1:
+        return public
+    which = turn(len(public), share, derive_seed(config, "public"), server_round)
+    return local_model.encode([public.samples[i] for i in which])
