@@ -121,7 +121,7 @@ def check_prompt_inputs(config: RunConfig, clients: int) -> None:
     load_task(config.feddtpt, config.data.template, config.seed, clients)
 
 
-def client_tuner(client: Client, folder: Path) -> ClientPromptTuner:
+def client_tuner(client: ClientConfig, folder: Path) -> ClientPromptTuner:
     """Make the tuner of a client, whose searches are in a folder.
 
     Raises:
