@@ -69,7 +69,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FaultPlan:
     """A schedule.
 
     Attributes:
@@ -83,7 +83,7 @@ class Plan:
     piggyback: bool
 
 
-def draw(seed: int) -> Plan:
+def draw(seed: int) -> FaultPlan:
     """A schedule at random; each kind comes first in one of so many."""
     rng = np.random.default_rng(seed)
     first, second, _ = (int(client) for client in rng.permutation(CLIENTS))
@@ -102,7 +102,7 @@ def draw(seed: int) -> Plan:
         for kind, client in zip(kinds, (first, second), strict=True)
     )
     kill = (int(rng.integers(1, ROUNDS)), round(float(rng.uniform(0, 5)), 2))
-    return Plan(faults, kill if rng.random() < 0.5 else (0, 0.0), piggyback)
+    return FaultPlan(faults, kill if rng.random() < 0.5 else (0, 0.0), piggyback)
 
 
 class Play:
@@ -116,7 +116,7 @@ class Play:
         absences: of clients, in lines of messages.jsonl.
     """
 
-    def __init__(self, machines: Machines, plan: Plan) -> None:
+    def __init__(self, machines: Machines, plan: FaultPlan) -> None:
         self._machines, self._plan = machines, plan
         self.absences: list[Absence] = []
 

@@ -46,7 +46,7 @@ MASKED_SHARE, INSTRUCTION_SHARE = 0.2, 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ModelRecipe:
     """Everything that a language model is made from, but for the texts.
 
     Attributes:
@@ -72,12 +72,12 @@ class Recipe:
     seed: int = 0
 
 
-ANSWERS = Recipe("llama", 4000, 128, 2, 300, 1700, 1.5e-3)
-SECOND = Recipe("gpt_neox", 4000, 128, 2, 300, 1200, 1.5e-3, seed=1)
-PROPOSES = Recipe("bert", 3000, 64, 2, 0, 1000, 3e-3, seed=2)
+ANSWERS = ModelRecipe("llama", 4000, 128, 2, 300, 1700, 1.5e-3)
+SECOND = ModelRecipe("gpt_neox", 4000, 128, 2, 300, 1200, 1.5e-3, seed=1)
+PROPOSES = ModelRecipe("bert", 3000, 64, 2, 0, 1000, 3e-3, seed=2)
 
 
-def built(recipe: Recipe, drills: Sequence[Exercise], whole: Sequence[Exercise]) -> Path:
+def built(recipe: ModelRecipe, drills: Sequence[Exercise], whole: Sequence[Exercise]) -> Path:
     """The folder of a model, trained unless it is in the cache.
 
     Args:
@@ -109,7 +109,7 @@ def built(recipe: Recipe, drills: Sequence[Exercise], whole: Sequence[Exercise])
 
 
 def _causal_lm(
-    recipe: Recipe, drills: Sequence[Exercise], whole: Sequence[Exercise], folder: Path
+    recipe: ModelRecipe, drills: Sequence[Exercise], whole: Sequence[Exercise], folder: Path
 ) -> None:
     """Tokenizer and model that answers questions; only answers are learnt."""
     samples = {
@@ -143,7 +143,7 @@ def _causal_lm(
     model.save_pretrained(folder)
 
 
-def _config(recipe: Recipe, tokenizer: TextTokenizer) -> LlamaConfig | GPTNeoXConfig:
+def _config(recipe: ModelRecipe, tokenizer: TextTokenizer) -> LlamaConfig | GPTNeoXConfig:
     """Sizes; longer texts than the built-in models'."""
     kind: Any = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig}[recipe.architecture]
     ids = tokenizer.special_ids
@@ -162,7 +162,7 @@ def _config(recipe: Recipe, tokenizer: TextTokenizer) -> LlamaConfig | GPTNeoXCo
     return config
 
 
-def _masked_lm(recipe: Recipe, whole: Sequence[Exercise], folder: Path) -> None:
+def _masked_lm(recipe: ModelRecipe, whole: Sequence[Exercise], folder: Path) -> None:
     """Tokenizer and model that proposes words, of instructions above all."""
     rng = np.random.default_rng(recipe.seed)
     alone = rng.random(len(whole)) < INSTRUCTION_SHARE

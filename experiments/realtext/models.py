@@ -23,7 +23,7 @@ TEXTS_PER_SOURCE = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TinyModelRecipe:
     """A small model around a real tokenizer.
 
     Attributes:
@@ -38,9 +38,9 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("gpt2-tiny", "gpt2", "gpt2"),
-    Recipe("llama2-tiny", "llama", "llama2"),
-    Recipe("bert-neox-tiny", "gpt_neox", "bert_uncased"),
+    TinyModelRecipe("gpt2-tiny", "gpt2", "gpt2"),
+    TinyModelRecipe("llama2-tiny", "llama", "llama2"),
+    TinyModelRecipe("bert-neox-tiny", "gpt_neox", "bert_uncased"),
 )
 STEPS, BATCH, WIDTH, LAYERS = 200, 8, 48, 2
 
@@ -55,7 +55,7 @@ def build_models(material: Path, sources: Sequence[str], folder: Path) -> list[P
     return [_build(recipe, material, texts, folder) for recipe in RECIPES]
 
 
-def _build(recipe: Recipe, material: Path, texts: Sequence[str], folder: Path) -> Path:
+def _build(recipe: TinyModelRecipe, material: Path, texts: Sequence[str], folder: Path) -> Path:
     target = folder / recipe.name
     if (target / "config.json").exists():
         return target

@@ -43,12 +43,12 @@ from strategies.server_state import open_server_state
 
 
 class Measured(FedMKT):
-    """FedMKT's way up alone, and what memory it takes."""
+    """The first half of a FedMKT round, and the memory that it takes."""
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Watch the memory meanwhile."""
+        """Measure the memory that it takes."""
         found: list[tuple[ArrayRecord | None, MetricRecord | None]] = []
         # What is there once, however many the clients are.
         own = self.session.local_model.knowledge(self.config.knowledge.k)
@@ -64,22 +64,22 @@ class Measured(FedMKT):
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Nobody is there to learn."""
+        """No messages: there are no clients to learn."""
         return []
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Nor to be scored."""
+        """No messages: there are no clients to score."""
         return []
 
 
-class Held:
-    """In place of the spool: every candidate stays in memory."""
+class MemoryBuffer:
+    """In place of the disk buffer: every teacher stays in memory."""
 
     def __init__(self, folder: Path) -> None: ...
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> MemoryBuffer:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -130,7 +130,7 @@ def main(
     nodes = [{"partition-id": number, "num-partitions": clients} for number in range(clients)]
     grid = InProcessGrid(playback(folder, config), nodes, {})
     strategy = Measured(open_server_state(config))
-    with patch("strategies.fedmkt.DiskBuffer", Held) if held else nullcontext():
+    with patch("strategies.fedmkt.DiskBuffer", MemoryBuffer) if held else nullcontext():
         strategy.start(grid, arrays_to_record(strategy.session.local_model.adapter), num_rounds=1)
     print(json.dumps({"clients": clients, "extra_mb": strategy.extra_mb}))
 

@@ -39,13 +39,13 @@ TREC_CLASSES = (("DESC", "ENTY"), ("HUM", "LOC"), ("NUM", "ABBR"))
 
 
 @dataclass(frozen=True, slots=True)
-class AlignedTeacher:
+class ClientTeacher:
     """One client's knowledge of the public set.
 
     Attributes:
-        knowledge: what it sends.
+        knowledge: its message.
         tokenizer: its own.
-        prompt_loss: ``[N]`` nats per byte.
+        context_loss: ``[N]`` nats per byte of the prompts.
         domain: of its private data.
     """
 
@@ -74,7 +74,7 @@ class Material:
     scenario: Scenario
     public: list[Sample]
     splits: Splits
-    candidates: list[AlignedTeacher]
+    candidates: list[ClientTeacher]
     start: AdapterState
     held_out: dict[str, ndarray]
 
@@ -123,7 +123,7 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
         known = Knowledge(
             **told, tokenizer=client.tokenizer.fingerprint, public=client.encode(public).fingerprint
         )
-        candidates.append(AlignedTeacher(known, client.tokenizer, context_loss, private[0].domain))
+        candidates.append(ClientTeacher(known, client.tokenizer, context_loss, private[0].domain))
     server = local_model("server", config.server.model, config)
     server.reset()
     start = server.adapter

@@ -66,10 +66,7 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
             mine = [c for c in cells if (c["scenario"], c["variant"]) == (scenario, variant)]
             if not mine:
                 continue
-            seeds = sorted({c["seed"] for c in mine})
-            losses[variant] = {
-                seed: mean(c["after"] for c in mine if c["seed"] == seed) for seed in seeds
-            }
+            losses[variant] = loss_by_seed(mine)
             note("server_loss", scenario, variant, mean(losses[variant].values()))
             note(
                 "server_loss_std", scenario, variant, harness.spread(list(losses[variant].values()))
@@ -92,14 +89,8 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
             known = [share for share in shares if share is not None]
             note("share_of_gap_mince_to_oracle_std", scenario, variant, harness.spread(known))
     summary["ablations"] = ablated(cells, choices)
-    everywhere = [
-        variant
-        for variant in variants
-        if all(
-            any((c["scenario"], c["variant"]) == (scenario, variant) for c in cells)
-            for scenario in scenarios
-        )
-    ]
+    tried = {(c["scenario"], c["variant"]) for c in cells}
+    everywhere = [v for v in variants if all((s, v) in tried for s in scenarios)]
     for variant in everywhere:
         harm(note, ALL, variant, [c for c in cells if c["variant"] == variant], sigma)
     return summary
@@ -112,10 +103,7 @@ def ablated(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, dict[str,
         losses: dict[str, dict[int, float]] = {}  # variant -> seed -> mean over domains
         for variant in ("trained", *ABLATIONS, "min-ce", "oracle"):
             mine = [c for c in cells if (c["scenario"], c["variant"]) == (scenario, variant)]
-            losses[variant] = {
-                seed: mean(c["after"] for c in mine if c["seed"] == seed)
-                for seed in sorted({c["seed"] for c in mine})
-            }
+            losses[variant] = loss_by_seed(mine)
         for variant, of_seed in losses.items():
             both = losses["trained"].keys() & of_seed.keys()
             if not both or not any(losses[name] for name in ABLATIONS):
@@ -133,6 +121,12 @@ def ablated(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, dict[str,
                 "importance_cv2": round(mean(uneven), 4) if uneven else None,
             }
     return found
+
+
+def loss_by_seed(cells: Sequence[Row]) -> dict[int, float]:
+    """Mean loss over domains, by seed."""
+    seeds = sorted({c["seed"] for c in cells})
+    return {seed: mean(c["after"] for c in cells if c["seed"] == seed) for seed in seeds}
 
 
 def training_noise(cells: Sequence[Row]) -> float:
@@ -156,18 +150,9 @@ def noise_of(cell: Row, sigma: float) -> float:
 
 def harm(note: Any, scenario: str, variant: str, cells: Sequence[Row], sigma: float) -> None:
     """Interference of some cells."""
+    where = ("seed", "scenario", "domain", "before", "after")
     found = measure_interference(
-        [
-            LossChange(
-                c["seed"],
-                c["scenario"],
-                c["domain"],
-                c["before"],
-                c["after"],
-                noise_of(c, sigma),
-            )
-            for c in cells
-        ]
+        [LossChange(*(c[key] for key in where), noise=noise_of(c, sigma)) for c in cells]
     )
     note("interference_rate", scenario, variant, found.rate)
     note("interference_rate_interval", scenario, variant, list(found.rate_interval))

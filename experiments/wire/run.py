@@ -80,11 +80,11 @@ VARIANTS = (
 def measure(seed: int, orders: int) -> list[dict[str, Any]]:
     """All variants with one seed, each with several orders of the batches."""
     config = RunConfig(seed=seed)
-    know = train_clients(config)
+    clients = train_clients(config)
     server = untrained(config, None)
     cells = []
     for variant in dict.fromkeys(VARIANTS):
-        teacher, size = told(config, server, know, variant)
+        teacher, size = deliver(config, server, clients, variant)
         for order in range(orders):
             about = {"seed": seed, "order": order, "variant": variant.name, "bytes_per_row": size}
             cells.append(about | distil(config, server, teacher, order))
@@ -98,12 +98,12 @@ def untrained(config: RunConfig, partition: int | None) -> LocalModel:
     return loaded
 
 
-Knower = Callable[[int], tuple[Knowledge, TextTokenizer]]
+KnowledgeByK = Callable[[int], tuple[Knowledge, TextTokenizer]]
 
 
-def train_clients(config: RunConfig) -> list[Knower]:
+def train_clients(config: RunConfig) -> list[KnowledgeByK]:
     """Each client after its local phase: what it knows, for any k."""
-    knowers = []
+    clients = []
     private = load_splits(config.data, config.seed, config.data.domains).private
     for partition, samples in enumerate(private):
         client = untrained(config, partition)
@@ -113,12 +113,12 @@ def train_clients(config: RunConfig) -> list[Knower]:
             seed=derive_seed(config, "local", partition, 1),
         )
         known = {k: client.knowledge(k) for k in SMALL_K}
-        knowers.append(lambda k, known=known, who=client: (known[k], who.tokenizer))
-    return knowers
+        clients.append(lambda k, known=known, who=client: (known[k], who.tokenizer))
+    return clients
 
 
-def told(
-    config: RunConfig, server: LocalModel, clients: list[Knower], variant: Encoding
+def deliver(
+    config: RunConfig, server: LocalModel, clients: list[KnowledgeByK], variant: Encoding
 ) -> tuple[SparseDistribution, float]:
     """What the untrained server should learn, and the bytes a label row that it took to tell."""
     server.reset()

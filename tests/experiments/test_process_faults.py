@@ -64,7 +64,7 @@ def test_a_killed_server_is_dead_though_nobody_reaps_it(tmp_path: Path) -> None:
         )
         (tmp_path / "config.json").write_text('{"status": "running"}')
         write_lines(tmp_path / "messages.jsonl", [{**LINE, "round": 1}])
-        play = processes.Play(machines, processes.Plan((), (1, 0.0), piggyback=False))  # type: ignore[arg-type]
+        play = processes.Play(machines, processes.FaultPlan((), (1, 0.0), piggyback=False))  # type: ignore[arg-type]
         deadline = time.monotonic() + 20
         for _ in play._kill_server(1, 0.0):
             assert time.monotonic() < deadline

@@ -46,7 +46,7 @@ def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
         (REFERENCE, 1),
         (REFERENCE, 0),
     ):
-        teacher, size = one_round.told(config, server, clients, variant)
+        teacher, size = one_round.deliver(config, server, clients, variant)
         cell = {"seed": 0, "order": order, "variant": variant.name, "bytes_per_row": size}
         cells.append(cell | one_round.distil(config, server, teacher, order))
     exact, compacted, other, again = (cell["loss"] for cell in cells)
