@@ -17,7 +17,7 @@ import torch
 from benchmarks.codec import example_knowledge, measure_codec
 from benchmarks.harness import File, Material, Measured, Quick, Repeats, Seed, Timings, benchmark
 from benchmarks.losses import LossBench, StepSize, peak_memory
-from fedfuse.config.sections import KnowledgeConfig
+from fedfuse.config.knowledge import KnowledgeConfig
 
 TEACHERS = (1, 4, 8)
 MANY = TEACHERS[-1]

@@ -20,7 +20,7 @@ from fedfuse.alignment.positions import MODES, align_rows
 from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import Spelling, spell, spelled_table
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
-from fedfuse.config.sections import KnowledgeConfig
+from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution

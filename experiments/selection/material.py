@@ -20,7 +20,7 @@ from fedfuse.builtin.text_lexicon import LEXICONS
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import AdapterConfig, ModelConfig
 from fedfuse.config.run_config import RunConfig, derive_seed, model_of_partition
-from fedfuse.config.sections import ServerDistillConfig
+from fedfuse.config.training import ServerDistillConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nll

@@ -1,4 +1,4 @@
-"""The command ``fedfuse align``: how two tokenizers align, without any federation."""
+"""The command ``fedfuse align``: alignment of two tokenizers, without a federation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from fedfuse.alignment.positions import MODES
 from fedfuse.alignment.vocabulary_map import UNITS, VocabularyTable, minimum_edit_distance_table
 from fedfuse.errors import FedfuseError
+from fedfuse.files import atomic_write
 from fedfuse.tokenizers.load import load_tokenizer
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -61,7 +62,8 @@ def align(
     ours, theirs = load_tokenizer(source), load_tokenizer(target)
     table = _table(ours, theirs, unit)
     if export is not None:
-        _write(export, _exported(ours, theirs, table, unit))
+        with atomic_write(export) as file:
+            file.write_text(_exported(ours, theirs, table, unit), encoding="utf-8")
     _show(source, target, ours, theirs, table, texts, unit=unit, mode=alignment, html=html)
 
 
@@ -77,7 +79,7 @@ def _show(
     mode: str,
     html: Path | None,
 ) -> None:
-    """Print the overview; write it as a page, if one is wanted."""
+    """Print the overview, and write the HTML report if asked for."""
     from rich.console import Console
 
     from fedfuse.alignment.side_by_side import align_texts
@@ -105,7 +107,8 @@ def _show(
             unit=unit,
             mode=mode,
         )
-        _write(html, page)
+        with atomic_write(html) as file:
+            file.write_text(page, encoding="utf-8")
 
 
 def _table(source: TextTokenizer, target: TextTokenizer, unit: str) -> VocabularyTable:
@@ -193,7 +196,7 @@ def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
 
 
 def _check_output(option: str, path: Path | None) -> None:
-    """Refuse a file that could not be written before the work whose result it is to hold."""
+    """Refuse a file that cannot be written, before the work is done."""
     if path is None:
         return
     parent = path.parent
@@ -201,15 +204,3 @@ def _check_output(option: str, path: Path | None) -> None:
         raise FedfuseError(
             f"{option}: expected a file in a folder that exists and is writable, got {str(path)!r}"
         )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write whole or not at all, so that a reader never meets half a file."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        raise FedfuseError(f"{str(path)!r} cannot be written: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The command ``fedfuse inspect``: what a saved message of knowledge holds."""
+"""The command ``fedfuse inspect``: content and bytes of a saved knowledge message."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A file that fedfuse.knowledge.storage saved.")],
+    file: Annotated[Path, typer.Argument(help="File written by fedfuse.knowledge.storage.")],
 ) -> None:
-    """Show what a saved message of knowledge holds, and where its bytes go."""
+    """Show the content of a saved knowledge message, and its bytes by field."""
     from fedfuse.knowledge.storage import read_message
 
     for line in describe(read_message(file)):

@@ -30,7 +30,7 @@ def check(
         Path | None, typer.Option(help="TOML file with the keys of the run to take part in.")
     ] = None,
 ) -> None:
-    """Find out whether this machine can take part, and what to fix; exits with 1 if it cannot."""
+    """Check whether this machine can take part, and print what to fix; exits with 1 if not."""
     from fedfuse.cli.run_config import read_config
     from fedfuse.deployment.node_check import Machine, check_machine
     from fedfuse.deployment.superlink_client import Credentials

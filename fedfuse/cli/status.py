@@ -1,4 +1,4 @@
-"""``fedfuse status``: how far a run is and who takes part, as it goes on."""
+"""The command ``fedfuse status``: progress and participants of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def status(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
     once: Annotated[bool, typer.Option("--once", help="Show it once, do not wait.")] = False,
 ) -> None:
-    """Show how far a run is and who takes part, until it ends."""
+    """Show the progress and the participants of a run until it ends."""
     console = Console()
     run = read_run(folder)
     with Live(view(run), console=console, auto_refresh=False) as live:
@@ -36,7 +36,7 @@ def status(
 
 
 def view(run: RunFolder) -> Group:
-    """Status and round, a line per participant, and what happened last."""
+    """Status and round, a line per model, and the latest events."""
     rounds, last = run.config.get("rounds", "?"), run.messages[-1] if run.messages else None
     head = Text.assemble(
         (shorten(run.title, 40), "bold"),
@@ -50,18 +50,18 @@ def view(run: RunFolder) -> Group:
         table.add_column(name, justify="right" if name != "last answer" else "left", no_wrap=True)
     for model in (SERVER, *run.clients):
         table.add_row(*_row(run, model))
-    told = [
+    events = [
         f"after round {item.round}: {item.event} {run.name(item.client)} {item.detail}".strip()
         for item in run.events[-3:]
     ]
     if failures := run.failures:
         item = failures[-1]
-        told.append(f"round {item.round}: {item.phase} of {run.name(item.client)}: {item.error}")
-    return Group(head, table, *(Text(line, "dim") for line in told))
+        events.append(f"round {item.round}: {item.phase} of {run.name(item.client)}: {item.error}")
+    return Group(head, table, *(Text(line, "dim") for line in events))
 
 
 def _row(run: RunFolder, model: str) -> list[Text | str]:
-    """Name, last loss, last good answer, traffic and failures of a participant."""
+    """Name, last loss, last good reply, traffic and failures of a model."""
     mine = [line for line in run.messages if line.client == model]
     good = [line for line in mine if line.error is None]
     failed = len(mine) - len(good)

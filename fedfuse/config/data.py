@@ -18,9 +18,9 @@ class DataConfig:
         source: ``builtin``, or data sets joined by ``+``: a .jsonl file, a folder of them, a hub
             id; each becomes a domain.
         domains: number of domains of the built-in world, 1 to 4.
-        partition: how private samples are dealt to clients: one ``domain`` each, ``iid``, by a
-            ``dirichlet`` distribution over domains, or that with shares of ``dirichlet-equal``
-            size.
+        partition: how private samples are dealt to clients: one ``domain`` each, evenly at random
+            (``iid``), with ``dirichlet`` label skew, or with that and equally many samples each
+            (``dirichlet-equal``).
         alpha: concentration of the Dirichlet partition, above 0; 0.1 is very skewed, 100 even.
         private: private samples per domain, 1 or more.
         public: public samples per domain, 0 or more; the labelled set that everyone holds.

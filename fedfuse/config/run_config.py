@@ -17,16 +17,12 @@ from typing import Any, TypeVar, get_type_hints
 from fedfuse.config.data import DataConfig
 from fedfuse.config.feddtpt import BlackBoxConfig, FedDTPTConfig
 from fedfuse.config.fields import between, one_of, text
+from fedfuse.config.fusion import FusionConfig
 from fedfuse.config.gate import GateConfig
+from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.model import ModelConfig
 from fedfuse.config.renamed import renamed
-from fedfuse.config.sections import (
-    ClientDistillConfig,
-    FusionConfig,
-    KnowledgeConfig,
-    ServerDistillConfig,
-)
-from fedfuse.config.training import TrainingConfig
+from fedfuse.config.training import ClientDistillConfig, ServerDistillConfig, TrainingConfig
 from fedfuse.errors import FedfuseError
 
 Scalar = bool | int | float | str
@@ -38,23 +34,23 @@ class RunConfig:
     """A whole run.
 
     Attributes:
-        name: of the run folder.
-        seed: of everything random.
+        name: name of the run folder; ``-2``, ``-3``, ... is added where it exists.
+        seed: seed of everything random, 0 or more.
         strategy: ``fedfuse``, ``fusion-x``, ``fedmkt``, ``llm2slm``, ``fedavg-lora``, ``feddtpt``,
             or your own as ``module:Class``.
-        rounds: of the federation.
-        output: folder that run folders are made in.
+        rounds: number of rounds, 1 or more.
+        output: folder of the run folders.
         baselines: also measure standalone, public-only and centralized training; for ``feddtpt``,
             standalone and centralized search, which cost as much as the federation each.
-        acceptance_test: keep what a phase on the public set taught, on either side, only if no
-            domain of the held-out set got worse by it.
-        piggyback: a round costs one message a client instead of three: what the server knows after
-            it goes along with the request to train in the next.
-        min_clients: replies without which a round is given up.
-        timeout: seconds to wait for the replies to one message.
-        resume: run folder of a run that was cut off, to go on with; the other keys as they were.
-        log_format: of the server's log: lines of ``text``, or ``json`` objects.
-        metrics_port: where the server shows metrics to a Prometheus on its machine; 0 for nowhere.
+        acceptance_test: on either side, undo a phase on the public set after which a domain of the
+            held-out set is worse.
+        piggyback: one message a client and round instead of three: the server's knowledge travels
+            with the next round's training request.
+        min_clients: replies that a round needs, 1 or more; with fewer the run fails.
+        timeout: seconds to wait for the replies to one message, above 0.
+        resume: run folder of an interrupted run to go on with; the other keys as they were.
+        log_format: format of the server's log: lines of ``text``, or ``json`` objects.
+        metrics_port: port of the server's Prometheus metrics, up to 65535; 0 for none.
     """
 
     name: str = text("quickstart")
@@ -88,7 +84,7 @@ class RunConfig:
 
 
 def flatten(config: object, prefix: str = "") -> dict[str, Scalar]:
-    """The config as Flower carries it: flat, dotted, hyphenated."""
+    """A config as Flower carries it: flat, with dotted and hyphenated keys."""
     flat: dict[str, Scalar] = {}
     for item in fields(config):  # type: ignore[arg-type]
         value = getattr(config, item.name)
@@ -143,7 +139,7 @@ def fill(default: C, given: Mapping[str, Any], name: str) -> C:
 
 
 def _contradictions(config: RunConfig) -> list[str]:
-    """What each key allows by itself, but not together."""
+    """Errors for values that are valid alone but not together."""
     found = []
     rules = config.knowledge
     if rules.delta_threshold and rules.public_share < 1:

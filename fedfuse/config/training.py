@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedfuse.config.fields import between, check_fields, internal, one_of
+from fedfuse.config.fields import between, check_fields, inline, internal, one_of
 
 DIVERGENCES = ("cross-entropy", "forward-kl", "reverse-kl")
 # Precision of matrix products in a forward pass; "none" leaves it to the weights.
@@ -69,3 +69,28 @@ class TrainingConfig:
     max_grad_norm: float = internal(1.0)
     objective: Objective = internal(Objective())  # noqa: RUF009
     ewc: float = internal(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDistillConfig(TrainingConfig):
+    """The server's phase on the public set (FedMKT Eq. 5)."""
+
+    steps: int = between(200, 0)
+    learning_rate: float = between(4e-3, 0, above=True)
+    objective: Objective = inline(Objective(label_weight=0.05))  # noqa: RUF009
+    ewc: float = between(10.0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientDistillConfig(ServerDistillConfig):
+    """A client's phase on the public set (FedMKT Eq. 6).
+
+    Attributes:
+        replay: add the label loss of a private batch at every step, so that learning from others
+            does not cost what the client knew (not in the paper).
+    """
+
+    learning_rate: float = between(8e-3, 0, above=True)
+    objective: Objective = inline(Objective(label_weight=0.03))  # noqa: RUF009
+    ewc: float = between(0.0, 0)  # replay does it
+    replay: bool = True

@@ -1,7 +1,7 @@
-"""The files that a SuperLink and its SuperNodes prove themselves with.
+"""Certificates and keys that a SuperLink and its SuperNodes authenticate with.
 
-A SuperLink shows a TLS certificate that an authority of the federation's own signed; who connects
-trusts that authority and nobody else. A SuperNode signs every request with a key (ECDSA, P-384) of
+A SuperLink shows a TLS certificate, signed by the federation's own authority; clients trust that
+authority and no other. A SuperNode signs every request with a key (ECDSA, P-384) of
 which the SuperLink knows the public half. Private keys are written for their owner's eyes only, and
 no file is ever overwritten but the SuperLink's certificate and key, when they are made anew.
 """

@@ -1,8 +1,8 @@
-"""Whether a machine can take part, found out before it joins, and what to fix where it cannot.
+"""Check a machine before it joins a federation, and say what to fix.
 
-Every check does what the client will do, with the client's own functions: it loads the model, reads
-the data, trains one step on the longest samples, connects with the machine's own certificate and
-key. A check that needs what another one did not find is left out.
+Every check runs the client's own functions: it loads the model, reads the data, trains two steps on
+the longest samples, connects with the machine's certificate and key. A check is skipped when one
+that it depends on failed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GIGABYTE = 2**30
 
 
 class CheckError(Exception):
-    """What a check found wrong, and what fixes it."""
+    """Failure of a check, and how to fix it."""
 
     def __init__(self, found: str, fix: str) -> None:
         super().__init__(found)
@@ -43,12 +43,12 @@ class CheckError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
-        check: its name.
-        found: what there is, or what is wrong with it.
-        fix: what to do; empty where nothing is wrong.
+        check: name of the check.
+        found: description of what was found, or of the failure.
+        fix: how to fix the failure; empty for success.
     """
 
     check: str
@@ -58,13 +58,13 @@ class CheckResult:
 
 @dataclass(slots=True)
 class Machine:
-    """What is to be checked, and what the checks found so far.
+    """A machine under check.
 
     Attributes:
-        node_config: as Flower carries it.
-        run_config: of the run that the machine is to take part in.
-        credentials: what it connects with; none to stay alone.
-        findings: in the order of the checks.
+        node_config: flat node config, as Flower carries it.
+        run_config: flat run config of the run to take part in.
+        credentials: credentials for the SuperLink; None skips the connection.
+        results: results so far, in the order of the checks.
     """
 
     node_config: Mapping[str, Any]
@@ -74,25 +74,25 @@ class Machine:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether all checks so far succeeded."""
         return not any(result.fix for result in self.results)
 
-    def check(self, name: str, what: Callable[[], tuple[str, Any]], fix: str) -> Any:
-        """Note what a check found; returns what it made, None where something is wrong."""
+    def check(self, name: str, function: Callable[[], tuple[str, Any]], fix: str) -> Any:
+        """Run a check and keep its result; returns what it loaded, None for a failure."""
         try:
-            found, made = what()
+            found, loaded = function()
         except CheckError as error:
             self.results.append(CheckResult(name, str(error), error.fix))
         except FedfuseError as error:
             self.results.append(CheckResult(name, str(error), fix))
         else:
             self.results.append(CheckResult(name, found))
-            return made
+            return loaded
         return None
 
 
 def check_machine(machine: Machine) -> None:
-    """Check all that there is to check; see ``machine.results``."""
+    """Run all checks that apply; see ``machine.results``."""
     machine.check("versions", check_versions, "install fedfuse again: make setup, or pip install")
     client: ClientConfig | None = machine.check(
         "configuration",
@@ -132,10 +132,10 @@ def check_machine(machine: Machine) -> None:
 
 
 def check_versions() -> tuple[str, bool]:
-    """Python and every package that the app asks for, in a version that it takes.
+    """Compare Python and the installed packages with the versions that the app requires.
 
     Raises:
-        Fault: naming all that are missing or of another version.
+        CheckError: naming every package that is missing or of another version.
     """
     python, packages = dependencies(app_dir())
     wrong = []
@@ -153,7 +153,7 @@ def check_versions() -> tuple[str, bool]:
 
 
 def _wrong_version(package: Requirement) -> str:
-    """What is wrong with the installed version of a package; empty for nothing."""
+    """Error for a package that is missing or of another version; empty for none."""
     try:
         found = version(package.name)
     except PackageNotFoundError:
@@ -165,8 +165,8 @@ def _wrong_version(package: Requirement) -> str:
 def _configuration(machine: Machine) -> tuple[str, ClientConfig]:
     client = parse_client(machine.node_config, machine.run_config)
     model = client.config.clients
-    place = resolve_device(model.device)
-    return f"client {client.node.partition_id}: {model.model} in {model.dtype} on {place}", client
+    device = resolve_device(model.device)
+    return f"client {client.node.partition_id}: {model.model} in {model.dtype} on {device}", client
 
 
 def _data(client: ClientConfig) -> tuple[str, Any]:
@@ -200,7 +200,7 @@ def _model(client: ClientConfig) -> tuple[str, LocalModel]:
 def _memory(
     client: ClientConfig, local_model: LocalModel, private: Sequence[Sample]
 ) -> tuple[str, bool]:
-    """Both trainings on the longest samples, and extraction: the most that a round takes."""
+    """Train both phases on the longest samples and extract: the peak of a round."""
     config = client.config
     place = local_model.lm.device
     on_gpu = place.type == "cuda"

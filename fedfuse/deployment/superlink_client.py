@@ -1,4 +1,4 @@
-"""What a machine connects to a SuperLink with, and a first greeting before it joins."""
+"""Credentials of a machine for a SuperLink, and a probe of the connection before it joins."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where a SuperLink is, whom it must have its certificate from, and what it knows us by.
+    """Address of a SuperLink, and the files that both sides authenticate with.
 
     Attributes:
-        superlink: ``HOST:PORT``.
-        root_certificates: file of the authority's certificate, PEM.
-        private_key: file of this machine's key, OpenSSH.
+        superlink: address, ``HOST:PORT``.
+        root_certificates: PEM file of the certificate of the authority that signed the SuperLink's.
+        private_key: OpenSSH file of this machine's private key.
     """
 
     superlink: str
@@ -43,7 +43,7 @@ class Credentials:
         """The authority's certificate.
 
         Raises:
-            FedfuseError: for a file that is none, or one that is not valid today.
+            FedfuseError: for a file without a certificate, or one that is not valid today.
         """
         file = self.root_certificates
         try:
@@ -61,7 +61,7 @@ class Credentials:
         """This machine's key.
 
         Raises:
-            FedfuseError: for a file that is none, or one that others can read.
+            FedfuseError: for a file without a key, or one that others can read.
         """
         file = self.private_key
         try:
@@ -82,10 +82,10 @@ def probe_superlink(credentials: Credentials) -> None:
     """Connect as the SuperNode would, and leave again.
 
     Raises:
-        ssl.SSLCertVerificationError: when the SuperLink's certificate is not to be trusted.
-        PermissionError: when the SuperLink does not take this machine's key.
+        ssl.SSLCertVerificationError: when the SuperLink's certificate cannot be trusted.
+        PermissionError: when the SuperLink refuses this machine's key.
         OSError: when it cannot be reached or answers with anything else.
-        FedfuseError: for files that cannot be read, and an address that is none.
+        FedfuseError: for unreadable files, and an address that is not HOST:PORT.
     """
     key = credentials.key()
     credentials.authority()
@@ -114,7 +114,7 @@ def probe_superlink(credentials: Credentials) -> None:
 
 
 def _tls_handshake(credentials: Credentials) -> None:
-    """TLS alone: what is wrong with it is told by its name here, and hidden by Flower's client."""
+    """Do the TLS handshake alone, whose errors Flower's client hides."""
     host, _, port = credentials.superlink.rpartition(":")
     if not host or not port.isdigit():
         raise FedfuseError(f"SuperLink: expected HOST:PORT, got {credentials.superlink!r}")

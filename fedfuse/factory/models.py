@@ -16,9 +16,9 @@ import torch
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.models import build, cache_root, is_builtin, recipe_of
 from fedfuse.config.data import DataConfig
+from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, model_of_partition
-from fedfuse.config.sections import KnowledgeConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.data import load_splits
 from fedfuse.knowledge.aligner import KnowledgeAligner

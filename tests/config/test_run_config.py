@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import AdapterConfig, ModelConfig
 from fedfuse.config.run_config import RunConfig, flatten, model_of_partition, parse
-from fedfuse.config.sections import ClientDistillConfig, ServerDistillConfig
-from fedfuse.config.training import Objective, TrainingConfig
+from fedfuse.config.training import (
+    ClientDistillConfig,
+    Objective,
+    ServerDistillConfig,
+    TrainingConfig,
+)
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.app_bundle import app_dir, default_run_config
 

@@ -1,0 +1,23 @@
+"""The rules of fusion, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedfuse.config.fields import text
+
+
+@dataclass(frozen=True, slots=True)
+class FusionConfig:
+    """Rules by which each side chooses its teachers, in place of what the strategy stands for.
+
+    A name that ``fedfuse.fusion.rules`` registers, or your own as ``module:function``; empty for
+    the strategy's.
+
+    Attributes:
+        server_rule: how much the server trusts each client.
+        client_rule: when a client trusts the server.
+    """
+
+    server_rule: str = text("", empty=True)
+    client_rule: str = text("", empty=True)

@@ -1,0 +1,40 @@
+"""The knowledge that is exchanged: next-token distributions on the public set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedfuse.config.fields import between, one_of
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeConfig:
+    """What each side sends of its distributions, and how the other aligns it.
+
+    Attributes:
+        k: largest entries of a label row that are kept, 1 or more; the rest is the tail.
+        top_p: probability that a row's sent entries have together at least, above 0 to 1; 1 sends
+            all k.
+        logprob_bits: bits of a log-probability on the wire, 16 or 8.
+        public_share: share of the public samples in a round, above 0 to 1; rounds take turns.
+        delta_threshold: total variation, 0 to 1; a row that moved by less since it was last sent is
+            not sent again; 0 sends every row. Needs a ``public-share`` of 1.
+        alignment: pairing of source and target rows: at the same byte boundary, tokens of different
+            lengths by the ``chain-rule``; at an ``exact-boundary`` alone; or by time warping
+            (``dtw``, the paper's).
+        duplicate_tokens: entries that map to one target token: the ``sum`` of their probabilities,
+            or the ``first`` and largest alone (the paper's).
+        unaligned_positions: teacher of a row without a partner: none (``skip``), or a ``one-hot``
+            on its own token (the paper's).
+        tail: compare the probability outside the k entries too; the paper takes it as zero.
+    """
+
+    k: int = between(16, 1)
+    top_p: float = between(0.99, 0, 1, above=True)
+    logprob_bits: int = one_of(16, 16, 8)
+    public_share: float = between(1.0, 0, 1, above=True)
+    delta_threshold: float = between(0.0, 0, 1)
+    alignment: str = one_of("chain-rule", "chain-rule", "exact-boundary", "dtw")
+    duplicate_tokens: str = one_of("sum", "sum", "first")
+    unaligned_positions: str = one_of("skip", "skip", "one-hot")
+    tail: bool = True
