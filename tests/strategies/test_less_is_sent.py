@@ -122,7 +122,7 @@ def test_a_refused_update_is_followed_by_everything(tmp_path: Path) -> None:
 
     def spoil(kind: str, reply: Message) -> None:
         if kind == "train.local":
-            changes.append(bool(unpack_knowledge(reply.content).before))
+            changes.append(bool(unpack_knowledge(reply.content).base))
             if len(changes) == 2:
                 del reply.content["metrics"]
 
