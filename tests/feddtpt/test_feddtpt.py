@@ -117,7 +117,7 @@ def test_nothing_is_asked_twice_and_no_budget_is_passed(whole: Path) -> None:
 
 def test_messages_are_small(whole: Path) -> None:
     sizes: dict[tuple[int, str], int] = {}
-    for line in lines(whole, "ledger"):
+    for line in lines(whole, "messages"):
         key = line["round"], line["client"]
         sizes[key] = sizes.get(key, 0) + line["sent_bytes"] + line["received_bytes"]
     assert 0 < max(sizes.values()) <= 2000
@@ -270,10 +270,10 @@ def test_one_client_a_round(tmp_path: Path) -> None:
             min_clients=3,
         )
     )
-    asked = [line.client for line in run.ledger if line.phase == "train.local"]
+    asked = [line.client for line in run.messages if line.phase == "train.local"]
     assert asked == ["0", "1", "2", "0"]
     # Who is asked about the new prompt searches next, and has its answers already.
-    heard = [line.client for line in run.ledger if line.phase == "evaluate"]
+    heard = [line.client for line in run.messages if line.phase == "evaluate"]
     assert heard == ["0", "1", "2", "0", "1"]
     paid = sum(
         sum(accounts(path).values()) for path in run.folder.glob("clients/*/*/ledger.sqlite")
