@@ -21,6 +21,7 @@ from benchmarks import (
     phases,
     trainer,
 )
+from benchmarks.harness import QUICK
 from benchmarks.losses import LossBench, StepSize, peak_memory
 from benchmarks.material import cut, load_text, load_tokenizer
 from benchmarks.plain_alignment import nearest
@@ -270,7 +271,7 @@ def test_phases_before_and_after_are_the_same_work(
             results[f"{side}_loss_before"], rel=1e-3
         )
     assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
-    side = phases.Side(parse(phases.QUICK), 0)
+    side = phases.Side(parse(QUICK), 0)
     before, after = (side.extract(way) for way in phases.WAYS)
     for name in ("logprobs", "tail_logprob", "label_logprob"):
         np.testing.assert_allclose(before[name], getattr(after, name), atol=1e-4)
