@@ -1,4 +1,4 @@
-"""The command ``fedfuse align``: alignment of two tokenizers, without a federation."""
+"""The command ``fedfuse align``: how two tokenizers align, without any federation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedfuse.alignment.positions import MODES
-from fedfuse.alignment.vocabulary_map import UNITS, VocabularyTable, minimum_edit_distance_table
+from fedfuse.alignment.vocabulary_map import UNITS
+from fedfuse.builtin.models import cache_root
 from fedfuse.errors import FedfuseError
 from fedfuse.files import atomic_write
-from fedfuse.tokenizers.load import load_tokenizer
-from fedfuse.tokenizers.tokenizer import TextTokenizer
+from fedfuse.report import tokenizer_alignment
+from fedfuse.report.alignment import WIDTH
+from fedfuse.report.tokenizer_alignment import TokenizerAlignment
 
 SAMPLE = (
     "The quick brown fox tokenizes 1,234.5 unbelievable words!",
@@ -59,65 +63,19 @@ def align(
     if export is not None and html is not None and export.resolve() == html.resolve():
         raise FedfuseError(f"--export and --html: expected two files, got {str(html)!r} for both")
     texts = _texts(text or [], text_file, alignment)
-    ours, theirs = load_tokenizer(source), load_tokenizer(target)
-    table = _table(ours, theirs, unit)
+    found = _align(source, target, unit)
     if export is not None:
-        with atomic_write(export) as file:
-            file.write_text(_exported(ours, theirs, table, unit), encoding="utf-8")
-    _show(source, target, ours, theirs, table, texts, unit=unit, mode=alignment, html=html)
-
-
-def _show(
-    source: str,
-    target: str,
-    ours: TextTokenizer,
-    theirs: TextTokenizer,
-    table: VocabularyTable,
-    texts: Sequence[str],
-    *,
-    unit: str,
-    mode: str,
-    html: Path | None,
-) -> None:
-    """Print the overview, and write the HTML report if asked for."""
-    from rich.console import Console
-
-    from fedfuse.alignment.side_by_side import align_texts
-    from fedfuse.alignment.statistics import table_examples, table_statistics
-    from fedfuse.report.alignment import WIDTH, print_alignment, print_statistics
-
-    statistics = table_statistics(ours, theirs, table)
-    coverage, alignments = align_texts(ours, theirs, table, texts, mode=mode)
+        _write(export, _exported(found))
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=WIDTH)
-    print_statistics(console, source, target, statistics, unit)
-    print_alignment(console, coverage, alignments, mode)
+    found.print(console, texts, alignment)
     if html is not None:
-        from fedfuse.report.alignment_html import render
-
-        examples = table_examples(ours, theirs, table)
-        page = render(
-            source,
-            target,
-            statistics,
-            coverage,
-            alignments,
-            examples,
-            unit=unit,
-            mode=mode,
-        )
-        with atomic_write(html) as file:
-            file.write_text(page, encoding="utf-8")
+        _write(html, found.html(texts, alignment))
 
 
-def _table(source: TextTokenizer, target: TextTokenizer, unit: str) -> VocabularyTable:
+def _align(source: str, target: str, unit: str) -> TokenizerAlignment:
     """The two nearest targets of every token, with a bar; cached where the federation's are."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from fedfuse.builtin.models import cache_root
-
     columns = (TextColumn("vocabulary table"), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(
@@ -125,12 +83,11 @@ def _table(source: TextTokenizer, target: TextTokenizer, unit: str) -> Vocabular
     ) as progress:
         bar = progress.add_task("", total=None)
         try:
-            return minimum_edit_distance_table(
+            return tokenizer_alignment.align(
                 source,
                 target,
-                cache_root() / "tables",
                 unit=unit,
-                m=2,
+                cache=cache_root() / "tables",
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
         except OSError as error:
@@ -140,15 +97,13 @@ def _table(source: TextTokenizer, target: TextTokenizer, unit: str) -> Vocabular
             ) from error
 
 
-def _exported(
-    source: TextTokenizer, target: TextTokenizer, table: VocabularyTable, unit: str
-) -> str:
+def _exported(found: TokenizerAlignment) -> str:
     content = {
-        "source": source.fingerprint,
-        "target": target.fingerprint,
-        "unit": unit,
-        "map": table.best.tolist(),
-        "distance": table.distance[:, 0].tolist(),
+        "source": found.source.fingerprint,
+        "target": found.target.fingerprint,
+        "unit": found.unit,
+        "map": found.table.best.tolist(),
+        "distance": found.table.distance[:, 0].tolist(),
     }
     return json.dumps(content) + "\n"
 
@@ -196,7 +151,7 @@ def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
 
 
 def _check_output(option: str, path: Path | None) -> None:
-    """Refuse a file that cannot be written, before the work is done."""
+    """Refuse a file that could not be written before the work whose result it is to hold."""
     if path is None:
         return
     parent = path.parent
@@ -204,3 +159,9 @@ def _check_output(option: str, path: Path | None) -> None:
         raise FedfuseError(
             f"{option}: expected a file in a folder that exists and is writable, got {str(path)!r}"
         )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with atomic_write(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")

@@ -22,9 +22,21 @@ from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.data import load_splits
 from fedfuse.knowledge.aligner import KnowledgeAligner
-from fedfuse.models.causal_lm import add_lora, load_causal_lm
+from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
 from fedfuse.models.loading import load_tokenizer, quantization_options, resolve_device
 from fedfuse.tokenizers.dataset import TokenizedDataset
+
+
+def load_model(
+    name: str, *, dtype: str = "float32", device: str = "auto", quantization: str = ""
+) -> CausalLM:
+    """Load a base model and its tokenizer: a folder, a hub id, or ``builtin:NAME``.
+
+    For the arguments and errors see ``models.causal_lm.load_causal_lm``. A built-in model is built
+    first where it is not cached.
+    """
+    base = str(build(name)) if is_builtin(name) else name
+    return load_causal_lm(base, dtype=dtype, device=device, quantization=quantization)
 
 
 @lru_cache(maxsize=8)
@@ -44,9 +56,8 @@ def load_local_model(
     Raises:
         FedfuseError: for a model that cannot be loaded or takes less than ``data.max-length``.
     """
-    base = str(build(name)) if is_builtin(name) else name
     quantization = "" if model.quantization == "none" else model.quantization
-    lm = load_causal_lm(base, dtype=model.dtype, device=model.device, quantization=quantization)
+    lm = load_model(name, dtype=model.dtype, device=model.device, quantization=quantization)
     lm = replace(lm, autocast=model.autocast)
     # One length for all: models that cut a text at different places would disagree on its rows.
     if lm.max_length < data.max_length:

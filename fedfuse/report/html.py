@@ -5,13 +5,13 @@ Whatever the run folder says is escaped; the page's own policy forbids scripts a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from fedfuse.files import atomic_write
 from fedfuse.report import feddtpt as prompts
 from fedfuse.report import incidents as postmortem
 from fedfuse.report import message_plots, plots, tables
@@ -46,12 +46,8 @@ def write_report(folder: Path | str) -> Path:
     """
     run = read_run(folder)
     path = run.folder / "report.html"
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(render(run), encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_write(path) as scratch:
+        scratch.write_text(render(run), encoding="utf-8")
     return path
 
 

@@ -8,7 +8,6 @@ where it is not they show the plain loss.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from fedfuse.files import atomic_write
 from fedfuse.report.feddtpt import accuracy_figure
 from fedfuse.report.formatting import change_text, loss_text, percent, shorten
 from fedfuse.report.style import (
@@ -76,11 +76,9 @@ def save_headline(run: RunFolder, stem: Path) -> tuple[Path, Path]:
     figure = headline(run)
     paths = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
     for path in paths:
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
         # A picture that stands alone may meet a machine without the font: letters become paths.
-        with styled(fonttype="path"):
-            figure.savefig(draft, format=path.suffix[1:], dpi=192, metadata=_undated(path))
-        os.replace(draft, path)
+        with styled(fonttype="path"), atomic_write(path) as scratch:
+            figure.savefig(scratch, format=path.suffix[1:], dpi=192, metadata=_undated(path))
     return paths
 
 

@@ -64,7 +64,8 @@ def align(call: Any) -> Any:
 def refused(call: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Call it and return its one line of refusal, which comes before any table."""
     monkeypatch.setattr(
-        align_command, "minimum_edit_distance_table", lambda *_, **__: pytest.fail("table is built")
+        "fedfuse.report.tokenizer_alignment.minimum_edit_distance_table",
+        lambda *_, **__: pytest.fail("table is built"),
     )
 
     def run(*arguments: str) -> str:
