@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
-from fedfuse.cli import align as align_command
 from fedfuse.cli import main as cli
 from fedfuse.cli.align import MAX_WARPED_BYTES, SAMPLE
+from fedfuse.report import tokenizer_alignment
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.tokenizer_kinds import MATERIAL
 from tests.tokenizer_kinds import rust as rust
@@ -208,8 +208,7 @@ def test_failed_writing_leaves_what_was_there(
 ) -> None:
     (place / "map.json").write_text("old")
 
-    owner = {"write_text": Path, "replace": align_command.os}[failing]
-    works = getattr(owner, failing)
+    works = getattr(Path, failing)
 
     def full(path: Any, *others: Any, **options: Any) -> Any:
         if "map.json" not in str(path):
@@ -217,7 +216,7 @@ def test_failed_writing_leaves_what_was_there(
         Path(path).write_bytes(b"half a fi")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(owner, failing, full)
+    monkeypatch.setattr(Path, failing, full)
     code, _, err = call(*PAIR, "--export", "map.json")
     assert code == 1
     assert "error: 'map.json' cannot be written" in err
@@ -227,7 +226,7 @@ def test_failed_writing_leaves_what_was_there(
 
 def test_progress_is_shown_on_a_terminal_only(align: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
-    build = align_command.minimum_edit_distance_table
+    build = tokenizer_alignment.minimum_edit_distance_table
 
     def counting(*args: Any, progress: Any, **kwargs: Any) -> Any:
         def both(done: int, total: int) -> None:
@@ -236,7 +235,7 @@ def test_progress_is_shown_on_a_terminal_only(align: Any, monkeypatch: pytest.Mo
 
         return build(*args, progress=both, **kwargs)
 
-    monkeypatch.setattr(align_command, "minimum_edit_distance_table", counting)
+    monkeypatch.setattr(tokenizer_alignment, "minimum_edit_distance_table", counting)
     align(*PAIR)
     assert seen
     assert np.all(np.diff([done for done, _ in seen]) >= 0)
