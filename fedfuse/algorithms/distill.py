@@ -113,9 +113,9 @@ def distill(
         student.tokenizer,
         known,
         max_length,
-        positions=rules.positions,
-        collisions=rules.collisions,
-        unmatched=rules.unmatched,
+        alignment=rules.alignment,
+        duplicate_tokens=rules.duplicate_tokens,
+        unaligned_positions=rules.unaligned_positions,
         cache=None,
     )
     contexts = None

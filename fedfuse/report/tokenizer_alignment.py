@@ -42,29 +42,29 @@ class TokenizerAlignment:
         """How many tokens have an exact counterpart, and how far the others are from theirs."""
         return table_statistics(self.source, self.target, self.table)
 
-    def explain(self, *texts: str, positions: str = "merge") -> str:
+    def explain(self, *texts: str, alignment: str = "chain-rule") -> str:
         """The tokens of both on texts, side by side, after counts of the whole vocabulary.
 
         Args:
             texts: one or more.
-            positions: how positions are paired, one of ``MODES``.
+            alignment: how positions are paired, one of ``MODES``.
         """
         console = Console(file=StringIO(), width=WIDTH)
-        self.print(console, texts, positions)
+        self.print(console, texts, alignment)
         return str(console.file.getvalue())  # type: ignore[attr-defined]
 
-    def print(self, console: Console, texts: Sequence[str], positions: str) -> None:
+    def print(self, console: Console, texts: Sequence[str], alignment: str) -> None:
         """Print what ``explain`` returns."""
         coverage, alignments = align_texts(
-            self.source, self.target, self.table, texts, positions=positions
+            self.source, self.target, self.table, texts, mode=alignment
         )
         print_statistics(console, *self.names, self.statistics, self.unit)
-        print_alignment(console, coverage, alignments, positions)
+        print_alignment(console, coverage, alignments, alignment)
 
-    def html(self, texts: Sequence[str], positions: str) -> str:
+    def html(self, texts: Sequence[str], alignment: str) -> str:
         """The same as one self-contained HTML page."""
         coverage, alignments = align_texts(
-            self.source, self.target, self.table, texts, positions=positions
+            self.source, self.target, self.table, texts, mode=alignment
         )
         examples = table_examples(self.source, self.target, self.table)
         return render(
@@ -74,7 +74,7 @@ class TokenizerAlignment:
             alignments,
             examples,
             unit=self.unit,
-            positions=positions,
+            mode=alignment,
         )
 
 
