@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from fedfuse.config.gate import GateConfig
+from fedfuse.config.model import AdapterConfig
 from fedfuse.config.sections import KnowledgeConfig
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample
@@ -27,7 +28,7 @@ from fedfuse.fusion.rules import NamedRule, Rule, find_rule
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView, context_losses, context_states
 from fedfuse.knowledge.extract import extract
-from fedfuse.models.causal_lm import CausalLM, LoraSettings, add_lora, save_adapter
+from fedfuse.models.causal_lm import CausalLM, add_lora, save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 
@@ -64,7 +65,7 @@ def distill(
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     label_weight: float = 0.3,
-    lora: LoraSettings = LoraSettings(),  # noqa: B008
+    lora: AdapterConfig = AdapterConfig(),  # noqa: B008
     max_length: int = 128,
     seed: int = 0,
     on_step: Callable[[int, float], None] | None = None,
