@@ -16,8 +16,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from fedfuse.config.gate import GateConfig
+from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.model import AdapterConfig
-from fedfuse.config.sections import KnowledgeConfig
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
