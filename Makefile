@@ -1,16 +1,18 @@
 # Everything that is done with this project is one command; `make` alone lists them.
 #
-# PYTHON  the interpreter to make the virtual environment with; the first that is 3.11 or 3.12 if not given
+# PYTHON  the interpreter to make the virtual environment with; the first of 3.11 to 3.14 if not given
 # VENV    where the virtual environment is
+# LOWEST  where that of make test-lowest is; UV_TORCH_BACKEND=cpu spares it gigabytes of CUDA
 # ARGS    more arguments, such as: make test ARGS="tests/fusion -x", make run ARGS="--help"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 ARGS ?=
-PYTHON ?= $(shell for python in python3.11 python3 python3.12 python; do \
-	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo $$python && break; done)
 
 BIN := $(VENV)/bin
@@ -24,7 +26,7 @@ help: ## List the commands
 setup: $(STAMP) ## Install the project and its tools into .venv (again only when versions change)
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; none found. Try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "expected Python 3.11 to 3.14, found none. Try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -45,6 +47,12 @@ test: $(STAMP) ## Run the tests
 test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 messages: half an hour
 	FEDFUSE_EXAMPLES=10000 FEDFUSE_MUTATIONS=100000 $(BIN)/python -m pytest \
 		tests/alignment/test_properties.py tests/knowledge/test_mutations.py $(ARGS)
+
+.PHONY: test-lowest
+test-lowest: $(STAMP) ## Run the tests with the lowest versions that pyproject.toml allows
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	$(LOWEST)/bin/python -m pytest -W default $(ARGS)
 
 .PHONY: test-kernels
 test-kernels: $(STAMP) ## Install Triton (1 GB) and check the GPU's kernels in its interpreter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -211,9 +212,9 @@ def test_every_key_is_documented() -> None:
     todo: list[object] = [RunConfig()]
     while todo:
         config = todo.pop()
-        docs = [kind.__doc__ or "" for kind in reversed(type(config).__mro__)]
+        docs = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(type(config).__mro__)]
         lines = [line for doc in docs for line in doc.partition("Attributes:")[2].splitlines()]
-        described = [line.strip().partition(":")[0] for line in lines if line[8:9].isalpha()]
+        described = [line.strip().partition(":")[0] for line in lines if line[4:5].isalpha()]
         sections = [f.name for f in fields(config) if is_dataclass(getattr(config, f.name))]  # type: ignore[arg-type]
         todo += [getattr(config, name) for name in sections]
         names = [f.name for f in fields(config) if f.name not in sections]  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "version", version)
     text = wrong(found({}))["versions"]
-    assert "flwr: expected <1.42,>=1.41, got 1.40.0" in text
+    assert "flwr: expected <1.43,>=1.41, got 1.40.0" in text
     assert "peft: expected " in text
 
 
