@@ -1,22 +1,21 @@
-"""The ClientApp: which message is answered by what.
+"""The ClientApp: the kind of client that the run config names answers each message.
 
-A strategy that tunes prompts sends one with every request, any other none: so the strategy that the
-run config names, which a client cannot import, decides which kind of client answers.
+A built-in kind has a name; one of your own is ``module:Class``, a module that the machine's owner
+installed or that belongs to the app. No message brings a name or code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.baselines import train_baselines
-from clients.feddtpt import PromptClient
-from clients.knowledge import DistillationClient
+from clients.base import BaseClient
+from clients.feddtpt import FedDTPTClient
+from clients.knowledge import KnowledgeClient
+from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.feddtpt_messages import PROMPT
 from fedfuse.flower.messages import (
     BASELINE,
     DISTILL,
@@ -27,25 +26,26 @@ from fedfuse.flower.messages import (
     unpack_context,
 )
 from fedfuse.flower.piggyback import JOINT, join, split
+from fedfuse.plugins import client_kind, load_class
 
 app = ClientApp()
-FederatedClient = PromptClient | DistillationClient
-
-
-def measure_baselines(client: FederatedClient, request: RecordDict) -> RecordDict:
-    """What this client would be without the federation."""
-    if isinstance(client, PromptClient):
-        return client.standalone(request)
-    return train_baselines(client)
-
-
-PHASES: Mapping[str, Callable[[Any, RecordDict], RecordDict]] = {
-    REGISTER: lambda client, request: client.register(request),
-    LOCAL: lambda client, request: client.local(request),
-    DISTILL: lambda client, request: client.distill(request),
-    EVALUATE: lambda client, request: client.evaluate(request),
-    BASELINE: measure_baselines,
+CLIENTS: Mapping[str, type[BaseClient]] = {"knowledge": KnowledgeClient, "feddtpt": FedDTPTClient}
+METHODS = {
+    REGISTER: "register",
+    LOCAL: "train",
+    DISTILL: "distill",
+    EVALUATE: "evaluate",
+    BASELINE: "measure_baselines",
 }
+
+
+def find_client(name: str) -> type[BaseClient]:
+    """A built-in kind of client, or your own class as ``module:Class``.
+
+    Raises:
+        FedfuseError: when there is none of that name, or it is no subclass of ``BaseClient``.
+    """
+    return load_class("client", name, CLIENTS, BaseClient)
 
 
 @app.query("register")
@@ -57,14 +57,14 @@ PHASES: Mapping[str, Callable[[Any, RecordDict], RecordDict]] = {
 def answer(message: Message, context: Context) -> Message:
     """Do what a message asks for, one phase or several, one after the other."""
     kind, content = message.metadata.message_type, message.content
-    requests = split(content) if kind == JOINT else {kind: content}
-    if not set(requests) <= set(PHASES):
-        raise FedfuseError(f"the message asks for {list(requests)}; allowed: {', '.join(PHASES)}")
-    tunes = any(PROMPT in request for request in requests.values())
-    client = (PromptClient if tunes else DistillationClient)(context, content)
+    requests: Mapping[str, RecordDict] = split(content) if kind == JOINT else {kind: content}
+    if not set(requests) <= set(METHODS):
+        raise FedfuseError(f"the message asks for {list(requests)}; allowed: {', '.join(METHODS)}")
+    config = parse(context.run_config)
+    client = find_client(client_kind(config.strategy, config.client))(context, content)
     answers = {}
     for phase, request in requests.items():
-        answers[phase] = PHASES[phase](client, request)
+        answers[phase] = getattr(client, METHODS[phase])(request)
         pack_round(answers[phase], unpack_context(request).round)
-    client.memory.keep()
+    client.save()
     return Message(join(answers) if kind == JOINT else answers[kind], reply_to=message)

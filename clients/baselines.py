@@ -8,26 +8,28 @@ from __future__ import annotations
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from clients.knowledge import DistillationClient
-from fedfuse.config.run_config import derive_seed
+from fedfuse.algorithms.local_model import LocalModel
+from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.flower.messages import scores_to_metrics
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 
-def train_baselines(client: DistillationClient) -> RecordDict:
+def train_baselines(
+    config: RunConfig, local_model: LocalModel, private: TokenizedDataset, partition: int
+) -> RecordDict:
     """Standalone (private labels only), then public-only (the same model, on public labels as
     well).
 
     Both get as many steps as the federation gives: ``rounds`` local phases, and as many phases on
     the public set.
     """
-    config, local_model = client.config, client.local_model
     local_model.reset()
     state = None
     for _ in range(config.rounds):
         _, state = local_model.learn(
-            client.private,
+            private,
             config.local,
-            seed=derive_seed(config, "local", client.partition),
+            seed=derive_seed(config, "local", partition),
             state=state,
         )
     scores = {"standalone": local_model.score()}
@@ -37,8 +39,8 @@ def train_baselines(client: DistillationClient) -> RecordDict:
         _, state = local_model.learn(
             local_model.public,
             public,
-            seed=derive_seed(config, "distill", client.partition),
-            replay=client.private if public.replay else None,
+            seed=derive_seed(config, "distill", partition),
+            replay=private if public.replay else None,
             state=state,
         )
     scores["public-only"] = local_model.score()

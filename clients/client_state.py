@@ -1,8 +1,8 @@
-"""What a client remembers between messages, and the copy of it that outlives the run's processes.
+"""A client's persistent state, and the copy of it that outlives the run's processes.
 
 ``Context.state`` lives as long as Flower's node and run. A run that is resumed after its server was
 killed is a new one to Flower, and begins with empty states; so does a node that was restarted. So a
-client also writes what it remembers into the run folder on its own machine, after each message that
+client also writes its state into the run folder on its own machine, after each message that
 changed it, a file per round.
 """
 
@@ -13,13 +13,11 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, RecordDict
 
-from fedfuse.config.node import ClientConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import (
     RequestContext,
     arrays_to_record,
     record_to_arrays,
-    unpack_context,
 )
 from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints
 
@@ -29,14 +27,14 @@ _RUN = "run"
 KEPT = 3
 
 
-class Memory:
+class ClientState:
     """A client's state for the length of one message.
 
     Args:
         state: ``Context.state``; brought to what the message expects.
         folder: this client's, in the run folder on its machine.
         facts: what a state of this client must have been written by: its place and model.
-        occasion: the run and the round that the message belongs to.
+        request_context: the run and the round that the message belongs to.
         after: at registration, the last round that the server has finished, -1 for none; the state
             goes back to what it was then.
 
@@ -64,7 +62,7 @@ class Memory:
         if new:
             state[_RUN] = ConfigRecord({"round": -1, "kept": 0})
         if new or self._is_behind():
-            self._recall()
+            self._restore()
         now = int(state.config_records[_RUN]["round"])  # type: ignore[arg-type]
         if request_context.round < now:
             raise FedfuseError(
@@ -83,7 +81,7 @@ class Memory:
         """The round of the last message that changed the state; -1 for none."""
         return int(self.state.config_records[_RUN]["round"])  # type: ignore[arg-type]
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Note the round and write the copy, if the message changed anything."""
         before = self._before
         if all(self.state.get(key) is before.get(key) for key in {*self.state, *before}):
@@ -113,7 +111,7 @@ class Memory:
         facts = self._files.peek(self.request_context.round)
         return facts.get("run") == self.request_context.id and facts["kept"] > self._kept()
 
-    def _recall(self) -> None:
+    def _restore(self) -> None:
         """The newest state on the disk that is no later than the message, if it is newer."""
         found = self._files.latest(self.request_context.round)
         if found is None or found.facts["run"] != self.request_context.id:
@@ -141,29 +139,3 @@ class Memory:
         found = self._files.latest()
         if found is None or found.facts.get("run") != self.request_context.id:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def run_folder(client: ClientConfig, run: str) -> Path:
-    """Where a client's files of a run are, on its own machine."""
-    return Path(client.config.output) / Path(run).name / "clients" / str(client.node.partition_id)
-
-
-def remember(state: RecordDict, client: ClientConfig, model: str, request: RecordDict) -> Memory:
-    """What a client remembers when a request comes.
-
-    Args:
-        state: ``Context.state``.
-        client: whose it is.
-        model: that it has, or asks.
-        request: the whole content.
-
-    Raises:
-        FedfuseError: as ``Memory`` does, and for a request that does not say what it belongs to.
-    """
-    request_context, config = unpack_context(request), request.config_records["config"]
-    after = int(config["after"]) if "after" in config else None  # type: ignore[arg-type]
-    facts = {
-        "partition": f"{client.node.partition_id} of {client.node.num_partitions}",
-        "model": model,
-    }
-    return Memory(state, run_folder(client, request_context.run), facts, request_context, after)

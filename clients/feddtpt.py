@@ -7,11 +7,9 @@ that it received and the round of it, by which a request that comes late is reco
 
 from __future__ import annotations
 
-import torch
-from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
+from flwr.app import MetricRecord, RecordDict
 
-from clients.client_state import remember, run_folder
-from fedfuse.config.node import parse_client
+from clients.base import BaseClient
 from fedfuse.factory.feddtpt import (
     client_tuner,
     load_backend,
@@ -24,53 +22,36 @@ from fedfuse.flower.feddtpt_messages import pack_prompt, pack_tuned, unpack_prom
 from fedfuse.flower.messages import Metrics, unpack_context
 
 
-class PromptClient:
-    """One client for the length of one message.
+class FedDTPTClient(BaseClient):
+    """Searches prompts for a black box."""
 
-    Attributes:
-        memory: the client's persistent state.
-    """
-
-    def __init__(self, context: Context, request: RecordDict) -> None:
-        self._client = parse_client(context.node_config, context.run_config)
-        self._config, self._state = self._client.config, context.state
-        self._name = self._client.node.partition_id
-        if self._client.node.threads:
-            torch.set_num_threads(self._client.node.threads)
-        model = self._config.black_box.model
-        self.memory = remember(context.state, self._client, model, request)
+    @property
+    def model_name(self) -> str:
+        """Name of the black box."""
+        return self.config.black_box.model
 
     def register(self, request: RecordDict) -> RecordDict:
         """Reply with this client's partition, its black box, and the vocabulary of prompts."""
         self._receive(request)
-        device = self._config.clients.device
-        lm = load_masked_lm(self._config.feddtpt.masked_lm, device)
-        load_backend(self._config.black_box, device)
-        private_examples(self._client)
-        info = ConfigRecord(
-            {
-                "partition": self._name,
-                "model": self._config.black_box.model,
-                "vocabulary": lm.tokenizer.fingerprint,
-                # What an earlier part of the run left, if this is not the first.
-                "state-round": self.memory.round,
-                "damaged": self.memory.damaged,
-            }
-        )
+        device = self.config.clients.device
+        lm = load_masked_lm(self.config.feddtpt.masked_lm, device)
+        load_backend(self.config.black_box, device)
+        private_examples(self.client)
+        info = self.registration_info(vocabulary=lm.tokenizer.fingerprint)
         return RecordDict({"info": info})
 
-    def local(self, request: RecordDict) -> RecordDict:
+    def train(self, request: RecordDict) -> RecordDict:
         """Search from the global prompt; reply with the best one found."""
         reply = RecordDict({})
         now = unpack_context(request).round
         pack_tuned(reply, self._tuner().search(self._receive(request), now))
         return reply
 
-    def standalone(self, request: RecordDict) -> RecordDict:
+    def measure_baselines(self, request: RecordDict) -> RecordDict:
         """Search as often without the federation, each time from this client's own last prompt."""
         tuner, prompt = self._tuner("standalone"), self._receive(request)
         queries = 0
-        for number in range(1, self._config.rounds + 1):
+        for number in range(1, self.config.rounds + 1):
             tuned = tuner.search(prompt, number)
             prompt, queries = tuned.prompt, queries + tuned.queries
         reply = RecordDict({})
@@ -81,7 +62,7 @@ class PromptClient:
     def evaluate(self, request: RecordDict) -> RecordDict:
         """Measure the global prompt, and this client's last one, on its private examples."""
         tuner, now = self._tuner(), unpack_context(request).round
-        private = private_examples(self._client)
+        private = private_examples(self.client)
         metrics: Metrics = {"global": tuner.accuracy(self._receive(request), private, now + 1)}
         if last := tuner.last(now):
             metrics["own"] = tuner.accuracy(last.prompt, private, now + 1)
@@ -90,9 +71,8 @@ class PromptClient:
     def _receive(self, request: RecordDict) -> Prompt:
         """Read the prompt of a request, and keep it."""
         prompt = unpack_prompt(request)
-        pack_prompt(self._state, prompt)
+        pack_prompt(self.records, prompt)
         return prompt
 
     def _tuner(self, name: str = "federated") -> ClientPromptTuner:
-        folder = run_folder(self._client, self.memory.request_context.run)
-        return client_tuner(self._client, folder / name)
+        return client_tuner(self.client, self.folder / name)

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
+from fedfuse.plugins import client_kind
 from fedfuse.report.html import write_report
 from fedfuse.report.plots import save_headline
 from fedfuse.tracking.logs import show
@@ -33,6 +34,11 @@ def main(grid: Grid, context: Context) -> None:
     # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     strategy_class = find_strategy(config.strategy)
+    if not config.client and client_kind(config.strategy, "") != strategy_class.client_name():
+        raise FedfuseError(
+            f"client: expected {strategy_class.client_name()!r} in the run config, which "
+            f"strategy {config.strategy!r} needs, got ''"
+        )
     with monitored(config.metrics_port) as monitor:
         session = strategy_class.open(config)
         run = session.run

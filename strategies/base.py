@@ -1,31 +1,23 @@
-"""The phases of a round, with Flower's signatures: what every fedfuse strategy shares.
+"""The rounds of a run, from top to bottom: what every fedfuse strategy shares.
 
-``ModelStrategy`` is what those have in common whose server has a model of its own. A strategy that
-exchanges something else, or chooses otherwise, overrides the hooks of the phase that it changes;
-``FedMKT`` shows all of them, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
+A strategy overrides hooks (``strategies.hooks``), not this.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
-from numpy import ndarray
+from flwr.serverapp.strategy import Result
 
-from fedfuse.config.run_config import RunConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
-from fedfuse.simulation.memory_plan import Plan
-from fedfuse.tracking.checkpoints import Checkpoint, strip_prefix
-from fedfuse.tracking.run_writer import RunWriter
-from strategies.client_registry import ClientInfo, ClientRegistry
+from fedfuse.tracking.checkpoints import strip_prefix
+from strategies.hooks import StrategyHooks
 from strategies.messenger import Messenger, ReplyStream, require
 from strategies.phases import Phase, PhaseRunner
 from strategies.piggyback import PiggybackRunner
@@ -33,166 +25,14 @@ from strategies.results import restore_result, result_facts
 from strategies.server_state import SERVER
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 FEDERATED = "federated"
 ZERO_SHOT = "zero-shot"
 NODE_POLL_SECONDS = 0.2
 
 
-class OpenRun(Protocol):
-    """What a strategy is given, whatever else that may be: config and run folder."""
-
-    config: RunConfig
-    run: RunWriter
-
-    def checkpoint(
-        self, server_round: int, strategy: Mapping[str, ndarray], result: Mapping[str, Any]
-    ) -> None:
-        """Save what is needed to go on."""
-        ...
-
-    def resume(self) -> Checkpoint | None:
-        """Go back to the last whole round of the run to go on with, if there is one."""
-        ...
-
-
-class BaseStrategy(Strategy):
-    """Register once; then per round train, distill and evaluate.
-
-    Args:
-        session: config, run folder, and what the strategy needs besides.
-    """
-
-    def __init__(self, session: OpenRun) -> None:
-        self.session = session
-        self.config = session.config
-        self.registry = ClientRegistry(
-            session.run, self.registration_request, self.parse_registration
-        )
-        self.messenger: Messenger
-
-    @staticmethod
-    @abstractmethod
-    def open(config: RunConfig) -> OpenRun:
-        """The session that the strategy needs."""
-
-    # --- Before anything starts ------------------------------------------------------------------
-
-    @classmethod
-    def models(cls, config: RunConfig, clients: int) -> list[str]:
-        """Base models of the server and of each client, built or fetched before the run."""
-        return []
-
-    @classmethod
-    def check_inputs(cls, config: RunConfig, clients: int) -> None:
-        """Check devices, models and data of a run without loading a model.
-
-        Raises:
-            FedfuseError: for data that cannot be split, or models that do not exist.
-        """
-
-    @classmethod
-    def plan_memory(
-        cls, config: RunConfig, clients: int, at_once: int, gpus_per_client: float
-    ) -> Plan | None:
-        """Peak memory of a simulation on this machine; None where it is too small to plan.
-
-        Args:
-            config: the run config.
-            clients: their number.
-            at_once: how many of them run at the same time.
-            gpus_per_client: share of a GPU for each; with 0 they see none.
-
-        Raises:
-            NeedsUnknown: for a model whose memory is not known before it runs.
-        """
-        return None
-
-    # --- Hooks of the registration ----------------------------------------------------------------
-
-    @abstractmethod
-    def registration_request(self) -> RecordDict:
-        """What clients are told when they are asked who they are."""
-
-    @abstractmethod
-    def parse_registration(self, reply: Message) -> ClientInfo:
-        """Who a client says that it is.
-
-        Raises:
-            FedfuseError, KeyError, TypeError, ValueError: for a client that cannot take part.
-        """
-
-    def initial(self) -> ArrayRecord:
-        """The server's arrays before the first round, or the next one of a run that goes on."""
-        return ArrayRecord()
-
-    # --- Hooks, in the order of a round; a strategy overrides what it changes ---------------------
-
-    def select_public_samples(self, server_round: int) -> None:
-        """Select the public samples of a round, where rounds differ in them."""
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask every client for local training; ``config["reply"]`` says what to send back."""
-        return self.requests(messages.LOCAL, ConfigRecord({**config, "reply": "nothing"}))
-
-    @abstractmethod
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Learn from the clients' replies; returns the server's new arrays and metrics."""
-
-    def configure_distill(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send the clients what the server knows; no message skips the phase."""
-        return []
-
-    def aggregate_distill(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Take note of what the clients learned."""
-        return None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask every client to score its model."""
-        return self.requests(messages.EVALUATE, config)
-
-    @abstractmethod
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Write the clients' scores down; returns what they have in the mean."""
-
-    @abstractmethod
-    def evaluate_server(self, server_round: int) -> MetricRecord:
-        """Score what the server has and write it down."""
-
-    def measure_baselines(self, turn: int) -> None:
-        """What the same would be without the federation; where the run config asks for it.
-
-        Args:
-            turn: the number of the last message before (``strategies.phases``), which clients know.
-        """
-
-    def state(self) -> dict[str, ndarray]:
-        """What the strategy itself has learned, as flat arrays for the checkpoint."""
-        return {}
-
-    def load(self, state: Mapping[str, ndarray]) -> None:
-        """Go on where ``state`` was taken."""
-
-    def summary(self) -> None:
-        """Log what will run."""
-        config = self.config
-        log.info("%s, %d rounds, seed %d", type(self).__name__, config.rounds, config.seed)
-        log.info("run folder: %s", self.session.run.folder)
-
-    # --- The run ----------------------------------------------------------------------------------
+class BaseStrategy(StrategyHooks):
+    """Register once; then per round train, distill and evaluate."""
 
     def start(
         self,
@@ -335,38 +175,6 @@ class BaseStrategy(Strategy):
         whole = ConfigRecord({**config})
         messages.pack_context(whole, self.request_context(server_round))
         return whole
-
-    def request_context(self, server_round: int) -> messages.RequestContext:
-        """What the requests of a round belong to."""
-        run = self.session.run
-        return messages.RequestContext(run.folder.name, run.id, server_round)
-
-    def requests(
-        self, kind: str, config: ConfigRecord, content: RecordDict | None = None
-    ) -> list[Message]:
-        """The same message to every registered client."""
-        whole = RecordDict({**(content or {}), "config": config})
-        return [Message(whole, node, kind) for node in self.messenger.names]
-
-    def parse_replies(
-        self, server_round: int, replies: Iterable[Message], parse_reply: Callable[[Message], T]
-    ) -> Iterator[tuple[str, T]]:
-        """Parse replies as they come; yields clients' names and what was parsed.
-
-        Replies of another round, and those that ``parse_reply`` raises an error for, are refused
-        and counted.
-        """
-        for reply in replies:
-            try:
-                messages.check_round(reply.content, server_round)
-                parsed = parse_reply(reply)
-            except (FedfuseError, KeyError, TypeError, ValueError) as error:
-                metadata = reply.metadata
-                self.messenger.refuse(
-                    server_round, metadata.message_type, metadata.src_node_id, error
-                )
-                continue
-            yield self.messenger.name(reply.metadata.src_node_id), parsed
 
     def _wait_for_nodes(self, grid: Grid, timeout: float) -> None:
         """The ServerApp may start before the nodes are there."""

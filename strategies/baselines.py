@@ -15,7 +15,7 @@ def server_baselines(session: ServerState) -> None:
     config = session.config
     session.restart()
     for server_round in range(1, config.rounds + 1):
-        session.learn(server_round, teacher=None)
+        session.fit("distill", session.public, config.server_distill, server_round)
         session.run.scores("public-only", server_round, SERVER, session.local_model.score())
     session.restart()
     # As many steps as a client and the server take together, on everybody's private data.

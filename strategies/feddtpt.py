@@ -103,6 +103,7 @@ class FedDTPT(BaseStrategy):
         paid: number of queries of the clients' searches so far.
     """
 
+    client = "feddtpt"
     session: FedDTPTState
 
     def __init__(self, session: FedDTPTState) -> None:

@@ -1,37 +1,31 @@
-"""FedMKT: mutual knowledge transfer between the server's model and the clients'.
+"""FedMKT's messages on the server: requests, replies, and the step in between.
 
 Fan et al., "FedMKT: Federated Mutual Knowledge Transfer for Large and Small Language Models",
-COLING 2025, arXiv 2406.02224. Algorithm 1; the step numbers below are its own.
-
-Differs from the paper: see ``fedfuse.distillation.loss`` (tail),
-``fedfuse.alignment.projection`` (collisions, unmatched rows), ``fedfuse.knowledge.aligner``
-(claims are verified), ``fedfuse.knowledge.top_p`` (adaptive k) and ``ClientDistillConfig.replay``;
-the paper's rules can be chosen in the run config.
+COLING 2025, arXiv 2406.02224. The algorithm is ``fedfuse.algorithms.fedmkt``, which says what
+differs from the paper; every received S_k is verified (``fedfuse.knowledge.aligner``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from numpy import ndarray
 
+from fedfuse.algorithms.fedmkt import KnowledgeSet, server_step
 from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
 from fedfuse.fusion.disk_buffer import DiskBuffer
-from fedfuse.fusion.fuser import AlignedTeacher, FusedTargets, KnowledgeFuser
 from fedfuse.fusion.rules import LearningRule, NamedRule, find_rule
-from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats
-from fedfuse.knowledge.payload import decode, encode_delta, encode_full
+from fedfuse.knowledge.channel import KnowledgeChannel
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.knowledge.storage import from_arrays, to_arrays
-from fedfuse.tracking.checkpoints import as_array, as_texts, strip_prefix
-from strategies.knowledge_cache import Held
+from fedfuse.tracking.checkpoints import strip_prefix
+from strategies.knowledge_cache import DiskCache
 from strategies.model import ModelStrategy, mean_loss, take_loss
-from strategies.server_state import SERVER, ServerState
+from strategies.server_state import SERVER, ServerState, log_progress
 
 
 class FedMKT(ModelStrategy):
@@ -64,10 +58,9 @@ class FedMKT(ModelStrategy):
             )
         self.rule = server.make(self.config.gate, derive_seed(self.config, SERVER, "selector"))
         self.reads_contexts = self.reads_contexts or server.reads_contexts
-        self.held = Held(session.run.folder / SERVER / "held")
-        # With a delta threshold: what clients were last told, and the digest of what each has.
-        self.told: Knowledge | None = None
-        self.heard: dict[str, str] = {}
+        self.cache = DiskCache(session.run.folder / SERVER / "held")
+        self.channel = KnowledgeChannel(self.config.knowledge, self.cache)
+        self._knowledge: KnowledgeSet | None = None
 
     @classmethod
     def check_inputs(cls, config: RunConfig, clients: int) -> None:
@@ -105,38 +98,33 @@ class FedMKT(ModelStrategy):
         return self.rule(stats)
 
     def receive(self, reply: Message) -> Knowledge:
-        """A client's knowledge, verified (step 3).
+        """Decode and verify a client's knowledge (step 3).
 
         Raises:
             FedfuseError: for knowledge that is malformed, about something else, or contradicts
-            itself.
+                itself.
         """
-        node = reply.metadata.src_node_id
-        client, tokenizer = self.messenger.name(node), self.tokenizers[node]
-        session, rules = self.session, self.config.knowledge
-        rows = len(session.aligner.pair(tokenizer).rows.token)
-        payload = messages.unpack_knowledge(reply.content)
-        knowledge = decode(payload, self.held.get(client), num_rows=rows, k=rules.k)
-        session.aligner.verify(knowledge, tokenizer, session.public.fingerprint)
-        if rules.delta_threshold:
-            self.held.put(client, knowledge)
-        return knowledge
+        node, session = reply.metadata.src_node_id, self.session
+        payload, tokenizer = messages.unpack_knowledge(reply.content), self.tokenizers[node]
+        client, public = self.messenger.name(node), session.public.fingerprint
+        return self.channel.decode(client, payload, tokenizer, session.aligner, public)
 
     def server_knowledge(self) -> Knowledge:
-        """What the server tells the clients (step 7)."""
-        return self.session.knowledge()
+        """Knowledge that the server sends to the clients (step 7)."""
+        known = self._knowledge
+        return known.knowledge if known else self.session.knowledge()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Steps 1 to 3: train on private data, send knowledge of the public set."""
+        """Steps 1 to 3: ask for training on private data and knowledge of the public set."""
         requests = []
         for node, client in self.messenger.names.items():
             asked = {
                 **config,
                 "reply": "knowledge",
-                "held": self.held.digest(client),
-                "prompts": self.reads_contexts,
+                "cache-digest": self.cache.digest(client),
+                "contexts": self.reads_contexts,
             }
             content = RecordDict({"config": ConfigRecord(asked)})
             requests.append(Message(content, node, messages.LOCAL))
@@ -145,90 +133,89 @@ class FedMKT(ModelStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Steps 4 to 6: align, select, fuse, distil into the server's model.
+        """Steps 4 to 7: align, select, fuse, distil into the server's model.
 
-        Each reply is translated when it arrives, and waits in a file; of all of them together no
-        more is in memory than what selection looks at.
+        Each reply is aligned when it arrives, and waits in a file; of all of them together no more
+        is in memory than what the rule reads.
         """
-        k, aligner = self.config.knowledge.k, self.session.aligner
-        # The clients train meanwhile.
-        prompts = self.session.view_contexts() if self.reads_contexts else None
-        fuser = KnowledgeFuser(aligner, self.session.knowledge(), prompts)
-
-        def listen(reply: Message) -> tuple[float, AlignedTeacher]:
-            node, loss = reply.metadata.src_node_id, take_loss(reply)
-            knowledge = self.receive(reply)
-            context_loss = (
-                messages.unpack_context_loss(reply.content, knowledge.num_samples)
-                if self.reads_contexts
-                else None
+        session, phase = self.session, self.config.server_distill
+        losses: dict[str, float] = {}
+        with DiskBuffer(session.run.folder) as buffer:
+            distilled, self._knowledge = server_step(
+                session.local_model,
+                session.public,
+                self._received(server_round, replies, losses),
+                self.weigh,
+                session.aligner,
+                self.config.knowledge,
+                phase,
+                seed=derive_seed(self.config, SERVER, "distill"),
+                state=session.training.get("distill"),
+                reads_contexts=self.reads_contexts,
+                acceptance_seed=derive_seed(self.config, SERVER, "promotion", server_round)
+                if self.config.acceptance_test
+                else None,
+                store=buffer.put,
+                on_step=log_progress(f"round {server_round}: distill", phase.steps),
             )
-            candidate = fuser.align_teacher(knowledge, self.tokenizers[node], context_loss)
-            self.heard[self.messenger.name(node)] = messages.unpack_cache_digest(reply.content)
-            return loss, candidate
+        session.record_step(server_round, distilled)
+        if isinstance(self.rule, LearningRule) and (learned := self.rule.last):
+            session.run.gate_loss(server_round, SERVER, learned.before, learned.after)
+        adapter = messages.arrays_to_record(session.local_model.adapter)
+        return adapter, mean_loss([losses[client] for client in sorted(losses)])
 
-        heard: dict[str, tuple[float, AlignedTeacher]] = {}
-        with DiskBuffer(self.session.run.folder) as spool:
-            for client, (loss, candidate) in self.parse_replies(server_round, replies, listen):
-                heard[client] = loss, spool.put(candidate)
-            if len(heard) < self.config.min_clients:
-                raise FedfuseError(
-                    f"round {server_round}: {len(heard)} clients sent usable knowledge; "
-                    f"allowed: at least {self.config.min_clients} (min-clients)"
-                )
-            # By name: who is the first of equals is not a matter of who was quicker.
-            heard = dict(sorted(heard.items(), key=lambda item: item[0]))
-            candidates = [candidate for _, candidate in heard.values()]
-            tail = self.config.knowledge.tail
-            fused_targets = fuser.fuse(candidates, self.weigh, k, tail=tail)
-        shares = teacher_shares(self.session.public.samples, fused_targets.weights, list(heard))
-        self.session.run.teacher_shares(server_round, "up", SERVER, shares)
-        if isinstance(self.rule, LearningRule) and (fit := self.rule.last):
-            self.session.run.gate_loss(server_round, SERVER, fit.before, fit.after)
-        self.learn(server_round, fused_targets)
-        adapter = messages.arrays_to_record(self.session.local_model.adapter)
-        return adapter, mean_loss([loss for loss, _ in heard.values()])
+    def _received(
+        self, server_round: int, replies: Iterable[Message], losses: dict[str, float]
+    ) -> Iterator[tuple[str, KnowledgeSet]]:
+        """Clients' knowledge as it arrives; their losses are put into ``losses``.
 
-    def learn(self, server_round: int, fused_targets: FusedTargets) -> None:
-        """Step 6: distil into the server's model."""
-        learn = (
-            self.session.train_with_rollback if self.config.acceptance_test else self.session.learn
-        )
-        learn(server_round, fused_targets.teacher)
+        Raises:
+            FedfuseError: at the end, when fewer than ``min-clients`` sent usable knowledge.
+        """
+
+        def parse_reply(reply: Message) -> tuple[float, KnowledgeSet, str]:
+            loss, knowledge, context_loss = take_loss(reply), self.receive(reply), None
+            if self.reads_contexts:
+                context_loss = messages.unpack_context_loss(reply.content, knowledge.num_samples)
+            tokenizer = self.tokenizers[reply.metadata.src_node_id]
+            sent = KnowledgeSet(knowledge, tokenizer, context_loss)
+            return loss, sent, messages.unpack_cache_digest(reply.content)
+
+        parsed = self.parse_replies(server_round, replies, parse_reply)
+        for client, (loss, sent, digest) in parsed:
+            self.cache.client_digests[client], losses[client] = digest, loss
+            yield client, sent
+        if len(losses) < self.config.min_clients:
+            raise FedfuseError(
+                f"round {server_round}: {len(losses)} clients sent usable knowledge; "
+                f"allowed: at least {self.config.min_clients} (min-clients)"
+            )
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Steps 7 and 8: the server's knowledge, to every client."""
-        now, rules = self.server_knowledge(), self.config.knowledge
-        payload, changes, before = encode_full(now, rules.logprob_bits, rules.top_p), None, ""
-        if rules.delta_threshold:
-            if self.told:
-                changes = encode_delta(
-                    now, self.told, rules.delta_threshold, rules.logprob_bits, rules.top_p
-                )
-                before = changes.base
-                now = decode(changes, self.told)
-                payload = encode_full(now, rules.logprob_bits, 1.0)
-            self.told = now if changes else decode(payload)
-        prompts = self.session.view_contexts() if self.clients_by.reads_contexts else None
+        """Step 8: send the server's knowledge to every client."""
+        digests, names = self.cache.client_digests, self.messenger.names
+        cached = {client: digests.get(client, "") for client in names.values()}
+        payloads = self.channel.encode(self.server_knowledge(), cached)
+        self._knowledge = None
+        contexts = self.session.view_contexts() if self.clients_by.reads_contexts else None
         requests = []
-        for node, client in self.messenger.names.items():
+        for node, client in names.items():
             asked = {**config, "rule": self.clients_by.name}
             content = RecordDict({"config": ConfigRecord(asked)})
-            if prompts:
-                messages.pack_context_loss(content, prompts.loss)
-            knows = changes is not None and self.heard.get(client) == before
-            messages.pack_knowledge(content, changes if knows and changes else payload)
+            if contexts:
+                messages.pack_context_loss(content, contexts.loss)
+            messages.pack_knowledge(content, payloads[client])
             requests.append(Message(content, node, messages.DISTILL))
         return requests
 
     def aggregate_distill(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """After steps 9 to 11: note on what the clients trusted the server."""
+        """After steps 9 to 11: write down where the clients trusted the server."""
 
-        def note(reply: Message) -> float:
+        def parse_reply(reply: Message) -> float:
             loss = take_loss(reply)
             client = self.messenger.name(reply.metadata.src_node_id)
             shares = {}
@@ -244,25 +231,19 @@ class FedMKT(ModelStrategy):
                 self.session.run.gate_loss(server_round, client, before, after)
             return loss
 
-        return mean_loss([loss for _, loss in self.parse_replies(server_round, replies, note)])
+        return mean_loss(
+            [loss for _, loss in self.parse_replies(server_round, replies, parse_reply)]
+        )
 
     def state(self) -> dict[str, ndarray]:
-        """What the rule has learned; with a delta threshold, what each side was told."""
+        """What the rule has learned; with a delta threshold, the copies of sent knowledge."""
         learned = self.rule.state() if isinstance(self.rule, LearningRule) else {}
-        learned = {f"rule/{name}": value for name, value in learned.items()}
-        if not self.config.knowledge.delta_threshold:
-            return learned
-        told = to_arrays(self.told) if self.told else {}
-        sides = {"held": as_array(self.held.state()), "heard": as_array(self.heard)}
-        return learned | {f"told/{name}": value for name, value in told.items()} | sides
+        copies = self.cache.state() if self.config.knowledge.delta_threshold else {}
+        return copies | {f"rule/{name}": value for name, value in learned.items()}
 
     def load(self, state: Mapping[str, ndarray]) -> None:
         """Go on where ``state`` was taken."""
         if isinstance(self.rule, LearningRule):
             self.rule.load(strip_prefix(state, "rule/"))
-        if not self.config.knowledge.delta_threshold:
-            return
-        if told := strip_prefix(state, "told/"):
-            self.told = from_arrays(told)
-        self.held.load(as_texts(state["held"]))
-        self.heard = as_texts(state["heard"])
+        if self.config.knowledge.delta_threshold:
+            self.cache.load(state)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+from dataclasses import replace
 
-from fedfuse.errors import FedfuseError
+from fedfuse.config.run_config import RunConfig
+from fedfuse.plugins import load_class
 from strategies.base import BaseStrategy
 from strategies.fedavg_lora import FedAvgLoRA
 from strategies.feddtpt import FedDTPT
@@ -29,16 +30,9 @@ def find_strategy(name: str) -> type[BaseStrategy]:
     Raises:
         FedfuseError: when there is none of that name, or it is no strategy of fedfuse's kind.
     """
-    if name in STRATEGIES:
-        return STRATEGIES[name]
-    allowed = f"{', '.join(STRATEGIES)}, or module:Class with a subclass of PhasedStrategy"
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
-        raise FedfuseError(f"strategy = {name!r}: allowed: {allowed}")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise FedfuseError(f"strategy = {name!r}: {error}; allowed: {allowed}") from error
-    if not (isinstance(found, type) and issubclass(found, BaseStrategy)):
-        raise FedfuseError(f"strategy = {name!r} is {found!r}; allowed: {allowed}")
-    return found
+    return load_class("strategy", name, STRATEGIES, BaseStrategy)
+
+
+def with_client(config: RunConfig) -> RunConfig:
+    """The run config, with the strategy's kind of client where it names none."""
+    return replace(config, client=config.client or find_strategy(config.strategy).client_name())

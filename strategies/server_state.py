@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy import ndarray
 
+from fedfuse.algorithms.fedmkt import Distilled
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten
 from fedfuse.config.training import TrainingConfig
@@ -22,11 +23,11 @@ from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import SampleNLL, Score
 from fedfuse.factory.data import load_splits, public_subset
 from fedfuse.factory.models import load_local_model, new_aligner
+from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import save_adapter
-from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, strip_prefix
 from fedfuse.tracking.run_writer import RunWriter
@@ -87,52 +88,40 @@ class ServerState:
             self.untouched = nats
         return scores
 
-    def learn(self, server_round: int, teacher: SparseDistribution | None) -> float:
-        """One phase on the public set (FedMKT Eq. 5); the next one goes on where it stops."""
-        phase = self.config.server_distill
-        return self.fit("distill", self.public, phase, server_round, teacher)
+    def record_step(self, server_round: int, distilled: Distilled) -> None:
+        """Keep the training state of a ``server_step``, and write its result down."""
+        if distilled.state is not None:
+            self._keep_training("distill", distilled.state, server_round)
+        shares = teacher_shares(self.public.samples, distilled.weights, distilled.teachers)
+        self.run.teacher_shares(server_round, "up", SERVER, shares)
+        if (result := distilled.acceptance) is None:
+            return
+        if not result.keep:
+            log.info("round %d: rolled back, %s", server_round, "worse: " + ", ".join(result.worse))
+        changes = {domain: change.mean for domain, change in result.changes.items()}
+        self.run.verdict(server_round, SERVER, keep=result.keep, changes=changes)
 
-    def train_with_rollback(self, server_round: int, teacher: SparseDistribution) -> None:
-        """The same phase, taken back if it made a domain of the held-out set worse."""
-        state = self.training.get("distill")
-        _, verdict = self.local_model.train_with_rollback(
-            lambda: self.learn(server_round, teacher),
-            derive_seed(self.config, SERVER, "promotion", server_round),
-        )
-        if not verdict.keep:
-            self.training.pop("distill")
-            if state is not None:
-                self.training["distill"] = state
-            log.info(
-                "round %d: rolled back, %s", server_round, "worse: " + ", ".join(verdict.worse)
-            )
-        changes = {domain: change.mean for domain, change in verdict.changes.items()}
-        self.run.verdict(server_round, SERVER, keep=verdict.keep, changes=changes)
+    def _keep_training(self, phase: str, state: TrainingState, server_round: int) -> None:
+        self.training[phase] = state
+        if MAX_TOKENS in state:
+            self.note_memory(server_round, SERVER, phase, int(state[MAX_TOKENS]))
 
     def view_contexts(self) -> ContextView:
         """What the server's model makes of the round's public prompts."""
         return self.local_model.view_contexts(self.public)
 
     def fit(
-        self,
-        phase: str,
-        data: TokenizedDataset,
-        settings: TrainingConfig,
-        server_round: int,
-        teacher: SparseDistribution | None = None,
-    ) -> float:
-        """Train the server's adapter; returns the final loss."""
-        loss, self.training[phase] = self.local_model.learn(
+        self, phase: str, data: TokenizedDataset, settings: TrainingConfig, server_round: int
+    ) -> None:
+        """Train the server's adapter on labels alone; the next phase goes on where this stops."""
+        _, state = self.local_model.learn(
             data,
             settings,
             seed=derive_seed(self.config, SERVER, phase),
-            teacher=teacher,
             state=self.training.get(phase),
-            on_step=progress(f"round {server_round}: {phase}", settings.steps),
+            on_step=log_progress(f"round {server_round}: {phase}", settings.steps),
         )
-        if MAX_TOKENS in self.training[phase]:
-            self.note_memory(server_round, SERVER, phase, int(self.training[phase][MAX_TOKENS]))
-        return loss
+        self._keep_training(phase, state, server_round)
 
     def note_memory(self, server_round: int, model: str, phase: str, tokens: int) -> None:
         """Write down, once, that a model trains in smaller parts since its memory ran out."""
@@ -186,17 +175,17 @@ class ServerState:
         return found
 
 
-def progress(what: str, steps: int) -> Callable[[int, float], None]:
+def log_progress(phase: str, steps: int) -> Callable[[int, float], None]:
     """For ``on_step``: a line in the log where a phase takes long, every few seconds."""
-    told = time.monotonic()
+    last = time.monotonic()
 
-    def tell(step: int, loss: float) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PROGRESS_SECONDS:
-            told = time.monotonic()
-            log.info("%s, step %d of %d, loss %.4f nats/row", what, step, steps, loss)
+    def log_step(step: int, loss: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_SECONDS:
+            last = time.monotonic()
+            log.info("%s, step %d of %d, loss %.4f nats/row", phase, step, steps, loss)
 
-    return tell
+    return log_step
 
 
 def open_server_state(config: RunConfig) -> ServerState:

@@ -38,6 +38,8 @@ class RunConfig:
         seed: seed of everything random, 0 or more.
         strategy: ``fedfuse``, ``fusion-x``, ``fedmkt``, ``llm2slm``, ``fedavg-lora``, ``feddtpt``,
             or your own as ``module:Class``.
+        client: kind of client, ``knowledge``, ``feddtpt``, or your own as ``module:Class``; empty
+            for the strategy's.
         rounds: number of rounds, 1 or more.
         output: folder of the run folders.
         baselines: also measure standalone, public-only and centralized training; for ``feddtpt``,
@@ -56,6 +58,7 @@ class RunConfig:
     name: str = text("quickstart")
     seed: int = between(0, 0)
     strategy: str = text("fedfuse")
+    client: str = text("", empty=True)
     rounds: int = between(3, 1)
     output: str = text("runs")
     baselines: bool = True

@@ -33,7 +33,7 @@ EVALUATE = "evaluate"
 # What a MetricRecord takes.
 Metrics = dict[str, int | float | list[int] | list[float]]
 
-_KNOWLEDGE, _PROMPTS = "knowledge", "prompts"
+_KNOWLEDGE, _CONTEXTS = "knowledge", "contexts"
 # All of it, and what changed of it.
 _PAYLOADS = ({"message"}, {"message", "row_mask", "base"})
 
@@ -139,7 +139,7 @@ def unpack_knowledge(content: RecordDict) -> Payload:
 
 def pack_context_loss(content: RecordDict, loss: Float32[ndarray, " samples"]) -> None:
     """Add a model's loss of the public prompts, ``[N]`` nats per byte, in half precision."""
-    content[_PROMPTS] = arrays_to_record({"loss": loss.astype(np.float16)})
+    content[_CONTEXTS] = arrays_to_record({"loss": loss.astype(np.float16)})
 
 
 def unpack_context_loss(content: RecordDict, samples: int) -> Float32[ndarray, " samples"]:
@@ -148,23 +148,23 @@ def unpack_context_loss(content: RecordDict, samples: int) -> Float32[ndarray, "
     Raises:
         FedfuseError: when there is none, or it is not N numbers from 0 on or NaN.
     """
-    record = content.get(_PROMPTS)
+    record = content.get(_CONTEXTS)
     if not isinstance(record, ArrayRecord) or set(record) != {"loss"}:
-        raise FedfuseError(f"the message holds {sorted(content)}; allowed: prompts with a loss")
+        raise FedfuseError(f"the message holds {sorted(content)}; allowed: contexts with a loss")
     loss = record_to_arrays(record)["loss"]
     if loss.dtype != np.float16 or loss.shape != (samples,):
         raise FedfuseError(
-            f"prompts.loss is {loss.dtype}{list(loss.shape)}; allowed: float16[{samples}]"
+            f"contexts.loss is {loss.dtype}{list(loss.shape)}; allowed: float16[{samples}]"
         )
     if ((loss < 0) | np.isinf(loss)).any():
-        raise FedfuseError("prompts.loss is negative or infinite; allowed: from 0, or NaN")
+        raise FedfuseError("contexts.loss is negative or infinite; allowed: from 0, or NaN")
     return loss.astype(np.float32)
 
 
 def unpack_cache_digest(content: RecordDict) -> str:
     """Digest of what a client holds of the server's knowledge; empty when it says none."""
     info = content.get("info")
-    return str(info.get("heard", "")) if isinstance(info, ConfigRecord) else ""
+    return str(info.get("cache-digest", "")) if isinstance(info, ConfigRecord) else ""
 
 
 def unpack_max_tokens(content: RecordDict) -> int:

@@ -18,6 +18,7 @@ from fedfuse.config.run_config import RunConfig, flat_keys, flatten, parse
 from fedfuse.data.records import local_path, looks_like_path
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.app_bundle import app_dir, import_app_module
+from fedfuse.plugins import class_name
 from fedfuse.report.run import Run
 from fedfuse.tracking.run_writer import RunWriter, free_folder
 
@@ -90,7 +91,8 @@ def run_federation(
     """
     check_inputs(config, clients)
     build_models(find_strategy(config).models(config, clients))
-    config = absolute_paths(config)
+    config = import_app_module("strategies.registry").with_client(absolute_paths(config))
+    check_importable(config.client, in_process=in_process)
     resumed = Path(config.resume) if config.resume else None
     folder = resumed or free_folder(Path(config.output), config.name)
     flat = flatten(replace(config, name=folder.name))
@@ -127,15 +129,17 @@ def strategy_name(strategy: str | type, *, in_process: bool) -> str:
     Raises:
         FedfuseError: for a class that processes of a Ray simulation could not import.
     """
-    if isinstance(strategy, str):
-        return strategy
-    name = f"{strategy.__module__}:{strategy.__qualname__}"
-    if "<locals>" in name or (strategy.__module__ == "__main__" and not in_process):
-        raise FedfuseError(
-            f"strategy: expected a class at the top of a module that other processes can import, "
-            f"got {name}"
-        )
+    name = class_name(strategy)
+    check_importable(name, in_process=in_process)
     return name
+
+
+def check_importable(name: str, *, in_process: bool) -> None:
+    """Refuse a class that only this process knows, where other processes must import it."""
+    if not in_process and ("<locals>" in name or name.startswith("__main__:")):
+        raise FedfuseError(
+            f"expected a class at the top of a module that other processes can import, got {name}"
+        )
 
 
 def resume_config(folder: Path, clients: int) -> tuple[RunConfig, int]:

@@ -157,9 +157,9 @@ def test_a_request_says_what_it_belongs_to() -> None:
 
 
 def test_a_reply_says_what_it_answers() -> None:
-    reply = RecordDict({"info": ConfigRecord({"heard": "x"})})
+    reply = RecordDict({"info": ConfigRecord({"cache-digest": "x"})})
     messages.pack_round(reply, 2)
-    assert reply["info"] == ConfigRecord({"heard": "x", "round": 2})
+    assert reply["info"] == ConfigRecord({"cache-digest": "x", "round": 2})
     messages.check_round(reply, 2)
     with pytest.raises(FedfuseError, match="of round 2; allowed: 3"):
         messages.check_round(reply, 3)

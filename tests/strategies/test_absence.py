@@ -11,6 +11,7 @@ from flwr.app import Message
 
 from experiments.faults.fleet import Fleet, Schedule, out_of_memory_once
 from experiments.faults.run import outcome
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import EVALUATE, LOCAL, REGISTER
 from fedfuse.report.incidents import absence_rows, event_rows
@@ -185,13 +186,15 @@ def test_a_client_without_memory_says_so_and_stays_small(
 
 
 def test_a_server_without_memory_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = ServerState.learn
+    learn = LocalModel.learn
 
-    def short_of_memory(*arguments: Any, **more: Any) -> float:
+    def short_of_memory(*arguments: Any, **more: Any) -> Any:
+        if "on_step" not in more or more["on_step"] is None:  # a client
+            return learn(*arguments, **more)
         with out_of_memory_once():
             return learn(*arguments, **more)
 
-    monkeypatch.setattr(ServerState, "learn", short_of_memory)
+    monkeypatch.setattr(LocalModel, "learn", short_of_memory)
     assert events(federate(tmp_path, **SHORT)) == [(1, "out-of-memory", "server")]
 
 

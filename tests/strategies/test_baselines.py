@@ -11,9 +11,9 @@ from flwr.app import Message
 from numpy import ndarray
 from safetensors.numpy import load_file
 
+from fedfuse.algorithms.fedavg import weighted_mean
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import record_to_arrays
-from strategies.fedavg_lora import weighted_mean
 from strategies.fedmkt import FedMKT
 from strategies.registry import STRATEGIES, find_strategy
 from tests.federations import about, federate, lines
@@ -133,7 +133,7 @@ def test_unknown_strategies_are_refused(plugin: str, name: str, problem: str) ->
         find_strategy(name)
     assert problem in str(refused.value)
     names = "fedfuse, fusion-x, fedmkt, fedavg-lora, llm2slm, feddtpt"
-    assert f"allowed: {names}, or module:Class" in str(refused.value)
+    assert f"expected {names}, or module:Class" in str(refused.value)
 
 
 def test_builtin_strategies_are_found() -> None:

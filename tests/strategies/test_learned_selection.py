@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clients.knowledge import DistillationClient
+from clients.knowledge import KnowledgeClient
 from fedfuse.algorithms import local_model as local_model
 from fedfuse.config.gate import GateConfig
 from fedfuse.errors import FedfuseError
@@ -70,9 +70,9 @@ def test_a_client_keeps_what_it_told_of_its_prompts(
 ) -> None:
     """Its gate sees what its model of now would say, and no context is looked at again."""
     told: list[np.ndarray] = []
-    original = DistillationClient._prompt_losses
+    original = KnowledgeClient._context_losses
 
-    def kept(client: DistillationClient, public: Any) -> np.ndarray:
+    def kept(client: KnowledgeClient, public: Any) -> np.ndarray:
         with monkeypatch.context() as patch:
             patch.setattr(local_model, "context_losses", lambda *_: pytest.fail("looked at again"))
             found = original(client, public)
@@ -80,7 +80,7 @@ def test_a_client_keeps_what_it_told_of_its_prompts(
         told.append(found)
         return found
 
-    monkeypatch.setattr(DistillationClient, "_prompt_losses", kept)
+    monkeypatch.setattr(KnowledgeClient, "_context_losses", kept)
     federate(tmp_path, **SHORT, strategy="fedfuse")
     assert len(told) == 2 * 2
     assert not np.allclose(told[0], told[2], rtol=1e-4)  # a round later
@@ -94,7 +94,7 @@ def test_fusion_x_learns_on_the_server_alone(tmp_path: Path) -> None:
     assert all(12 * share == pytest.approx(round(12 * share), abs=1e-4) for share in shares)
 
 
-def test_clients_that_tell_no_prompt_losses_are_refused(
+def test_clients_that_tell_no_context_losses_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clients.knowledge.pack_context_loss", lambda content, loss: None)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from flwr.app import Message
 
-from clients import knowledge as distillation
 from fedfuse.flower.messages import unpack_knowledge
+from fedfuse.knowledge import payload
 from fedfuse.knowledge.delta import Delta
 from fedfuse.knowledge.record import Knowledge
 from strategies.fedmkt import FedMKT
@@ -84,14 +84,14 @@ def test_what_stays_is_not_told_again(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_both_sides_hold_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second round on, changes alone travel, both ways."""
     updates: list[Delta] = []
-    apply_delta = distillation.decode.__globals__["apply_delta"]
+    apply_delta = payload.apply_delta
 
     def watch(before: Knowledge, update: Delta) -> Knowledge:
         updates.append(update)
         held: Knowledge = apply_delta(before, update)
         return held
 
-    monkeypatch.setitem(distillation.decode.__globals__, "apply_delta", watch)
+    monkeypatch.setattr(payload, "apply_delta", watch)
     federate(tmp_path, **SHORT, knowledge__delta_threshold=SMALL)
     # A round: each client writes and reads its own; the server reads both, writes and reads its
     # own; each client reads it. Two rounds after the first.
@@ -104,7 +104,7 @@ def test_both_sides_hold_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_client_that_forgets_is_told_everything(tmp_path: Path) -> None:
     def forget(kind: str, reply: Message) -> None:
         if kind == "train.local" and "info" in reply.content:
-            reply.content["info"]["heard"] = ""  # type: ignore[index]
+            reply.content["info"]["cache-digest"] = ""  # type: ignore[index]
 
     folder = federate(tmp_path, **SHORT, knowledge__delta_threshold=1.0, app=sabotage({0: forget}))
     sent: dict[str, list[int]] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from clients.knowledge import DistillationClient
+from clients.knowledge import KnowledgeClient
 from fedfuse.config.run_config import RunConfig
 from fedfuse.errors import FedfuseError
 from tests.federations import federate, lines
@@ -58,4 +58,4 @@ def test_no_message_brings_code() -> None:
     client: Any = SimpleNamespace(config=RunConfig())
     request = RecordDict({"config": ConfigRecord({"rule": "os:getcwd"})})
     with pytest.raises(FedfuseError, match=r"rule of the message: expected .* got 'os:getcwd'"):
-        DistillationClient._named_rule(client, request)
+        KnowledgeClient._named_rule(client, request)

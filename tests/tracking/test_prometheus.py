@@ -58,13 +58,13 @@ def test_the_figures_are_those_of_the_run_folder(
     port, early = free_port(), []
     found: list[dict[Key, float]] = []
     monkeypatch.setattr("strategies.app.save_headline", lambda *_: found.append(scrape(port)))
-    learn = ServerState.learn
+    record_step = ServerState.record_step
 
-    def look(self: ServerState, *arguments: Any) -> float:
+    def look(self: ServerState, *arguments: Any) -> None:
         early.append(scrape(port)[key("round")])
-        return learn(self, *arguments)
+        record_step(self, *arguments)
 
-    monkeypatch.setattr(ServerState, "learn", look)
+    monkeypatch.setattr(ServerState, "record_step", look)
     keys: dict[str, Any] = {
         **SHORT,
         "rounds": 2,
