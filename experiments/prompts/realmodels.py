@@ -125,7 +125,10 @@ def _causal_lm(
     stages = (("drills", recipe.drills, 0.05, 1.0), ("whole", recipe.steps, 0.0, 0.02))
     for name, steps, warmup, final in stages:
         settings = TrainingConfig(
-            *(steps, recipe.batch_size, recipe.learning_rate, warmup, final), max_tokens=PART
+            *(steps, recipe.batch_size, recipe.learning_rate),
+            max_tokens=PART,
+            warmup_ratio=warmup,
+            final_ratio=final,
         )
         data = TokenizedDataset(known, samples[name], MAX_LENGTH)
         report = _reporter(f"{recipe.architecture}, {name}", steps)
