@@ -30,6 +30,7 @@ from fedfuse.builtin.tokenizers import SPECIALS, train_tokenizer
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
+from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -121,6 +122,7 @@ def _causal_lm(
     known = TextTokenizer.from_pretrained(tokenizer)
     factory: Any = AutoModelForCausalLM
     model = factory.from_config(_config(recipe, known))
+    lm = CausalLM(model, known, recipe.architecture, known.vocab_size, MAX_LENGTH)
     # The first stage teaches what strong words mean, the second to weigh words.
     stages = (("drills", recipe.drills, 0.05, 1.0), ("whole", recipe.steps, 0.0, 0.02))
     for name, steps, warmup, final in stages:
@@ -132,14 +134,7 @@ def _causal_lm(
         )
         data = TokenizedDataset(known, samples[name], MAX_LENGTH)
         report = _reporter(f"{recipe.architecture}, {name}", steps)
-        train(
-            model,
-            data,
-            settings,
-            vocab_size=known.vocab_size,
-            seed=recipe.seed,
-            on_step=report,
-        )
+        train(lm, data, settings, seed=recipe.seed, on_step=report)
     (end,) = known.encode([END])
     model.generation_config.eos_token_id = int(end.ids[-1])
     tokenizer.save_pretrained(folder)
