@@ -104,7 +104,7 @@ def test_fingerprints_that_are_none() -> None:
     with pytest.raises(FedfuseError, match=r"tokenizer: expected UTF-8.*, got .*"):
         unpack(signed(bytes(text)))
     message[place - 2 : place] = struct.pack("<H", 2**16 - 1)
-    with pytest.raises(FedfuseError, match="public is cut off"):
+    with pytest.raises(FedfuseError, match="public: expected a fingerprint, got cut off"):
         unpack(signed(bytes(message)))
     message[5] = 2
     with pytest.raises(FedfuseError, match=r"logprob_bits: expected 0\.\.1.*, got 2"):
