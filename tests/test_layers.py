@@ -1,9 +1,14 @@
-"""Which part may import which, and other rules of the tree that can be read off the source."""
+"""Which part may import which, and other rules of the tree that can be read off the source.
+
+The order of the folders inside fedfuse/ is the one that ARCHITECTURE.md declares.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,7 +24,8 @@ FORBIDDEN = {
     "strategies": ("clients", "experiments", "benchmarks"),
     "clients": ("strategies", "experiments", "benchmarks"),
 }
-COMMAND_LINE = Path("fedfuse/cli")
+# Folders of fedfuse/ that may import Flower.
+FLOWER = ("flower", "simulation", "deployment")
 # Modules that turn bytes into running code.
 UNSAFE = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 
@@ -54,19 +60,35 @@ def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+def declared_order() -> list[tuple[str, ...]]:
+    """The levels of fedfuse/ from the bottom to the top, as ARCHITECTURE.md declares them."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- order -->\n```\n(.*?)```", text, re.DOTALL)
+    assert block, "ARCHITECTURE.md declares no order"
+    levels = [re.findall(r"\w+", level) for level in block[1].split("<")]
+    return [tuple(level) for level in levels]
+
+
+def level_of(part: str) -> int:
+    """The place of a folder or file of fedfuse/ in the declared order."""
+    found = [number for number, level in enumerate(declared_order()) if part in level]
+    assert len(found) == 1, f"ARCHITECTURE.md declares {len(found)} places for fedfuse/{part}"
+    return found[0]
+
+
 def wrong_imports(file: Path, tree: ast.AST) -> list[str]:
     """Imports that break the layers, for a file at a path from the root."""
     forbidden = FORBIDDEN.get(file.parts[0], ())
-    names = [*imports(tree)]
-    if file.parent == COMMAND_LINE:
-        # It starts federations: it uses what the library wraps Flower in, and looks the two apps up
-        # by name, as Flower does.
+    part = file.parts[1].removesuffix(".py") if file.parts[0] == "fedfuse" else ""
+    if part and part not in FLOWER:
         forbidden += ("flwr",)
-    else:
-        names += imports_by_name(tree)
-        if file.parts[0] == "fedfuse" and file.parts[1] != "flower":
-            forbidden += ("flwr", "fedfuse.flower")
-    return [name for name in names if any(within(name, f) for f in forbidden)]
+    names = [*imports(tree), *imports_by_name(tree)]
+    wrong = [name for name in names if any(within(name, f) for f in forbidden)]
+    if part and part != "__init__":  # The public surface stands above everything.
+        others = [(n.split(".")[1], n) for n in names if n.startswith("fedfuse.")]
+        above = [n for other, n in others if other != part and level_of(other) >= level_of(part)]
+        wrong += above
+    return wrong
 
 
 def relative_imports(file: Path, tree: ast.AST) -> list[str]:
@@ -107,19 +129,63 @@ def test_the_tree_keeps_the_rule(rule: Rule) -> None:
     assert {file: breaches for file, breaches in found.items() if breaches} == {}
 
 
+def test_every_folder_has_its_place() -> None:
+    parts = {path.name.removesuffix(".py") for path in (ROOT / "fedfuse").iterdir()}
+    parts -= {"__init__", "__pycache__", "py.typed", "_app"}
+    assert parts == {part for level in declared_order() for part in level}
+
+
+def circle(edges: Mapping[str, Collection[str]]) -> list[str]:
+    """A circle of a graph, or nothing."""
+    try:
+        tuple(TopologicalSorter(edges).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def module_of(file: Path) -> str:
+    """The dotted name of a file."""
+    return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_there_is_no_circle(folders: bool) -> None:
+    """Neither between files nor between folders, wherever in a file it is imported."""
+    files = {module_of(file): file for tree in TREES for file in files_of(tree)}
+    edges: dict[str, set[str]] = {}
+    for module, file in files.items():
+        for name in imports(ast.parse((ROOT / file).read_text())):
+            # A name of a package's __init__ is that file; a name of a module is no file.
+            found = name if name in files else name.rpartition(".")[0]
+            if found not in files or files[found].name == "__init__.py":
+                continue
+            one, other = (
+                (".".join(m.split(".")[:2]) for m in (module, found))
+                if folders
+                else (module, found)
+            )
+            if one != other and file.name != "__init__.py":
+                edges.setdefault(one, set()).add(other)
+    assert circle(edges) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert not circle({"a": {"b", "c"}, "b": {"c"}})
+
+
 @pytest.mark.parametrize(
     ("rule", "file", "source"),
     [
         (wrong_imports, "fedfuse/fusion/mixing.py", "import strategies"),
         (wrong_imports, "fedfuse/fusion/mixing.py", "from clients.app import app"),
         (wrong_imports, "fedfuse/fusion/mixing.py", "def f():\n    from flwr.app import Message"),
-        (
-            wrong_imports,
-            "fedfuse/fusion/mixing.py",
-            "from fedfuse.simulation.in_process import InProcessGrid",
-        ),
+        (wrong_imports, "fedfuse/fusion/mixing.py", "from fedfuse.flower.messages import LOCAL"),
         (wrong_imports, "fedfuse/fusion/mixing.py", "from fedfuse import flower"),
         (wrong_imports, "fedfuse/fusion/mixing.py", "importlib.import_module('strategies.app')"),
+        (wrong_imports, "fedfuse/knowledge/codec.py", "from fedfuse.distillation.loss import q"),
+        (wrong_imports, "fedfuse/config/fields.py", "import fedfuse.data.sample"),
         (wrong_imports, "fedfuse/cli/main.py", "import flwr.cli.app"),
         (wrong_imports, "fedfuse/cli/main.py", "from strategies.app import app"),
         (wrong_imports, "fedfuse/simulation/in_process.py", "import strategies.app"),
@@ -146,7 +212,7 @@ def test_a_breach_is_found(rule: Rule, file: str, source: str) -> None:
         ("fedfuse/data/partition.py", "from flwr_datasets.partitioner import IidPartitioner"),
         ("fedfuse/simulation/in_process.py", "from flwr.app import Message"),
         ("fedfuse/cli/main.py", "from fedfuse.simulation.flwr_run import flwr_run"),
-        ("fedfuse/cli/main.py", "importlib.import_module('strategies.app')"),
+        ("fedfuse/fusion/mixing.py", "from fedfuse.knowledge.codec import decode"),
         ("strategies/base.py", "from fedfuse.errors import FedfuseError\nimport flwr"),
         ("experiments/quickstart/run.py", "from strategies.app import app"),
         ("clients/app.py", "f(trust_remote_code=False)"),

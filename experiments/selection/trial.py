@@ -105,7 +105,9 @@ class Trial:
         """Rounds of selection and distillation; without a rule, on labels alone."""
         config, server = self.material.config, self.server
         server.adapter = self.material.start
-        rule = variant.rule(self) if variant.rule else None
+        rule = None
+        if variant.rule:
+            rule = variant.rule(self.material.config.seed, self.right_source)
         settings, state = config.server_distill, None
         if not variant.estimate_ewc:
             settings = replace(settings, ewc=0.0)

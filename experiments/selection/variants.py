@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+from jaxtyping import Int64
+from numpy import ndarray
 
 from fedfuse.config.gate import FEATURES, LABEL_FREE, GateConfig
 from fedfuse.fusion.rules import Rule, find_rule, oracle
 
-if TYPE_CHECKING:
-    from experiments.selection.trial import Trial
-    from fedfuse.fusion.teacher_stats import StackedStats
-    from fedfuse.fusion.weights import RowWeights
-
-Maker = Callable[["Trial"], Rule]
+# Column of the candidate that knows each sample's domain best: ``[N]``, asked anew in every round.
+RightSource = Callable[[], Int64[ndarray, " samples"]]
+# Makes a rule from the run's seed and the right source, which the oracle alone looks at.
+Maker = Callable[[int, RightSource], Rule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ PAPER = GateConfig(network="perceptron", loss="distillation", threshold=0.15, fe
 
 def named(name: str, gate: GateConfig = BASE) -> Variant:
     """A rule by its name."""
-    return Variant(lambda trial: find_rule(name).make(gate, trial.material.config.seed))
+    return Variant(lambda seed, right_source: find_rule(name).make(gate, seed))
 
 
 def learned(gate: GateConfig) -> Variant:
@@ -54,13 +54,9 @@ def features(*names: str) -> GateConfig:
     return replace(BASE, features=", ".join(names))
 
 
-def all_knowing(trial: Trial) -> Rule:
-    """Whoever of those present knows a sample's domain best, in every round anew."""
-
-    def weigh(stats: StackedStats) -> RowWeights:
-        return oracle(trial.right_source())(stats)
-
-    return weigh
+def all_knowing(seed: int, right_source: RightSource) -> Rule:
+    """The oracle: trust whoever of those present knows a sample's domain best."""
+    return lambda stats: oracle(right_source())(stats)
 
 
 # On every scenario.

@@ -52,11 +52,11 @@ def partition(
             client without samples.
     """
     if scheme not in SCHEMES:
-        raise FedfuseError(f"partition scheme: expected {', '.join(SCHEMES)}, got {scheme!r}")
+        raise FedfuseError(f"partition scheme {scheme!r} is unknown; allowed: {', '.join(SCHEMES)}")
     if not 1 <= num_partitions <= len(samples):
         raise FedfuseError(
-            "partitions: expected at least 1 and at most one a sample, "
-            f"got {num_partitions} partitions of {len(samples)} samples"
+            f"{num_partitions} partitions of {len(samples)} samples; "
+            "allowed: at least 1 partition and at most one a sample"
         )
     if scheme == "domain":
         parts = _by_domain(samples, num_partitions, seed)
@@ -82,9 +82,8 @@ def _by_domain(samples: Sequence[Sample], num_partitions: int, seed: int) -> lis
         sharing = range(position, num_partitions, len(domains))
         if len(sharing) > len(members[domain]):
             raise FedfuseError(
-                f"expected at least one sample for each partition, got {len(members[domain])} of "
-                f"domain {domain!r} for the {len(sharing)} of {num_partitions} "
-                "partitions that share it"
+                f"domain {domain!r} has {len(members[domain])} samples for the {len(sharing)} of "
+                f"{num_partitions} partitions that share it; allowed: at least one for each"
             )
         rng = np.random.default_rng([seed, *domain.encode()])
         order = rng.permutation(members[domain])
@@ -119,8 +118,8 @@ def _dirichlet(
         except ValueError as error:
             raise FedfuseError(
                 f"partition alpha {alpha} leaves some of the {num_partitions} partitions of "
-                f"{len(samples)} samples empty at every attempt: expected a larger alpha, or "
-                "fewer partitions"
+                f"{len(samples)} samples empty at every attempt; allowed: a larger alpha, or fewer "
+                "partitions"
             ) from error
 
 
@@ -148,7 +147,7 @@ def _dirichlet_equal(
 
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < float("inf"):
-        raise FedfuseError(f"partition alpha: expected a number above 0, got {alpha}")
+        raise FedfuseError(f"partition alpha is {alpha}; allowed: a number above 0")
 
 
 def sample_classes(samples: Sequence[Sample]) -> list[str]:
