@@ -290,7 +290,9 @@ def test_a_run_that_is_killed_harms_no_later_one(
     slow = {"name": "killed", "local.steps": 100000}
     with start(tmp_path, "--in-process", *options(tiny_builtin, tmp_path, **slow)) as run:
         deadline = time.monotonic() + 60
-        while not (first / "metrics.jsonl").exists() and run.poll() is None:
+        metrics = first / "metrics.jsonl"
+        while not (metrics.exists() and '"model": "1"' in metrics.read_text()):
+            assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)  # round 1 has begun

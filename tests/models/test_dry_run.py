@@ -98,7 +98,7 @@ def test_models_without_config(tmp_path: Path) -> None:
 
 def test_models_that_do_not_run_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedfuse.models.dry_run.hidden_states", lambda *_: 1 / 0)
-    with pytest.raises(NeedsUnknown, match=r"memory cannot be told from its config .*division"):
+    with pytest.raises(NeedsUnknown, match=r"memory cannot be computed from its config .*division"):
         needs(folder)
 
 

@@ -46,7 +46,7 @@ def test_parts_come_from_the_config(tiny_builtin: dict[str, Path]) -> None:
     bases = [
         sum(p.nbytes for n, p in model.named_parameters() if "lora" not in n)
         for model in (
-            load_local_model("client", f"builtin:{name}", side, given.data, 0).model
+            load_local_model("client", f"builtin:{name}", side, given.data, 0).lm.model
             for name, side in (
                 ("gpt2", given.clients),
                 ("llama", given.clients),
