@@ -57,7 +57,7 @@ class ClientState:
         if after is not None:
             state.clear()
             self._own_the_folder()
-            self._files.forget(after)
+            self._files.delete_after(after)
         new = _RUN not in state
         if new:
             state[_RUN] = ConfigRecord({"round": -1, "kept": 0})

@@ -51,8 +51,8 @@ from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 ADAPTER = "adapter"
-# State of the rule that learns, and the untouched model's loss of each test sample.
-RULE, UNTOUCHED = "rule", "untouched"
+# State of the rule that learns, and each test sample's loss under the zero-shot model.
+RULE, INITIAL_NLL = "rule", "initial-nll"
 # Losses of public contexts with the adapter that is kept.
 CONTEXT_LOSS = "context-loss"
 
@@ -273,11 +273,11 @@ class KnowledgeClient(BaseClient):
             self.local_model.adapter = record_to_arrays(request.array_records[ADAPTER])
             self._save_adapter()
         save_adapter(self.local_model.lm.model, self.folder / "adapter")
-        before = self.records.get(UNTOUCHED)
+        before = self.records.get(INITIAL_NLL)
         known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
         scores, nats = self.local_model.evaluate(known)
         if known is None and ADAPTER not in self.records:  # nothing has been learned yet
-            self.records[UNTOUCHED] = arrays_to_record({"nats": nats})
+            self.records[INITIAL_NLL] = arrays_to_record({"nats": nats})
         return RecordDict({"metrics": MetricRecord(scores_to_metrics(scores))})
 
     def measure_baselines(self, request: RecordDict) -> RecordDict:

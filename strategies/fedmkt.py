@@ -225,7 +225,7 @@ class FedMKT(ModelStrategy):
             self.session.run.teacher_shares(server_round, "down", client, shares)
             if self.config.acceptance_test:
                 keep, changes = messages.unpack_acceptance(reply.content)
-                self.session.run.verdict(server_round, client, keep=keep, changes=changes)
+                self.session.run.acceptance(server_round, client, keep=keep, changes=changes)
             if self.clients_by.learns:
                 before, after = messages.unpack_gate_loss(reply.content)
                 self.session.run.gate_loss(server_round, client, before, after)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class OpenRun(Protocol):
+class RunState(Protocol):
     """What a strategy is given, whatever else that may be: config and run folder."""
 
     config: RunConfig
@@ -61,7 +61,7 @@ class StrategyHooks(Strategy):
 
     client: str | type = "knowledge"
 
-    def __init__(self, session: OpenRun) -> None:
+    def __init__(self, session: RunState) -> None:
         self.session = session
         self.config = session.config
         self.registry = ClientRegistry(
@@ -71,7 +71,7 @@ class StrategyHooks(Strategy):
 
     @staticmethod
     @abstractmethod
-    def open(config: RunConfig) -> OpenRun:
+    def open(config: RunConfig) -> RunState:
         """The session that the strategy needs."""
 
     @classmethod

@@ -68,7 +68,7 @@ class ServerState:
     public: TokenizedDataset
     aligner: KnowledgeAligner
     training: dict[str, TrainingState] = field(default_factory=dict)
-    untouched: SampleNLL | None = None
+    initial_nll: SampleNLL | None = None
     _parts: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def select_public_samples(self, server_round: int) -> None:
@@ -83,9 +83,9 @@ class ServerState:
 
     def score(self) -> dict[str, Score]:
         """The server's model on the test set."""
-        scores, nats = self.local_model.evaluate(self.untouched)
-        if self.untouched is None:
-            self.untouched = nats
+        scores, nats = self.local_model.evaluate(self.initial_nll)
+        if self.initial_nll is None:
+            self.initial_nll = nats
         return scores
 
     def record_step(self, server_round: int, distilled: Distilled) -> None:
@@ -99,7 +99,7 @@ class ServerState:
         if not result.keep:
             log.info("round %d: rolled back, %s", server_round, "worse: " + ", ".join(result.worse))
         changes = {domain: change.mean for domain, change in result.changes.items()}
-        self.run.verdict(server_round, SERVER, keep=result.keep, changes=changes)
+        self.run.acceptance(server_round, SERVER, keep=result.keep, changes=changes)
 
     def _keep_training(self, phase: str, state: TrainingState, server_round: int) -> None:
         self.training[phase] = state
@@ -154,8 +154,8 @@ class ServerState:
         for phase, state in self.training.items():
             arrays |= {f"training|{phase}|{name}": value for name, value in state.items()}
         arrays |= {f"strategy|{name}": value for name, value in strategy.items()}
-        if self.untouched is not None:
-            arrays["untouched"] = self.untouched
+        if self.initial_nll is not None:
+            arrays["initial-nll"] = self.initial_nll
         facts = {"sizes": self.run.sizes(), "result": result}
         checkpoints(self.run).save(Checkpoint(server_round, arrays, facts))
 
@@ -171,7 +171,7 @@ class ServerState:
         self.local_model.adapter = strip_prefix(found.arrays, "adapter|")
         phases = {name.split("|")[1] for name in found.arrays if name.startswith("training|")}
         self.training = {p: strip_prefix(found.arrays, f"training|{p}|") for p in sorted(phases)}
-        self.untouched = found.arrays.get("untouched")
+        self.initial_nll = found.arrays.get("initial-nll")
         return found
 
 
@@ -250,7 +250,7 @@ def restore_latest(config: RunConfig, run: RunWriter) -> Checkpoint | None:
     what = f"after round {done}" if found else "from the beginning"
     run.event(max(done, 0), "resumed", SERVER, what)
     log.info("resumed %s", what)
-    kept.forget(done)
+    kept.delete_after(done)
     return found
 
 

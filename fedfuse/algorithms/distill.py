@@ -33,7 +33,7 @@ from fedfuse.tokenizers.dataset import TokenizedDataset
 
 
 @dataclass(frozen=True, slots=True)
-class Distilled:
+class DistilledStudent:
     """A student that has learned.
 
     Attributes:
@@ -69,7 +69,7 @@ def distill(
     max_length: int = 128,
     seed: int = 0,
     on_step: Callable[[int, float], None] | None = None,
-) -> Distilled:
+) -> DistilledStudent:
     """Train a LoRA adapter of ``student`` on what ``teachers`` expect as next tokens.
 
     Args:
@@ -133,7 +133,7 @@ def distill(
     before = _mean_loss(student, data)
     adapted = add_lora(student, lora, seed=seed)
     train(adapted, data, config, seed=seed, teacher=fused.teacher, on_step=on_step)
-    return Distilled(adapted, fused.weights, before, _mean_loss(adapted, data))
+    return DistilledStudent(adapted, fused.weights, before, _mean_loss(adapted, data))
 
 
 def _mean_loss(model: CausalLM, data: TokenizedDataset) -> float:

@@ -254,10 +254,10 @@ def metrics_to_scores(metrics: Mapping[str, object]) -> dict[str, Score]:
     return scores
 
 
-def pack_acceptance(content: RecordDict, verdict: AcceptanceResult) -> None:
+def pack_acceptance(content: RecordDict, acceptance: AcceptanceResult) -> None:
     """Add to a reply whether its sender kept what it learned, and each domain's change of loss."""
-    changes = {f"change/{domain}": change.mean for domain, change in verdict.changes.items()}
-    content["verdict"] = MetricRecord({"keep": int(verdict.keep), **changes})
+    changes = {f"change/{domain}": change.mean for domain, change in acceptance.changes.items()}
+    content["acceptance"] = MetricRecord({"keep": int(acceptance.keep), **changes})
 
 
 def unpack_acceptance(content: RecordDict) -> tuple[bool, dict[str, float]]:
@@ -266,7 +266,7 @@ def unpack_acceptance(content: RecordDict) -> tuple[bool, dict[str, float]]:
     Raises:
         FedfuseError: when there is none or it is no numbers.
     """
-    metrics = _metrics(content, "verdict")
+    metrics = _metrics(content, "acceptance")
     names = [name for name in metrics if name.startswith("change/")]
     changes = {name.removeprefix("change/"): _number(metrics, name) for name in names}
     return _number(metrics, "keep", 0, 1) == 1, changes

@@ -13,9 +13,7 @@ from markupsafe import Markup
 
 from fedfuse.files import atomic_write
 from fedfuse.report import feddtpt as prompts
-from fedfuse.report import incidents as postmortem
-from fedfuse.report import message_plots, plots, tables
-from fedfuse.report import regressions as harm
+from fedfuse.report import incidents, message_plots, plots, regressions, tables
 from fedfuse.report.css import STYLE
 from fedfuse.report.html_template import TEMPLATE
 from fedfuse.report.style import STAGE_LINES
@@ -29,7 +27,7 @@ PLOTS = {
     "heat_map": plots.heat_map,
     "teachers_up": message_plots.teachers_up,
     "teachers_down": message_plots.teachers_down,
-    "gates": harm.gates,
+    "gates": regressions.gates,
     "traffic": message_plots.traffic,
     "accuracy_by_queries": prompts.accuracy_by_queries,
     "token_clusters": prompts.token_clusters,
@@ -71,11 +69,11 @@ def render(run: RunFolder) -> str:
         domain_rows=tables.domain_rows(run),
         costs=_costs(run),
         in_all=tables.cost_in_all(run),
-        harm=harm.harm_text(run),
-        worse=harm.worse_rows(run),
-        taken_back=harm.taken_back_rows(run),
-        events=postmortem.event_rows(run),
-        absences=postmortem.absence_rows(run),
+        regressions=regressions.regressions_text(run),
+        worse=regressions.worse_rows(run),
+        taken_back=regressions.taken_back_rows(run),
+        events=incidents.event_rows(run),
+        absences=incidents.absence_rows(run),
         prompts=prompts.prompts_text(run),
         prompt_rows=prompts.prompt_rows(run),
         failures=tables.failure_rows(run),

@@ -163,10 +163,10 @@ prompt, those of its last search.</p>
   ~ " grey has diverged." ~ (" A client's own domain is framed." if run.own_domain else "")) }}
 </section>
 {% endif %}
-{% if harm %}
-<section id="harm">
+{% if regressions %}
+<section id="regressions">
 <h2>What got worse</h2>
-<p>{{ harm }}</p>
+<p>{{ regressions }}</p>
 {% if worse %}
 <div class="scroll"><table>
 <thead><tr><th>model</th><th class="left">domain</th><th>untouched</th><th>federated</th>

@@ -59,7 +59,7 @@ def interference(run: RunFolder) -> Interference | None:
     return measure_interference(found) if found else None
 
 
-def harm_text(run: RunFolder) -> str:
+def regressions_text(run: RunFolder) -> str:
     """Rate and depth as a sentence; empty where there is nothing to compare."""
     found = interference(run)
     if found is None:
@@ -91,11 +91,11 @@ def worse_rows(run: RunFolder) -> list[WorseRow]:
 def taken_back_rows(run: RunFolder) -> list[TakenBackRow]:
     """The phases that an acceptance test took back."""
     rows = []
-    for verdict in run.verdicts:
-        if not verdict.keep:
-            rises = sorted(verdict.changes.items(), key=lambda item: -item[1])
+    for acceptance in run.acceptances:
+        if not acceptance.keep:
+            rises = sorted(acceptance.changes.items(), key=lambda item: -item[1])
             text = ", ".join(f"{domain or 'all'} {change_text(rise)}" for domain, rise in rises)
-            rows.append(TakenBackRow(verdict.round, run.name(verdict.model), text))
+            rows.append(TakenBackRow(acceptance.round, run.name(acceptance.model), text))
     return rows
 
 

@@ -97,7 +97,7 @@ class Checkpoints:
             return {}
         return dict(said["facts"])
 
-    def forget(self, after: int) -> None:
+    def delete_after(self, after: int) -> None:
         """Remove those of later rounds."""
         for number in self.rounds():
             if number > after:

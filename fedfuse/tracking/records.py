@@ -76,8 +76,8 @@ class GateLoss:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """A line of verdicts.jsonl: whether a model kept what a phase taught it.
+class AcceptanceLine:
+    """A line of acceptance.jsonl: whether a model kept what a phase taught it.
 
     ``changes`` of the held-out loss by domain, nats/byte; the empty name is all of them together.
     """
@@ -157,10 +157,10 @@ def read_gate_loss(models: Collection[str], line: Fields) -> GateLoss:
     )
 
 
-def read_verdict(models: Collection[str], line: Fields) -> Verdict:
-    """Check and type a line of verdicts.jsonl."""
+def read_acceptance(models: Collection[str], line: Fields) -> AcceptanceLine:
+    """Check and type a line of acceptance.jsonl."""
     changes = line.mapping("changes")
-    return Verdict(
+    return AcceptanceLine(
         round=line.integer("round"),
         model=line.one_of("model", models),
         keep=line.boolean("keep"),

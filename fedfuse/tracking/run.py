@@ -25,18 +25,18 @@ from fedfuse.tracking.feddtpt_records import (
 from fedfuse.tracking.json_fields import Fields, clean, read_lines, read_object
 from fedfuse.tracking.records import (
     STAGES,
+    AcceptanceLine,
     Event,
     GateLoss,
     MessageLine,
     Metric,
     TeacherShare,
-    Verdict,
+    read_acceptance,
     read_event,
     read_gate_loss,
     read_message,
     read_metric,
     read_teacher_share,
-    read_verdict,
 )
 
 SERVER = "server"
@@ -80,7 +80,7 @@ class RunFolder:
     messages: list[MessageLine]
     teacher_shares: list[TeacherShare]
     gate_losses: list[GateLoss]
-    verdicts: list[Verdict]
+    acceptances: list[AcceptanceLine]
     events: list[Event]
     prompts: list[PromptLine]
     aggregations: list[AggregationLine]
@@ -269,7 +269,7 @@ def read_run(folder: Path | str) -> RunFolder:
             folder / "teacher_shares.jsonl", partial(read_teacher_share, models, domains)
         ),
         gate_losses=read_lines(folder / "gates.jsonl", partial(read_gate_loss, models)),
-        verdicts=read_lines(folder / "verdicts.jsonl", partial(read_verdict, models)),
+        acceptances=read_lines(folder / "acceptance.jsonl", partial(read_acceptance, models)),
         events=read_lines(folder / "events.jsonl", read_event),
         prompts=read_lines(folder / "prompts.jsonl", partial(read_prompt, models)),
         aggregations=read_lines(folder / "aggregations.jsonl", partial(read_aggregation, models)),

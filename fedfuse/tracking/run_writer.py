@@ -28,7 +28,7 @@ from fedfuse.tracking.logs import now
 PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
 # What a round found out: a resumed run finds it out again. (What messages cost was spent.)
 FINDINGS = (
-    *("metrics.jsonl", "teacher_shares.jsonl", "gates.jsonl", "verdicts.jsonl"),
+    *("metrics.jsonl", "teacher_shares.jsonl", "gates.jsonl", "acceptance.jsonl"),
     *("prompts.jsonl", "aggregations.jsonl"),
 )
 HISTORY = ("messages.jsonl", "events.jsonl")
@@ -209,10 +209,10 @@ class RunWriter:
         line = {"round": server_round, "model": model, "before": before, "after": after}
         self._append("gates.jsonl", line)
 
-    def verdict(
+    def acceptance(
         self, server_round: int, model: str, *, keep: bool, changes: Mapping[str, float]
     ) -> None:
-        """One line in verdicts.jsonl: whether a model kept what a phase taught it, and the change
+        """One line in acceptance.jsonl: whether a model kept what a phase taught it, and the change
         of its loss on each domain of the held-out set, nats per byte.
 
         Raises:
@@ -220,7 +220,7 @@ class RunWriter:
         """
         self._check_domains(domain for domain in changes if domain)
         line = {"round": server_round, "model": model, "keep": keep, "changes": dict(changes)}
-        self._append("verdicts.jsonl", line)
+        self._append("acceptance.jsonl", line)
 
     def prompt(self, line: PromptLine) -> None:
         """One line in prompts.jsonl."""

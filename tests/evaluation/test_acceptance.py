@@ -14,19 +14,19 @@ def test_better_is_kept_and_worse_rolled_back() -> None:
     before, noise = rng.random(80), rng.normal(scale=0.02, size=80)
     domains = ["bank"] * 40 + ["clinic"] * 40
     assert acceptance_test(before, before - 0.05 + noise, domains).keep
-    verdict = acceptance_test(before, before + 0.05 + noise, domains)
-    assert not verdict.keep
-    assert verdict.worse == [OVERALL, "bank", "clinic"]
-    assert verdict.changes["bank"].mean == pytest.approx(0.05 + noise[:40].mean())
-    assert 0 < verdict.changes["bank"].lower < verdict.changes["bank"].mean
+    acceptance = acceptance_test(before, before + 0.05 + noise, domains)
+    assert not acceptance.keep
+    assert acceptance.worse == [OVERALL, "bank", "clinic"]
+    assert acceptance.changes["bank"].mean == pytest.approx(0.05 + noise[:40].mean())
+    assert 0 < acceptance.changes["bank"].lower < acceptance.changes["bank"].mean
 
 
 def test_one_domain_is_enough() -> None:
     """Even where the others gain more."""
     rng = np.random.default_rng(1)
     change = np.repeat([-0.3, 0.05], 40) + rng.normal(scale=0.02, size=80)
-    verdict = acceptance_test(np.ones(80), 1 + change, ["bank"] * 40 + ["clinic"] * 40)
-    assert verdict.worse == ["clinic"]
+    acceptance = acceptance_test(np.ones(80), 1 + change, ["bank"] * 40 + ["clinic"] * 40)
+    assert acceptance.worse == ["clinic"]
 
 
 def test_noise_alone_seldom_rolls_back() -> None:
@@ -41,8 +41,8 @@ def test_too_few_samples_of_a_domain_count_among_all() -> None:
     before = np.zeros(40)
     after = before.copy()
     after[:3] = 0.5
-    verdict = acceptance_test(before, after, ["rare"] * 3 + ["bank"] * 37)
-    assert set(verdict.changes) == {OVERALL, "bank"}
+    acceptance = acceptance_test(before, after, ["rare"] * 3 + ["bank"] * 37)
+    assert set(acceptance.changes) == {OVERALL, "bank"}
 
 
 def test_no_change_is_kept() -> None:
@@ -50,7 +50,7 @@ def test_no_change_is_kept() -> None:
     assert set(acceptance_test(np.ones(10), np.ones(10), [""] * 10).changes) == {OVERALL}
 
 
-def test_the_same_seed_the_same_verdict() -> None:
+def test_the_same_seed_the_same_result() -> None:
     rng = np.random.default_rng(3)
     before, after = rng.random(20), rng.random(20)
     assert acceptance_test(before, after, ["a"] * 20) == acceptance_test(before, after, ["a"] * 20)

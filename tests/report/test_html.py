@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
     @property
     def sections(self) -> set[str]:
-        known = {"results", "curves", "domains", "harm", "teachers", "gates", "messages"}
+        known = {"results", "curves", "domains", "regressions", "teachers", "gates", "messages"}
         return (known | {"failures", "settings"}) & self.text.keys()
 
 
@@ -82,7 +82,7 @@ def test_the_path_and_nothing_else_is_left(folder: Path, page: Page) -> None:
         "results",
         "curves",
         "domains",
-        "harm",
+        "regressions",
         "teachers",
         "gates",
         "messages",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedfuse.errors import FedfuseError
-from fedfuse.report import regressions as harm
+from fedfuse.report import regressions
 from fedfuse.report.style import styled
 from fedfuse.tracking.run import RunFolder, read_run
 from fedfuse.tracking.run_writer import RunWriter
@@ -43,15 +43,15 @@ def small(tmp_path: Path) -> Path:
 
 def test_by_hand(small: Path) -> None:
     run = read_run(small)
-    found = harm.interference(run)
+    found = regressions.interference(run)
     assert found is not None
     assert found.rate == 0.5
     assert found.depth == pytest.approx((0.06 + 0.12) / 2)
-    assert [(row.name, row.domain, row.change) for row in harm.worse_rows(run)] == [
+    assert [(row.name, row.domain, row.change) for row in regressions.worse_rows(run)] == [
         ("bank / gpt2", "bank", "+0.120"),
         ("server", "court", "+0.060"),
     ]
-    assert harm.harm_text(run) == (
+    assert regressions.regressions_text(run) == (
         "Of 4 pairs of model and domain 50% got worse beyond noise, by 0.090 nats/byte in the mean."
     )
 
@@ -59,25 +59,25 @@ def test_by_hand(small: Path) -> None:
 def test_nothing_to_compare(small: Path) -> None:
     write_lines(small / "metrics.jsonl", [line("server", "bank", "zero-shot", 0, 0.5)])
     run = read_run(small)
-    assert harm.interference(run) is None
-    assert harm.harm_text(run) == ""
-    assert harm.worse_rows(run) == []
+    assert regressions.interference(run) is None
+    assert regressions.regressions_text(run) == ""
+    assert regressions.worse_rows(run) == []
 
 
 def test_what_was_taken_back(small: Path) -> None:
-    verdicts = [
+    acceptances = [
         {"round": 1, "model": "server", "keep": False, "changes": {"": -0.01, "court": 0.05}},
         {"round": 2, "model": "server", "keep": True, "changes": {"": -0.02}},
     ]
-    write_lines(small / "verdicts.jsonl", verdicts)
-    (row,) = harm.taken_back_rows(read_run(small))
+    write_lines(small / "acceptance.jsonl", acceptances)
+    (row,) = regressions.taken_back_rows(read_run(small))
     assert (row.round, row.name) == (1, "server")
     assert row.changes == "court +0.050, all \N{MINUS SIGN}0.010"
 
 
 def test_lines_are_checked(small: Path) -> None:
     wrong = {"round": 1, "model": "server", "keep": 1, "changes": {}}
-    write_lines(small / "verdicts.jsonl", [wrong])
+    write_lines(small / "acceptance.jsonl", [wrong])
     with pytest.raises(FedfuseError, match=r"line 1: 'keep'.* allowed: true or false"):
         read_run(small)
 
@@ -91,7 +91,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [(f.round, f.model, f.before, f.after) for f in run.gate_losses] == [
         (1, "server", 2.0, 1.5)
     ]
-    assert [(v.keep, v.changes) for v in run.verdicts] == [(False, {"": 0.1, "bank": 0.2})]
+    assert [(v.keep, v.changes) for v in run.acceptances] == [(False, {"": 0.1, "bank": 0.2})]
     with pytest.raises(FedfuseError, match="domain 'cour': allowed: bank"):
         writer.verdict(1, "server", keep=False, changes={"cour": 0.1})
 
@@ -105,7 +105,7 @@ def test_gates_are_drawn(run: RunFolder, svgs: dict[str, str]) -> None:
 def test_the_legend_of_the_gates_is_within_its_figure(clients: int, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "run", clients=clients, domains=("consultancy", "court"))
     with styled():
-        figure = harm.gates.__wrapped__(read_run(folder))  # type: ignore[attr-defined]
+        figure = regressions.gates.__wrapped__(read_run(folder))  # type: ignore[attr-defined]
         figure.draw_without_rendering()
         (legend,) = figure.legends
         box, (axes,) = legend.get_window_extent(), figure.axes

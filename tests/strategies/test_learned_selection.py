@@ -136,7 +136,7 @@ def test_a_round_that_is_not_accepted_leaves_no_trace(
         acceptance_test=True,
         data__holdout=8,
     )
-    verdicts = lines(folder, "verdicts")
+    verdicts = lines(folder, "acceptance")
     assert [(x["round"], x["model"], x["keep"]) for x in verdicts] == [
         (number, model, keep) for number in (1, 2) for model in ("server", "0", "1")
     ]

@@ -80,7 +80,7 @@ def test_the_last_ones_stay(tmp_path: Path) -> None:
     ]
     assert [found.round for last in (None, 10, 9) if (found := files.latest(last))] == [10, 10, 9]
     assert files.latest(8) is None
-    files.forget(9)
+    files.delete_after(9)
     assert files.rounds() == [9]
 
 
