@@ -82,15 +82,15 @@ def align_rows(
     """
     if len(source.offsets) != len(target.offsets):
         raise FedfuseError(
-            f"source rows are of {len(source.offsets) - 1} samples, target rows of "
-            f"{len(target.offsets) - 1}; allowed: the same samples"
+            f"alignment: expected rows of the same samples, got {len(source.offsets) - 1} samples "
+            f"of the source and {len(target.offsets) - 1} of the target"
         )
     if mode == "exact-boundary":
         return one_to_one(_by_boundary(source, target))
     if mode == "chain-rule":
         return _merged(source, target)
     if mode != "dtw":
-        raise FedfuseError(f"alignment mode is {mode!r}; allowed: {', '.join(MODES)}")
+        raise FedfuseError(f"alignment mode: expected {', '.join(MODES)}, got {mode!r}")
     if source_bytes is None or target_bytes is None:
         raise FedfuseError(
             "alignment mode dtw needs the token bytes of both tokenizers; one is None"

@@ -23,7 +23,7 @@ from fedfuse.alignment.chain_rule import merged_rows
 from fedfuse.alignment.positions import Alignment
 from fedfuse.alignment.spelling import Spelling
 from fedfuse.alignment.vocabulary_map import VocabularyTable
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution, safe_log, top_k
 from fedfuse.tokenizers.label_rows import LabelRows
 
@@ -61,13 +61,13 @@ def project(
         FedfuseError: for an unknown rule, rows or ids out of range, or a merged alignment without
             spelling.
     """
-    _check(
+    check(
         "duplicate_tokens",
         duplicate_tokens,
         " or ".join(DUPLICATE_RULES),
         duplicate_tokens in DUPLICATE_RULES,
     )
-    _check(
+    check(
         "unaligned_positions",
         unaligned_positions,
         " or ".join(UNALIGNED_RULES),
@@ -75,7 +75,7 @@ def project(
     )
     rows, k = len(target.token), max(teacher.k, 1)
     paired = alignment.source_row
-    _check("source_row", paired.shape, (rows,), paired.shape == (rows,))
+    check("source_row", paired.shape, (rows,), paired.shape == (rows,))
     _in_range("source_row", paired, -1, teacher.num_rows)
     _in_range("teacher.indices", teacher.indices, 0, len(table.target))
     single = (alignment.num_source_tokens == 1) & (alignment.tokens_into == 0)
@@ -97,7 +97,7 @@ def project(
             )
         )
     if spelling is None or source is None or label_logprob is None:
-        _check("spelling", None, "given for a merged alignment", bool(single.all()))
+        check("spelling", None, "given for a merged alignment", bool(single.all()))
     else:
         merged = merged_rows(
             teacher, label_logprob, source, target, alignment, spelling, k, duplicate_tokens
@@ -149,9 +149,4 @@ def _fill(
 def _in_range(name: str, values: Int64[ndarray, " ..."], low: int, stop: int) -> None:
     if values.size:
         found = (int(values.min()), int(values.max()))
-        _check(name, found, f"{low}..{stop - 1}", found[0] >= low and found[1] < stop)
-
-
-def _check(name: str, found: object, allowed: object, good: bool) -> None:
-    if not good:
-        raise FedfuseError(f"projection: {name} is {found!r}; allowed: {allowed}")
+        check(name, found, f"{low}..{stop - 1}", found[0] >= low and found[1] < stop)

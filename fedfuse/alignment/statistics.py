@@ -65,7 +65,7 @@ def table_statistics(
     ours, theirs = source.vocabulary_bytes, target.vocabulary_bytes
     m, texts = table.target.shape[1], np.flatnonzero(_stands_for_text(theirs)).tolist()
     if m < 2 and len({theirs.bytes[i] for i in texts}) > 1:
-        raise FedfuseError(f"table has m = {m} targets a token; allowed: at least 2, to see ties")
+        raise FedfuseError(f"table: expected at least 2 targets a token, to see ties, got {m}")
     text = _stands_for_text(ours)
     best, distance = table.best, table.distance[:, 0]
     second = min(1, m - 1)

@@ -99,9 +99,9 @@ def minimum_edit_distance_table(
         FedfuseError: for an unknown unit, an m below 1, or a ``target`` without a token for text.
     """
     if unit not in UNITS:
-        raise FedfuseError(f"unit of edit distance is {unit!r}; allowed: {', '.join(UNITS)}")
+        raise FedfuseError(f"unit of edit distance: expected {', '.join(UNITS)}, got {unit!r}")
     if m < 1:
-        raise FedfuseError(f"nearest targets per token are {m}; allowed: 1 or more")
+        raise FedfuseError(f"nearest targets per token: expected 1 or more, got {m}")
     if source.fingerprint == target.fingerprint:
         own = np.arange(source.vocab_size)[:, None].repeat(m, axis=1)
         return VocabularyTable(own, np.zeros(own.shape, dtype=np.int32))
@@ -122,7 +122,7 @@ def _build(
     """The table of ordinary tokens by distance, with special tokens set by role on top."""
     id_of = ids_of_texts(target)
     if not id_of:
-        raise FedfuseError("target tokenizer has no token for text; allowed: at least one")
+        raise FedfuseError("target tokenizer: expected at least one token for text, got none")
     row_of = {text: row for row, text in enumerate(sorted(set(source.bytes)))}
     rows = np.fromiter((row_of[text] for text in source.bytes), np.int64, len(source.bytes))
     targets = sorted(id_of)

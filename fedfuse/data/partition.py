@@ -52,11 +52,11 @@ def partition(
             client without samples.
     """
     if scheme not in SCHEMES:
-        raise FedfuseError(f"partition scheme {scheme!r} is unknown; allowed: {', '.join(SCHEMES)}")
+        raise FedfuseError(f"partition scheme: expected {', '.join(SCHEMES)}, got {scheme!r}")
     if not 1 <= num_partitions <= len(samples):
         raise FedfuseError(
-            f"{num_partitions} partitions of {len(samples)} samples; "
-            "allowed: at least 1 partition and at most one a sample"
+            "partitions: expected at least 1 and at most one a sample, "
+            f"got {num_partitions} partitions of {len(samples)} samples"
         )
     if scheme == "domain":
         parts = _by_domain(samples, num_partitions, seed)
@@ -82,8 +82,9 @@ def _by_domain(samples: Sequence[Sample], num_partitions: int, seed: int) -> lis
         sharing = range(position, num_partitions, len(domains))
         if len(sharing) > len(members[domain]):
             raise FedfuseError(
-                f"domain {domain!r} has {len(members[domain])} samples for the {len(sharing)} of "
-                f"{num_partitions} partitions that share it; allowed: at least one for each"
+                f"expected at least one sample for each partition, got {len(members[domain])} of "
+                f"domain {domain!r} for the {len(sharing)} of {num_partitions} "
+                "partitions that share it"
             )
         rng = np.random.default_rng([seed, *domain.encode()])
         order = rng.permutation(members[domain])
@@ -118,8 +119,8 @@ def _dirichlet(
         except ValueError as error:
             raise FedfuseError(
                 f"partition alpha {alpha} leaves some of the {num_partitions} partitions of "
-                f"{len(samples)} samples empty at every attempt; allowed: a larger alpha, or fewer "
-                "partitions"
+                f"{len(samples)} samples empty at every attempt: expected a larger alpha, or "
+                "fewer partitions"
             ) from error
 
 
@@ -147,7 +148,7 @@ def _dirichlet_equal(
 
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < float("inf"):
-        raise FedfuseError(f"partition alpha is {alpha}; allowed: a number above 0")
+        raise FedfuseError(f"partition alpha: expected a number above 0, got {alpha}")
 
 
 def sample_classes(samples: Sequence[Sample]) -> list[str]:

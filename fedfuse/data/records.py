@@ -37,7 +37,7 @@ def local_path(source: str) -> Path | None:
         return path
     if looks_like_path(source):
         raise FedfuseError(
-            f"data source {source!r} does not exist; allowed: a .jsonl file, a folder with one "
+            f"data source {source!r} does not exist: expected a .jsonl file, a folder with one "
             ".jsonl file a split, or the id of a data set on the Hugging Face hub"
         )
     return None

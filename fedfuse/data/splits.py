@@ -75,7 +75,7 @@ def build_splits(
         reserved = public_samples + holdout_samples
         if len(samples) <= reserved:
             raise FedfuseError(
-                f"domain {domain!r} has {len(samples)} distinct train samples; allowed: more than "
+                f"domain {domain!r} has {len(samples)} distinct train samples: expected more than "
                 f"the {reserved} for public ({public_samples}) and holdout ({holdout_samples})"
             )
         public += samples[:public_samples]
@@ -111,8 +111,8 @@ def own_samples(source: str, template: str, shared: Splits) -> list[Sample]:
     kept = _without_duplicates(own, [*shared.public, *shared.test, *shared.holdout])
     if not kept:
         raise FedfuseError(
-            f"data source {source!r} has no text that is not in the public, test or holdout set; "
-            "allowed: at least one"
+            f"data source {source!r} has no text that is not in the public, test or holdout set: "
+            "expected at least one"
         )
     return kept
 
@@ -126,7 +126,7 @@ def check_splits(splits: Splits) -> None:
     """
     for name, samples in (("public", splits.public), ("test", splits.test)):
         if not samples:
-            raise FedfuseError(f"the {name} set is empty; allowed: at least one sample")
+            raise FedfuseError(f"the {name} set: expected at least one sample, got none")
     for number, part in enumerate(splits.private):
         if not part:
             raise FedfuseError(f"the private set of partition {number} is empty")
@@ -140,15 +140,15 @@ def check_splits(splits: Splits) -> None:
         shared = texts[first] & texts[second]
         if shared:
             raise FedfuseError(
-                f"overlapping splits: {first} and {second} share {len(shared)} texts; "
-                f"allowed: none; one is {min(shared)!r}"
+                f"overlapping splits: expected no text in two, got {len(shared)} in {first} and "
+                f"{second}; one is {min(shared)!r}"
             )
 
 
 def _check_sizes(public: int, test: int, holdout: int, questions: int, private: int) -> None:
     if public < 1:
         raise FedfuseError(
-            f"public_samples is {public}; allowed: at least 1, or there is no public set"
+            f"public_samples: expected at least 1, or there is no public set, got {public}"
         )
     sizes = {
         "test_samples": test,
@@ -156,23 +156,23 @@ def _check_sizes(public: int, test: int, holdout: int, questions: int, private: 
         "question_samples": questions,
         "private_samples": private,
     }
-    wrong = [f"{name} is {size}" for name, size in sizes.items() if size < 0]
+    wrong = [f"{name}: expected 0 or more, got {size}" for name, size in sizes.items() if size < 0]
     if wrong:
-        raise FedfuseError(f"{', '.join(wrong)}; allowed: 0 or more")
+        raise FedfuseError("; ".join(wrong))
 
 
 def _sources(source: str) -> list[str]:
     parts = [part.strip() for part in source.split("+")]
     if not all(parts):
         raise FedfuseError(
-            f"data source {source!r} has an empty part; allowed: names joined by '+'"
+            f"data source {source!r} has an empty part: expected names joined by '+'"
         )
     names = [source_name(part) for part in parts]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FedfuseError(
-            f"data source {source!r} has several parts named {', '.join(twice)}; "
-            "allowed: different last path components, since they name the domains"
+            f"data source {source!r} has several parts named {', '.join(twice)}: "
+            "expected different last path components, since they name the domains"
         )
     return parts
 
@@ -193,8 +193,8 @@ def _read(
         return train, test
     if not test_samples:
         raise FedfuseError(
-            f"data source {source!r} is a single file and test_samples is 0; "
-            "allowed: the number of samples a domain to cut off for the test"
+            f"data source {source!r} is a single file and test_samples is 0: "
+            "expected the number of samples a domain to cut off for the test"
         )
     samples = to_samples(load_records(source, ""), domain=name, template=template)
     samples = list({sample.text: sample for sample in samples}.values())

@@ -52,15 +52,15 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
         raise FedfuseError(
-            f"template {template!r} is not well formed ({error}); "
-            "allowed: text with {field}, and {{ for a brace"
+            f"template {template!r} is not well formed ({error}): "
+            "expected text with {field}, and {{ for a brace"
         ) from error
     for _, field, spec, conversion in parsed:
         # Attributes, indices and formats of a record's values are nothing a prompt needs.
         if field is not None and (spec or conversion or not field.isidentifier()):
             raise FedfuseError(
-                f"template {template!r} has the field {field!r}; "
-                "allowed: plain names like {question}"
+                f"template {template!r}: expected plain names like {{question}} as fields, "
+                f"got {field!r}"
             )
     return [(literal, field) for literal, field, _, _ in parsed]
 
@@ -70,7 +70,7 @@ def _to_sample(
 ) -> Sample:
     named = record.get("domain", domain)
     if not isinstance(named, str):
-        raise FedfuseError(f"{origin}: field 'domain' is {named!r}; allowed: text")
+        raise FedfuseError(f"{origin}: field 'domain': expected text, got {named!r}")
     options, label = _options(origin, record)
     if options:
         sample = Sample(_prompt(origin, record, parts), options[label], named, options, label)
@@ -80,7 +80,7 @@ def _to_sample(
     elif parts is None and "text" in record:
         sample = Sample("", _render(origin, "text", record["text"]), named)
         if not sample.answer:
-            raise FedfuseError(f"{origin}: field 'text' is ''; allowed: text that is not empty")
+            raise FedfuseError(f"{origin}: field 'text': expected text that is not empty, got ''")
     else:
         raise FedfuseError(
             f"{origin}: no answer: neither 'options' with 'label' nor 'target' among the fields; "
@@ -106,14 +106,14 @@ def _options(origin: str, record: Record) -> tuple[tuple[str, ...], int]:
     options, label = record["options"], record["label"]
     if not isinstance(options, list) or len(options) < 2:
         raise FedfuseError(
-            f"{origin}: field 'options' is {options!r}; allowed: a list of at least two texts"
+            f"{origin}: field 'options': expected a list of at least two texts, got {options!r}"
         )
     answers = tuple(_answer(origin, "options", option) for option in options)
     # A boolean is an int to Python, and no index to anybody else.
     if type(label) is not int or not 0 <= label < len(answers):
         raise FedfuseError(
-            f"{origin}: field 'label' is {label!r}; allowed: 0 to {len(answers) - 1}, "
-            f"an index into the options {options!r}"
+            f"{origin}: field 'label': expected 0 to {len(answers) - 1}, an index into the "
+            f"options {options!r}, got {label!r}"
         )
     return answers, label
 
@@ -122,7 +122,7 @@ def _answer(origin: str, field: str, value: Any) -> str:
     text = _render(origin, field, value).strip()
     if not text:
         raise FedfuseError(
-            f"{origin}: field {field!r} is {value!r}; allowed: text that is not empty"
+            f"{origin}: field {field!r}: expected text that is not empty, got {value!r}"
         )
     return " " + text
 
@@ -162,7 +162,7 @@ def _render(origin: str, field: str, value: Any) -> str:
     if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
         return ", ".join(str(item) for item in value)
     raise FedfuseError(
-        f"{origin}: field {field!r} is {value!r}; allowed: text, a number or a list of them"
+        f"{origin}: field {field!r}: expected text, a number or a list of them, got {value!r}"
     )
 
 

@@ -125,7 +125,7 @@ class KnowledgeAligner:
         tolerance: a claim is rounded with its entry, or told as a distance below the bound.
 
         Raises:
-            FedfuseError: naming the field, what it holds and what is allowed.
+            FedfuseError: naming the field, what is expected and what it holds.
         """
         dictionary = self.pair(source)
         labels = dictionary.rows

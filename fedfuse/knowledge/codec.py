@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from numpy import ndarray
 
-from fedfuse.knowledge.checking import check
 from fedfuse.knowledge.container import (
     MAX_VOCABULARY,
     Header,
@@ -26,7 +25,7 @@ from fedfuse.knowledge.container import (
     unpack_numbers,
 )
 from fedfuse.knowledge.quantizer import QUANTIZERS, LogprobQuantizer, nearly_equal
-from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
+from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge, check
 from fedfuse.knowledge.token_index import TokenIndex, decode_gaps, encode_gaps
 
 # A row, a code and a token together fit one int64 that sorts: 26 bits, 16 and 20 at most.
@@ -47,8 +46,8 @@ def encode(knowledge: Knowledge, logprob_bits: int = 16) -> bytes:
         FedfuseError: for another number of bits, knowledge that is malformed or too large, or a
             label that is neither as likely as an entry nor less likely than all and than the tail.
     """
-    allowed = " or ".join(map(str, QUANTIZERS))
-    check("logprob_bits", logprob_bits, allowed, logprob_bits in QUANTIZERS)
+    expected = " or ".join(map(str, QUANTIZERS))
+    check("logprob_bits", logprob_bits, expected, logprob_bits in QUANTIZERS)
     quantizer = QUANTIZERS[logprob_bits]
     _check_encodable(knowledge)
     codes = quantizer.codes(knowledge.logprobs)  # [T, k], unused slots at quantizer.zero_code
@@ -120,8 +119,8 @@ def decode(message: bytes, *, num_rows: int | None = None, k: int | None = None)
     mass = probability[codes].sum(1) + probability[tail_logprob]  # [T]
     wrong = float(np.abs(mass - 1).max(initial=0))
     # Each of k + 1 classes is off by error * p * (1 - log p), in all at most by their entropy's.
-    allowed = MASS_TOLERANCE + quantizer.error * (2 + np.log(header.k + 1))
-    check("mass", f"off by {wrong:.3g}", f"one within {allowed:.3g}", wrong <= allowed)
+    expected = MASS_TOLERANCE + quantizer.error * (2 + np.log(header.k + 1))
+    check("mass", f"off by {wrong:.3g}", f"one within {expected:.3g}", wrong <= expected)
     shift = np.log(mass)
 
     def logprobs(values: Int64[ndarray, " rows"]) -> Float32[ndarray, " rows"]:
@@ -170,7 +169,12 @@ def _decode_entries(
     check("tokens", int(tokens.max(initial=0)), f"below {MAX_VOCABULARY}",
            tokens.max(initial=0) < MAX_VOCABULARY)  # fmt: skip
     counts = unpack_numbers("counts", fields["counts"], header.num_tokens) + 1
-    check("counts", int(counts.sum()), header.num_entries, counts.sum() == header.num_entries)
+    check(
+        "counts",
+        int(counts.sum()),
+        header.num_entries,
+        counts.sum() == header.num_entries,
+    )
     gaps, remainders = (np.frombuffer(fields[name], np.uint8) for name in ("gaps", "remainders"))
     row = decode_gaps(counts, gaps, remainders, header.num_rows)
     kept = np.bincount(row, minlength=header.num_rows)
@@ -247,7 +251,10 @@ def _check_encodable(knowledge: Knowledge) -> None:
         good = bool((values <= MASS_TOLERANCE).all())  # False for NaN too
         check(name, "NaN or positive values", "log-probabilities", good)
     check(
-        "label_logprob", "-inf", "finite values", bool(np.isfinite(knowledge.label_logprob).all())
+        "label_logprob",
+        "-inf",
+        "finite values",
+        bool(np.isfinite(knowledge.label_logprob).all()),
     )
     low, high = knowledge.indices.min(initial=0), knowledge.indices.max(initial=0)
     good = low >= 0 and high < MAX_VOCABULARY

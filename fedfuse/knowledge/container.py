@@ -24,8 +24,8 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.checking import check
 from fedfuse.knowledge.quantizer import QUANTIZERS
+from fedfuse.knowledge.record import check
 
 VERSION = 2
 # What knowledge may take in memory at most: 12 bytes an entry, 0.8 GB.
@@ -97,11 +97,11 @@ def unpack(message: bytes) -> tuple[Header, dict[str, bytes]]:
     least = _HEADER.size + 2 * _LENGTH.size + _CHECKSUM.size
     if len(message) < least or message[:4] != _MAGIC:
         raise FedfuseError(
-            f"knowledge of {len(message)} bytes begins with {message[:4]!r}; allowed: {_MAGIC!r}, "
-            f"at least {least} bytes"
+            f"knowledge: expected at least {least} bytes that begin with {_MAGIC!r}, "
+            f"got {len(message)} bytes that begin with {message[:4]!r}"
         )
     if message[4] != VERSION:
-        raise FedfuseError(f"knowledge has codec version {message[4]}; allowed: {VERSION}")
+        raise FedfuseError(f"knowledge: expected codec version {VERSION}, got {message[4]}")
     body, end = message[: -_CHECKSUM.size], message[-_CHECKSUM.size :]
     told, found = _CHECKSUM.unpack(end)[0], zlib.crc32(body)
     check("checksum", f"{found:08x}", f"{told:08x}", found == told)
@@ -115,7 +115,7 @@ def unpack(message: bytes) -> tuple[Header, dict[str, bytes]]:
         try:
             texts.append(body[start:place].decode())
         except UnicodeDecodeError as error:
-            raise FedfuseError(f"knowledge.{name} is {error}; allowed: UTF-8") from error
+            raise FedfuseError(f"knowledge.{name}: expected UTF-8, got {error}") from error
     header = Header(_BITS[bits], k, rows, samples, tokens, entries, *texts)
     _check_sizes(header)
     whole = place + sum(sizes)
@@ -157,14 +157,14 @@ def unpack_numbers(
         FedfuseError: for anything that ``pack_numbers`` does not make of so many numbers; nothing
             is decompressed that is not of the right size.
     """
-    allowed = [count * w for w in (1, 2, 4) if w <= width]
+    expected = [count * w for w in (1, 2, 4) if w <= width]
     try:
         # The size comes first: zstandard allocates what the frame says, whatever limit is given.
         size = zstandard.get_frame_parameters(packed).content_size
-        check(name, f"{size} bytes decompressed", f"one of {allowed}", size in allowed)
+        check(name, f"{size} bytes decompressed", f"one of {expected}", size in expected)
         raw = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise FedfuseError(f"knowledge.{name} is damaged: {error}; allowed: zstandard") from error
+        raise FedfuseError(f"knowledge.{name}: expected zstandard, got {error}") from error
     check(name, f"{len(raw)} bytes", f"{size} bytes", len(raw) == size)
     values = np.zeros(count, dtype=np.int64)
     for byte in range(size // count if count else 0):
@@ -185,6 +185,11 @@ def _check_sizes(header: Header) -> None:
     )
     # A row without an entry says nothing, and would let few bytes claim many rows.
     good = header.num_rows <= header.num_entries <= room
-    check("num_entries", header.num_entries, f"{header.num_rows} to {room}, 1 to k a row", good)
+    check(
+        "num_entries",
+        header.num_entries,
+        f"{header.num_rows} to {room}, 1 to k a row",
+        good,
+    )
     most = min(header.num_entries, MAX_VOCABULARY)
     check("num_tokens", header.num_tokens, f"at most {most}", header.num_tokens <= most)

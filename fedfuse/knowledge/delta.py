@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
-from fedfuse.knowledge.checking import check
-from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.record import Knowledge, check
 from fedfuse.sparse import sum_duplicates
 
 # Rows at a time: what comparing them needs stays small.
@@ -98,7 +97,7 @@ def distances(one: Knowledge, other: Knowledge) -> Float64[ndarray, " rows"]:
     """
     if one.num_rows != other.num_rows:
         raise FedfuseError(
-            f"knowledge has {other.num_rows} rows; allowed: {one.num_rows}, to be compared"
+            f"knowledge: expected {one.num_rows} rows to compare, got {other.num_rows}"
         )
     parts = [
         _distances(one, other, slice(start, start + _ROWS))

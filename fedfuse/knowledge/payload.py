@@ -8,9 +8,8 @@ import numpy as np
 
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge import codec
-from fedfuse.knowledge.checking import check
 from fedfuse.knowledge.delta import Delta, apply_delta, compute_delta
-from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.record import Knowledge, check
 from fedfuse.knowledge.top_p import trim
 
 
@@ -74,7 +73,12 @@ def decode(
     if base is None:
         raise FedfuseError("knowledge: expected all rows, as there is no base yet, got a delta")
     width = -(-base.num_rows // 8)
-    check("row_mask", f"{len(payload.row_mask)} bytes", width, len(payload.row_mask) == width)
+    check(
+        "row_mask",
+        f"{len(payload.row_mask)} bytes",
+        width,
+        len(payload.row_mask) == width,
+    )
     packed = np.frombuffer(payload.row_mask, dtype=np.uint8)
     row_mask = np.unpackbits(packed, count=base.num_rows) > 0
     new = codec.decode(payload.message, num_rows=int(row_mask.sum()), k=k)

@@ -15,11 +15,16 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from fedfuse.knowledge.checking import check
+from fedfuse import errors
 from fedfuse.sparse import SparseDistribution
 
 # For rounding in whoever computed a distribution: what comes off the wire has mass one again.
 MASS_TOLERANCE = 1e-3
+
+
+def check(name: str, found: object, expected: object, good: object) -> None:
+    """Raise ``FedfuseError`` that names a field of knowledge, unless ``good``."""
+    errors.check(f"knowledge.{name}", found, expected, good)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ class Knowledge:
         """Refuse knowledge that is malformed or about something else.
 
         Raises:
-            FedfuseError: naming the field, what it holds and what is allowed.
+            FedfuseError: naming the field, what is expected and what it holds.
         """
         check("tokenizer", self.tokenizer, tokenizer, self.tokenizer == tokenizer)
         check("public", self.public, public, self.public == public)
@@ -101,17 +106,28 @@ class Knowledge:
             values = getattr(self, name)
             good = not np.isnan(values).any() and bool((values <= MASS_TOLERANCE).all())
             check(name, "NaN or positive values", "log-probabilities", good)
-        check("label_logprob", "-inf", "finite values", bool(np.isfinite(self.label_logprob).all()))
+        check(
+            "label_logprob",
+            "-inf",
+            "finite values",
+            bool(np.isfinite(self.label_logprob).all()),
+        )
         low, high = (self.indices.min(), self.indices.max()) if self.indices.size else (0, 0)
         check(
-            "indices", (int(low), int(high)), f"0..{vocab_size - 1}", low >= 0 and high < vocab_size
+            "indices",
+            (int(low), int(high)),
+            f"0..{vocab_size - 1}",
+            low >= 0 and high < vocab_size,
         )
         mass = np.exp(self.logprobs.astype(np.float64)).sum(1) + np.exp(
             self.tail_logprob.astype(np.float64)
         )
         wrong = float(np.abs(mass - 1).max()) if mass.size else 0.0
         check(
-            "mass", f"off by {wrong:.3g}", f"one within {MASS_TOLERANCE}", wrong <= MASS_TOLERANCE
+            "mass",
+            f"off by {wrong:.3g}",
+            f"one within {MASS_TOLERANCE}",
+            wrong <= MASS_TOLERANCE,
         )
         descending = bool((self.logprobs[:, 1:] <= self.logprobs[:, :-1]).all())
         check("logprobs", "unsorted rows", "descending rows", descending)
@@ -121,7 +137,7 @@ class Knowledge:
         """Refuse fields that do not fit together.
 
         Raises:
-            FedfuseError: naming the field, what it holds and what is allowed.
+            FedfuseError: naming the field, what is expected and what it holds.
         """
         check(
             "indices",
@@ -131,7 +147,12 @@ class Knowledge:
         )
         for name in ("indices", "tail_logprob", "label_logprob"):
             found = len(getattr(self, name))
-            check(name, f"{found} rows", f"{self.num_rows} rows", found == self.num_rows)
+            check(
+                name,
+                f"{found} rows",
+                f"{self.num_rows} rows",
+                found == self.num_rows,
+            )
         check("k", self.k, "at least 1", self.k >= 1)
         check(
             "label_bytes",

@@ -42,9 +42,9 @@ def read_message(path: Path) -> bytes:
         with path.open("rb") as file:
             message = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise FedfuseError(f"{str(path)!r}: {error}; allowed: a file of knowledge") from error
+        raise FedfuseError(f"{str(path)!r}: expected a file of knowledge, got {error}") from error
     if len(message) > MAX_BYTES:
-        raise FedfuseError(f"{str(path)!r} is too large; allowed: at most {MAX_BYTES} bytes")
+        raise FedfuseError(f"{str(path)!r}: expected at most {MAX_BYTES} bytes, got more")
     return message
 
 

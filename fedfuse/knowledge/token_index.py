@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
-from fedfuse.knowledge.checking import check
+from fedfuse.knowledge.record import check
 
 IntArray = Int64[ndarray, " n"]
 

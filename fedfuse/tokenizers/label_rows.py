@@ -71,7 +71,7 @@ def label_rows(
         FedfuseError: when ``max_length`` is below 2, or the tokenizer has no token to begin with.
     """
     if max_length < 2:
-        raise FedfuseError(f"max_length is {max_length}; allowed: 2 or more")
+        raise FedfuseError(f"max_length: expected 2 or more, got {max_length}")
     begin = np.array([tokenizer.bos_id], dtype=np.int64)
     texts = tokenizer.encode([sample.text for sample in samples])
     inputs = [np.concatenate([begin, text.ids[: max_length - 1]]) for text in texts]

@@ -18,7 +18,7 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 FILE = "tokenizer.json"
 # What beside the file says which special token plays which role.
 _ROLE_FILES = ("tokenizer_config.json", "config.json")
-_ALLOWED = f"a folder with {FILE}, a {FILE} file, or the id of a model on the Hugging Face hub"
+_EXPECTED = f"a folder with {FILE}, a {FILE} file, or the id of a model on the Hugging Face hub"
 
 
 def load_tokenizer(name: str) -> TextTokenizer:
@@ -44,7 +44,7 @@ def load_tokenizer(name: str) -> TextTokenizer:
             else _from_file(path)
         )
     if not name.strip() or looks_like_path(name) or name.endswith(".json") or path.exists():
-        raise FedfuseError(f"tokenizer {name!r} does not exist; allowed: {_ALLOWED}")
+        raise FedfuseError(f"tokenizer {name!r} does not exist: expected {_EXPECTED}")
     return _from_library(name, name, local=False)
 
 
@@ -53,7 +53,7 @@ def _from_folder(name: str, folder: Path) -> TextTokenizer:
         return _from_library(name, str(folder), local=True)
     if (folder / FILE).is_file():
         return _from_file(folder / FILE)
-    raise FedfuseError(f"tokenizer folder {name!r} has no {FILE}; allowed: {_ALLOWED}")
+    raise FedfuseError(f"tokenizer folder {name!r} has no {FILE}: expected {_EXPECTED}")
 
 
 def _from_file(path: Path) -> TextTokenizer:
@@ -63,7 +63,7 @@ def _from_file(path: Path) -> TextTokenizer:
     except (OSError, UnicodeDecodeError) as error:
         raise FedfuseError(f"tokenizer {str(path)!r} cannot be read ({error})") from error
     except FedfuseError as error:
-        raise FedfuseError(f"tokenizer {str(path)!r}: {error}; allowed: {_ALLOWED}") from error
+        raise FedfuseError(f"tokenizer {str(path)!r}: {error}; expected {_EXPECTED}") from error
 
 
 def _from_library(name: str, source: str, *, local: bool) -> TextTokenizer:
@@ -116,7 +116,7 @@ def _library_errors(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:300]
         raise FedfuseError(
             f"tokenizer {name!r} cannot be loaded ({type(error).__name__}: {reason}); "
-            f"allowed: {_ALLOWED}"
+            f"expected {_EXPECTED}"
         ) from error
     finally:
         if shown:

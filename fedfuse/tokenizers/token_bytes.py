@@ -54,7 +54,7 @@ def token_bytes(spec: Mapping[str, Any], vocabulary: Mapping[str, int], size: in
     """
     kind = spec["model"].get("type")
     if kind not in _MODELS:
-        raise FedfuseError(f"tokenizer model type is {kind!r}; allowed: {', '.join(_MODELS)}")
+        raise FedfuseError(f"tokenizer model type: expected {', '.join(_MODELS)}, got {kind!r}")
     added = {token["id"]: token for token in spec.get("added_tokens") or []}
     own = _model_tokens(spec["model"])
     pieces = TokenDecoder(spec)

@@ -81,7 +81,7 @@ class TextTokenizer:
         self._digest = hashlib.sha256(text.encode()).hexdigest()
         largest = max(self.vocabulary.values(), default=-1)
         if not 0 <= largest < _MAX_ID:
-            raise FedfuseError(f"tokenizer's largest id is {largest}; allowed: 0..{_MAX_ID - 1}")
+            raise FedfuseError(f"tokenizer's largest id: expected 0..{_MAX_ID - 1}, got {largest}")
         self.vocab_size: int = largest + 1
         self._specials = _checked_specials(specials, self._spec["model"], self.vocabulary)
 
@@ -104,15 +104,17 @@ class TextTokenizer:
         carried: object = {}
         if isinstance(parsed, dict) and "format" in parsed:
             if parsed["format"] != FORMAT:
-                raise FedfuseError(f"tokenizer format is {parsed['format']!r}; allowed: {FORMAT!r}")
+                raise FedfuseError(
+                    f"tokenizer format: expected {FORMAT!r}, got {parsed['format']!r}"
+                )
             carried = parsed.get("specials")
             parsed = parsed.get("tokenizer")
         if not isinstance(parsed, dict):
             found = type(parsed).__name__
-            raise FedfuseError(f"tokenizer JSON holds a {found}; allowed: an object")
+            raise FedfuseError(f"tokenizer JSON: expected an object, got a {found}")
         given = carried if specials is None else specials
         if not isinstance(given, Mapping):
-            raise FedfuseError(f"tokenizer specials is {given!r}; allowed: an object role -> token")
+            raise FedfuseError(f"tokenizer specials: expected role -> token, got {given!r}")
         return cls(parsed, given)
 
     @classmethod
@@ -126,8 +128,8 @@ class TextTokenizer:
         if not isinstance(backend, Tokenizer):
             name = getattr(tokenizer, "name_or_path", "") or "unnamed"
             raise FedfuseError(
-                f"tokenizer {name!r} ({type(tokenizer).__name__}) has no fast form; "
-                f"allowed: tokenizers with a tokenizer.json. {_CONVERSION}"
+                f"tokenizer {name!r} ({type(tokenizer).__name__}) has no fast form: "
+                f"expected a tokenizer with a tokenizer.json. {_CONVERSION}"
             )
         named = {role: getattr(tokenizer, f"{role}_token", None) for role in ROLES}
         specials = {role: str(token) for role, token in named.items() if token is not None}
@@ -239,9 +241,9 @@ def _checked_specials(
     result: dict[str, str] = {}
     for role, token in sorted(wanted.items()):
         if role not in ROLES:
-            raise FedfuseError(f"special token role is {role!r}; allowed: {', '.join(ROLES)}")
+            raise FedfuseError(f"special token role: expected {', '.join(ROLES)}, got {role!r}")
         if not isinstance(token, str) or token not in vocabulary:
-            raise FedfuseError(f"special token {role} is {token!r}; allowed: a token that exists")
+            raise FedfuseError(f"special token {role}: expected a token that exists, got {token!r}")
         result[role] = token
     return result
 

@@ -246,18 +246,21 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"duplicate_tokens": "last"}, "duplicate_tokens is 'last'; allowed: sum or first"),
+        ({"duplicate_tokens": "last"}, "duplicate_tokens: expected sum or first, got 'last'"),
         (
             {"unaligned_positions": "guess"},
-            "unaligned_positions is 'guess'; allowed: skip or one-hot",
+            "unaligned_positions: expected skip or one-hot, got 'guess'",
         ),
-        ({"alignment": one_to_one(np.array([0]))}, r"source_row is \(1,\); allowed: \(2,\)"),
-        ({"alignment": one_to_one(np.array([0, 2]))}, r"source_row is \(0, 2\); allowed: -1\.\.1"),
+        ({"alignment": one_to_one(np.array([0]))}, r"source_row: expected \(2,\), got \(1,\)"),
+        (
+            {"alignment": one_to_one(np.array([0, 2]))},
+            r"expected -1\.\.1, got \(0, 2\)",
+        ),
         (
             {"alignment": one_to_one(np.array([-2, 0]))},
-            r"source_row is \(-2, 0\); allowed: -1\.\.1",
+            r"source_row: expected -1\.\.1, got \(-2, 0\)",
         ),
-        ({"table": table_of([0, 0])}, r"teacher.indices is \(0, 3\); allowed: 0\.\.1"),
+        ({"table": table_of([0, 0])}, r"teacher.indices: expected 0\.\.1, got \(0, 3\)"),
     ],
 )
 def test_refusals(change: dict[str, object], message: str) -> None:

@@ -232,8 +232,8 @@ def test_unit_of_the_distance() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"unit": "words"}, "unit of edit distance is 'words'; allowed: bytes, characters"),
-        ({"m": 0}, "nearest targets per token are 0; allowed: 1 or more"),
+        ({"unit": "words"}, "unit of edit distance: expected bytes, characters, got 'words'"),
+        ({"m": 0}, "nearest targets per token: expected 1 or more, got 0"),
     ],
 )
 def test_bad_settings_are_refused(

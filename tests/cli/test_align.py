@@ -157,8 +157,8 @@ def test_a_folder_and_a_tokenizer_without_specials(align: Any, place: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["./none", "unigram.json"], "tokenizer './none' does not exist; allowed: a folder"),
-        (["byte-level.json", "none.json"], "tokenizer 'none.json' does not exist; allowed"),
+        (["./none", "unigram.json"], "tokenizer './none' does not exist: expected a folder"),
+        (["byte-level.json", "none.json"], "tokenizer 'none.json' does not exist: expected"),
         ([*PAIR, "--alignment", "guess"], "--alignment: expected chain-rule or "),
         ([*PAIR, "--unit", "words"], "--unit: expected bytes or characters, got 'words'"),
         ([*PAIR, "--export", "no/map.json"], "--export: expected a file in a folder"),

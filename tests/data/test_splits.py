@@ -123,7 +123,7 @@ def test_duplicates_between_sources(tmp_path: Path) -> None:
 
 
 def test_too_little_data(sources: str) -> None:
-    with pytest.raises(FedfuseError, match=r"'films' has 30 distinct train samples; .* the 31 for"):
+    with pytest.raises(FedfuseError, match=r"'films' has 30 distinct train samples: .* the 31 for"):
         build_splits(sources, **SIZES | {"public_samples": 28})
     with pytest.raises(FedfuseError, match="13 partitions of 12 samples"):
         build_splits(sources, **SIZES | {"num_partitions": 13})
@@ -132,8 +132,11 @@ def test_too_little_data(sources: str) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"public_samples": 0}, "public_samples is 0"),
-        ({"test_samples": -1, "private_samples": -2}, "test_samples is -1, private_samples is -2"),
+        ({"public_samples": 0}, "public_samples: .*got 0"),
+        (
+            {"test_samples": -1, "private_samples": -2},
+            "test_samples: .*-1; private_samples: .*-2",
+        ),
     ],
 )
 def test_bad_sizes(sizes: dict[str, int], message: str) -> None:
@@ -160,14 +163,14 @@ def test_check_accepts_disjoint_splits() -> None:
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        (Splits([[A], [B]], [B], [C], [D]), "private and public share 1 texts.*'b'"),
+        (Splits([[A], [B]], [B], [C], [D]), "got 1 in private and public.*'b'"),
         (Splits([[A]], [B], [A], [D]), "private and test"),
         (Splits([[A]], [B], [C], [A]), "private and holdout"),
-        (Splits([[A]], [C, B], [B, C], [D]), "public and test share 2 texts.*'b'"),
+        (Splits([[A]], [C, B], [B, C], [D]), "got 2 in public and test.*'b'"),
         (Splits([[A]], [B], [C], [B]), "public and holdout"),
         (Splits([[A]], [B], [C], [C]), "test and holdout"),
-        (Splits([[A]], [], [C]), "public set is empty"),
-        (Splits([[A]], [B], []), "test set is empty"),
+        (Splits([[A]], [], [C]), "the public set: expected"),
+        (Splits([[A]], [B], []), "the test set: expected"),
         (Splits([[A], []], [B], [C]), "partition 1 is empty"),
     ],
 )

@@ -104,7 +104,7 @@ def test_bad_templates_are_named(template: str) -> None:
     with pytest.raises(FedfuseError) as caught:
         parse_template(template)
     assert repr(template) in str(caught.value)
-    assert "allowed" in str(caught.value)
+    assert "expected" in str(caught.value)
 
 
 def test_no_records() -> None:

@@ -37,9 +37,9 @@ def test_a_whole_letter_needs_nothing() -> None:
 
 def test_what_is_not_expected_is_refused() -> None:
     payload = encode_full(random_knowledge(rows=7, k=4), 16, 1.0)
-    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows is 7; allowed: 8"):
+    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows: expected 8, got 7"):
         decode(payload, num_rows=8)
-    with pytest.raises(FedfuseError, match=r"knowledge\.k is 4; allowed: at most 3"):
+    with pytest.raises(FedfuseError, match=r"knowledge\.k: expected at most 3, got 4"):
         decode(payload, k=3)
 
 
@@ -80,7 +80,7 @@ def test_an_update_of_what_is_not_held_is_refused() -> None:
         decode(payload)
     with pytest.raises(FedfuseError, match=r"knowledge\.base"):
         decode(payload, random_knowledge(1))
-    with pytest.raises(FedfuseError, match=r"knowledge\.row_mask is 2 bytes; allowed: 1"):
+    with pytest.raises(FedfuseError, match=r"knowledge\.row_mask: expected 1, got 2 bytes"):
         decode(replace(payload, row_mask=payload.row_mask * 2), before)
     with pytest.raises(FedfuseError, match=r"knowledge\.num_rows"):
         decode(replace(payload, row_mask=b"\xff"), before)

@@ -97,12 +97,12 @@ def test_rubbish_is_refused_by_name(kind: str, seed: int) -> None:
     good = random_knowledge(seed)
     check(good)
     broken = mutate(good, np.random.default_rng(seed))
-    with pytest.raises(FedfuseError, match=rf"^knowledge\.{re.escape(name)} is .*; allowed: "):
+    with pytest.raises(FedfuseError, match=rf"^knowledge\.{re.escape(name)}: expected .*, got "):
         check(broken)
 
 
 def test_rows_that_the_public_set_does_not_have() -> None:
-    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows is 7; allowed: 8"):
+    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows: expected 8, got 7"):
         check(random_knowledge(), rows=8)
 
 

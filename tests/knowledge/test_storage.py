@@ -24,7 +24,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(FedfuseError, match=r"absent.*allowed: a file of knowledge"):
+    with pytest.raises(FedfuseError, match=r"absent.*expected a file of knowledge"):
         storage.load(tmp_path / "absent")
     with pytest.raises(FedfuseError, match="cannot be written"):
         storage.save(tmp_path / "absent" / "known", random_knowledge())
@@ -33,5 +33,5 @@ def test_no_such_file(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "MAX_BYTES", 10)
     (tmp_path / "known").write_bytes(bytes(11))
-    with pytest.raises(FedfuseError, match="too large; allowed: at most 10 bytes"):
+    with pytest.raises(FedfuseError, match="expected at most 10 bytes, got more"):
         storage.load(tmp_path / "known")

@@ -112,13 +112,13 @@ def loses_knowledge_of_metrics(kind: str, reply: Message) -> None:
         (lie(flattered), "knowledge.label_logprob claims"),
         (lie(moved_rows), "knowledge.offsets is"),
         (lie(lambda k: replace(k, label_bytes=k.label_bytes * 9)), "knowledge.label_bytes is"),
-        (lie(lambda k: replace(k, indices=k.indices + 60_000)), "knowledge.indices is"),
-        (lie(lambda k: replace(k, public="another")), "knowledge.public is"),
-        (damaged(lambda a: a[:-1]), "knowledge.checksum is"),
-        (damaged(lambda a: a ^ (np.arange(len(a)) == 700)), "knowledge.checksum is"),
+        (lie(lambda k: replace(k, indices=k.indices + 60_000)), "knowledge.indices: expected"),
+        (lie(lambda k: replace(k, public="another")), "knowledge.public: expected"),
+        (damaged(lambda a: a[:-1]), "knowledge.checksum: expected"),
+        (damaged(lambda a: a ^ (np.arange(len(a)) == 700)), "knowledge.checksum: expected"),
         (damaged(lambda a: a.astype(np.float64)), "knowledge.message is float64"),
         (drop_knowledge, "allowed: knowledge"),
-        (damaged(other_version), "codec version 99; allowed: 2"),
+        (damaged(other_version), "expected codec version 2, got 99"),
     ],
 )
 def test_bad_knowledge_teaches_nobody(deed: Deed, error: str, tmp_path: Path) -> None:

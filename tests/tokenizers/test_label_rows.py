@@ -70,7 +70,7 @@ def test_rows_are_cut_with_their_tokens() -> None:
     inputs, rows = label_rows(tokenizer, samples, 4)
     assert inputs[0].tolist() == [1, 2, 3, 4]
     assert rows.row.tolist() == [1, 2]
-    with pytest.raises(FedfuseError, match="max_length is 1"):
+    with pytest.raises(FedfuseError, match="max_length: expected 2 or more, got 1"):
         label_rows(tokenizer, samples, 1)
 
 

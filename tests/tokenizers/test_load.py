@@ -67,7 +67,7 @@ def test_what_is_not_there_never_goes_to_the_hub(
     monkeypatch.setattr(
         AutoTokenizer, "from_pretrained", lambda *_, **__: pytest.fail("asks transformers")
     )
-    with pytest.raises(FedfuseError, match=r"allowed: a folder with tokenizer\.json") as caught:
+    with pytest.raises(FedfuseError, match=r"expected a folder with tokenizer\.json") as caught:
         load_tokenizer(name)
     assert repr(name) in str(caught.value)
 

@@ -264,7 +264,7 @@ def test_byte_tokens_are_fallback_only_where_they_are_read_as_bytes() -> None:
 
 
 def test_unknown_model_type_is_named() -> None:
-    with pytest.raises(FedfuseError, match="'Trie'; allowed: BPE, Unigram, WordLevel, WordPiece"):
+    with pytest.raises(FedfuseError, match="BPE, Unigram, WordLevel, WordPiece, got 'Trie'"):
         convert("a", model={"type": "Trie"})
 
 
