@@ -83,7 +83,7 @@ def test_fedavg_refuses_other_bases(tmp_path: Path) -> None:
         federate(tmp_path, **SHORT, strategy="fedavg-lora", clients__model="builtin:gpt2")
     errors = [x["error"] for x in lines(tmp_path / "quickstart", "messages") if x["error"]]
     assert len(errors) == 2
-    assert all("adapter state has 14 arrays and the adapter 8" in error for error in errors)
+    assert all("expected the adapter's 8 arrays, got 14" in error for error in errors)
 
 
 def test_llm2slm_teaches_the_clients_and_not_the_server(tmp_path: Path) -> None:
