@@ -59,7 +59,7 @@ def answer(message: Message, context: Context) -> Message:
     kind, content = message.metadata.message_type, message.content
     requests: Mapping[str, RecordDict] = split(content) if kind == JOINT else {kind: content}
     if not set(requests) <= set(METHODS):
-        raise FedfuseError(f"the message asks for {list(requests)}; allowed: {', '.join(METHODS)}")
+        raise FedfuseError(f"phases: expected some of {', '.join(METHODS)}, got {list(requests)}")
     config = parse(context.run_config)
     client = find_client(client_kind(config.strategy, config.client))(context, content)
     answers = {}

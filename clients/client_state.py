@@ -66,7 +66,7 @@ class ClientState:
         now = int(state.config_records[_RUN]["round"])  # type: ignore[arg-type]
         if request_context.round < now:
             raise FedfuseError(
-                f"a message of round {request_context.round} came late; allowed: at least "
+                f"a message of round {request_context.round} came late; expected at least "
                 f"round {now}, where this client is"
             )
         self._before = dict(state)
@@ -121,7 +121,7 @@ class ClientState:
         for name, mine in self._facts.items():
             if found.facts[name] != mine:
                 raise FedfuseError(
-                    f"{self._folder}: {name} is {found.facts[name]!r}; allowed: {mine!r}, to go on"
+                    f"{self._folder}: {name}: expected {mine!r}, got {found.facts[name]!r}"
                 )
         self.state.clear()
         arrays: dict[str, dict[str, object]] = {name: {} for name in found.facts["empty"]}

@@ -1,4 +1,4 @@
-"""The ServerApp: read the config, open the session, run the strategy, write the report."""
+"""The ServerApp: read the config, open the run, start the strategy, write the report."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def main(grid: Grid, context: Context) -> None:
             f"strategy {config.strategy!r} needs, got ''"
         )
     with monitored(config.metrics_port) as monitor:
-        session = strategy_class.open(config)
-        run = session.run
+        server = strategy_class.open(config)
+        run = server.run
         run.listen(monitor)
         run.progress(run=run.folder.name)
         try:
             # Let go by the system when the process ends, however it ends.
             with FileLock(run.folder / "lock", timeout=0):
                 try:
-                    strategy = strategy_class(session)
+                    strategy = strategy_class(server)
                     initial = strategy.initial()
                     strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.timeout)
                 except BaseException:

@@ -53,7 +53,7 @@ class BaseStrategy(StrategyHooks):
         self._grid, self._evaluate_fn = grid, evaluate_fn
         self._train_config = train_config or ConfigRecord()
         self._evaluate_config = evaluate_config or ConfigRecord()
-        self.messenger = Messenger(grid, self.session.run, timeout)
+        self.messenger = Messenger(grid, self.server.run, timeout)
         self._phases = (
             PiggybackRunner(self.messenger, self.request_context)
             if self.config.piggyback
@@ -97,7 +97,7 @@ class BaseStrategy(StrategyHooks):
             arrays, metrics = self.aggregate_train(server_round, replies)
             deque(replies, maxlen=0)  # Replies that the strategy left out are written down too.
             seconds = time.monotonic() - started - replies.waited
-            self.session.run.message(server_round, "server.aggregate", SERVER, seconds=seconds)
+            self.server.run.message(server_round, "server.aggregate", SERVER, seconds=seconds)
             if arrays is not None:
                 self._result.arrays = arrays
             if metrics is not None:
@@ -150,8 +150,8 @@ class BaseStrategy(StrategyHooks):
 
     def _checkpoint(self, server_round: int) -> None:
         """Save what is needed to go on after a round."""
-        self.session.checkpoint(server_round, self.state(), result_facts(self._result))
-        self.session.run.progress(checkpoint=server_round)
+        self.server.checkpoint(server_round, self.state(), result_facts(self._result))
+        self.server.run.progress(checkpoint=server_round)
 
     def _resume(self, initial_arrays: ArrayRecord, num_rounds: int) -> int:
         """Restore the run that is to go on, if any.
@@ -160,7 +160,7 @@ class BaseStrategy(StrategyHooks):
             number of its last checkpoint, -1 for none.
         """
         self._result = Result(arrays=initial_arrays)
-        kept = self.session.resume()
+        kept = self.server.resume()
         if kept is None:
             return -1
         self.load(strip_prefix(kept.arrays, "strategy|"))
@@ -182,7 +182,7 @@ class BaseStrategy(StrategyHooks):
         while len(nodes := list(grid.get_node_ids())) < self.config.min_clients:
             if time.monotonic() > deadline:
                 raise FedfuseError(
-                    f"{len(nodes)} clients connected within {timeout:g} s; "
-                    f"allowed: at least {self.config.min_clients} (min-clients)"
+                    f"expected at least {self.config.min_clients} clients (min-clients) to connect "
+                    f"within {timeout:g} s, got {len(nodes)}"
                 )
             time.sleep(NODE_POLL_SECONDS)

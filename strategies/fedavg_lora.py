@@ -23,27 +23,27 @@ class FedAvgLoRA(ModelStrategy):
     ) -> Iterable[Message]:
         """Send the global adapter; every client trains it on its private data and sends it back."""
         request = ConfigRecord({**config, "reply": "adapter"})
-        adapter = messages.arrays_to_record(self.session.local_model.adapter)
+        adapter = messages.arrays_to_record(self.server.local_model.adapter)
         return self.requests(messages.LOCAL, request, RecordDict({"adapter": adapter}))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what came back, weighted by the number of private samples."""
-        own = self.session.local_model.adapter
+        own = self.server.local_model.adapter
 
         def parse_reply(reply: Message) -> tuple[AdapterState, float, float]:
             adapter = messages.record_to_arrays(reply.content.array_records["adapter"])
             check_adapter(adapter, own)
             number = messages.unpack_number(reply.content, "num-examples")
             if number <= 0:
-                raise FedfuseError(f"metrics.num-examples is {number:g}; allowed: above 0")
+                raise FedfuseError(f"metrics.num-examples: expected above 0, got {number:g}")
             return adapter, number, take_loss(reply)
 
         found = dict(self.parse_replies(server_round, replies, parse_reply))
         require(len(found), self.config.min_clients, messages.LOCAL)
         averaged = server_step({c: (adapter, n) for c, (adapter, n, _) in found.items()})
-        self.session.local_model.adapter = averaged
+        self.server.local_model.adapter = averaged
         losses = [found[client][2] for client in sorted(found)]
         return messages.arrays_to_record(averaged), mean_loss(losses)
 
@@ -53,6 +53,6 @@ class FedAvgLoRA(ModelStrategy):
         """Every client scores the global adapter."""
         requests = list(super().configure_evaluate(server_round, arrays, config, grid))
         for request in requests if server_round else []:
-            adapter = self.session.local_model.adapter
+            adapter = self.server.local_model.adapter
             request.content["adapter"] = messages.arrays_to_record(adapter)
         return requests

@@ -104,11 +104,11 @@ class FedDTPT(BaseStrategy):
     """
 
     client = "feddtpt"
-    session: FedDTPTState
+    server: FedDTPTState
 
-    def __init__(self, session: FedDTPTState) -> None:
-        super().__init__(session)
-        self.prompt = session.start
+    def __init__(self, server: FedDTPTState) -> None:
+        super().__init__(server)
+        self.prompt = server.start
         self.tuned: dict[str, TunedPrompt] = {}
         self.paid = 0
         self._test = 0.0
@@ -141,14 +141,14 @@ class FedDTPT(BaseStrategy):
 
         Override this for a rule of your own.
         """
-        session, settings = self.session, self.config.feddtpt
+        server, settings = self.server, self.config.feddtpt
 
         def score(prompt: Prompt) -> float:
-            return session.scorer.accuracy(prompt, session.splits.validation, VALIDATION)
+            return server.scorer.accuracy(prompt, server.splits.validation, VALIDATION)
 
         return select_prompt(
             tuned,
-            session.scorer.lm,
+            server.scorer.lm,
             self.prompt,
             settings.aggregation,
             settings.candidates,
@@ -186,7 +186,7 @@ class FedDTPT(BaseStrategy):
     def parse_registration(self, reply: Message) -> ClientInfo:
         """Parse a client's partition and black box; its vocabulary must be the server's."""
         client, model = unpack_registration(
-            reply.content, self.session.scorer.lm.tokenizer.fingerprint
+            reply.content, self.server.scorer.lm.tokenizer.fingerprint
         )
         return ClientInfo(client, model, f"client {client}")
 
@@ -203,7 +203,7 @@ class FedDTPT(BaseStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the clients' prompts, aggregate them, select the next global one."""
-        settings, given, lm = self.config.feddtpt, self.prompt, self.session.scorer.lm
+        settings, given, lm = self.config.feddtpt, self.prompt, self.server.scorer.lm
 
         def parse_reply(reply: Message) -> TunedPrompt:
             return self._parse_tuned(reply, given, settings.search.queries)
@@ -217,7 +217,7 @@ class FedDTPT(BaseStrategy):
         self.paid += sum(tuned.queries for tuned in found.values())
         selected = self.select(found)
         self.prompt = selected.prompt
-        self.session.run.aggregation(aggregation_line(server_round, selected, lm.word))
+        self.server.run.aggregation(aggregation_line(server_round, selected, lm.word))
         log.info("round %d: %s: %s", server_round, selected.name, lm.text(self.prompt))
         accuracy = mean(tuned.accuracy for tuned in found.values())
         return self.initial(), MetricRecord({"accuracy": accuracy})
@@ -254,7 +254,7 @@ class FedDTPT(BaseStrategy):
         private = dict(sorted(self.parse_replies(server_round, replies, parse_reply)))
         average = mean(shared for shared, _ in private.values()) if private else None
         stage = FEDERATED if server_round else ZERO_SHOT
-        paid = self.paid + self.session.scorer.paid(VALIDATION)
+        paid = self.paid + self.server.scorer.paid(VALIDATION)
         numbers = paid, self._test, average
         self._write_prompt(stage, server_round, SERVER, self.prompt, *numbers)
         for client, tuned in sorted(self.tuned.items()):
@@ -268,19 +268,19 @@ class FedDTPT(BaseStrategy):
         log.info("baselines: standalone, centralized")
         config = ConfigRecord({})
         messages.pack_context(config, self.request_context(turn))
-        content = self._content(config, self.session.start)
+        content = self._content(config, self.server.start)
         requests = [Message(content, node, messages.BASELINE) for node in self.messenger.names]
         replies = self.messenger.send_and_receive(self.config.rounds, requests)
         queries = self.config.rounds * self.config.feddtpt.search.queries
 
         def parse_reply(reply: Message) -> TunedPrompt:
-            return self._parse_tuned(reply, self.session.start, queries)
+            return self._parse_tuned(reply, self.server.start, queries)
 
         found = dict(self.parse_replies(turn, replies, parse_reply))
-        tuner = centralized_tuner(self.config, self.session.scorer, len(requests), self.paid)
+        tuner = centralized_tuner(self.config, self.server.scorer, len(requests), self.paid)
         for stage, model, tuned in (
             *(("standalone", client, found[client]) for client in sorted(found)),
-            ("centralized", SERVER, tuner.search(self.session.start, 1)),
+            ("centralized", SERVER, tuner.search(self.server.start, 1)),
         ):
             numbers = tuned.queries, self._test_accuracy(tuned.prompt)
             self._write_prompt(stage, self.config.rounds, model, tuned.prompt, *numbers)
@@ -303,18 +303,18 @@ class FedDTPT(BaseStrategy):
             )
 
     def _test_accuracy(self, prompt: Prompt) -> float:
-        return self.session.scorer.accuracy(prompt, self.session.splits.test, TEST)
+        return self.server.scorer.accuracy(prompt, self.server.splits.test, TEST)
 
     def _write_prompt(
         self, stage: str, server_round: int, model: str, prompt: Prompt, *numbers: Any
     ) -> None:
         """Write a line of prompts.jsonl; the numbers are queries and accuracies."""
-        words = self.session.scorer.lm.words(prompt)
-        self.session.run.prompt(PromptLine(stage, server_round, model, words, *numbers))
+        words = self.server.scorer.lm.words(prompt)
+        self.server.run.prompt(PromptLine(stage, server_round, model, words, *numbers))
 
     def _parse_tuned(self, reply: Message, given: Prompt, queries: int) -> TunedPrompt:
         """Parse a client's prompt, made of the given one for at most so many queries."""
-        lm, length = self.session.scorer.lm, self.config.feddtpt.search.max_length
+        lm, length = self.server.scorer.lm, self.config.feddtpt.search.max_length
         fits = partial(lm.may_become, given)
         return unpack_tuned(reply.content, fits, max(length, len(given.tokens)), queries)
 

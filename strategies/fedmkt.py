@@ -47,18 +47,18 @@ class FedMKT(ModelStrategy):
     client_rule = "dual-min-ce"
     reads_contexts = False
 
-    def __init__(self, session: ServerState) -> None:
-        super().__init__(session)
-        server, self.clients_by = self.rules(self.config)
+    def __init__(self, server: ServerState) -> None:
+        super().__init__(server)
+        own, self.clients_by = self.rules(self.config)
         share = self.config.knowledge.public_share
-        if share < 1 and (learning := [r.name for r in (server, self.clients_by) if r.learns]):
+        if share < 1 and (learning := [r.name for r in (own, self.clients_by) if r.learns]):
             raise FedfuseError(
                 f"knowledge.public-share = {share}: expected 1 with the rule {learning[0]!r}, "
                 "which needs the same samples in every round"
             )
-        self.rule = server.make(self.config.gate, derive_seed(self.config, SERVER, "selector"))
-        self.reads_contexts = self.reads_contexts or server.reads_contexts
-        self.cache = DiskCache(session.run.folder / SERVER / "held")
+        self.rule = own.make(self.config.gate, derive_seed(self.config, SERVER, "selector"))
+        self.reads_contexts = self.reads_contexts or own.reads_contexts
+        self.cache = DiskCache(server.run.folder / SERVER / "knowledge")
         self.channel = KnowledgeChannel(self.config.knowledge, self.cache)
         self._knowledge: KnowledgeSet | None = None
 
@@ -104,15 +104,15 @@ class FedMKT(ModelStrategy):
             FedfuseError: for knowledge that is malformed, about something else, or contradicts
                 itself.
         """
-        node, session = reply.metadata.src_node_id, self.session
+        node, server = reply.metadata.src_node_id, self.server
         payload, tokenizer = messages.unpack_knowledge(reply.content), self.tokenizers[node]
-        client, public = self.messenger.name(node), session.public.fingerprint
-        return self.channel.decode(client, payload, tokenizer, session.aligner, public)
+        client, public = self.messenger.name(node), server.public.fingerprint
+        return self.channel.decode(client, payload, tokenizer, server.aligner, public)
 
     def server_knowledge(self) -> Knowledge:
         """Knowledge that the server sends to the clients (step 7)."""
         known = self._knowledge
-        return known.knowledge if known else self.session.knowledge()
+        return known.knowledge if known else self.server.knowledge()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -138,19 +138,19 @@ class FedMKT(ModelStrategy):
         Each reply is aligned when it arrives, and waits in a file; of all of them together no more
         is in memory than what the rule reads.
         """
-        session, phase = self.session, self.config.server_distill
+        server, phase = self.server, self.config.server_distill
         losses: dict[str, float] = {}
-        with DiskBuffer(session.run.folder) as buffer:
+        with DiskBuffer(server.run.folder) as buffer:
             distilled, self._knowledge = server_step(
-                session.local_model,
-                session.public,
+                server.local_model,
+                server.public,
                 self._received(server_round, replies, losses),
                 self.weigh,
-                session.aligner,
+                server.aligner,
                 self.config.knowledge,
                 phase,
                 seed=derive_seed(self.config, SERVER, "distill"),
-                state=session.training.get("distill"),
+                state=server.training.get("distill"),
                 reads_contexts=self.reads_contexts,
                 acceptance_seed=derive_seed(self.config, SERVER, "promotion", server_round)
                 if self.config.acceptance_test
@@ -158,10 +158,10 @@ class FedMKT(ModelStrategy):
                 store=buffer.put,
                 on_step=log_progress(f"round {server_round}: distill", phase.steps),
             )
-        session.record_step(server_round, distilled)
+        server.record_step(server_round, distilled)
         if isinstance(self.rule, LearningRule) and (learned := self.rule.last):
-            session.run.gate_loss(server_round, SERVER, learned.before, learned.after)
-        adapter = messages.arrays_to_record(session.local_model.adapter)
+            server.run.gate_loss(server_round, SERVER, learned.before, learned.after)
+        adapter = messages.arrays_to_record(server.local_model.adapter)
         return adapter, mean_loss([losses[client] for client in sorted(losses)])
 
     def _received(
@@ -187,8 +187,8 @@ class FedMKT(ModelStrategy):
             yield client, sent
         if len(losses) < self.config.min_clients:
             raise FedfuseError(
-                f"round {server_round}: {len(losses)} clients sent usable knowledge; "
-                f"allowed: at least {self.config.min_clients} (min-clients)"
+                f"round {server_round}: expected usable knowledge of at least "
+                f"{self.config.min_clients} clients (min-clients), got {len(losses)}"
             )
 
     def configure_distill(
@@ -199,7 +199,7 @@ class FedMKT(ModelStrategy):
         cached = {client: digests.get(client, "") for client in names.values()}
         payloads = self.channel.encode(self.server_knowledge(), cached)
         self._knowledge = None
-        contexts = self.session.view_contexts() if self.clients_by.reads_contexts else None
+        contexts = self.server.view_contexts() if self.clients_by.reads_contexts else None
         requests = []
         for node, client in names.items():
             asked = {**config, "rule": self.clients_by.name}
@@ -222,13 +222,13 @@ class FedMKT(ModelStrategy):
             for key, share in reply.content.metric_records["teacher-shares"].items():
                 domain, _, teacher = key.rpartition("/")
                 shares[domain, teacher] = float(share)  # type: ignore[arg-type]
-            self.session.run.teacher_shares(server_round, "down", client, shares)
+            self.server.run.teacher_shares(server_round, "down", client, shares)
             if self.config.acceptance_test:
                 keep, changes = messages.unpack_acceptance(reply.content)
-                self.session.run.acceptance(server_round, client, keep=keep, changes=changes)
+                self.server.run.acceptance(server_round, client, keep=keep, changes=changes)
             if self.clients_by.learns:
                 before, after = messages.unpack_gate_loss(reply.content)
-                self.session.run.gate_loss(server_round, client, before, after)
+                self.server.run.gate_loss(server_round, client, before, after)
             return loss
 
         return mean_loss(

@@ -52,7 +52,7 @@ class StrategyHooks(Strategy):
     """The hooks, and what their default forms need.
 
     Args:
-        session: config, run folder, and what the strategy needs besides.
+        server: config, run folder, and what the strategy needs besides.
 
     Attributes:
         client: kind of client that answers: ``knowledge``, ``feddtpt``, your own class, or its
@@ -61,18 +61,18 @@ class StrategyHooks(Strategy):
 
     client: str | type = "knowledge"
 
-    def __init__(self, session: RunState) -> None:
-        self.session = session
-        self.config = session.config
+    def __init__(self, server: RunState) -> None:
+        self.server = server
+        self.config = server.config
         self.registry = ClientRegistry(
-            session.run, self.registration_request, self.parse_registration
+            server.run, self.registration_request, self.parse_registration
         )
         self.messenger: Messenger
 
     @staticmethod
     @abstractmethod
     def open(config: RunConfig) -> RunState:
-        """The session that the strategy needs."""
+        """The server's side of the run: what the strategy needs."""
 
     @classmethod
     def client_name(cls) -> str:
@@ -192,13 +192,13 @@ class StrategyHooks(Strategy):
         """Log what will run."""
         config = self.config
         log.info("%s, %d rounds, seed %d", type(self).__name__, config.rounds, config.seed)
-        log.info("run folder: %s", self.session.run.folder)
+        log.info("run folder: %s", self.server.run.folder)
 
     # --- For hooks ---
 
     def request_context(self, server_round: int) -> messages.RequestContext:
         """What the requests of a round belong to."""
-        run = self.session.run
+        run = self.server.run
         return messages.RequestContext(run.folder.name, run.id, server_round)
 
     def requests(

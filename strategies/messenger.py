@@ -258,5 +258,5 @@ def require(answered: int, minimum: int, phase: str) -> None:
     """
     if answered < minimum:
         raise FedfuseError(
-            f"{phase}: {answered} clients answered; allowed: at least {minimum} (min-clients)"
+            f"{phase}: expected replies of at least {minimum} clients (min-clients), got {answered}"
         )

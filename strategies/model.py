@@ -30,16 +30,16 @@ class ModelStrategy(BaseStrategy):
     """Clients tell their tokenizers, train on private data, and score their models.
 
     Args:
-        session: config, the server's model and the run folder.
+        server: config, the server's model and the run folder.
 
     Attributes:
         tokenizers: of the clients, by node.
     """
 
-    session: ServerState
+    server: ServerState
 
-    def __init__(self, session: ServerState) -> None:
-        super().__init__(session)
+    def __init__(self, server: ServerState) -> None:
+        super().__init__(server)
         self.tokenizers: dict[int, TextTokenizer] = {}
 
     @classmethod
@@ -66,12 +66,12 @@ class ModelStrategy(BaseStrategy):
 
     def initial(self) -> ArrayRecord:
         """The server's adapter."""
-        return messages.arrays_to_record(self.session.local_model.adapter)
+        return messages.arrays_to_record(self.server.local_model.adapter)
 
     def registration_request(self) -> RecordDict:
         """The server's tokenizer."""
         registration_request = RecordDict({})
-        messages.pack_tokenizer(registration_request, self.session.local_model.tokenizer)
+        messages.pack_tokenizer(registration_request, self.server.local_model.tokenizer)
         return registration_request
 
     def parse_registration(self, reply: Message) -> ClientInfo:
@@ -88,7 +88,7 @@ class ModelStrategy(BaseStrategy):
 
     def select_public_samples(self, server_round: int) -> None:
         """Select the public samples of a round."""
-        self.session.select_public_samples(server_round)
+        self.server.select_public_samples(server_round)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -105,7 +105,7 @@ class ModelStrategy(BaseStrategy):
         def note(reply: Message) -> list[float]:
             scores = messages.unpack_scores(reply.content)
             client = self.messenger.name(reply.metadata.src_node_id)
-            self.session.run.scores(stage, server_round, client, scores)
+            self.server.run.scores(stage, server_round, client, scores)
             return [score.loss for score in scores.values()]
 
         noted = self.parse_replies(server_round, replies, note)
@@ -114,8 +114,8 @@ class ModelStrategy(BaseStrategy):
     def evaluate_server(self, server_round: int) -> MetricRecord:
         """Score the server's model and write it down."""
         stage = FEDERATED if server_round else ZERO_SHOT
-        scores = self.session.score()
-        self.session.run.scores(stage, server_round, SERVER, scores)
+        scores = self.server.score()
+        self.server.run.scores(stage, server_round, SERVER, scores)
         mean = sum(score.loss for score in scores.values()) / len(scores)
         log.info("round %d: server loss %.4f nats/byte", server_round, mean)
         return MetricRecord({**messages.scores_to_metrics(scores)})
@@ -133,7 +133,7 @@ class ModelStrategy(BaseStrategy):
             server_round, replies, read_both
         ):
             if tokens:
-                self.session.note_memory(server_round, client, phase, tokens)
+                self.server.note_memory(server_round, client, phase, tokens)
             yield client, found
 
     def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
@@ -148,12 +148,12 @@ class ModelStrategy(BaseStrategy):
         requests = self.requests(messages.BASELINE, config)
         with one_thread():
             replies = self.messenger.send_and_receive(
-                self.config.rounds, requests, lambda: server_baselines(self.session)
+                self.config.rounds, requests, lambda: server_baselines(self.server)
             )
 
         def note(reply: Message) -> None:
             client = self.messenger.name(reply.metadata.src_node_id)
-            client_baselines(self.session, client, reply)
+            client_baselines(self.server, client, reply)
 
         deque(self.parse_replies(turn, replies, note), maxlen=0)
 

@@ -262,7 +262,7 @@ def check_same(config: RunConfig, before: Mapping[str, Any]) -> None:
     """
     now, was = flatten(config), flatten(RunConfig()) | dict(before)
     other = [
-        f"{key} = {now[key]!r}: allowed: {was[key]!r}"
+        f"{key}: expected {was[key]!r}, got {now[key]!r}"
         for key in now
         if key not in RESUMABLE_KEYS and now[key] != was[key]
     ]

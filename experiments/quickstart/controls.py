@@ -23,12 +23,12 @@ class ShuffledKnowledge(FedFuse):
         """Verified, then shuffled."""
         knowledge = super().receive(reply)
         tokenizer = self.tokenizers[reply.metadata.src_node_id]
-        labels = self.session.aligner.pair(tokenizer).rows.token
+        labels = self.server.aligner.pair(tokenizer).rows.token
         return shuffle(knowledge, labels, self.config.seed)
 
     def server_knowledge(self) -> Knowledge:
         """Shuffled on the way down as well."""
-        labels = self.session.aligner.rows.token
+        labels = self.server.aligner.rows.token
         return shuffle(super().server_knowledge(), labels, self.config.seed)
 
 

@@ -23,7 +23,7 @@ class Recorded(FedMKT):
         """Make the folder."""
         super().summary()
         self._seconds: list[float] = []
-        (self.session.run.folder / KNOWLEDGE).mkdir()
+        (self.server.run.folder / KNOWLEDGE).mkdir()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -36,7 +36,7 @@ class Recorded(FedMKT):
         """Keep what a client says."""
         knowledge = super().receive(reply)
         client = self.messenger.name(reply.metadata.src_node_id)
-        save(self.session.run.folder / KNOWLEDGE / f"{client}.bin", knowledge)
+        save(self.server.run.folder / KNOWLEDGE / f"{client}.bin", knowledge)
         return knowledge
 
     def aggregate_evaluate(
@@ -46,5 +46,5 @@ class Recorded(FedMKT):
         metrics = super().aggregate_evaluate(server_round, replies)
         if server_round:
             self._seconds.append(round(time.monotonic() - self._started, 2))
-            (self.session.run.folder / ROUNDS).write_text(json.dumps(self._seconds))
+            (self.server.run.folder / ROUNDS).write_text(json.dumps(self._seconds))
         return metrics

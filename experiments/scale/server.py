@@ -51,10 +51,10 @@ class Measured(FedMKT):
         """Measure the memory that it takes."""
         found: list[tuple[ArrayRecord | None, MetricRecord | None]] = []
         # What is there once, however many the clients are.
-        own = self.session.local_model.knowledge(self.config.knowledge.k)
+        own = self.server.local_model.knowledge(self.config.knowledge.k)
         for tokenizer in set(self.tokenizers.values()):
-            self.session.aligner.pair(tokenizer)
-        told = patch.object(self.session.local_model, "knowledge", lambda *_: own)
+            self.server.aligner.pair(tokenizer)
+        told = patch.object(self.server.local_model, "knowledge", lambda *_: own)
         fuse = super().aggregate_train
         with told:
             extra = peak_beyond(lambda: found.append(fuse(server_round, replies)), trim=True)
@@ -131,7 +131,7 @@ def main(
     grid = InProcessGrid(playback(folder, config), nodes, {})
     strategy = Measured(open_server_state(config))
     with patch("strategies.fedmkt.DiskBuffer", MemoryBuffer) if held else nullcontext():
-        strategy.start(grid, arrays_to_record(strategy.session.local_model.adapter), num_rounds=1)
+        strategy.start(grid, arrays_to_record(strategy.server.local_model.adapter), num_rounds=1)
     print(json.dumps({"clients": clients, "extra_mb": strategy.extra_mb}))
 
 

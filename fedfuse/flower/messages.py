@@ -70,7 +70,7 @@ def unpack_context(content: RecordDict) -> RequestContext:
     run, run_id, number = (values.get(name) for name in ("run", "run-id", "round"))
     if not (isinstance(run, str) and isinstance(run_id, str) and isinstance(number, int)):
         raise FedfuseError(
-            f"the request's config holds {sorted(values)}; allowed: besides, run, run-id and round"
+            f"the request's config: expected run, run-id and round, got {sorted(values)}"
         )
     return RequestContext(run, run_id, number)
 
@@ -91,7 +91,7 @@ def check_round(content: RecordDict, wanted: int) -> None:
     info = content.get("info")
     found = info.get("round") if isinstance(info, ConfigRecord) else None
     if found != wanted:
-        raise FedfuseError(f"the reply is of round {found!r}; allowed: {wanted}")
+        raise FedfuseError(f"round of the reply: expected {wanted}, got {found!r}")
 
 
 def arrays_to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
@@ -124,13 +124,13 @@ def unpack_knowledge(content: RecordDict) -> Payload:
     """
     record = content.get(_KNOWLEDGE)
     if not isinstance(record, ArrayRecord) or set(record) not in _PAYLOADS:
-        raise FedfuseError(f"the message holds {sorted(content)}; allowed: knowledge")
+        raise FedfuseError(f"expected knowledge, got the records {sorted(content)}")
     parts = {}
     for name, array in record_to_arrays(record).items():
         if array.dtype != np.uint8 or array.ndim != 1:
             raise FedfuseError(
-                f"knowledge.{name} is {array.dtype}{list(array.shape)}; "
-                "allowed: uint8, 1-dimensional"
+                f"knowledge.{name}: expected 1-dimensional uint8, got "
+                f"{array.dtype}{list(array.shape)}"
             )
         parts[name] = array.tobytes()
     base = parts.get("base", b"").decode("ascii", errors="replace")
@@ -150,14 +150,16 @@ def unpack_context_loss(content: RecordDict, samples: int) -> Float32[ndarray, "
     """
     record = content.get(_CONTEXTS)
     if not isinstance(record, ArrayRecord) or set(record) != {"loss"}:
-        raise FedfuseError(f"the message holds {sorted(content)}; allowed: contexts with a loss")
+        raise FedfuseError(f"expected contexts with a loss, got the records {sorted(content)}")
     loss = record_to_arrays(record)["loss"]
     if loss.dtype != np.float16 or loss.shape != (samples,):
         raise FedfuseError(
-            f"contexts.loss is {loss.dtype}{list(loss.shape)}; allowed: float16[{samples}]"
+            f"contexts.loss: expected float16[{samples}], got {loss.dtype}{list(loss.shape)}"
         )
     if ((loss < 0) | np.isinf(loss)).any():
-        raise FedfuseError("contexts.loss is negative or infinite; allowed: from 0, or NaN")
+        raise FedfuseError(
+            "contexts.loss: expected 0 or more, or NaN, got a negative or infinite number"
+        )
     return loss.astype(np.float32)
 
 
@@ -191,7 +193,7 @@ def unpack_tokenizer(content: RecordDict) -> TextTokenizer:
     """
     record = content.get("tokenizer")
     if not isinstance(record, ConfigRecord) or not isinstance(record.get("json"), str):
-        raise FedfuseError(f"the message holds {sorted(content)}; allowed: a tokenizer")
+        raise FedfuseError(f"expected a tokenizer, got the records {sorted(content)}")
     return TextTokenizer.from_json(str(record["json"]))
 
 
@@ -214,7 +216,7 @@ def unpack_scores(content: RecordDict) -> dict[str, Score]:
     """
     scores = metrics_to_scores(_metrics(content))
     if not scores:
-        raise FedfuseError("the metrics hold no loss; allowed: one per domain")
+        raise FedfuseError("metrics: expected a loss per domain, got no loss")
     return scores
 
 
@@ -290,7 +292,7 @@ def unpack_gate_loss(content: RecordDict) -> tuple[float, float]:
 def _metrics(content: RecordDict, name: str = "metrics") -> MetricRecord:
     record = content.get(name)
     if not isinstance(record, MetricRecord):
-        raise FedfuseError(f"the message holds {sorted(content)}; allowed: {name}")
+        raise FedfuseError(f"expected {name}, got the records {sorted(content)}")
     return record
 
 
@@ -300,6 +302,6 @@ def _number(
     value = metrics.get(name)
     if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
         raise FedfuseError(
-            f"metrics.{name} is {value!r}; allowed: a finite number in [{low:g}, {high:g}]"
+            f"metrics.{name}: expected a finite number in [{low:g}, {high:g}], got {value!r}"
         )
     return float(value)

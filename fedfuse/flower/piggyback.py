@@ -38,7 +38,7 @@ def split(content: RecordDict) -> dict[str, RecordDict]:
     given = record.get("names") if isinstance(record, ConfigRecord) else None
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
     if not names:
-        raise FedfuseError(f"the message holds {sorted(content)}; allowed: phases with names")
+        raise FedfuseError(f"expected phases with names, got the records {sorted(content)}")
     return {
         phase: RecordDict(
             {

@@ -93,7 +93,7 @@ def sets(*options: str) -> list[str]:
         ),
         (
             ["strategy=fedsomething"],
-            "strategy = 'fedsomething': allowed: fedfuse, fusion-x, fedmkt, fedavg-lora",
+            "strategy = 'fedsomething': expected fedfuse, fusion-x, fedmkt, fedavg-lora",
         ),
         (["data.public=0"], "the public set: expected at least one sample, got none"),
         (["min-clients=5"], "min-clients: expected at most the number of clients, 4, got 5"),

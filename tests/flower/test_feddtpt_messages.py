@@ -80,7 +80,7 @@ def leave_out(name: str) -> Callable[[RecordDict], None]:
     ("spoil", "why"),
     [
         (leave_out("prompt"), "expected a prompt with tokens"),
-        (leave_out("metrics"), "allowed: metrics"),
+        (leave_out("metrics"), "expected metrics"),
         (change(tokens=np.zeros(0, np.uint32)), "expected 1 to 5, got 0"),
         (change(tokens=np.zeros(6, np.uint32)), "expected 1 to 5, got 6"),
         (change(tokens=np.zeros(3, np.int64)), r"prompt\.tokens: expected .* uint32, got int64"),
@@ -89,10 +89,10 @@ def leave_out(name: str) -> Callable[[RecordDict], None]:
         (change(gain=np.zeros(2, np.float16)), "expected one number .* for each of 3 tokens"),
         (change(gain=np.full(3, np.nan, np.float16)), r"one number in \[-1, 1\].* got .*nan"),
         (change(gain=np.full(3, 1.5, np.float16)), "expected one number"),
-        (metrics(accuracy=1.01), "metrics.accuracy is 1.01"),
-        (metrics(accuracy=float("nan")), "metrics.accuracy is nan"),
-        (metrics(queries=51), "metrics.queries is 51"),
-        (metrics(queries=-1), "metrics.queries is -1"),
+        (metrics(accuracy=1.01), r"metrics.accuracy: expected .* got 1.01"),
+        (metrics(accuracy=float("nan")), r"metrics.accuracy: expected .* got nan"),
+        (metrics(queries=51), r"metrics.queries: expected .* got 51"),
+        (metrics(queries=-1), r"metrics.queries: expected .* got -1"),
     ],
 )
 def test_what_is_refused(spoil: Callable[[RecordDict], None], why: str) -> None:

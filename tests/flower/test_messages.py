@@ -63,19 +63,19 @@ def test_what_changed_comes_back(knowledge: Knowledge) -> None:
 
 def test_missing_knowledge_is_refused() -> None:
     content = RecordDict({})
-    with pytest.raises(FedfuseError, match="allowed: knowledge"):
+    with pytest.raises(FedfuseError, match="expected knowledge"):
         messages.unpack_knowledge(content)
     some = np.zeros(3, dtype=np.uint8)
     for names in ({"other"}, {"message", "row_mask"}):
         content["knowledge"] = messages.arrays_to_record(dict.fromkeys(names, some))
-        with pytest.raises(FedfuseError, match="allowed: knowledge"):
+        with pytest.raises(FedfuseError, match="expected knowledge"):
             messages.unpack_knowledge(content)
 
 
 @pytest.mark.parametrize("array", [np.zeros((3, 3), np.uint8), np.zeros(9), np.zeros(9, np.int8)])
 def test_another_form_of_knowledge_is_refused(array: Any) -> None:
     record = messages.arrays_to_record({"message": array})
-    with pytest.raises(FedfuseError, match=r"knowledge\.message is .*; allowed: uint8, 1-dim"):
+    with pytest.raises(FedfuseError, match=r"knowledge\.message: expected 1-dimensional uint8"):
         messages.unpack_knowledge(RecordDict({"knowledge": record}))
 
 
@@ -104,7 +104,7 @@ def test_a_tokenizer_comes_back(tiny_tokenizers: dict[str, TextTokenizer]) -> No
 )
 def test_no_tokenizer_is_refused(record: Any) -> None:
     content = RecordDict({} if record is None else {"tokenizer": record})
-    with pytest.raises(FedfuseError, match="allowed: a tokenizer"):
+    with pytest.raises(FedfuseError, match="expected a tokenizer"):
         messages.unpack_tokenizer(content)
 
 
@@ -132,16 +132,16 @@ def test_scores_come_back() -> None:
     ],
 )
 def test_bad_scores_are_refused(metrics: Any, name: str) -> None:
-    with pytest.raises(FedfuseError, match=rf"metrics.{name} is .*; allowed: a finite number"):
+    with pytest.raises(FedfuseError, match=rf"metrics.{name}: expected a finite number"):
         messages.unpack_scores(RecordDict({"metrics": MetricRecord(metrics)}))
 
 
 def test_missing_metrics_are_refused() -> None:
-    with pytest.raises(FedfuseError, match="allowed: metrics"):
+    with pytest.raises(FedfuseError, match="expected metrics"):
         messages.unpack_scores(RecordDict({}))
     with pytest.raises(FedfuseError, match="no loss"):
         messages.unpack_scores(RecordDict({"metrics": MetricRecord({})}))
-    with pytest.raises(FedfuseError, match=r"metrics.loss is None"):
+    with pytest.raises(FedfuseError, match=r"metrics.loss: expected .* got None"):
         messages.unpack_number(RecordDict({"metrics": MetricRecord({})}), "loss")
 
 
@@ -161,7 +161,7 @@ def test_a_reply_says_what_it_answers() -> None:
     messages.pack_round(reply, 2)
     assert reply["info"] == ConfigRecord({"cache-digest": "x", "round": 2})
     messages.check_round(reply, 2)
-    with pytest.raises(FedfuseError, match="of round 2; allowed: 3"):
+    with pytest.raises(FedfuseError, match="expected 3, got 2"):
         messages.check_round(reply, 3)
-    with pytest.raises(FedfuseError, match="of round None; allowed: 3"):
+    with pytest.raises(FedfuseError, match="expected 3, got None"):
         messages.check_round(RecordDict({}), 3)

@@ -36,5 +36,5 @@ def test_what_stands_beside_belongs_to_no_phase() -> None:
 )
 def test_other_contents_are_refused(phases: ConfigRecord | None) -> None:
     whole = RecordDict({"phases": phases} if phases is not None else {})
-    with pytest.raises(FedfuseError, match="allowed: phases with names"):
+    with pytest.raises(FedfuseError, match="expected phases with names"):
         split(whole)

@@ -55,7 +55,7 @@ def test_knowledge_of_an_earlier_round_is_refused(
     """In good form, of the right samples, and with nothing else wrong."""
     among(monkeypatch, {(2, LOCAL, 1): "stale"})
     folder = federate(tmp_path, **TWO)
-    assert errors(folder) == [(LOCAL, "1", "refused: the reply is of round 1; allowed: 2")]
+    assert errors(folder) == [(LOCAL, "1", "refused: round of the reply: expected 2, got 1")]
     assert heard(folder, 1) == {"0", "1", "2", "none"}
     assert heard(folder, 2) == {"0", "2", "none"}
 
@@ -223,5 +223,7 @@ def test_a_full_disk_ends_the_run_and_leaves_it_to_go_on_with(
 
 def test_too_few_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     among(monkeypatch, {}, {1: frozenset({1}), 2: frozenset({1})})
-    with pytest.raises(FedfuseError, match=r"train.local: 1 clients answered; allowed: at least 2"):
+    with pytest.raises(
+        FedfuseError, match=r"train.local: expected replies of at least 2 clients .* got 1"
+    ):
         federate(tmp_path, **{**TWO, "min_clients": 2})

@@ -79,7 +79,9 @@ def test_fedavg_averages_the_clients_adapters(tmp_path: Path) -> None:
 
 
 def test_fedavg_refuses_other_bases(tmp_path: Path) -> None:
-    with pytest.raises(FedfuseError, match=r"train.local: 0 clients .* at least 2"):
+    with pytest.raises(
+        FedfuseError, match=r"train.local: expected replies of at least 2 clients .* got 0"
+    ):
         federate(tmp_path, **SHORT, strategy="fedavg-lora", clients__model="builtin:gpt2")
     errors = [x["error"] for x in lines(tmp_path / "quickstart", "messages") if x["error"]]
     assert len(errors) == 2

@@ -72,7 +72,7 @@ def test_what_stays_is_not_told_again(tmp_path: Path, monkeypatch: pytest.Monkey
         down = traffic(folder, "train.distill", "sent_bytes")
         if threshold == 1.0:
             assert down[2] < down[1]
-        held = [path.name[:2] for path in (folder / "server" / "held").glob("*.npz")]
+        held = [path.name[:2] for path in (folder / "server" / "knowledge").glob("*.npz")]
         assert set(held) == ({"0-", "1-"} if threshold else set())
         assert len(held) <= 4  # of this checkpoint and the one before
     assert told[0.0][1] == pytest.approx(told[1.0][1], rel=0.02)

@@ -93,7 +93,7 @@ def test_a_reply_that_does_not_count(
     """The client is a round ahead of what the server knows of it, or was started again."""
     among(monkeypatch, {(2, JOINT, 1): fault})
     folder = federate(tmp_path, **THREE, knowledge__delta_threshold=0.01, piggyback=True)
-    refused = "refused: the reply is of round {}; allowed: {}"
+    refused = "refused: round of the reply: expected {1}, got {0}"
     assert errors(folder) == (
         [
             (LOCAL, "1", refused.format(1, 2)),
@@ -154,7 +154,7 @@ def test_a_reply_without_phases_is_refused(tmp_path: Path) -> None:
 
     folder = federate(tmp_path, **TWO, piggyback=True, app=sabotage({2: strip}))
     assert {error for _, _, error in errors(folder)} == {
-        "refused: the message holds []; allowed: phases with names"
+        "refused: expected phases with names, got the records []"
     }
     assert heard(folder, 2) == {"0", "1", "none"}
 
@@ -195,5 +195,5 @@ def test_a_run_does_not_change_between_the_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = cut_off(8, tmp_path, monkeypatch, **RESUMED)
-    with pytest.raises(FedfuseError, match="piggyback = False: allowed: True"):
+    with pytest.raises(FedfuseError, match="piggyback: expected True, got False"):
         federate(tmp_path, **{**RESUMED, "piggyback": False}, resume=str(folder))

@@ -213,7 +213,7 @@ def test_another_run_of_the_name_is_not_gone_on_with(
 def test_what_cannot_go_on_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = cut_off(12, tmp_path, monkeypatch, **SHORT)
     keys = {**SHORT, "resume": str(folder)}
-    with pytest.raises(FedfuseError, match=r"another config:\n  seed = 5: allowed: 0"):
+    with pytest.raises(FedfuseError, match=r"another config:\n  seed: expected 0, got 5"):
         federate(tmp_path, **keys, seed=5)
     config, clients = resume_config(folder, 9)
     assert (config.resume, config.rounds, clients) == (str(folder), 2, 2)
