@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -230,8 +229,8 @@ def test_an_old_report_survives_a_crash(
     def fail(source: Path, target: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(FedfuseError, match="disk full"):
         write_report(folder)
     assert sorted(folder.iterdir()) == before
     assert (folder / "report.html").read_text(encoding="utf-8") == page.source
