@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,17 +266,16 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_a_simulation_with_ray(
     tiny_builtin: dict[str, Path], tmp_path: Path, traces: Traces
 ) -> None:
-    (tmp_path / "own_selection.py").write_text(
-        "from strategies.fedmkt import FedMKT\n\nclass Own(FedMKT):\n    pass\n"
-    )
-    arguments = options(tiny_builtin, tmp_path, name="rays", strategy="own_selection:Own")
+    shutil.copy(ROOT / "examples" / "own_client.py", tmp_path / "own_halves.py")
+    arguments = options(tiny_builtin, tmp_path, name="rays", strategy="own_halves:FarBetter")
     run = start(tmp_path, *arguments)
     out, err = run.communicate(timeout=240)
     assert run.returncode == 0, err + out
     folder = tmp_path / "runs" / "rays"
     assert out.splitlines()[-1] == f"report: {folder / 'report.html'}"
     assert about(folder)["status"] == "finished"
-    assert about(folder)["config"]["strategy"] == "own_selection:Own"
+    assert about(folder)["config"]["strategy"] == "own_halves:FarBetter"
+    assert about(folder)["config"]["client"] == "own_halves:CautiousClient"
     assert {x["model"] for x in lines(folder, "metrics")} == {"server", "0", "1"}
     assert all(x["error"] is None for x in lines(folder, "messages"))
     assert (folder / "clients" / "1" / "adapter" / "adapter_model.safetensors").exists()
