@@ -213,5 +213,5 @@ def test_refusals(words: TextTokenizer, letters: TextTokenizer) -> None:
         align_rows(source, target, "diagonal")
     with pytest.raises(FedfuseError, match="needs the token bytes"):
         align_rows(source, target, "dtw", words.vocabulary_bytes)
-    with pytest.raises(FedfuseError, match="2 samples, target rows of 1"):
+    with pytest.raises(FedfuseError, match="2 samples of the source and 1 of the target"):
         align_rows(source, label_rows(letters, SAMPLES[:1], 50)[1])

@@ -246,10 +246,10 @@ def test_knowledge_of_nothing_but_the_rest() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"duplicate_tokens": "last"}, "duplicate_tokens: expected sum or first, got 'last'"),
+        ({"duplicate_tokens": "last"}, "duplicate_tokens: expected sum or first, got last"),
         (
             {"unaligned_positions": "guess"},
-            "unaligned_positions: expected skip or one-hot, got 'guess'",
+            "unaligned_positions: expected skip or one-hot, got guess",
         ),
         ({"alignment": one_to_one(np.array([0]))}, r"source_row: expected \(2,\), got \(1,\)"),
         (
