@@ -134,7 +134,7 @@ def test_special_tokens_are_nobodys_neighbour() -> None:
 
 
 def test_target_without_text_is_refused() -> None:
-    with pytest.raises(FedfuseError, match="no token for text"):
+    with pytest.raises(FedfuseError, match="at least one token for text"):
         minimum_edit_distance_table(
             by_hand("wordpiece", ["[U]", "a"]), by_hand("wordpiece", ["[U]"]), None
         )

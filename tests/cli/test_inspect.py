@@ -49,5 +49,7 @@ def test_refuses_anything_else(
 ) -> None:
     (tmp_path / "other").write_bytes(b"something else altogether" * 9)
     assert call(tmp_path / "other", monkeypatch) == 1
-    assert capsys.readouterr().err.startswith("error: knowledge of 225 bytes begins with")
+    assert capsys.readouterr().err.startswith(
+        "error: knowledge: expected at least 78 bytes that begin with"
+    )
     assert call(tmp_path / "absent", monkeypatch) == 1

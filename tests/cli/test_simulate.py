@@ -151,8 +151,8 @@ def records(path: Path, number: int, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("number", "changes", "message"),
     [
-        (40, {"label": 7}, "data.jsonl:1: field 'label' is 7; allowed: 0 to 1"),
-        (8, {}, "has 6 distinct train samples; allowed: more than the 6"),
+        (40, {"label": 7}, "data.jsonl:1: field 'label': expected 0 to 1"),
+        (8, {}, "has 6 distinct train samples: expected more than the 6"),
         (11, {}, "partition"),
         (40, {"question": "the same"}, "4 partitions of 0 samples"),
     ],
@@ -176,7 +176,7 @@ def test_overlapping_splits_are_refused(refused: Any, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(factory_data, "World", Leaky)
     message = refused(*sets("data.private=50"))
-    assert "overlapping splits: public and test share 1 texts; allowed: none" in message
+    assert "overlapping splits: expected no text in two, got 1 in public and test" in message
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused(refused: Any, tmp_path: Path) -> None:
