@@ -149,7 +149,7 @@ def test_a_taken_name_gets_a_number(finished: Path) -> None:
 def test_training_goes_on_where_the_last_round_stopped(finished: Path) -> None:
     """Two rounds of four steps of four samples; whole phases."""
     state = strip_prefix(checkpoint(finished), "training|distill|")
-    assert int(state["position"]) == 32
+    assert int(state["samples_seen"]) == 32
     assert int(state["step"]) == 0
     steps = {float(value) for name, value in state.items() if name.startswith("step/")}
     assert steps == {8.0}
