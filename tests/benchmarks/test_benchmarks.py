@@ -90,7 +90,7 @@ def test_alignment_reports_every_number(material: Path, tmp_path: Path) -> None:
     assert all(0 < value < np.inf for value in found["results"].values())
     assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
     modes = set(found["raw"]["rows"]["rows_per_second"])
-    assert {"boundary sum", "boundary first", "merge sum", "dtw first"} <= modes
+    assert {"exact-boundary sum", "exact-boundary first", "chain-rule sum", "dtw first"} <= modes
     cold = found["raw"]["mined"]["cold_median_seconds"]
     slowest = max(cold.values())
     assert found["results"]["mined_gpt2_llama2_seconds"] == pytest.approx(slowest, rel=1e-3)
@@ -103,7 +103,7 @@ def test_bigrams_are_honest_knowledge(material: Path) -> None:
         vocab_size=tokenizer.vocab_size,
         tokenizer=tokenizer.fingerprint,
         public=known.public,
-        rows=400,
+        num_rows=400,
     )
     same = codec.bigrams(material, 400, 16, seed=0)
     np.testing.assert_array_equal(known.logprobs, same.logprobs)
@@ -137,7 +137,7 @@ def test_made_up_knowledge_is_valid(bench: AlignmentBench) -> None:
         vocab_size=bench.source.vocab_size,
         tokenizer=bench.source.fingerprint,
         public=known.public,
-        rows=rows,
+        num_rows=rows,
     )
     assert all(len(set(row)) == len(row) for row in known.indices.tolist())
     holds_label = (known.indices == case.source.token[:, None]).any(axis=1)
