@@ -288,7 +288,7 @@ class TestLiar:
             "logprobs": knowledge.logprobs[:, :0],
             "tail_logprob": np.zeros_like(knowledge.tail_logprob),
         }
-        self.refused(case, r"knowledge\.k is 0", **nothing)
+        self.refused(case, r"knowledge\.k: expected at least 1, got 0", **nothing)
 
     def test_about_another_public_set(self, case: tuple[KnowledgeAligner, Tiny, Knowledge]) -> None:
-        self.refused(case, r"knowledge\.public is ", public="another")
+        self.refused(case, r"knowledge\.public: expected \w+, got another", public="another")

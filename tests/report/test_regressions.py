@@ -86,14 +86,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, "run", {"seed": 0})
     writer.describe(models={"server": "m"}, domains=["bank"], names={"server": "server"})
     writer.gate_loss(1, "server", 2.0, 1.5)
-    writer.verdict(1, "server", keep=False, changes={"": 0.1, "bank": 0.2})
+    writer.acceptance(1, "server", keep=False, changes={"": 0.1, "bank": 0.2})
     run = read_run(writer.folder)
     assert [(f.round, f.model, f.before, f.after) for f in run.gate_losses] == [
         (1, "server", 2.0, 1.5)
     ]
     assert [(v.keep, v.changes) for v in run.acceptances] == [(False, {"": 0.1, "bank": 0.2})]
     with pytest.raises(FedfuseError, match="domain 'cour': allowed: bank"):
-        writer.verdict(1, "server", keep=False, changes={"cour": 0.1})
+        writer.acceptance(1, "server", keep=False, changes={"cour": 0.1})
 
 
 def test_gates_are_drawn(run: RunFolder, svgs: dict[str, str]) -> None:
