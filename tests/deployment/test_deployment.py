@@ -61,7 +61,7 @@ def test_a_machine_that_is_not_registered_is_refused(
     assert done.returncode == 1, done.stderr
     assert "Failed to initialize the connection to the SuperLink" in done.stdout + done.stderr
     with pytest.raises(PermissionError):
-        probe_superlink(Credentials(deployment.superlink_client, deployment.folder / "ca.crt", key))
+        probe_superlink(Credentials(deployment.superlink, deployment.folder / "ca.crt", key))
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_superlink_with_another_certificate_is_refused(
     assert "certificate verify failed" in done.stdout + done.stderr
     key = deployment.folder / "node-0.key"
     with pytest.raises(ssl.SSLCertVerificationError, match="verify failed"):
-        probe_superlink(Credentials(deployment.superlink_client, authority, key))
+        probe_superlink(Credentials(deployment.superlink, authority, key))
 
 
 def supernode(deployment: Deployment, **files: Path) -> list[str]:
