@@ -81,7 +81,7 @@ def supernode(deployment: Deployment, **files: Path) -> list[str]:
     """The guide's SuperNode with another file or two."""
     return [
         "flower-supernode",
-        *("--superlink", deployment.superlink_client),
+        *("--superlink", deployment.superlink),
         *("--root-certificates", str(files.get("authority", deployment.folder / "ca.crt"))),
         *("--auth-supernode-private-key", str(files.get("key", deployment.folder / "node-0.key"))),
         *("--isolation", "process", "--port", str(free_port())),
