@@ -15,6 +15,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from clients.client_state import ClientState
 from fedfuse.config.node import parse_client
 from fedfuse.config.run_config import RunConfig
+from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import unpack_context
 
 
@@ -96,7 +97,7 @@ class BaseClient(ABC):
 
     def distill(self, request: RecordDict) -> RecordDict:
         """``train.distill``: learn from the server."""
-        raise NotImplementedError(f"{type(self).__name__} does not learn from the server")
+        raise FedfuseError(f"{type(self).__name__}: expected no request to learn from the server")
 
     @abstractmethod
     def evaluate(self, request: RecordDict) -> RecordDict:
