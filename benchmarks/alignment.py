@@ -55,17 +55,13 @@ def main(
     if {"rows", "reference", "lengths"} & set(wanted):
         bench = AlignmentBench(material, TEACHER, STUDENT, seed)
     if "rows" in wanted:
-        results["rows_per_second"], raw["rows"] = measure_modes(
-            bench, timings, repeats=repeats,
-            tokens=5_000 if quick else 900_000, dtw_tokens=1_000 if quick else 90_000,
-        )  # fmt: skip
+        results["rows_per_second"], raw["rows"] = measure_modes(bench, timings, repeats, quick)
     if "reference" in wanted:
         results["rows_speedup_over_reference"], raw["reference"] = measure_reference(
-            bench, timings, repeats=repeats, tokens=1_000 if quick else 45_000
+            bench, timings, repeats, quick
         )
     if "lengths" in wanted:
         results["row_cost_8192_over_128"], raw["lengths"] = measure_lengths(
-            bench, timings, repeats=repeats,
-            tokens=1 << (13 if quick else 19), slow_tokens=1 << (10 if quick else 13),
-        )  # fmt: skip
+            bench, timings, repeats, quick
+        )
     yield Measured(results, raw | {"seconds": timings.seconds}, seed)

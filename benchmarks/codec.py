@@ -8,7 +8,7 @@ tokens of Llama 2, of bigrams counted on the same kind of text, each row of it a
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,15 +19,18 @@ from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from benchmarks.harness import Timings
-from benchmarks.material import load_text, load_tokenizer
+from benchmarks.material import load_text, load_tokenizer, train_records
 from fedfuse.data.sample import Sample
 from fedfuse.flower.messages import pack_knowledge
 from fedfuse.knowledge.codec import decode, encode
+from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.payload import encode_full
 from fedfuse.knowledge.quantizer import QUANTIZERS
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
+from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.simulation.in_process import InProcessGrid, message_bytes
+from fedfuse.tokenizers.dataset import TokenizedDataset
 
 MODEL, VOCABULARY = "stories260K", "llama2"
 ROWS, ROWS_PER_SAMPLE = 20_000, 40
@@ -89,22 +92,14 @@ def bigrams(material: Path, rows: int, k: int, seed: int) -> Knowledge:
 
 def of_model(material: Path, rows: int, k: int) -> Knowledge:
     """What a real model knows of worked answers: about ``rows`` rows, or all."""
-    from fedfuse.knowledge.extract import extract
-    from fedfuse.models.causal_lm import load_causal_lm
-    from fedfuse.tokenizers.dataset import TokenizedDataset
-
     lm = load_causal_lm(str(material / "models" / MODEL))
-    samples: list[Sample] = []
-    with (material / "datasets" / "gsm8k" / "train.jsonl").open(encoding="utf-8") as file:
-        for line in map(json.loads, file):
-            samples.append(Sample("Answer:", f" {line['target']}"))
-            if len(samples) * 100 >= rows:
-                break
+    records = train_records(material, "gsm8k")[: math.ceil(rows / 100)]
+    samples = [Sample("Answer:", f" {record['target']}") for record in records]
     return extract(lm, TokenizedDataset(lm.tokenizer, samples, lm.max_length), k)
 
 
 def example_knowledge(material: Path, k: int, *, seed: int, quick: bool) -> dict[str, Knowledge]:
-    """The bodies of knowledge that are told; for a check, a small one that needs no model."""
+    """The knowledge to encode; for a check, a small one that needs no model."""
     if quick:
         return {"bigrams": bigrams(material, 400, k, seed)}
     return {"bigrams": bigrams(material, ROWS, k, seed), "model": of_model(material, ROWS, k)}

@@ -8,7 +8,6 @@ parameters one by one. The order of samples is the library's, so that results ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,55 +18,27 @@ from torch import Tensor, nn
 
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.training import TrainingConfig
-from fedfuse.data.sample import Sample
 from fedfuse.data.sampling import sample_indices
 from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.distillation.training import schedule
 from fedfuse.sparse import SparseDistribution
-from fedfuse.tokenizers.label_rows import label_rows
+from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 
 SCORED_SAMPLES = 128
 
 
-class PaddedSet:
-    """Whole samples, padded together."""
-
-    def __init__(self, local_model: LocalModel, samples: Sequence[Sample]) -> None:
-        ids, self.rows = label_rows(local_model.tokenizer, samples, local_model.max_length)
-        self.lengths = np.array([len(i) for i in ids])
-        self._starts = self.lengths.cumsum() - self.lengths
-        self._flat = np.concatenate(ids)
-
-    def batch(self, which: Int64[ndarray, " batch"]) -> dict[str, Tensor]:
-        """Inputs, mask and label rows of some samples."""
-        lengths = self.lengths[which]
-        columns = np.arange(lengths.max())
-        mask = columns < lengths[:, None]
-        source = np.minimum(self._starts[which][:, None] + columns, len(self._flat) - 1)
-        offsets = self.rows.offsets
-        index = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in which])
-        found = {
-            "input_ids": np.where(mask, self._flat[source], self._flat[0]),
-            "attention_mask": mask,
-            "sample": np.repeat(np.arange(len(which)), np.diff(offsets)[which]),
-            "row": self.rows.row[index],
-            "label": self.rows.token[index],
-            "index": index,
-        }
-        return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in found.items()}
-
-
-def train(
+def learn(
     local_model: LocalModel,
-    data: PaddedSet,
+    data: TokenizedDataset,
     settings: TrainingConfig,
+    *,
     seed: int,
     teacher: SparseDistribution,
-    label_weight: float,
-    replay: PaddedSet | None,
-) -> float:
-    """One distillation phase; returns the mean loss over its last tenth."""
-    model, vocab_size = local_model.lm.model, local_model.tokenizer.vocab_size
+    replay: TokenizedDataset | None = None,
+    **_: object,
+) -> tuple[float, None]:
+    """One distillation phase, as ``LocalModel.learn``; without training states."""
+    model = local_model.lm.model
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
@@ -78,35 +49,36 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings)
         address = seed, step * settings.batch_size, settings.batch_size
-        batch = data.batch(sample_indices(len(data.lengths), *address))
-        logits = span_logits(model, batch, vocab_size)
-        targets = DistillationTargets.from_sparse(teacher[batch["index"].numpy()], "cpu")
-        loss = joint_loss(logits, batch["label"], targets, label_weight)
+        batch, logits = span_logits(local_model, data, sample_indices(len(data), *address))
+        targets = DistillationTargets.from_sparse(teacher[batch.index], "cpu")
+        loss = joint_loss(logits, batch.label, targets, settings.objective.label_weight)
         if replay:
-            batch = replay.batch(sample_indices(len(replay.lengths), *address))
-            logits = span_logits(model, batch, vocab_size)
-            loss = loss + joint_loss(logits, batch["label"], None, 1.0)
+            batch, logits = span_logits(local_model, replay, sample_indices(len(replay), *address))
+            loss = loss + joint_loss(logits, batch.label, None, 1.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
         losses.append(loss.item())
     model.eval()
-    return float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    return float(np.mean(losses[-max(1, len(losses) // 10) :])), None
 
 
 def span_logits(
-    model: nn.Module, batch: dict[str, Tensor], vocab_size: int
-) -> Float[Tensor, "rows vocab"]:
-    """Logits of the label rows, cut out of those of all positions from the first to the last."""
-    first, last = int(batch["row"].min()), int(batch["row"].max())
-    logits: Any = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+    local_model: LocalModel, data: TokenizedDataset, which: Int64[ndarray, " batch"]
+) -> tuple[Batch, Float[Tensor, "rows vocab"]]:
+    """Some samples, and the logits of their label rows, cut out of those of all positions from the
+    first to the last.
+    """
+    batch = data.batch(which)
+    mask = torch.arange(batch.input_ids.shape[1]) < torch.from_numpy(data.lengths[which])[:, None]
+    first, last = int(batch.row.min()), int(batch.row.max())
+    logits: Any = local_model.lm.model(
+        input_ids=batch.input_ids,
+        attention_mask=mask,
         logits_to_keep=torch.arange(first, last + 1),
     ).logits
-    rows: Tensor = logits[batch["sample"], batch["row"] - first, :vocab_size]
-    return rows
+    return batch, logits[batch.sample, batch.row - first, : local_model.tokenizer.vocab_size]
 
 
 def joint_loss(
@@ -128,26 +100,19 @@ def joint_loss(
 
 
 @torch.no_grad()
-def extract(local_model: LocalModel, data: PaddedSet, k: int) -> dict[str, ndarray]:
-    """Top k, rest and label of every label row, a batch of logits at a time."""
-    count = len(data.rows.token)
-    found = {
-        "indices": np.empty((count, k), dtype=np.int64),
-        "logprobs": np.empty((count, k), dtype=np.float32),
-        "tail_logprob": np.empty(count, dtype=np.float32),
-        "label_logprob": np.empty(count, dtype=np.float32),
-    }
+def extract(local_model: LocalModel, k: int) -> dict[str, ndarray]:
+    """Top k, rest and label of every label row of the public set, a batch of logits at a time."""
+    data, parts = local_model.public, []
     local_model.lm.model.eval()
-    order = np.argsort(data.lengths, kind="stable")
-    for start in range(0, len(order), SCORED_SAMPLES):
-        batch = data.batch(order[start : start + SCORED_SAMPLES])
-        logits = span_logits(local_model.lm.model, batch, local_model.tokenizer.vocab_size)
+    by_length = np.argsort(data.lengths, kind="stable")
+    for start in range(0, len(data), SCORED_SAMPLES):
+        batch, logits = span_logits(local_model, data, by_length[start : start + SCORED_SAMPLES])
         everything = torch.log_softmax(logits.float(), dim=-1)
         top, chosen = everything.topk(k, dim=-1)
-        index = batch["index"].numpy()
-        found["indices"][index], found["logprobs"][index] = chosen.numpy(), top.numpy()
-        label = everything.gather(1, batch["label"][:, None])[:, 0]
-        found["label_logprob"][index] = label.numpy()
+        label = everything.gather(1, batch.label[:, None])[:, 0]
         rest = everything.scatter(1, chosen, -torch.inf).logsumexp(-1)
-        found["tail_logprob"][index] = rest.numpy()
-    return found
+        parts.append((torch.from_numpy(batch.index), chosen, top, rest, label))
+    index, *columns = (torch.cat(column) for column in zip(*parts, strict=True))
+    names = ("indices", "logprobs", "tail_logprob", "label_logprob")
+    order = index.argsort()
+    return {name: column[order].numpy() for name, column in zip(names, columns, strict=True)}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,8 @@ from benchmarks.harness import File, Measured, benchmark
 from clients.app import app as client_app
 from fedfuse.config.run_config import flatten, parse
 from fedfuse.flower.app_bundle import app_dir
-from fedfuse.simulation.flwr_run import Workspace, free_port
+from fedfuse.simulation.flwr_run import Workspace, free_port, start_superlink
 from fedfuse.simulation.in_process import run_in_process
-from fedfuse.simulation.processes import listens
 from strategies.app import app as server_app
 
 SMALL = {
@@ -41,7 +39,6 @@ SMALL = {
     "server-distill.steps": 1,
     "client-distill.steps": 1,
 }
-START_SECONDS = 60.0
 Lines = list[dict[str, Any]]
 
 
@@ -57,35 +54,19 @@ def deployed(config: Mapping[str, Any], *, resident: bool) -> RunLines:
     """A run on a SuperLink with one SuperNode.
 
     Raises:
-        SystemExit: when the SuperLink does not start, or the run fails.
+        SimulationFailed: when the SuperLink does not start.
+        SystemExit: when the run fails.
     """
     with Workspace([]) as workspace:
-        # As Flower does it unless it is told otherwise.
+        # Flower's own interval.
         workspace.environment.pop("FLWR_SUPEREXEC_TASK_POLL_INTERVAL")
-        port, supernode = free_port(), free_port()
-        address = f"127.0.0.1:{port}"
-        superlink = workspace.start(
-            "flower-superlink",
-            *("--insecure", "--host", "127.0.0.1", "--port", str(port)),
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + START_SECONDS
-        while not listens(superlink.pid, port):
-            if time.monotonic() > deadline:
-                raise SystemExit(f"the SuperLink does not listen within {START_SECONDS:g} s")
-            time.sleep(0.1)
-        (workspace.folder / "config.toml").write_text(
-            f'[superlink]\ndefault = "one"\none = {{address = "{address}", insecure = true}}\n'
-        )
-        workspace.start(
-            "flower-supernode",
-            *("--insecure", "--superlink", address, "--port", str(supernode)),
-            *("--node-config", "partition-id=0 num-partitions=1 threads=1"),
-            *(("--isolation", "process") if resident else ()),
-            stdout=subprocess.DEVNULL,
-        )
+        superlink, port = start_superlink(workspace), str(free_port())
+        node = ("--node-config", "partition-id=0 num-partitions=1 threads=1", "--port", port)
+        isolation = ("--isolation", "process") if resident else ()
+        options = ("--insecure", "--superlink", superlink, *node, *isolation)
+        workspace.start("flower-supernode", *options, stdout=subprocess.DEVNULL)
         if resident:
-            serving = ("node", "worker", "--supernode", f"127.0.0.1:{supernode}")
+            serving = ("node", "worker", "--supernode", f"127.0.0.1:{port}")
             workspace.start("fedfuse", *serving, stdout=subprocess.DEVNULL)
         run_file = workspace.folder / "run.toml"
         given = {**config, "output": str(workspace.folder)}
@@ -109,10 +90,11 @@ def alone(config: Mapping[str, Any]) -> RunLines:
 
 def read(folder: Path) -> RunLines:
     """Read the lines of a run folder."""
-    files = (folder / f"{name}.jsonl" for name in ("messages", "metrics"))
-    return RunLines(
-        *([json.loads(line) for line in file.read_text().splitlines()] for file in files)
-    )
+
+    def lines(name: str) -> Lines:
+        return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+    return RunLines(lines("messages.jsonl"), lines("metrics.jsonl"))
 
 
 def seconds(run: RunLines) -> dict[str, list[float]]:

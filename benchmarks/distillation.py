@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from benchmarks.codec import example_knowledge, measure_codec
 from benchmarks.harness import File, Material, Measured, Quick, Repeats, Seed, Timings, benchmark
 from benchmarks.losses import LossBench, StepSize, peak_memory
@@ -68,5 +66,4 @@ def main(
         results | found | of_codec,
         {"seconds": timings.seconds, "peak_bytes": memory, "wire": codecs},
         seed,
-        {"torch_threads": torch.get_num_threads()},
     )

@@ -22,7 +22,7 @@ from fedfuse.factory.models import new_aligner
 from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.mixing import mix
 from fedfuse.fusion.teacher_stats import StackedStats, compute_stats, stack_stats
-from fedfuse.knowledge.record import Knowledge
+from fedfuse.sparse import SparseDistribution
 
 CLIENTS = 32
 KINDS = 4
@@ -39,50 +39,48 @@ class Work:
         self.aligner = new_aligner(who, config.knowledge)
         k = config.knowledge.k
         self.own = who.knowledge(k)
-        self.heard = [(c.knowledge(k), c.tokenizer, c.view_contexts().loss) for c in candidates]
-        self.projected = [self.aligner.identity(self.own)]
-        self.projected += [self.aligner(known, tokenizer) for known, tokenizer, _ in self.heard]
+        self.received = [(c.knowledge(k), c.tokenizer) for c in candidates]
+        self.context_losses = [self.view.loss, *(c.view_contexts().loss for c in candidates)]
+        self.projected = [self.aligner.identity(self.own), *self.align()]
 
     def jobs(self, private: Any) -> dict[str, Callable[[], Any]]:
         """By name."""
-        k = self.config.knowledge.k
-        config = self.config.gate
-        gates = iter([LearnedGate(config, seed=0) for _ in range(99)])
+        config, who, k = self.config, self.who, self.config.knowledge.k
+        gates = iter([LearnedGate(config.gate, seed=0) for _ in range(99)])
         stats = self.stats()
-        weights = LearnedGate(config, seed=0)(stats)
+        weights = LearnedGate(config.gate, seed=0)(stats)
         teacher = mix(self.projected, weights, k)
-        server = private is None
-        phase = self.config.server_distill if server else self.config.client_distill
+        phase = config.server_distill if private is None else config.client_distill
+        options = {"seed": 0, "teacher": teacher, "replay": private}
         jobs: dict[str, Callable[[], Any]] = {
-            "extract": lambda: self.who.knowledge(k),
-            "align": lambda: [self.aligner(known, t) for known, t, _ in self.heard],
+            "extract": lambda: who.knowledge(k),
+            "align": self.align,
             "compute stats": self.stats,
             "weigh": lambda: next(gates)(stats),
             "fuse": lambda: mix(self.projected, weights, k),
-            "distil": lambda: self.who.learn(
-                self.who.public,
-                phase,
-                seed=0,
-                teacher=teacher,
-                replay=private,
-            ),
+            "distil": lambda: who.learn(who.public, phase, **options),
+            "evaluate": who.score,
         }
-        jobs["evaluate"] = self.who.score
-        if server:
-            jobs["view contexts"] = self.who.context_losses
+        if private is None:
+            jobs["view contexts"] = who.context_losses
         else:
-            jobs["extract and view"] = lambda: self.who.knowledge_with_contexts(k)
-            jobs["local"] = lambda: self.who.learn(private, self.config.local, seed=0)
+            jobs["extract and view"] = lambda: who.knowledge_with_contexts(k)
+            jobs["local"] = lambda: who.learn(private, config.local, seed=0)
         return jobs
+
+    def align(self) -> list[SparseDistribution]:
+        """What the candidates know, in the side's own terms."""
+        return [self.aligner(known, tokenizer) for known, tokenizer in self.received]
 
     def stats(self) -> StackedStats:
         """About all candidates, side by side."""
         label, vocab_size = self.aligner.rows.token, self.who.tokenizer.vocab_size
-        told: list[tuple[Knowledge, Any]] = [(self.own, self.view.loss)]
-        told += [(known, loss) for known, _, loss in self.heard]
+        losses = [self.own.loss, *(known.loss for known, _ in self.received)]
         parts = [
-            compute_stats(one, self.projected[0], label, vocab_size, known.loss, context_loss)
-            for one, (known, context_loss) in zip(self.projected, told, strict=True)
+            compute_stats(one, self.projected[0], label, vocab_size, loss, context_loss)
+            for one, loss, context_loss in zip(
+                self.projected, losses, self.context_losses, strict=True
+            )
         ]
         return stack_stats(parts, self.own.offsets, self.view.state)
 
@@ -138,8 +136,7 @@ def main(
 ) -> Iterator[harness.Measured]:
     """Measure every piece of work, and write the result file."""
     torch.set_num_threads(1)  # as a simulated client has
-    config = parse(dict(harness.QUICK) if quick else {})
+    config = parse(harness.QUICK if quick else {})
     timings = harness.Timings()
     results = measure(config, timings, repeats)
-    about = {"torch_threads": torch.get_num_threads()}
-    yield harness.Measured(results, {"seconds": timings.seconds}, config.seed, about)
+    yield harness.Measured(results, {"seconds": timings.seconds}, config.seed)

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, ParamSpec, TypeVar
 
+import torch
 import typer
 
 from fedfuse.algorithms.local_model import LocalModel
@@ -57,13 +59,11 @@ class Measured:
         results: headline numbers.
         raw: every repeat, and what the results were computed from.
         seed: seed of everything drawn.
-        about: more about the machine.
     """
 
     results: Mapping[str, Any]
     raw: Mapping[str, Any]
     seed: int = 0
-    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def benchmark(measure: Callable[P, Iterator[Measured]]) -> Callable[P, None]:
@@ -85,7 +85,7 @@ def benchmark(measure: Callable[P, Iterator[Measured]]) -> Callable[P, None]:
                 "seed": found.seed,
                 "commit": commit(),
                 "versions": versions() | {"rapidfuzz": version("rapidfuzz")},
-                "machine": about | found.about,
+                "machine": about | {"torch_threads": torch.get_num_threads()},
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
                 "results": {name: rounded(value) for name, value in found.results.items()},
@@ -169,14 +169,11 @@ def rounded(value: Any) -> Any:
 
 def machine() -> dict[str, Any]:
     """Processor and system, and how busy they are."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        named = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = named[0].partition(":")[2].strip() if named else model
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "cpu": model,
+        "cpu": named[1] if named else platform.processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "threads_environment": {

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
+from fedfuse.data.records import Record, load_records
 from fedfuse.tokenizers.tokenizer import ROLES, TextTokenizer
 
 # Data sets that texts come from, in this order.
@@ -26,12 +27,14 @@ def load_tokenizer(material: Path, name: str) -> TextTokenizer:
 
 def load_text(material: Path) -> str:
     """Questions and worked answers of the data sets, one behind the other."""
-    texts = []
-    for source in SOURCES:
-        with (material / "datasets" / source / "train.jsonl").open(encoding="utf-8") as file:
-            for line in map(json.loads, file):
-                texts.append(f"{line['question']} {line.get('target', '')}".strip())
-    return "\n\n".join(texts)
+    records = [record for source in SOURCES for record in train_records(material, source)]
+    return "\n\n".join(f"{r['question']} {r.get('target', '')}".strip() for r in records)
+
+
+def train_records(material: Path, source: str) -> list[Record]:
+    """Records of a data set's train split."""
+    records = load_records(str(material / "datasets" / source), "train")
+    return [record for _, record in records]
 
 
 def cut(text: str, ends: Int64[ndarray, " n"], length: int, tokens: int) -> list[str]:

@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -17,7 +16,6 @@ import psutil
 from fedfuse.simulation.processes import started_in
 
 KINDS = {"ClientAppActor": "clients", "flwr-simulation": "server"}
-_FIELD = re.compile(r"(Pss|Rss|Anonymous):\s+(\d+) kB")
 
 
 def memory_of(pid: int, file: str = "") -> Counter[str]:
@@ -28,13 +26,9 @@ def memory_of(pid: int, file: str = "") -> Counter[str]:
         file: path of a file; only the pages that map it are counted.
     """
     found: Counter[str] = Counter()
-    of_file = not file
-    lines = Path(f"/proc/{pid}/{'smaps' if file else 'smaps_rollup'}").read_text().splitlines()
-    for line in lines:
-        if field := _FIELD.match(line):
-            found[field[1]] += 1024 * int(field[2]) * of_file
-        elif file and "-" in line.partition(" ")[0]:
-            of_file = line.endswith(file)
+    for part in psutil.Process(pid).memory_maps():
+        if part.path.endswith(file):
+            found.update(Pss=part.pss, Rss=part.rss, Anonymous=part.anonymous)
     return found
 
 
@@ -75,10 +69,8 @@ class Watch:
     """
 
     def __init__(self, variable: str, folder: Path, file: str = "", seconds: float = 0.25) -> None:
-        self.peak: Counter[str] = Counter()
-        self.largest: Counter[str] = Counter()
+        self.peak, self.largest, self.file = Counter[str](), Counter[str](), Counter[str]()
         self.actors = 0
-        self.file: Counter[str] = Counter()
         self._where, self._name, self._seconds = (folder, variable), file, seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -87,24 +79,17 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):
-            now: Counter[str] = Counter()
-            file: Counter[str] = Counter()
-            actors = 0
+            now, file, actors = Counter[str](), Counter[str](), 0
             for process in started_in(*self._where):
                 try:
                     command = " ".join(process.cmdline())
-                    size = memory_of(process.pid)["Pss"]
+                    size = process.memory_full_info().pss
                     if self._name:
                         file += memory_of(process.pid, self._name)
                 except (psutil.Error, OSError):  # it has just ended

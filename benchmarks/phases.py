@@ -10,103 +10,73 @@ quickstart, for some seeds: both ways must end at the same test loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from statistics import mean
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import torch
 import typer
 
 from benchmarks import dense_training, harness
-from fedfuse.algorithms.local_model import AdapterState
+from fedfuse.algorithms.fedmkt import client_step, local_step, server_step
+from fedfuse.algorithms.local_model import AdapterState, LocalModel
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
 from fedfuse.factory.data import load_splits
 from fedfuse.factory.models import new_aligner
-from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import dual_min_ce
-from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import SparseDistribution
-from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 CLIENTS = 4
 WAYS = ("before", "after")
+
+
+def learning(way: str) -> AbstractContextManager[object]:
+    """Context in which local models learn in one of the ``WAYS``."""
+    if way == "after":
+        return nullcontext()
+    return patch.object(LocalModel, "learn", dense_training.learn)
 
 
 class Side:
     """The server (``partition`` None) or a client, with both ways to do what it does."""
 
     def __init__(self, config: RunConfig, partition: int | None) -> None:
-        self.config, self.partition = config, partition
-        side = config.server if partition is None else config.clients
-        name = side.model if partition is None else model_of_partition(side.model, partition)
-        self.name = name.removeprefix("builtin:")
+        self.config = config
         self.local_model = harness.model_of(config, partition)
-        self.phase = config.server_distill if partition is None else config.client_distill
-        self._private = (
-            []
-            if partition is None
-            else load_splits(config.data, config.seed, CLIENTS).private[partition]
-        )
-        self.private = self.local_model.encode(self._private) if self._private else None
-
-    @cached_property
-    def padded(self) -> dense_training.PaddedSet:
-        """The public set as it was batched before."""
-        return dense_training.PaddedSet(self.local_model, self.local_model.public.samples)
-
-    @cached_property
-    def padded_private(self) -> dense_training.PaddedSet | None:
-        """The private set as it was batched before."""
-        if not self._private:
-            return None
-        return dense_training.PaddedSet(self.local_model, self._private)
-
-    def local(self) -> None:
-        """A client's training on its own data."""
-        assert self.private is not None
-        self.local_model.reset()
-        self.local_model.learn(self.private, self.config.local, seed=self.config.seed)
+        self.private = None
+        if partition is None:
+            name, self.phase = config.server.model, config.server_distill
+        else:
+            name = model_of_partition(config.clients.model, partition)
+            self.phase = config.client_distill
+            samples = load_splits(config.data, config.seed, CLIENTS).private[partition]
+            self.private = self.local_model.encode(samples)
+        self.name = name.removeprefix("builtin:")
 
     def distil(
-        self, way: str, teacher: SparseDistribution, start: AdapterState, steps: int | None = None
+        self, way: str, teacher: SparseDistribution, start: AdapterState, steps: int
     ) -> float:
         """A distillation phase from a given adapter on; returns its last loss."""
         self.local_model.adapter = start
-        settings = self.phase if steps is None else replace(self.phase, steps=steps)
-        if way == "before":
-            return dense_training.train(
-                self.local_model,
-                self.padded,
-                settings,
-                self.config.seed,
-                teacher,
-                settings.objective.label_weight,
-                self.padded_private,
+        with learning(way):
+            loss, _ = self.local_model.learn(
+                self.local_model.public,
+                replace(self.phase, steps=steps),
+                seed=self.config.seed,
+                teacher=teacher,
+                replay=self.private,
             )
-        loss, _ = self.local_model.learn(
-            self.local_model.public,
-            settings,
-            seed=self.config.seed,
-            teacher=teacher,
-            replay=self.private,
-        )
         return loss
 
     def extract(self, way: str) -> Any:
         """Knowledge of the public set."""
         k = self.config.knowledge.k
         if way == "before":
-            return dense_training.extract(self.local_model, self.padded, k)
+            return dense_training.extract(self.local_model, k)
         return self.local_model.knowledge(k)
-
-    def fused_targets(self, known: list[tuple[Knowledge, TextTokenizer]]) -> SparseDistribution:
-        """What others teach this side, as in a round."""
-        rules = self.config.knowledge
-        aligner = new_aligner(self.local_model, rules)
-        fuser = KnowledgeFuser(aligner, self.local_model.knowledge(rules.k))
-        others = [fuser.align_teacher(*teacher) for teacher in known]
-        return fuser.fuse(others, dual_min_ce, rules.k, tail=rules.tail).teacher
 
     def loss(self) -> float:
         """Test loss, nats per byte, mean over domains."""
@@ -114,8 +84,7 @@ class Side:
 
     def own_teacher(self) -> SparseDistribution:
         """Its own knowledge: who teaches does not matter for what a phase costs."""
-        known = self.local_model.knowledge(self.config.knowledge.k)
-        return known.distribution
+        return self.local_model.knowledge(self.config.knowledge.k).distribution
 
 
 def measure_time(
@@ -127,13 +96,9 @@ def measure_time(
     for side in sides:
         teacher, start = side.own_teacher(), side.local_model.adapter
         for way in WAYS:
-            jobs[f"{side.name} distil {way}"] = lambda s=side, w=way, t=teacher, a=start: s.distil(
-                w, t, a, steps
-            )
-            jobs[f"{side.name} extract {way}"] = lambda s=side, w=way: s.extract(w)
-    for side in sides:  # the first calls set things up
-        for way in WAYS:
-            side.distil(way, side.own_teacher(), side.local_model.adapter, 1)
+            jobs[f"{side.name} distil {way}"] = partial(side.distil, way, teacher, start, steps)
+            jobs[f"{side.name} extract {way}"] = partial(side.extract, way)
+            side.distil(way, teacher, start, 1)  # the first calls set things up
     timings.alternate(jobs, repeats)
 
     def seconds(names: list[str], what: str, way: str) -> float:
@@ -151,30 +116,45 @@ def measure_time(
     }
 
 
-def one_round(config: RunConfig, steps: int | None = None) -> dict[str, dict[str, float]]:
+def one_round(config: RunConfig) -> dict[str, dict[str, float]]:
     """Test losses of the server, and of the first client, after a round, both ways."""
-    server = Side(config, None)
-    server.local_model.reset()
-    known, adapters = [], []
+    server, first = Side(config, None), Side(config, 0)
+    public, rules, seed = server.local_model.public, config.knowledge, config.seed
+    received, adapters = [], []
     for partition in range(CLIENTS):
         client = Side(config, partition)
-        client.local()
-        adapters.append(client.local_model.adapter)
-        known.append(
-            (client.local_model.knowledge(config.knowledge.k), client.local_model.tokenizer)
-        )
-    teacher, start = server.fused_targets(known), server.local_model.adapter
+        model = client.local_model
+        model.reset()
+        assert client.private is not None
+        *_, sent = local_step(model, client.private, model.public, rules.k, config.local, seed=seed)
+        received.append((str(partition), sent))
+        adapters.append(model.adapter)
     losses: dict[str, dict[str, float]] = {"server": {}, "client": {}}
     for way in WAYS:
-        server.distil(way, teacher, start, steps)
+        model = server.local_model
+        model.reset()
+        aligner = new_aligner(model, rules)
+        with learning(way):
+            _, sent = server_step(
+                model, public, received, dual_min_ce, aligner, rules, server.phase, seed=seed
+            )
         losses["server"][way] = server.loss()
-    told = (server.local_model.knowledge(config.knowledge.k), server.local_model.tokenizer)
-    client = Side(config, 0)
-    client.local_model.adapter = adapters[0]
-    teacher = client.fused_targets([told])
     for way in WAYS:
-        client.distil(way, teacher, adapters[0], steps)
-        losses["client"][way] = client.loss()
+        model = first.local_model
+        model.adapter = adapters[0]
+        with learning(way):
+            client_step(
+                model,
+                model.public,
+                sent,
+                dual_min_ce,
+                new_aligner(model, rules),
+                rules,
+                first.phase,
+                seed=seed,
+                replay=first.private,
+            )
+        losses["client"][way] = first.loss()
     return losses
 
 
@@ -188,17 +168,13 @@ def main(
 ) -> Iterator[harness.Measured]:
     """Measure phases and rounds, and write the result file."""
     torch.set_num_threads(1)  # as a simulated client has
-    given: dict[str, Any] = dict(harness.QUICK) if quick else {}
-    config = parse(given)
+    config = parse(harness.QUICK if quick else {})
     timings = harness.Timings()
     results = measure_time(config, timings, repeats=repeats, steps=steps)
-    losses = [
-        one_round(parse(given | {"seed": seed}), steps if quick else None) for seed in range(seeds)
-    ]
+    losses = [one_round(replace(config, seed=seed)) for seed in range(seeds)]
     results |= {
         f"{side}_loss_{way}": mean(loss[side][way] for loss in losses)
         for side in ("server", "client")
         for way in WAYS
     }
-    raw = {"seconds": timings.seconds, "losses": losses}
-    yield harness.Measured(results, raw, config.seed, {"torch_threads": torch.get_num_threads()})
+    yield harness.Measured(results, {"seconds": timings.seconds, "losses": losses}, config.seed)

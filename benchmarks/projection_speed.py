@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from numpy import ndarray
 
 from benchmarks.harness import Timings
@@ -18,18 +17,16 @@ from benchmarks.material import cut, load_text, load_tokenizer
 from benchmarks.plain_alignment import align_and_project
 from fedfuse.alignment.positions import MODES, align_rows
 from fedfuse.alignment.projection import project
-from fedfuse.alignment.spelling import Spelling, spell, spelled_table
-from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
+from fedfuse.alignment.spelling import spell, spelled_table
+from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
-from fedfuse.tokenizers.token_bytes import VocabularyBytes
-from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOP = 16
-# What a run does when it is told nothing.
+# The run config's default.
 DEFAULT = KnowledgeConfig().alignment
 # Longer than any text here: nothing is cut off.
 _UNLIMITED = 1 << 40
@@ -49,18 +46,23 @@ class AlignmentCase:
     target: LabelRows
     knowledge: Knowledge
 
+    @property
+    def target_rows(self) -> int:
+        """Number of the student's label rows."""
+        return len(self.target.token)
+
 
 class AlignmentBench:
     """A teacher's and a student's tokenizer, their table, and text to measure on."""
 
     def __init__(self, material: Path, source: str, target: str, seed: int) -> None:
-        self.source: TextTokenizer = load_tokenizer(material, source)
-        self.target: TextTokenizer = load_tokenizer(material, target)
-        self.table: VocabularyTable = minimum_edit_distance_table(self.source, self.target, None)
-        self.spelling: Spelling = spell(self.source, self.target, self.table)
-        self.spelled: VocabularyTable = spelled_table(self.table, self.spelling)
-        self.source_bytes: VocabularyBytes = self.source.vocabulary_bytes
-        self.target_bytes: VocabularyBytes = self.target.vocabulary_bytes
+        self.source = load_tokenizer(material, source)
+        self.target = load_tokenizer(material, target)
+        self.table = minimum_edit_distance_table(self.source, self.target, None)
+        self.spelling = spell(self.source, self.target, self.table)
+        self.spelled = spelled_table(self.table, self.spelling)
+        self.source_bytes = self.source.vocabulary_bytes
+        self.target_bytes = self.target.vocabulary_bytes
         self._text = load_text(material)
         self._ends = self.source.encode([self._text])[0].ends
         self._generator = np.random.default_rng(seed)
@@ -70,24 +72,14 @@ class AlignmentBench:
         samples = [Sample("", text) for text in cut(self._text, self._ends, length, tokens)]
         _, source = label_rows(self.source, samples, _UNLIMITED)
         _, target = label_rows(self.target, samples, _UNLIMITED)
-        ids, logs, tail_logprob, label = made_up(
-            source.token, self.source.vocab_size, self._generator
-        )
         knowledge = Knowledge(
             offsets=source.offsets,
-            indices=ids,
-            logprobs=logs,
-            tail_logprob=tail_logprob,
-            label_logprob=label,
             label_bytes=np.array([sample.answer_bytes for sample in samples]),
             tokenizer=self.source.fingerprint,
             public=fingerprint(samples),
+            **made_up(source.token, self.source.vocab_size, self._generator),
         )
         return AlignmentCase(source, target, knowledge)
-
-    def warm_up(self, case: AlignmentCase, mode: str = DEFAULT) -> None:
-        """The first call in a process pays for memory that later ones find ready."""
-        self.library(case, mode)
 
     def library(
         self,
@@ -115,19 +107,14 @@ class AlignmentBench:
 
 def made_up(
     label: Int64[ndarray, " rows"], vocabulary: int, generator: np.random.Generator
-) -> tuple[
-    Int64[ndarray, "rows k"],
-    Float32[ndarray, "rows k"],
-    Float32[ndarray, " rows"],
-    Float32[ndarray, " rows"],
-]:
+) -> dict[str, ndarray]:
     """Distributions such as a language model has: the label mostly among the first entries.
 
     The others are drawn by Zipf's law over token ids (byte pairs that were merged early are
     frequent), and so is the probability over the entries of a row.
 
     Returns:
-        Ids, descending log-probabilities, log of the tail mass, and the label's.
+        Fields of ``Knowledge`` by name.
     """
     rows = len(label)
     frequency = 1 / np.arange(10, vocabulary + 10)
@@ -154,56 +141,53 @@ def made_up(
     logs = np.log(share).astype(np.float32)
     tail_logprob = np.log(outside).astype(np.float32)
     unknown = tail_logprob - np.float32(np.log(vocabulary))
-    return ids, logs, tail_logprob, np.where(known, logs[each, place], unknown)
+    return {
+        "indices": ids,
+        "logprobs": logs,
+        "tail_logprob": tail_logprob,
+        "label_logprob": np.where(known, logs[each, place], unknown),
+    }
 
 
 def reference(bench: AlignmentBench, case: AlignmentCase) -> Any:
     """The same case for plain Python, as a call without arguments; what it needs are lists."""
     table = dict(enumerate(bench.table.best.tolist()))
     source, target = bench.source_bytes.bytes, bench.target_bytes.bytes
-    entries = [
-        list(zip(ids, logs, strict=True))
-        for ids, logs in zip(
-            case.knowledge.indices.tolist(), case.knowledge.logprobs.tolist(), strict=True
-        )
-    ]
+    kept = zip(case.knowledge.indices.tolist(), case.knowledge.logprobs.tolist(), strict=True)
+    entries = [list(zip(ids, logs, strict=True)) for ids, logs in kept]
+    spans = (pairwise(rows.offsets.tolist()) for rows in (case.source, case.target))
     texts = [
         (case.source.token[a:b].tolist(), case.target.token[c:d].tolist(), entries[a:b])
-        for (a, b), (c, d) in zip(_spans(case.source), _spans(case.target), strict=True)
+        for (a, b), (c, d) in zip(*spans, strict=True)
     ]
     return lambda: [
         align_and_project(one, other, source, target, kept, table) for one, other, kept in texts
     ]
 
 
-def _spans(rows: LabelRows) -> list[tuple[int, int]]:
-    ends: list[int] = rows.offsets.tolist()
-    return list(pairwise(ends))
-
-
 def measure_modes(
-    bench: AlignmentBench, timings: Timings, *, repeats: int, tokens: int, dtw_tokens: int
+    bench: AlignmentBench, timings: Timings, repeats: int, quick: bool
 ) -> tuple[float, dict[str, Any]]:
     """Target rows per second in default mode, and in every mode with every rule for duplicates."""
-    cases = {False: bench.case(150, tokens), True: bench.case(150, dtw_tokens)}
+    plain = bench.case(150, 5_000 if quick else 900_000)
+    dtw = bench.case(150, 1_000 if quick else 90_000)
+    cases = {mode: dtw if mode == "dtw" else plain for mode in MODES}
+    for mode, case in cases.items():
+        bench.library(case, mode)  # the first call pays for memory that later ones find ready
     variants = {f"{mode} {rule}": (mode, rule) for mode in MODES for rule in DUPLICATE_RULES}
-    for mode in MODES:
-        bench.warm_up(cases[mode == "dtw"], mode)
-    timings.alternate(
-        {
-            f"rows {name}": partial(bench.library, cases[mode == "dtw"], mode, rule)
-            for name, (mode, rule) in variants.items()
-        },
-        repeats,
-    )
+    jobs = {
+        f"rows {name}": partial(bench.library, cases[mode], mode, rule)
+        for name, (mode, rule) in variants.items()
+    }
+    timings.alternate(jobs, repeats)
     speed = {
-        name: len(cases[mode == "dtw"].target.token) / timings.median(f"rows {name}")
+        name: cases[mode].target_rows / timings.median(f"rows {name}")
         for name, (mode, _) in variants.items()
     }
     raw = {
         "rows_per_second": speed,
-        "target_rows": len(cases[False].target.token),
-        "target_rows_dtw": len(cases[True].target.token),
+        "target_rows": plain.target_rows,
+        "target_rows_dtw": dtw.target_rows,
         "tokens_per_text": 150,
         "k": TOP,
     }
@@ -211,75 +195,58 @@ def measure_modes(
 
 
 def measure_reference(
-    bench: AlignmentBench, timings: Timings, *, repeats: int, tokens: int
+    bench: AlignmentBench, timings: Timings, repeats: int, quick: bool
 ) -> tuple[float, dict[str, Any]]:
     """How many times faster than plain Python the default mode is, on the same texts."""
-    case = bench.case(150, tokens)
-    run = reference(bench, case)
-    bench.warm_up(case)
-    bench.warm_up(case, "dtw")
+    case = bench.case(150, 1_000 if quick else 45_000)
+    plain, default = reference(bench, case), partial(bench.library, case)
+    dtw = partial(bench.library, case, "dtw", "first", "one-hot")
+    default()
+    dtw()
     for _ in range(repeats):
-        timings.measure("reference", run)
+        timings.measure("reference", plain)
         # Short against the reference: several calls, so that one hiccup is not the result.
-        timings.measure("reference's texts", partial(bench.library, case), calls=5)
-        timings.measure(
-            "reference's texts dtw", partial(bench.library, case, "dtw", "first", "one-hot")
-        )
-    rows, slow = len(case.target.token), timings.median("reference")
+        timings.measure("reference's texts", default, calls=5)
+        timings.measure("reference's texts dtw", dtw)
+    slow, fast = timings.median("reference"), timings.median("reference's texts")
+    fast_dtw = timings.median("reference's texts dtw")
     raw = {
-        "target_rows": rows,
-        "reference_rows_per_second": rows / slow,
-        "library_rows_per_second": rows / timings.median("reference's texts"),
-        "library_dtw_rows_per_second": rows / timings.median("reference's texts dtw"),
-        "speedup_dtw": slow / timings.median("reference's texts dtw"),
+        "target_rows": case.target_rows,
+        "reference_rows_per_second": case.target_rows / slow,
+        "library_rows_per_second": case.target_rows / fast,
+        "library_dtw_rows_per_second": case.target_rows / fast_dtw,
+        "speedup_dtw": slow / fast_dtw,
     }
-    return slow / timings.median("reference's texts"), raw
+    return slow / fast, raw
 
 
 def measure_lengths(
-    bench: AlignmentBench,
-    timings: Timings,
-    *,
-    repeats: int,
-    tokens: int,
-    slow_tokens: int,
-    lengths: Sequence[int] = (128, 1024, 8192),
+    bench: AlignmentBench, timings: Timings, repeats: int, quick: bool
 ) -> tuple[float, dict[str, Any]]:
     """Cost of a row in long texts over its cost in short ones, for the same number of rows.
 
-    Args:
-        bench: tokenizers, table and text.
-        timings: what the repeats are added to.
-        repeats: of everything.
-        tokens: in all, for the default mode; at least the longest length.
-        slow_tokens: in all, for "dtw" and the reference, which have cells by the square of length.
-        lengths: short, middle, long; the slow ones are measured on the first two only.
+    "dtw" and the reference, which have cells by the square of the length, get fewer rows and no
+    long texts.
     """
-    short, middle, long = lengths
-    quick = {length: bench.case(length, tokens) for length in (short, long)}
-    slow = {length: bench.case(length, slow_tokens) for length in (short, middle)}
-    runs = {length: reference(bench, case) for length, case in slow.items()}
-    for case in quick.values():
-        bench.warm_up(case)
-    for case in slow.values():
-        bench.warm_up(case, "dtw")
-    jobs = {f"lengths {length}": partial(bench.library, case) for length, case in quick.items()}
+    short, middle, long = 128, 1024, 8192
+    cases = {length: bench.case(length, 1 << (13 if quick else 19)) for length in (short, long)}
+    slow = {length: bench.case(length, 1 << (10 if quick else 13)) for length in (short, middle)}
+    jobs = {f"lengths {length}": partial(bench.library, case) for length, case in cases.items()}
     for length, case in slow.items():
         jobs[f"lengths dtw {length}"] = partial(bench.library, case, "dtw")
-        jobs[f"lengths reference {length}"] = runs[length]
+    for job in jobs.values():
+        job()
+    jobs |= {f"lengths reference {length}": reference(bench, case) for length, case in slow.items()}
     timings.alternate(jobs, repeats)
 
     def ratio(name: str, cases: dict[int, AlignmentCase], over: int) -> float:
-        cost = [
-            timings.median(f"{name} {length}") / len(cases[length].target.token)
-            for length in (over, short)
-        ]
-        return cost[0] / cost[1]
+        cost = {n: timings.median(f"{name} {n}") / case.target_rows for n, case in cases.items()}
+        return cost[over] / cost[short]
 
     raw = {
         f"reference_{middle}_over_{short}": ratio("lengths reference", slow, middle),
         f"dtw_{middle}_over_{short}": ratio("lengths dtw", slow, middle),
-        "target_rows": {length: len(case.target.token) for length, case in quick.items()},
-        "target_rows_slow": {length: len(case.target.token) for length, case in slow.items()},
+        "target_rows": {length: case.target_rows for length, case in cases.items()},
+        "target_rows_slow": {length: case.target_rows for length, case in slow.items()},
     }
-    return ratio("lengths", quick, long), raw
+    return ratio("lengths", cases, long), raw

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,31 +115,33 @@ def make_base(folder: Path, setting: Setting, *, weights: bool = True) -> None:
 
 def configure(setting: Setting, base: Path, output: Path) -> RunConfig:
     """The run config of a setting."""
-    sizes = {
-        f"{phase}.batch-size": setting.batch_size
-        for phase in ("local", "client-distill", "server-distill")
-    }
-    models = {"clients.model": str(base), "server.model": str(base)}
+    models = dict.fromkeys(("clients.model", "server.model"), str(base))
+    phases = ("local.batch-size", "client-distill.batch-size", "server-distill.batch-size")
+    sizes = dict.fromkeys(phases, setting.batch_size)
     here = {"output": str(output), "local.steps": setting.steps, "min-clients": setting.clients}
     return parse({**FEW, **sizes, **models, **here})
 
 
+@contextmanager
+def prepared(setting: Setting, *, weights: bool = True) -> Iterator[tuple[RunConfig, Path]]:
+    """The run config of a setting, and the base model's folder beside the run's, for a while."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+        base = Path(scratch) / "base"
+        make_base(base, setting, weights=weights)
+        yield configure(setting, base, Path(scratch)), base
+
+
 def predict(setting: Setting) -> Plan:
     """What the plan says of a setting."""
-    with tempfile.TemporaryDirectory() as scratch:
-        make_base(Path(scratch) / "base", setting, weights=False)
-        config = configure(setting, Path(scratch) / "base", Path(scratch))
+    with prepared(setting, weights=False) as (config, _):
         return plan_simulation(config, setting.clients, setting.at_once)
 
 
 def measure(setting: Setting) -> dict[str, Any]:
     """Run a simulation and measure its peak memory; bytes."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
-        base = Path(scratch) / "base"
-        make_base(base, setting)
-        config = configure(setting, base, Path(scratch))
-        os.environ[_MARK] = scratch
-        with Watch(_MARK, Path(scratch), str(base / FILE)) as watch:
+    with prepared(setting) as (config, base):
+        os.environ[_MARK] = config.output
+        with Watch(_MARK, base.parent, str(base / FILE)) as watch:
             flwr_run(app_dir(), flatten(config), setting.clients, ray_cpus=setting.at_once)
         size = (base / FILE).stat().st_size
     return {
@@ -161,12 +164,10 @@ def plain_processes(setting: Setting, *, copied: bool) -> float:
         copied: whether each makes a copy of its own, as it would without sharing.
     """
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
-        base = Path(scratch) / "base"
-        make_base(base, setting)
+    loaded, measured = context.Barrier(SHARERS + 1), context.Event()
+    with prepared(setting) as (config, base):
         size = (base / FILE).stat().st_size
-        loaded, measured = context.Barrier(SHARERS + 1), context.Event()
-        arguments = (configure(setting, base, Path(scratch)), copied, loaded, measured)
+        arguments = (config, copied, loaded, measured)
         family = [context.Process(target=_load_and_train, args=arguments) for _ in range(SHARERS)]
         for process in family:
             process.start()
@@ -218,11 +219,11 @@ def ratio(raw: Mapping[str, Any], name: str) -> float:
 
 def summarize(raw: Mapping[str, Any]) -> dict[str, float]:
     """The headline numbers of what has been measured."""
-    kept = list(raw["measured"])
-    ratios = [ratio(raw, name) for name in kept]
+    ratios = [ratio(raw, name) for name in raw["measured"]]
     found = {f"plain_processes_{name}": value for name, value in raw["plain"].items()}
-    if kept:
-        found["copies_of_the_base_weights"] = max(raw["measured"][n]["copies"] for n in kept)
+    if ratios:
+        copies = max(measured["copies"] for measured in raw["measured"].values())
+        found["copies_of_the_base_weights"] = copies
         found["least_predicted_over_measured"] = min(ratios)
         found["largest_predicted_over_measured"] = max(ratios)
     return found

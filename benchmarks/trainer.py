@@ -13,14 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from statistics import mean
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from benchmarks import harness
@@ -32,16 +31,6 @@ from fedfuse.distillation.training import schedule
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 IGNORED = -100
-
-
-class Places(IterableDataset[int]):
-    """The samples of a phase, in the library's order."""
-
-    def __init__(self, size: int, seed: int, count: int) -> None:
-        self.order = sample_indices(size, seed, 0, count).tolist()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order)
 
 
 def inputs(data: TokenizedDataset, which: list[int]) -> dict[str, Tensor]:
@@ -80,33 +69,21 @@ def run_trainer(local_model: LocalModel, settings: TrainingConfig, seed: int) ->
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
+            train_sampling_strategy="sequential",
         )
-        losses = Losses()
+        order = sample_indices(len(data), seed, 0, settings.steps * settings.batch_size)
         trainer = Trainer(
             model=model,
             args=arguments,
-            train_dataset=Places(len(data), seed, settings.steps * settings.batch_size),
+            train_dataset=order.tolist(),
             data_collator=lambda which: inputs(data, which),
             optimizers=(optimizer, scheduler),
-            callbacks=[losses],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     model.eval()
-    tail = losses.all[-max(1, settings.steps // 10) :]
-    return sum(tail) / len(tail)
-
-
-class Losses(TrainerCallback):
-    """Keeps every step's loss."""
-
-    def __init__(self) -> None:
-        self.all: list[float] = []
-
-    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-        """Called by Trainer."""
-        if "loss" in logs:
-            self.all.append(float(logs["loss"]))
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return mean(losses[-max(1, settings.steps // 10) :])
 
 
 def run_library(local_model: LocalModel, settings: TrainingConfig, seed: int) -> float:
@@ -130,7 +107,7 @@ def main(
 ) -> Iterator[harness.Measured]:
     """Measure the three loops, and write the result file."""
     torch.set_num_threads(1)
-    config = parse(dict(harness.QUICK) if quick else {})
+    config = parse(harness.QUICK if quick else {})
     local_model = harness.model_of(config, None)
     settings = replace(config.server_distill, steps=steps)
     loops = {
@@ -149,5 +126,4 @@ def main(
         "library_with_logits_over_trainer_time": logits / trainer,
         **{f"{name.replace(' ', '_')}_loss": loss for name, loss in losses.items()},
     }
-    about = {"torch_threads": torch.get_num_threads()}
-    yield harness.Measured(results, {"seconds": timings.seconds}, config.seed, about)
+    yield harness.Measured(results, {"seconds": timings.seconds}, config.seed)

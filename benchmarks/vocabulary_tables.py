@@ -33,39 +33,45 @@ def measure_tables(
         ``seconds`` (cold, the slower direction's median), ``warm_milliseconds`` and, with a sample,
         ``speedup`` (from ``one`` to ``other``); and what they are made of.
     """
-    directions = ((one, other), (other, one))
-    searches = {pair: _Loop(material, *pair, random.Random(seed)) for pair in directions if sample}
+    directions = {f"{one}-{other}": (one, other), f"{other}-{one}": (other, one)}
+    texts = {name: _texts(material, *pair) for name, pair in directions.items() if sample}
+    draws = {name: random.Random(seed) for name in texts}
     for _ in range(repeats):
-        for pair in directions:
+        for name, pair in directions.items():
             _cold_and_warm(material, *pair, timings)
             if sample:
-                searches[pair].measure(sample, timings)
-    names = {pair: "-".join(pair) for pair in directions}
-    cold = {name: timings.median(f"cold {name}") for name in names.values()}
-    warm = {name: 1e3 * timings.median(f"warm {name}") for name in names.values()}
+                queries, targets = texts[name]
+                # Of fewer than ``sample`` queries, some come again.
+                drawn = draws[name].choices(queries, k=sample)
+                for kind, search in (("loop", nearest), ("tight loop", nearest_tight)):
+                    job = partial(_search_all, search, drawn, targets)
+                    timings.measure(f"{kind} {name}", job)
+
+    def medians(kind: str, scale: float = 1) -> dict[str, float]:
+        return {name: scale * timings.median(f"{kind} {name}") for name in directions}
+
+    cold, warm = medians("cold"), medians("warm", 1e3)
     results = {"seconds": max(cold.values()), "warm_milliseconds": max(warm.values())}
     raw: dict[str, Any] = {
         "cold_median_seconds": cold,
         "warm_median_milliseconds": warm,
         "known": "as warm, with tokenizers that were asked for their fingerprint before",
-        "known_median_milliseconds": {n: 1e3 * timings.median(f"known {n}") for n in cold},
+        "known_median_milliseconds": medians("known", 1e3),
     }
     if sample:
+        searched = {name: len(queries) for name, (queries, _) in texts.items()}
         whole, tight = (
-            {
-                names[pair]: timings.median(f"{kind} {names[pair]}") * search.rows / sample
-                for pair, search in searches.items()
-            }
+            {name: each * searched[name] / sample for name, each in medians(kind).items()}
             for kind in ("loop", "tight loop")
         )
         speedup = {name: whole[name] / cold[name] for name in cold}
-        results["speedup"] = speedup[names[one, other]]
+        results["speedup"] = speedup[f"{one}-{other}"]
         raw["brute_force"] = {
             "scaling": "median seconds of the loop on the sample, times searched, over sampled",
             "note": "exact matches are found by a dictionary: the loop skips them, and neither "
             "they nor making the surfaces count as its time",
             "sampled": sample,
-            "searched": {names[pair]: search.rows for pair, search in searches.items()},
+            "searched": searched,
             "whole_seconds": whole,
             "speedup": speedup,
             "tight": "the same loop with rapidfuzz's distance and without a list of pairs",
@@ -86,30 +92,14 @@ def _cold_and_warm(material: Path, source: str, target: str, timings: Timings) -
             timings.measure(f"{kind} {source}-{target}", call)
 
 
-class _Loop:
-    """The loop over all targets, on source tokens drawn from those that have no exact match."""
-
-    def __init__(self, material: Path, source: str, target: str, generator: random.Random) -> None:
-        self._pair = f"{source}-{target}"
-        self._generator = generator
-        wanted = load_tokenizer(material, target).vocabulary_bytes
-        ordinary = sorted(wanted.used - wanted.special)
-        self._targets = [wanted.bytes[i] for i in ordinary if wanted.bytes[i]]
-        exact = set(self._targets)
-        given = load_tokenizer(material, source).vocabulary_bytes
-        self._queries = [given.bytes[i] for i in sorted(given.used) if given.bytes[i] not in exact]
-
-    @property
-    def rows(self) -> int:
-        """Source tokens that the loop would have to run for."""
-        return len(self._queries)
-
-    def measure(self, sample: int, timings: Timings) -> None:
-        """Time the loop on new tokens; with fewer than ``sample`` of them, some come again."""
-        queries = self._generator.choices(self._queries, k=sample)
-        targets = self._targets
-        for name, search in (("loop", nearest), ("tight loop", nearest_tight)):
-            timings.measure(f"{name} {self._pair}", partial(_search_all, search, queries, targets))
+def _texts(material: Path, source: str, target: str) -> tuple[list[bytes], list[bytes]]:
+    """Texts of the source tokens without an exact match, and of the target tokens."""
+    wanted = load_tokenizer(material, target).vocabulary_bytes
+    ordinary = sorted(wanted.used - wanted.special)
+    targets = [wanted.bytes[i] for i in ordinary if wanted.bytes[i]]
+    given = load_tokenizer(material, source).vocabulary_bytes
+    exact = set(targets)
+    return [given.bytes[i] for i in sorted(given.used) if given.bytes[i] not in exact], targets
 
 
 def _search_all(

@@ -106,7 +106,7 @@ def flwr_run(
     with unwinding, Workspace(python_path) as workspace:
         if ray_address:
             workspace.environment |= cluster_environment(ray_address)
-        _start_superlink(workspace)
+        start_superlink(workspace, "--simulation")
         config_file = workspace.folder / "run-config.toml"
         config_file.write_text(_toml(run_config), encoding="utf-8")
         options = ["--federation-config", resources, "--run-config", str(config_file)]
@@ -230,24 +230,36 @@ def _environment(folder: Path, python_path: Sequence[Path]) -> dict[str, str]:
     return environment
 
 
-def _start_superlink(workspace: Workspace) -> None:
-    """Start a SuperLink, wait until it listens, and write it down as Flower's one connection."""
+def start_superlink(workspace: Workspace, *options: str) -> str:
+    """Start a SuperLink, wait until it listens, and write it down as Flower's one connection.
+
+    Args:
+        workspace: where it runs.
+        options: of ``flower-superlink``, beside its address.
+
+    Returns:
+        Its address.
+
+    Raises:
+        SimulationFailed: when it does not start.
+    """
     log_file = workspace.folder / "superlink.log"
     for _ in range(_PORT_ATTEMPTS):
         port = free_port()
-        arguments = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+        arguments = ["--insecure", *options, "--host", "127.0.0.1", "--port", str(port)]
         with log_file.open("wb") as log:
             superlink = workspace.start("flower-superlink", *arguments, stdout=log.fileno())
         deadline = time.monotonic() + _START_SECONDS
         while superlink.poll() is None and time.monotonic() < deadline:
             # Asking the process, not the port: another program may have been faster to take it.
             if listens(superlink.pid, port):
+                address = f"127.0.0.1:{port}"
                 (workspace.folder / "config.toml").write_text(
                     '[superlink]\ndefault = "simulation"\n\n[superlink.simulation]\n'
-                    f'address = "127.0.0.1:{port}"\ninsecure = true\n',
+                    f'address = "{address}"\ninsecure = true\n',
                     encoding="utf-8",
                 )
-                return
+                return address
             time.sleep(0.1)
         if superlink.poll() is None or "address already in use" not in log_file.read_text():
             break
