@@ -19,7 +19,7 @@ from random import Random
 
 from fedfuse.builtin.prompt_lexicon import ANSWER, DECIDE, OPENINGS, READ, WHERE
 from fedfuse.data.records import available_splits, load_records
-from fedfuse.data.splits import TEST_FALLBACKS
+from fedfuse.data.splits import TEST_SPLITS
 from fedfuse.data.templates import to_samples
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.label_tasks import LabelledExample, Task, label_task
@@ -153,7 +153,7 @@ def hold_out(data: DataSet, material: Path, target: Path) -> tuple[Task, list[La
     """
     source = str(material / "datasets" / data.folder)
     splits = available_splits(source)
-    tested = next((name for name in ("test", *TEST_FALLBACKS) if name in splits), "test")
+    tested = next((name for name in TEST_SPLITS if name in splits), "test")
     test, train = load_records(source, tested), load_records(source, "train")
     samples = to_samples([*test, *train], domain=data.folder, template=data.template)
     task, examples = label_task(data.folder, samples)

@@ -73,15 +73,12 @@ class Trial:
         self.test = self.server.encode(material.splits.test)
         self.domains = np.array([sample.domain for sample in material.splits.test])
         self.public_domains = np.array([sample.domain for sample in material.public])
-        rules = config.knowledge
         self.aligner = KnowledgeAligner(
             self.server.tokenizer,
             material.public,
             config.data.max_length,
-            alignment=rules.alignment,
-            duplicate_tokens=rules.duplicate_tokens,
-            unaligned_positions=rules.unaligned_positions,
-            cache=cache_root() / "tables",
+            config.knowledge,
+            cache_root() / "tables",
         )
         self.server.adapter = material.start
         self.before = self._test()

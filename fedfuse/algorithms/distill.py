@@ -26,7 +26,7 @@ from fedfuse.evaluation.scoring import sample_nll
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import NamedRule, Rule, find_rule
 from fedfuse.knowledge.aligner import KnowledgeAligner
-from fedfuse.knowledge.contexts import ContextView, context_losses, context_states
+from fedfuse.knowledge.contexts import context_losses, view_contexts
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.causal_lm import CausalLM, add_lora, save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
@@ -109,19 +109,8 @@ def distill(
     )
     named = find_rule(rule) if isinstance(rule, str) else NamedRule("", "", rule)
     data = TokenizedDataset(student.tokenizer, known, max_length)
-    rules = KnowledgeConfig()
-    aligner = KnowledgeAligner(
-        student.tokenizer,
-        known,
-        max_length,
-        alignment=rules.alignment,
-        duplicate_tokens=rules.duplicate_tokens,
-        unaligned_positions=rules.unaligned_positions,
-        cache=None,
-    )
-    contexts = None
-    if named.reads_contexts:
-        contexts = ContextView(context_losses(student, data), context_states(student, data))
+    aligner = KnowledgeAligner(student.tokenizer, known, max_length, KnowledgeConfig())
+    contexts = view_contexts(student, data) if named.reads_contexts else None
     fuser = KnowledgeFuser(aligner, extract(student, data, k), contexts)
     others = []
     for teacher in teachers:

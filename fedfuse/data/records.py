@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from fedfuse.data.hub import library_errors, looks_like_path
 from fedfuse.errors import FedfuseError
 
 Record = dict[str, Any]
 # "file:line" or "data set[split]:row", and the record found there.
 Origin = tuple[str, Record]
-
-
-def looks_like_path(name: str) -> bool:
-    """Whether a name can only mean something on disk; a hub id has at most one slash."""
-    return name.startswith((".", "/", "~")) or name.endswith(".jsonl") or name.count("/") > 1
 
 
 def source_name(source: str) -> str:
@@ -56,9 +51,8 @@ def available_splits(source: str) -> list[str]:
         return [file.stem for file in files]
     import datasets
 
-    name, config = _hub_name(source, path)
     with _hub_errors(source):
-        return list(datasets.get_dataset_split_names(name, config))
+        return list(datasets.get_dataset_split_names(*_hub_name(source, path)))
 
 
 def load_records(source: str, split: str) -> list[Origin]:
@@ -110,9 +104,8 @@ def _read_hub(source: str, path: Path | None, split: str) -> list[Origin]:
         raise _no_split(source, split, splits)
     import datasets
 
-    name, config = _hub_name(source, path)
     with _hub_errors(source):
-        loaded = datasets.load_dataset(name, config, split=split)
+        loaded = datasets.load_dataset(*_hub_name(source, path), split=split)
     label = loaded.features.get("label")
     names = {"options": label.names} if isinstance(label, datasets.ClassLabel) else {}
     return [(f"{source}[{split}]:{row}", names | record) for row, record in enumerate(loaded)]
@@ -126,23 +119,10 @@ def _hub_name(source: str, path: Path | None) -> tuple[str, str | None]:
     return name, config or None
 
 
-@contextmanager
-def _hub_errors(source: str) -> Iterator[None]:
-    """Turn whatever the datasets library raises into one clear error; keep its bars away."""
+def _hub_errors(source: str) -> AbstractContextManager[None]:
     from datasets.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except Exception as error:  # the library raises a dozen unrelated types
-        raise FedfuseError(
-            f"data source {source!r} cannot be read as a Hugging Face data set "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    return library_errors(f"data source {source!r}", "a Hugging Face data set", logging)
 
 
 def _no_split(source: str, split: str, splits: list[str]) -> FedfuseError:

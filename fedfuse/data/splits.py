@@ -9,6 +9,7 @@ from itertools import chain, combinations
 
 import numpy as np
 
+from fedfuse.config.data import DataConfig
 from fedfuse.data.partition import partition
 from fedfuse.data.records import available_splits, load_records, source_name
 from fedfuse.data.sample import Sample, Splits
@@ -17,77 +18,51 @@ from fedfuse.errors import FedfuseError
 
 log = logging.getLogger(__name__)
 
-# Where the split "test" is asked for and there is none: what data sets call their next best.
-TEST_FALLBACKS = ("dev", "validation")
+# What data sets call their test split, the best first.
+TEST_SPLITS = ("test", "dev", "validation")
 
 
-def build_splits(
-    source: str,
-    *,
-    num_partitions: int,
-    scheme: str,
-    alpha: float,
-    seed: int,
-    public_samples: int,
-    test_samples: int,
-    holdout_samples: int,
-    question_samples: int,
-    private_samples: int,
-    template: str = "",
-    train_split: str = "train",
-    test_split: str = "test",
-) -> Splits:
+def build_splits(config: DataConfig, num_partitions: int, seed: int) -> Splits:
     """Read data sets and cut them into disjoint splits; all sizes are per domain.
 
     Args:
-        source: what ``load_records`` reads, several joined by ``+``. Each is a domain named after
-            its last path component, unless its records name their own.
-        num_partitions: number of clients; see ``partition``.
-        scheme: how private samples are dealt.
-        alpha: label skew of the schemes ``dirichlet`` and ``dirichlet-equal``.
-        seed: of the shuffles and the dealing.
-        public_samples: from the train split, at least 1.
-        test_samples: from the test split, at most; 0 takes all.
-        holdout_samples: from the train split; 0 for none.
-        question_samples: those of the test samples that have options, at most; 0 for none.
-        private_samples: from the rest of the train split, at most; 0 takes all.
-        template: see ``to_samples``.
-        train_split: the split to train on.
-        test_split: the split to test on; ``test`` falls back to ``dev`` or ``validation``. A source
-            that is a single file has no splits: its test samples are a part of it.
+        config: what to read, several sources joined by ``+``, and how much of it for each split.
+            A source is a domain named after its last path component, unless its records name their
+            own. The test split may be called ``dev`` or ``validation``; a single file has no
+            splits: its test samples are a part of it. A ``test`` or ``private`` of 0 takes all.
+        num_partitions: number of clients.
+        seed: seed of the shuffles and the dealing.
 
     Raises:
         FedfuseError: for data that cannot be read, is too small for the sizes, or overlaps.
     """
-    _check_sizes(public_samples, test_samples, holdout_samples, question_samples, private_samples)
+    _check_sizes(config)
     train: list[Sample] = []
     test: list[Sample] = []
-    for part in _sources(source):
-        learn, held = _read(part, template, train_split, test_split, seed, test_samples)
-        train += learn
-        test += held
+    for part in _sources(config.source):
+        for_training, held_out = _read(part, config, seed)
+        train += for_training
+        test += held_out
     train = _without_duplicates(train, test)
 
     private: list[Sample] = []
     public: list[Sample] = []
     holdout: list[Sample] = []
+    reserved = config.public + config.holdout
     for domain, samples in _shuffled(train, seed):
-        reserved = public_samples + holdout_samples
         if len(samples) <= reserved:
             raise FedfuseError(
                 f"domain {domain!r} has {len(samples)} distinct train samples: expected more than "
-                f"the {reserved} for public ({public_samples}) and holdout ({holdout_samples})"
+                f"the {reserved} for public ({config.public}) and holdout ({config.holdout})"
             )
-        public += samples[:public_samples]
-        holdout += samples[public_samples:reserved]
-        private += samples[reserved:][: private_samples or None]
-    tested = [s for _, group in _shuffled(test, seed) for s in group[: test_samples or None]]
-    questions = [
-        s for _, group in _grouped(s for s in tested if s.options) for s in group[:question_samples]
-    ]
-    splits = Splits(
-        partition(private, scheme, num_partitions, alpha, seed), public, tested, holdout, questions
-    )
+        public += samples[: config.public]
+        holdout += samples[config.public : reserved]
+        private += samples[reserved:][: config.private or None]
+    tested = [s for _, group in _shuffled(test, seed) for s in group[: config.test or None]]
+    asked = _grouped(s for s in tested if s.options)
+    questions = [s for _, group in asked for s in group[: config.questions]]
+    parts = partition(private, config.partition, num_partitions, config.alpha, seed)
+    splits = Splits(parts, public, tested, holdout, questions)
     check_splits(splits)
     return splits
 
@@ -145,18 +120,14 @@ def check_splits(splits: Splits) -> None:
             )
 
 
-def _check_sizes(public: int, test: int, holdout: int, questions: int, private: int) -> None:
-    if public < 1:
-        raise FedfuseError(
-            f"public_samples: expected at least 1, or there is no public set, got {public}"
-        )
-    sizes = {
-        "test_samples": test,
-        "holdout_samples": holdout,
-        "question_samples": questions,
-        "private_samples": private,
-    }
-    wrong = [f"{name}: expected 0 or more, got {size}" for name, size in sizes.items() if size < 0]
+def _check_sizes(config: DataConfig) -> None:
+    least = {"public": 1, "test": 0, "holdout": 0, "questions": 0, "private": 0}
+    sizes = {name: getattr(config, name) for name in least}
+    wrong = [
+        f"data.{name}: expected at least {least[name]}, got {size}"
+        for name, size in sizes.items()
+        if size < least[name]
+    ]
     if wrong:
         raise FedfuseError("; ".join(wrong))
 
@@ -177,37 +148,32 @@ def _sources(source: str) -> list[str]:
     return parts
 
 
-def _read(
-    source: str, template: str, train_split: str, test_split: str, seed: int, test_samples: int
-) -> tuple[list[Sample], list[Sample]]:
+def _read(source: str, config: DataConfig, seed: int) -> tuple[list[Sample], list[Sample]]:
     """The train and the test samples of one source."""
-    name = source_name(source)
-    splits = available_splits(source)
-    if splits:
-        if test_split == "test" and test_split not in splits:
-            test_split = next((other for other in TEST_FALLBACKS if other in splits), test_split)
-        train, test = (
-            to_samples(load_records(source, split), domain=name, template=template)
-            for split in (train_split, test_split)
-        )
-        return train, test
-    if not test_samples:
+
+    def read(split: str) -> list[Sample]:
+        records = load_records(source, split)
+        return to_samples(records, domain=source_name(source), template=config.template)
+
+    if splits := available_splits(source):
+        test = next((name for name in TEST_SPLITS if name in splits), TEST_SPLITS[0])
+        return read("train"), read(test)
+    if not config.test:
         raise FedfuseError(
-            f"data source {source!r} is a single file and test_samples is 0: "
-            "expected the number of samples a domain to cut off for the test"
+            f"data source {source!r} is a single file: expected a data.test above 0, the number of "
+            "samples a domain to cut off for the test, got 0"
         )
-    samples = to_samples(load_records(source, ""), domain=name, template=template)
-    samples = list({sample.text: sample for sample in samples}.values())
-    groups = [group for _, group in _shuffled(samples, seed)]
+    distinct = {sample.text: sample for sample in read("")}.values()
+    groups = [group for _, group in _shuffled(distinct, seed)]
     return (
-        [sample for group in groups for sample in group[test_samples:]],
-        [sample for group in groups for sample in group[:test_samples]],
+        [sample for group in groups for sample in group[config.test :]],
+        [sample for group in groups for sample in group[: config.test]],
     )
 
 
-def _without_duplicates(train: Sequence[Sample], held: Sequence[Sample]) -> list[Sample]:
+def _without_duplicates(train: Sequence[Sample], held_out: Sequence[Sample]) -> list[Sample]:
     """The train samples whose text is no held-out sample's and no earlier train sample's."""
-    tested = {sample.text for sample in held}
+    tested = {sample.text for sample in held_out}
     distinct = {s.text: s for s in reversed(train) if s.text not in tested}
     kept = list(reversed(distinct.values()))
     if len(kept) < len(train):

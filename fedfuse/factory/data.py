@@ -26,19 +26,7 @@ def load_splits(data: DataConfig, seed: int, num_partitions: int) -> Splits:
     if data.source == BUILTIN_DATA:
         splits = World(seed, data.domains).splits(data, num_partitions)
     else:
-        splits = build_splits(
-            data.source,
-            num_partitions=num_partitions,
-            scheme=data.partition,
-            alpha=data.alpha,
-            seed=seed,
-            public_samples=data.public,
-            test_samples=data.test,
-            holdout_samples=data.holdout,
-            question_samples=data.questions,
-            private_samples=data.private,
-            template=data.template,
-        )
+        splits = build_splits(data, num_partitions, seed)
     check_splits(splits)
     return splits
 

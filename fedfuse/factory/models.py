@@ -122,8 +122,6 @@ def new_aligner(
         local_model.tokenizer,
         (public or local_model.public).samples,
         local_model.max_length,
-        alignment=knowledge.alignment,
-        duplicate_tokens=knowledge.duplicate_tokens,
-        unaligned_positions=knowledge.unaligned_positions,
-        cache=cache or cache_root() / "tables",
+        knowledge,
+        cache or cache_root() / "tables",
     )

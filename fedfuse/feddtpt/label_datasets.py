@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from fedfuse.config.data import DataConfig
 from fedfuse.config.feddtpt import ExampleCounts
 from fedfuse.data.partition import partition
 from fedfuse.data.records import available_splits, load_records, source_name
@@ -98,19 +99,17 @@ def read_task(
     Raises:
         FedfuseError: for data that cannot be read, has no options or is too small.
     """
-    whole = build_splits(
-        source,
-        num_partitions=1,
-        scheme="iid",
-        alpha=1.0,
-        seed=seed,
-        public_samples=1,
-        test_samples=counts.test,
-        holdout_samples=0,
-        question_samples=0,
-        private_samples=0,
+    config = DataConfig(
+        source=source,
+        partition="iid",
+        private=0,
+        public=1,
+        test=counts.test,
+        holdout=0,
+        questions=0,
         template=template,
     )
+    whole = build_splits(config, 1, seed)
     train = [*whole.public, *whole.private[0]]
     task, examples = label_task(source_name(source), [*train, *whole.test])
     rest, test = examples[: len(train)], examples[len(train) :]

@@ -18,7 +18,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.prompt import Prompt
-from fedfuse.models.loading import loading_errors, local_folder, resolve_device
+from fedfuse.models.loading import loading_errors, model_source, resolve_device
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -57,9 +57,7 @@ class MaskedLM:
             FedfuseError: for anything that cannot be loaded or does not fit together, naming it.
         """
         place = resolve_device(device)
-        folder = local_folder(name)
-        source = name if folder is None else str(folder)
-        options = {"trust_remote_code": False, "local_files_only": folder is not None}
+        source, options = model_source(name)
         with loading_errors(name, "masked"):
             tokenizer = from_transformers(source, options)
             loaded: Any = AutoModelForMaskedLM.from_pretrained(

@@ -15,7 +15,7 @@ distributions themselves need not stay in memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -149,22 +149,11 @@ def stack_stats(
     state: Float32[ndarray, "samples width"] | None = None,
 ) -> StackedStats:
     """Stack the statistics of all candidates, the learning model's own first."""
-
-    def side_by_side(name: str) -> ndarray:
-        return np.stack([getattr(candidate, name) for candidate in candidates], axis=1)
-
-    return StackedStats(
-        offsets=offsets,
-        loss=side_by_side("loss"),
-        usable=side_by_side("usable"),
-        label_logprob=side_by_side("label_logprob"),
-        entropy=side_by_side("entropy"),
-        margin=side_by_side("margin"),
-        kept_mass=side_by_side("kept_mass"),
-        cross_entropy_to_student=side_by_side("cross_entropy_to_student"),
-        context_loss=side_by_side("context_loss"),
-        state=state,
-    )
+    columns = {
+        field.name: np.stack([getattr(candidate, field.name) for candidate in candidates], axis=1)
+        for field in fields(TeacherStats)
+    }
+    return StackedStats(offsets=offsets, state=state, **columns)
 
 
 def compute_stats(

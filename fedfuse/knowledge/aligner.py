@@ -17,6 +17,7 @@ from fedfuse.alignment.positions import Alignment, align_rows
 from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import Spelling, spell, spelled_table
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
+from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
@@ -28,7 +29,7 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class TokenizerPair:
-    """Everything that depends only on two tokenizers and the public text: made once per pair.
+    """What depends on two tokenizers and the public text alone; made once per pair.
 
     Attributes:
         rows: the source's label rows on the public set.
@@ -47,42 +48,35 @@ class TokenizerPair:
 
 
 class KnowledgeAligner:
-    """Translates into one model's terms; keeps one dictionary per foreign tokenizer."""
+    """Translates into one model's terms; keeps one dictionary per foreign tokenizer.
+
+    Args:
+        tokenizer: the model's own.
+        public: the public samples.
+        max_length: tokens of a sample; what is beyond is cut off.
+        config: rules of alignment and projection; see ``align_rows`` and ``project``.
+        cache: folder of vocabulary maps; None for none.
+    """
 
     def __init__(
         self,
         tokenizer: TextTokenizer,
         public: Sequence[Sample],
         max_length: int,
-        *,
-        alignment: str,
-        duplicate_tokens: str,
-        unaligned_positions: str,
-        cache: Path | None,
+        config: KnowledgeConfig,
+        cache: Path | None = None,
     ) -> None:
-        """See ``align_rows`` for ``alignment``, ``project`` for the rules after it."""
         self.tokenizer = tokenizer
         self._public = list(public)
-        self._max_length = max_length
-        self._alignment = alignment
-        self._duplicate_tokens = duplicate_tokens
-        self._unaligned_positions = unaligned_positions
-        self._cache = cache
+        self._max_length, self._config, self._cache = max_length, config, cache
         _, self.rows = label_rows(tokenizer, public, max_length)
         self._pairs: dict[str, TokenizerPair] = {}
         self._vocabularies: dict[str, tuple[VocabularyTable, Spelling | None]] = {}
 
     def for_samples(self, public: Sequence[Sample]) -> KnowledgeAligner:
         """The same for other samples; what depends on tokenizers alone is shared."""
-        other = KnowledgeAligner(
-            self.tokenizer,
-            public,
-            self._max_length,
-            alignment=self._alignment,
-            duplicate_tokens=self._duplicate_tokens,
-            unaligned_positions=self._unaligned_positions,
-            cache=self._cache,
-        )
+        arguments = (self._max_length, self._config, self._cache)
+        other = KnowledgeAligner(self.tokenizer, public, *arguments)
         other._vocabularies = self._vocabularies
         return other
 
@@ -95,7 +89,7 @@ class KnowledgeAligner:
             alignment = align_rows(
                 rows,
                 self.rows,
-                self._alignment,
+                self._config.alignment,
                 source.vocabulary_bytes,
                 self.tokenizer.vocabulary_bytes,
                 table,
@@ -109,7 +103,7 @@ class KnowledgeAligner:
         known = self._vocabularies.get(source.fingerprint)
         if known is None:
             table, spelling = minimum_edit_distance_table(source, self.tokenizer, self._cache), None
-            if self._alignment == "chain-rule":
+            if self._config.alignment == "chain-rule":
                 spelling = spell(source, self.tokenizer, table)
                 table = spelled_table(table, spelling)
             known = self._vocabularies[source.fingerprint] = table, spelling
@@ -122,7 +116,7 @@ class KnowledgeAligner:
         rows and bytes of each sample must be those of the public set, and the claimed
         log-probability that of the label among the kept entries or, where the label is not kept, no
         more than the smallest kept one and than all that is left. Neither wire form adds to the
-        tolerance: a claim is rounded with its entry, or told as a distance below the bound.
+        tolerance: a claim is rounded with its entry, or sent as a distance below the bound.
 
         Raises:
             FedfuseError: naming the field, what is expected and what it holds.
@@ -169,8 +163,8 @@ class KnowledgeAligner:
             source=dictionary.rows,
             spelling=dictionary.spelling,
             label_logprob=knowledge.label_logprob,
-            duplicate_tokens=self._duplicate_tokens,
-            unaligned_positions=self._unaligned_positions,
+            duplicate_tokens=self._config.duplicate_tokens,
+            unaligned_positions=self._config.unaligned_positions,
         )
 
     def identity(self, knowledge: Knowledge) -> SparseDistribution:

@@ -169,12 +169,7 @@ def _decode_entries(
     check("tokens", int(tokens.max(initial=0)), f"below {MAX_VOCABULARY}",
            tokens.max(initial=0) < MAX_VOCABULARY)  # fmt: skip
     counts = unpack_numbers("counts", fields["counts"], header.num_tokens) + 1
-    check(
-        "counts",
-        int(counts.sum()),
-        header.num_entries,
-        counts.sum() == header.num_entries,
-    )
+    check("counts", int(counts.sum()), header.num_entries, counts.sum() == header.num_entries)
     gaps, remainders = (np.frombuffer(fields[name], np.uint8) for name in ("gaps", "remainders"))
     row = decode_gaps(counts, gaps, remainders, header.num_rows)
     kept = np.bincount(row, minlength=header.num_rows)
@@ -246,18 +241,6 @@ def _check_encodable(knowledge: Knowledge) -> None:
     least, most = knowledge.label_bytes.min(initial=0), knowledge.label_bytes.max(initial=0)
     good = least >= 0 and most < 1 << 32
     check("label_bytes", (int(least), int(most)), f"0..{2**32 - 1}", good)
-    for name in ("logprobs", "tail_logprob", "label_logprob"):
-        values = getattr(knowledge, name)
-        good = bool((values <= MASS_TOLERANCE).all())  # False for NaN too
-        check(name, "NaN or positive values", "log-probabilities", good)
-    check(
-        "label_logprob",
-        "-inf",
-        "finite values",
-        bool(np.isfinite(knowledge.label_logprob).all()),
-    )
-    low, high = knowledge.indices.min(initial=0), knowledge.indices.max(initial=0)
-    good = low >= 0 and high < MAX_VOCABULARY
-    check("indices", (int(low), int(high)), f"0..{MAX_VOCABULARY - 1}", bool(good))
-    empty = bool(np.isneginf(knowledge.logprobs).all(1).any()) if knowledge.num_rows else False
-    check("logprobs", "a row without an entry", "at least one a row", not empty)
+    knowledge.check_values(MAX_VOCABULARY)
+    kept = bool(np.isfinite(knowledge.logprobs).any(1).all())
+    check("logprobs", "a row without an entry", "at least one a row", kept)

@@ -103,8 +103,8 @@ def unpack(message: bytes) -> tuple[Header, dict[str, bytes]]:
     if message[4] != VERSION:
         raise FedfuseError(f"knowledge: expected codec version {VERSION}, got {message[4]}")
     body, end = message[: -_CHECKSUM.size], message[-_CHECKSUM.size :]
-    told, found = _CHECKSUM.unpack(end)[0], zlib.crc32(body)
-    check("checksum", f"{found:08x}", f"{told:08x}", found == told)
+    sent, found = _CHECKSUM.unpack(end)[0], zlib.crc32(body)
+    check("checksum", f"{found:08x}", f"{sent:08x}", found == sent)
     _, _, bits, k, rows, samples, tokens, entries, *sizes = _HEADER.unpack_from(body)
     check("logprob_bits", bits, f"0..{len(_BITS) - 1}", bits < len(_BITS))
     place, texts = _HEADER.size, []
@@ -125,12 +125,7 @@ def unpack(message: bytes) -> tuple[Header, dict[str, bytes]]:
         fields[name] = body[place : place + size]
         place += size
     most = 8 * len(fields["gaps"])
-    check(
-        "num_entries",
-        header.num_entries,
-        f"at most {most}, one a bit of gaps",
-        header.num_entries <= most,
-    )
+    check("num_entries", entries, f"at most {most}, one a bit of gaps", entries <= most)
     return header, fields
 
 
@@ -174,22 +169,12 @@ def unpack_numbers(
 
 
 def _check_sizes(header: Header) -> None:
-    room = header.k * header.num_rows
+    rows, samples, entries = header.num_rows, header.num_samples, header.num_entries
+    room = header.k * rows
     check("k", header.k, "at least 1", header.k >= 1)
     check("k x rows", room, f"at most {MAX_ENTRIES}", room <= MAX_ENTRIES)
-    check(
-        "num_samples",
-        header.num_samples,
-        f"at most {MAX_SAMPLES}",
-        header.num_samples <= MAX_SAMPLES,
-    )
+    check("num_samples", samples, f"at most {MAX_SAMPLES}", samples <= MAX_SAMPLES)
     # A row without an entry says nothing, and would let few bytes claim many rows.
-    good = header.num_rows <= header.num_entries <= room
-    check(
-        "num_entries",
-        header.num_entries,
-        f"{header.num_rows} to {room}, 1 to k a row",
-        good,
-    )
-    most = min(header.num_entries, MAX_VOCABULARY)
+    check("num_entries", entries, f"{rows} to {room}, 1 to k a row", rows <= entries <= room)
+    most = min(entries, MAX_VOCABULARY)
     check("num_tokens", header.num_tokens, f"at most {most}", header.num_tokens <= most)

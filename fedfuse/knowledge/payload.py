@@ -72,13 +72,8 @@ def decode(
         return codec.decode(payload.message, num_rows=num_rows, k=k)
     if base is None:
         raise FedfuseError("knowledge: expected all rows, as there is no base yet, got a delta")
-    width = -(-base.num_rows // 8)
-    check(
-        "row_mask",
-        f"{len(payload.row_mask)} bytes",
-        width,
-        len(payload.row_mask) == width,
-    )
+    found, width = len(payload.row_mask), -(-base.num_rows // 8)
+    check("row_mask", f"{found} bytes", width, found == width)
     packed = np.frombuffer(payload.row_mask, dtype=np.uint8)
     row_mask = np.unpackbits(packed, count=base.num_rows) > 0
     new = codec.decode(payload.message, num_rows=int(row_mask.sum()), k=k)

@@ -102,36 +102,18 @@ class Knowledge:
         check("public", self.public, public, self.public == public)
         check("num_rows", self.num_rows, num_rows, self.num_rows == num_rows)
         self.check_shapes()
-        for name in ("logprobs", "tail_logprob", "label_logprob"):
-            values = getattr(self, name)
-            good = not np.isnan(values).any() and bool((values <= MASS_TOLERANCE).all())
-            check(name, "NaN or positive values", "log-probabilities", good)
-        check(
-            "label_logprob",
-            "-inf",
-            "finite values",
-            bool(np.isfinite(self.label_logprob).all()),
-        )
-        low, high = (self.indices.min(), self.indices.max()) if self.indices.size else (0, 0)
-        check(
-            "indices",
-            (int(low), int(high)),
-            f"0..{vocab_size - 1}",
-            low >= 0 and high < vocab_size,
-        )
-        mass = np.exp(self.logprobs.astype(np.float64)).sum(1) + np.exp(
-            self.tail_logprob.astype(np.float64)
-        )
-        wrong = float(np.abs(mass - 1).max()) if mass.size else 0.0
-        check(
-            "mass",
-            f"off by {wrong:.3g}",
-            f"one within {MASS_TOLERANCE}",
-            wrong <= MASS_TOLERANCE,
-        )
+        self.check_values(vocab_size)
+        mass = np.exp(self.logprobs.astype(np.float64)).sum(1)
+        mass += np.exp(self.tail_logprob.astype(np.float64))
+        wrong = float(np.abs(mass - 1).max(initial=0))
+        expected = f"one within {MASS_TOLERANCE}"
+        check("mass", f"off by {wrong:.3g}", expected, wrong <= MASS_TOLERANCE)
         descending = bool((self.logprobs[:, 1:] <= self.logprobs[:, :-1]).all())
         check("logprobs", "unsorted rows", "descending rows", descending)
-        self._check_labels()
+        # A label's probability can be no larger than the largest that the row holds.
+        bound = np.maximum(self.logprobs[:, 0], self.tail_logprob) + MASS_TOLERANCE
+        good = bool((self.label_logprob <= bound).all())
+        check("label_logprob", "above the row's largest probability", "at most that", good)
 
     def check_shapes(self) -> None:
         """Refuse fields that do not fit together.
@@ -139,41 +121,34 @@ class Knowledge:
         Raises:
             FedfuseError: naming the field, what is expected and what it holds.
         """
-        check(
-            "indices",
-            self.indices.shape,
-            self.logprobs.shape,
-            self.indices.shape == self.logprobs.shape,
-        )
+        shape = self.logprobs.shape
+        check("indices", self.indices.shape, shape, self.indices.shape == shape)
         for name in ("indices", "tail_logprob", "label_logprob"):
             found = len(getattr(self, name))
-            check(
-                name,
-                f"{found} rows",
-                f"{self.num_rows} rows",
-                found == self.num_rows,
-            )
+            check(name, f"{found} rows", f"{self.num_rows} rows", found == self.num_rows)
         check("k", self.k, "at least 1", self.k >= 1)
-        check(
-            "label_bytes",
-            len(self.label_bytes),
-            self.num_samples,
-            len(self.label_bytes) == self.num_samples,
-        )
+        found = len(self.label_bytes)
+        check("label_bytes", found, self.num_samples, found == self.num_samples)
         good = self.offsets[0] == 0 and self.offsets[-1] == self.num_rows
         check("offsets", self.offsets[[0, -1]].tolist(), [0, self.num_rows], bool(good))
         check("offsets", "descending", "ascending", bool((np.diff(self.offsets) >= 0).all()))
 
-    def _check_labels(self) -> None:
-        """A label's probability can be no larger than the largest that the row holds."""
-        bound = np.maximum(self.logprobs[:, 0], self.tail_logprob) + MASS_TOLERANCE
-        good = bool((self.label_logprob <= bound).all())
-        check("label_logprob", "above the row's largest probability", "at most that", good)
+    def check_values(self, vocab_size: int) -> None:
+        """Refuse values that are no log-probabilities, or no tokens of the vocabulary.
+
+        Raises:
+            FedfuseError: naming the field, what is expected and what it holds.
+        """
+        for name in ("logprobs", "tail_logprob", "label_logprob"):
+            good = bool((getattr(self, name) <= MASS_TOLERANCE).all())  # False for NaN too
+            check(name, "NaN or positive values", "log-probabilities", good)
+        finite = bool(np.isfinite(self.label_logprob).all())
+        check("label_logprob", "-inf", "finite values", finite)
+        low, high = int(self.indices.min(initial=0)), int(self.indices.max(initial=0))
+        good = low >= 0 and high < vocab_size
+        check("indices", (low, high), f"0..{vocab_size - 1}", good)
 
     def arrays(self) -> dict[str, ndarray]:
         """The array fields by name."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("tokenizer", "public")
-        }
+        names = [f.name for f in fields(self) if f.name not in ("tokenizer", "public")]
+        return {name: getattr(self, name) for name in names}

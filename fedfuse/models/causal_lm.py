@@ -36,7 +36,7 @@ from fedfuse.files import unwritable
 from fedfuse.models.loading import (
     check_causal,
     loading_errors,
-    local_folder,
+    model_source,
     quantization_options,
     resolve_device,
 )
@@ -97,9 +97,7 @@ def load_causal_lm(
     if dtype not in DTYPES:
         raise FedfuseError(f"model dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
     place = resolve_device(device)
-    folder = local_folder(name)
-    source = name if folder is None else str(folder)
-    options = {"trust_remote_code": False, "local_files_only": folder is not None}
+    source, options = model_source(name)
     weights = options | {
         "dtype": DTYPES[dtype],
         "use_safetensors": True,

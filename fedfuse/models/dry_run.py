@@ -26,7 +26,7 @@ from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import DTYPES, CausalLM, add_lora
 from fedfuse.models.head import CHUNK_BYTES, hidden_states
-from fedfuse.models.loading import loading_errors, local_folder
+from fedfuse.models.loading import loading_errors, model_source
 
 BYTES_PER_WEIGHT = {"4bit": 0.5, "8bit": 1.0}
 
@@ -85,12 +85,9 @@ def dry_run(
         NeedsUnknown: for a model that does not run without numbers.
         FedfuseError: for one whose config cannot be read.
     """
-    folder = local_folder(name)
-    source = name if folder is None else str(folder)
+    source, options = model_source(name)
     with loading_errors(name):
-        config: Any = AutoConfig.from_pretrained(
-            source, trust_remote_code=False, local_files_only=folder is not None
-        )
+        config: Any = AutoConfig.from_pretrained(source, **options)
         stored = config.dtype  # of the files; making a model overwrites it
         with torch.device("meta"):
             factory: Any = AutoModelForCausalLM  # untyped

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
-from fedfuse.data.records import looks_like_path
+from fedfuse.data.hub import library_errors, looks_like_path
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -20,21 +19,23 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 QUANTIZATIONS = ("", "4bit", "8bit")
 
 
-def local_folder(name: str) -> Path | None:
-    """Folder of a model's name; None for a hub id.
+def model_source(name: str) -> tuple[str, dict[str, Any]]:
+    """Where a model is loaded from, its folder or hub id, and options of ``from_pretrained``.
+
+    A folder is read without any network, and no code of the model's own is run.
 
     Raises:
         FedfuseError: for a path that is no folder.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return path
+        return str(path), {"trust_remote_code": False, "local_files_only": True}
     if looks_like_path(name) or path.exists():
         raise FedfuseError(
             "model: expected a folder with config.json, model.safetensors and tokenizer.json, or "
             f"the id of a model on the Hugging Face hub; folder {name!r} does not exist"
         )
-    return None
+    return name, {"trust_remote_code": False, "local_files_only": False}
 
 
 def resolve_device(device: str) -> torch.device:
@@ -87,9 +88,7 @@ def load_tokenizer(name: str) -> TextTokenizer:
     Raises:
         FedfuseError: naming the model, when it cannot be loaded or has no fast form.
     """
-    folder = local_folder(name)
-    source = name if folder is None else str(folder)
-    options = {"trust_remote_code": False, "local_files_only": folder is not None}
+    source, options = model_source(name)
     with loading_errors(name):
         return from_transformers(source, options)
 
@@ -105,25 +104,14 @@ def check_causal(name: str, model: PreTrainedModel) -> None:
         raise FedfuseError(f"model {name!r}: expected a causal model, got {found}")
 
 
-@contextmanager
-def loading_errors(name: str, kind: str = "causal") -> Iterator[None]:
-    """Turn any error of transformers into one of ours; keep its progress bars off the terminal.
+def loading_errors(name: str, kind: str = "causal") -> AbstractContextManager[None]:
+    """Context of ``library_errors`` in which a model is loaded.
 
     Args:
         name: name of the model.
         kind: kind of language model that is expected.
     """
-    bars: Any = transformers_logging  # untyped
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    except Exception as error:  # the library raises a dozen unrelated types
-        raise FedfuseError(
-            f"model {name!r} cannot be loaded: expected a {kind} language model with safetensors "
-            "weights, a fast tokenizer and no code of its own, got "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    finally:
-        if shown:
-            bars.enable_progress_bar()
+    expected = (
+        f"a {kind} language model with safetensors weights, a fast tokenizer and no code of its own"
+    )
+    return library_errors(f"model {name!r}", expected, logging)

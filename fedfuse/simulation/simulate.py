@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from fedfuse.config.data import BUILTIN_DATA
 from fedfuse.config.feddtpt import BlackBoxConfig
 from fedfuse.config.run_config import RunConfig, flat_keys, flatten, parse
-from fedfuse.data.records import local_path, looks_like_path
+from fedfuse.data.hub import looks_like_path
+from fedfuse.data.records import local_path
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.app_bundle import app_dir, import_app_module
 from fedfuse.plugins import class_name

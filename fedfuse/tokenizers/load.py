@@ -6,12 +6,10 @@ tables between two tokenizers are shared by whoever names them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedfuse.data.records import looks_like_path
+from fedfuse.data.hub import library_errors, looks_like_path
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -67,7 +65,9 @@ def _from_file(path: Path) -> TextTokenizer:
 
 
 def _from_library(name: str, source: str, *, local: bool) -> TextTokenizer:
-    with _library_errors(name):
+    from transformers.utils import logging
+
+    with library_errors(f"tokenizer {name!r}", _EXPECTED, logging):
         return from_transformers(source, {"trust_remote_code": False, "local_files_only": local})
 
 
@@ -98,26 +98,3 @@ def from_transformers(source: str, options: dict[str, Any]) -> TextTokenizer:
     roles = {role: token_of[token_id] for role, token_id in chosen.special_ids.items()}
     known = {role: token for role, token in roles.items() if token in verbatim.vocabulary}
     return TextTokenizer.from_json(verbatim.to_json(), known)
-
-
-@contextmanager
-def _library_errors(name: str) -> Iterator[None]:
-    """Turn whatever transformers raises into one clear line; keep its bars off the terminal."""
-    from transformers.utils import logging
-
-    bars: Any = logging  # untyped
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    except FedfuseError:
-        raise
-    except Exception as error:  # the library raises a dozen unrelated types
-        reason = " ".join(str(error).split())[:300]
-        raise FedfuseError(
-            f"tokenizer {name!r} cannot be loaded ({type(error).__name__}: {reason}); "
-            f"expected {_EXPECTED}"
-        ) from error
-    finally:
-        if shown:
-            bars.enable_progress_bar()

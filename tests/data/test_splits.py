@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedfuse.config.data import DataConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.data.splits import build_splits, check_splits
 from fedfuse.errors import FedfuseError
 from tests.data.test_records import MATERIAL, write
 
-SIZES: dict[str, Any] = {
-    "num_partitions": 2,
-    "scheme": "domain",
-    "alpha": 1.0,
-    "seed": 3,
-    "public_samples": 4,
-    "test_samples": 5,
-    "holdout_samples": 3,
-    "question_samples": 2,
-    "private_samples": 6,
-}
+CONFIG = DataConfig(alpha=1.0, public=4, test=5, holdout=3, questions=2, private=6)
+
+
+def build(source: str, *, num_partitions: int = 2, seed: int = 3, **changes: Any) -> Splits:
+    return build_splits(replace(CONFIG, source=source, **changes), num_partitions, seed)
 
 
 def rows(name: str, count: int) -> list[dict[str, Any]]:
@@ -48,7 +44,7 @@ def by_domain(samples: list[Sample]) -> dict[str, int]:
 
 
 def test_sizes_are_per_domain(sources: str) -> None:
-    splits = build_splits(sources, **SIZES)
+    splits = build(sources)
     assert [by_domain(part) for part in splits.private] == [{"films": 6}, {"tales": 6}]
     assert by_domain(splits.public) == {"films": 4, "tales": 4}
     assert by_domain(splits.holdout) == {"films": 3, "tales": 3}
@@ -61,42 +57,37 @@ def test_sizes_are_per_domain(sources: str) -> None:
 
 
 def test_zero_takes_everything(sources: str) -> None:
-    sizes = SIZES | {"private_samples": 0, "test_samples": 0, "question_samples": 0}
-    splits = build_splits(sources, **sizes | {"holdout_samples": 0})
+    splits = build(sources, private=0, test=0, questions=0, holdout=0)
     assert [len(part) for part in splits.private] == [26, 26]
     assert (len(splits.test), splits.questions, splits.holdout) == (18, [], [])
 
 
 def test_same_seed_same_splits(sources: str) -> None:
-    assert build_splits(sources, **SIZES) == build_splits(sources, **SIZES)
-    other = build_splits(sources, **SIZES | {"seed": 4})
-    assert other.public != build_splits(sources, **SIZES).public
+    assert build(sources) == build(sources)
+    other = build(sources, seed=4)
+    assert other.public != build(sources).public
 
 
 def test_a_domain_does_not_depend_on_the_others(sources: str) -> None:
-    alone = build_splits(sources.split("+")[0], **SIZES | {"num_partitions": 1})
-    both = build_splits(sources, **SIZES)
+    alone = build(sources.split("+")[0], num_partitions=1)
+    both = build(sources)
     assert alone.public == [s for s in both.public if s.domain == "films"]
     assert alone.private[0] == both.private[0]
 
 
-def test_template_and_splits_are_passed_on(sources: str) -> None:
+def test_template_is_passed_on(sources: str) -> None:
     films = sources.split("+")[0]
-    splits = build_splits(films, template="T: {text} =", **SIZES | {"num_partitions": 1})
+    splits = build(films, template="T: {text} =", num_partitions=1)
     assert all(s.prompt.startswith("T: film") for s in splits.public)
-    with pytest.raises(FedfuseError, match="no split 'dev'"):
-        build_splits(films, test_split="dev", **SIZES)
-    with pytest.raises(FedfuseError, match="no split 'fit'"):
-        build_splits(films, train_split="fit", **SIZES)
 
 
 def test_a_single_file_is_cut(tmp_path: Path) -> None:
     file = write(tmp_path / "notes.jsonl", [*rows("n", 40), *rows("n", 3)])
-    splits = build_splits(str(file), **SIZES | {"private_samples": 0})
+    splits = build(str(file), private=0)
     assert by_domain(splits.test) == {"notes": 5}
     assert sum(len(part) for part in splits.private) == 40 - 5 - 4 - 3
-    with pytest.raises(FedfuseError, match="test_samples is 0"):
-        build_splits(str(file), **SIZES | {"test_samples": 0})
+    with pytest.raises(FedfuseError, match=r"data\.test above 0"):
+        build(str(file), test=0)
 
 
 def test_duplicates_are_dropped_from_train(
@@ -107,7 +98,7 @@ def test_duplicates_are_dropped_from_train(
     write(films / "train.jsonl", rows("film", 20) + rows("film", 2) + rows("held", 3))
     write(films / "test.jsonl", rows("held", 9))
     with caplog.at_level(logging.WARNING):
-        splits = build_splits(str(films), **SIZES | {"private_samples": 0})
+        splits = build(str(films), private=0)
     assert sum(len(part) for part in splits.private) == 20 - 4 - 3
     expected = "dropped 5 of 25 train samples: 3 with a text that is held out, 2 repeated"
     assert expected in caplog.text
@@ -118,38 +109,38 @@ def test_duplicates_between_sources(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         write(tmp_path / name / "train.jsonl", [*rows(name, 30), *rows("t", 9), *rows("u", 9)])
         write(tmp_path / name / "test.jsonl", test)
-    splits = build_splits(f"{tmp_path / 'a'}+{tmp_path / 'b'}", **SIZES | {"private_samples": 0})
+    splits = build(f"{tmp_path / 'a'}+{tmp_path / 'b'}", private=0)
     assert sum(len(part) for part in splits.private) == 2 * (30 - 4 - 3)
 
 
 def test_too_little_data(sources: str) -> None:
     with pytest.raises(FedfuseError, match=r"'films' has 30 distinct train samples: .* the 31 for"):
-        build_splits(sources, **SIZES | {"public_samples": 28})
+        build(sources, public=28)
     with pytest.raises(FedfuseError, match="13 partitions of 12 samples"):
-        build_splits(sources, **SIZES | {"num_partitions": 13})
+        build(sources, num_partitions=13)
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"public_samples": 0}, "public_samples: .*got 0"),
+        ({"public": 0}, "data.public: .*got 0"),
         (
-            {"test_samples": -1, "private_samples": -2},
-            "test_samples: .*-1; private_samples: .*-2",
+            {"test": -1, "private": -2},
+            "data.test: .*-1; data.private: .*-2",
         ),
     ],
 )
 def test_bad_sizes(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(FedfuseError, match=message):
-        build_splits("./any", **SIZES | sizes)
+        build("./any", **sizes)
 
 
 def test_bad_sources(sources: str) -> None:
     films = sources.split("+")[0]
     with pytest.raises(FedfuseError, match="empty part"):
-        build_splits(f"{films}+", **SIZES)
+        build(f"{films}+")
     with pytest.raises(FedfuseError, match="several parts named films"):
-        build_splits(f"{films}+{films}", **SIZES)
+        build(f"{films}+{films}")
 
 
 A, B, C, D = (Sample("", letter) for letter in "abcd")
@@ -183,8 +174,7 @@ def test_check_refuses(splits: Splits, message: str) -> None:
 def test_real_data_sets_in_a_federation() -> None:
     names = ("sst2", "trec", "rte", "arc_easy", "rotten_tomatoes")
     source = "+".join(str(MATERIAL / name) for name in names)
-    sizes = {"public_samples": 100, "holdout_samples": 50, "private_samples": 500}
-    splits = build_splits(source, **SIZES | sizes | {"num_partitions": 5})
+    splits = build(source, public=100, holdout=50, private=500, num_partitions=5)
     assert splits.domains == sorted(names)
     assert [len(part) for part in splits.private] == [500] * 5
     assert len(splits.public) == 500

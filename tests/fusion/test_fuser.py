@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.errors import FedfuseError
@@ -35,15 +36,8 @@ class Class:
         known = [(extract(m, m.encode(public), 4), m.tokenizer) for m in models.values()]
         self.own, self.teachers = known[0][0], known[1:]
         self.public = public
-        self.aligner = KnowledgeAligner(
-            known[0][1],
-            public,
-            MAX_LENGTH,
-            alignment="exact-boundary",
-            duplicate_tokens="sum",
-            unaligned_positions="skip",
-            cache=None,
-        )
+        config = KnowledgeConfig(alignment="exact-boundary")
+        self.aligner = KnowledgeAligner(known[0][1], public, MAX_LENGTH, config)
         self.fuser = KnowledgeFuser(self.aligner, self.own)
         self.heard = [self.fuser.align_teacher(*teacher) for teacher in self.teachers]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.aligner import KnowledgeAligner
@@ -28,14 +30,10 @@ PAIRS = [("gpt2", "llama"), ("llama", "gpt_neox"), ("gpt_neox", "gpt2"), ("opt",
 
 
 def aligner(
-    tokenizer: TextTokenizer, public: list[Sample], max_length: int = MAX_LENGTH, **rules: str
+    tokenizer: TextTokenizer, public: list[Sample], max_length: int = MAX_LENGTH, **rules: Any
 ) -> KnowledgeAligner:
-    options = {
-        "alignment": "exact-boundary",
-        "duplicate_tokens": "sum",
-        "unaligned_positions": "skip",
-    } | rules
-    return KnowledgeAligner(tokenizer, public, max_length, cache=None, **options)
+    config = replace(KnowledgeConfig(alignment="exact-boundary"), **rules)
+    return KnowledgeAligner(tokenizer, public, max_length, config)
 
 
 def sent(knowledge: Knowledge, bits: int = 16, mass: float = 1.0) -> Knowledge:
@@ -103,15 +101,8 @@ def test_a_dictionary_is_made_once_a_tokenizer(
 ) -> None:
     source, target = tiny("gpt2").tokenizer, tiny("llama").tokenizer
     again = TextTokenizer.from_json(source.to_json())
-    translate = KnowledgeAligner(
-        target,
-        public,
-        MAX_LENGTH,
-        alignment="exact-boundary",
-        duplicate_tokens="sum",
-        unaligned_positions="skip",
-        cache=tmp_path,
-    )
+    config = KnowledgeConfig(alignment="exact-boundary")
+    translate = KnowledgeAligner(target, public, MAX_LENGTH, config, tmp_path)
     first = translate.pair(source)
     assert list(tmp_path.iterdir())
     monkeypatch.setattr("fedfuse.knowledge.aligner.minimum_edit_distance_table", None)
