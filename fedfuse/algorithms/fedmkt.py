@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from jaxtyping import Float32
 from numpy import ndarray
@@ -200,18 +201,8 @@ def _distil(
     on_step: OnStep | None = None,
 ) -> Distilled:
     """Train on labels and fused targets, with or without an acceptance test."""
-
-    def learn() -> tuple[float, TrainingState]:
-        return model.learn(
-            public,
-            training,
-            seed=seed,
-            teacher=targets.teacher,
-            replay=replay,
-            state=state,
-            on_step=on_step,
-        )
-
+    options = {"seed": seed, "teacher": targets.teacher, "replay": replay, "state": state}
+    learn = partial(model.learn, public, training, on_step=on_step, **options)
     if acceptance_seed is None:
         loss, learned = learn()
         return Distilled(loss, learned, teachers, targets.weights, None)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from numpy import ndarray
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
-from fedfuse.flower.messages import arrays_to_record, record_to_arrays, unpack_number
+from fedfuse.flower.messages import arrays_to_record, unpack_array, unpack_number
 
 PROMPT = "prompt"
 
@@ -31,7 +30,7 @@ def unpack_prompt(content: RecordDict) -> Prompt:
     Raises:
         FedfuseError: when there is none or it is malformed.
     """
-    return Prompt(tuple(_array(content, "tokens", np.uint32).tolist()))
+    return Prompt(tuple(unpack_array(content, PROMPT, "tokens", np.uint32).tolist()))
 
 
 def pack_tuned(content: RecordDict, tuned: TunedPrompt) -> None:
@@ -67,7 +66,7 @@ def unpack_tuned(
             "prompt.tokens: expected tokens that make a text which is tokenized into them, got "
             f"{list(prompt.tokens)}"
         )
-    gain = _array(content, "gain", np.float16)
+    gain = unpack_array(content, PROMPT, "gain", np.float16)
     if gain.shape != (len(prompt.tokens),) or not (np.abs(gain) <= 1).all():
         raise FedfuseError(
             f"prompt.gain: expected one number in [-1, 1] for each of {len(prompt.tokens)} tokens, "
@@ -91,8 +90,8 @@ def unpack_registration(content: RecordDict, vocabulary: str) -> tuple[str, str]
     Raises:
         FedfuseError: when a field is missing, or the tokenizer is another.
     """
-    info = content.get("info")
-    if not isinstance(info, ConfigRecord) or {"partition", "model", "vocabulary"} - set(info):
+    info = content.config_records.get("info", ConfigRecord())
+    if {"partition", "model", "vocabulary"} - set(info):
         raise FedfuseError(
             f"info: expected partition, model and vocabulary, got the records {sorted(content)}"
         )
@@ -102,19 +101,3 @@ def unpack_registration(content: RecordDict, vocabulary: str) -> tuple[str, str]
             f"{vocabulary[:16]!r}, got {str(info['vocabulary'])[:16]!r}"
         )
     return str(int(info["partition"])), str(info["model"])  # type: ignore[arg-type]
-
-
-def _array(content: RecordDict, name: str, dtype: type[np.generic]) -> ndarray:
-    record = content.get(PROMPT)
-    if not isinstance(record, ArrayRecord) or name not in record:
-        raise FedfuseError(f"expected a prompt with {name}, got the records {sorted(content)}")
-    try:
-        array = record_to_arrays(ArrayRecord({name: record[name]}))[name]
-    except (ValueError, TypeError, EOFError) as error:
-        raise FedfuseError(f"prompt.{name} cannot be read ({error})") from error
-    if array.dtype != dtype or array.ndim != 1:
-        raise FedfuseError(
-            f"prompt.{name}: expected 1-dimensional {np.dtype(dtype)}, got "
-            f"{array.dtype}{list(array.shape)}"
-        )
-    return array

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 from numpy import ndarray
 
 from fedfuse.distillation.training import MAX_TOKENS
@@ -65,8 +65,7 @@ def unpack_context(content: RecordDict) -> RequestContext:
     Raises:
         FedfuseError: when it does not say.
     """
-    record = content.get("config")
-    values = record if isinstance(record, ConfigRecord) else {}
+    values = content.config_records.get("config", ConfigRecord())
     run, run_id, number = (values.get(name) for name in ("run", "run-id", "round"))
     if not (isinstance(run, str) and isinstance(run_id, str) and isinstance(number, int)):
         raise FedfuseError(
@@ -77,9 +76,8 @@ def unpack_context(content: RecordDict) -> RequestContext:
 
 def pack_round(content: RecordDict, answered: int) -> None:
     """Add to a reply the round of the request that it answers."""
-    info = content.get("info")
-    content["info"] = ConfigRecord({**(info if isinstance(info, ConfigRecord) else {})})
-    content.config_records["info"]["round"] = answered
+    info = content.config_records.get("info", ConfigRecord())
+    content["info"] = ConfigRecord({**info, "round": answered})
 
 
 def check_round(content: RecordDict, wanted: int) -> None:
@@ -88,8 +86,7 @@ def check_round(content: RecordDict, wanted: int) -> None:
     Raises:
         FedfuseError: naming both rounds.
     """
-    info = content.get("info")
-    found = info.get("round") if isinstance(info, ConfigRecord) else None
+    found = content.config_records.get("info", ConfigRecord()).get("round")
     if found != wanted:
         raise FedfuseError(f"round of the reply: expected {wanted}, got {found!r}")
 
@@ -102,6 +99,29 @@ def arrays_to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
 def record_to_arrays(record: ArrayRecord) -> dict[str, ndarray]:
     """The inverse of ``arrays_to_record``."""
     return {name: array.numpy() for name, array in record.items()}
+
+
+def unpack_array(
+    content: RecordDict, record: str, name: str, dtype: type[np.generic]
+) -> Shaped[ndarray, " n"]:
+    """Read a 1-dimensional array out of a message's content.
+
+    Raises:
+        FedfuseError: when there is none, or it cannot be read or is another.
+    """
+    arrays = content.array_records.get(record, ArrayRecord())
+    if name not in arrays:
+        raise FedfuseError(f"expected {record}.{name}, got the records {sorted(content)}")
+    try:
+        array = arrays[name].numpy()
+    except (ValueError, TypeError, EOFError) as error:
+        raise FedfuseError(f"{record}.{name} cannot be read ({error})") from error
+    if array.dtype != dtype or array.ndim != 1:
+        raise FedfuseError(
+            f"{record}.{name}: expected 1-dimensional {np.dtype(dtype)}, got "
+            f"{array.dtype}{list(array.shape)}"
+        )
+    return array
 
 
 def pack_knowledge(content: RecordDict, payload: Payload) -> None:
@@ -122,17 +142,10 @@ def unpack_knowledge(content: RecordDict) -> Payload:
     Raises:
         FedfuseError: when there is none or it has not the form of one.
     """
-    record = content.get(_KNOWLEDGE)
-    if not isinstance(record, ArrayRecord) or set(record) not in _PAYLOADS:
+    names = set(content.array_records.get(_KNOWLEDGE, ArrayRecord()))
+    if names not in _PAYLOADS:
         raise FedfuseError(f"expected knowledge, got the records {sorted(content)}")
-    parts = {}
-    for name, array in record_to_arrays(record).items():
-        if array.dtype != np.uint8 or array.ndim != 1:
-            raise FedfuseError(
-                f"knowledge.{name}: expected 1-dimensional uint8, got "
-                f"{array.dtype}{list(array.shape)}"
-            )
-        parts[name] = array.tobytes()
+    parts = {name: unpack_array(content, _KNOWLEDGE, name, np.uint8).tobytes() for name in names}
     base = parts.get("base", b"").decode("ascii", errors="replace")
     return Payload(parts["message"], parts.get("row_mask", b""), base)
 
@@ -165,8 +178,7 @@ def unpack_context_loss(content: RecordDict, samples: int) -> Float32[ndarray, "
 
 def unpack_cache_digest(content: RecordDict) -> str:
     """Digest of what a client holds of the server's knowledge; empty when it says none."""
-    info = content.get("info")
-    return str(info.get("cache-digest", "")) if isinstance(info, ConfigRecord) else ""
+    return str(content.config_records.get("info", ConfigRecord()).get("cache-digest", ""))
 
 
 def unpack_max_tokens(content: RecordDict) -> int:
@@ -175,8 +187,7 @@ def unpack_max_tokens(content: RecordDict) -> int:
     Raises:
         FedfuseError: when it is no number.
     """
-    record = content.get("metrics")
-    known = isinstance(record, MetricRecord) and MAX_TOKENS in record
+    known = MAX_TOKENS in content.metric_records.get("metrics", MetricRecord())
     return int(unpack_number(content, MAX_TOKENS)) if known else 0
 
 
@@ -191,10 +202,10 @@ def unpack_tokenizer(content: RecordDict) -> TextTokenizer:
     Raises:
         FedfuseError: when there is none or it is malformed.
     """
-    record = content.get("tokenizer")
-    if not isinstance(record, ConfigRecord) or not isinstance(record.get("json"), str):
+    text = content.config_records.get("tokenizer", ConfigRecord()).get("json")
+    if not isinstance(text, str):
         raise FedfuseError(f"expected a tokenizer, got the records {sorted(content)}")
-    return TextTokenizer.from_json(str(record["json"]))
+    return TextTokenizer.from_json(text)
 
 
 def unpack_number(
@@ -290,8 +301,8 @@ def unpack_gate_loss(content: RecordDict) -> tuple[float, float]:
 
 
 def _metrics(content: RecordDict, name: str = "metrics") -> MetricRecord:
-    record = content.get(name)
-    if not isinstance(record, MetricRecord):
+    record = content.metric_records.get(name)
+    if record is None:
         raise FedfuseError(f"expected {name}, got the records {sorted(content)}")
     return record
 

@@ -34,8 +34,7 @@ def split(content: RecordDict) -> dict[str, RecordDict]:
     Raises:
         FedfuseError: for a content that is not of several phases.
     """
-    record = content.get(_PHASES)
-    given = record.get("names") if isinstance(record, ConfigRecord) else None
+    given = content.config_records.get(_PHASES, ConfigRecord()).get("names")
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
     if not names:
         raise FedfuseError(f"expected phases with names, got the records {sorted(content)}")

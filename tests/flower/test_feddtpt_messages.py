@@ -79,7 +79,7 @@ def leave_out(name: str) -> Callable[[RecordDict], None]:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (leave_out("prompt"), "expected a prompt with tokens"),
+        (leave_out("prompt"), r"expected prompt\.tokens"),
         (leave_out("metrics"), "expected metrics"),
         (change(tokens=np.zeros(0, np.uint32)), "expected 1 to 5, got 0"),
         (change(tokens=np.zeros(6, np.uint32)), "expected 1 to 5, got 6"),
