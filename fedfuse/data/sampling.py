@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -28,6 +29,22 @@ def sample_indices(size: int, seed: int, position: int, count: int) -> Int64[nda
     order = np.concatenate([_epoch(size, seed, epoch) for epoch in epochs])
     start = position % size
     return order[start : start + count]
+
+
+def round_indices(size: int, share: float, seed: int, server_round: int) -> Int64[ndarray, " some"]:
+    """Samples of a round that is about a share of a set, ascending.
+
+    Rounds read the stream of ``sample_indices`` one after another, so no sample waits longer than
+    it must.
+
+    Args:
+        size: samples of the set.
+        share: share of them in a round, in (0, 1]; rounded up.
+        seed: of the order.
+        server_round: 1 or more.
+    """
+    count = math.ceil(size * share)
+    return np.unique(sample_indices(size, seed, (server_round - 1) * count, count))
 
 
 def step_seed(seed: int, position: int) -> int:

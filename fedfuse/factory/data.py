@@ -9,8 +9,8 @@ from fedfuse.builtin.text_world import World
 from fedfuse.config.data import BUILTIN_DATA, DataConfig
 from fedfuse.config.node import ClientConfig
 from fedfuse.config.run_config import RunConfig, derive_seed
-from fedfuse.data.public_subset import turn
 from fedfuse.data.sample import Sample, Splits
+from fedfuse.data.sampling import round_indices
 from fedfuse.data.splits import build_splits, check_splits, own_samples
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.dataset import TokenizedDataset
@@ -56,5 +56,5 @@ def public_subset(
     public, share = local_model.public, config.knowledge.public_share
     if share == 1:
         return public
-    which = turn(len(public), share, derive_seed(config, "public"), server_round)
+    which = round_indices(len(public), share, derive_seed(config, "public"), server_round)
     return local_model.encode([public.samples[i] for i in which])
