@@ -21,7 +21,7 @@ from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.evaluation.scoring import sample_nll
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import NamedRule, Rule, find_rule
@@ -95,11 +95,8 @@ def distill(
     Raises:
         FedfuseError: without teachers or samples, for an unknown rule, and for values out of range.
     """
-    if not teachers or not samples:
-        raise FedfuseError(
-            f"distill: expected at least one teacher and one sample, got {len(teachers)} and "
-            f"{len(samples)}"
-        )
+    found, needed = (len(teachers), len(samples)), "at least one teacher and one sample"
+    check("distill", found, needed, all(found))
     known = [one if isinstance(one, Sample) else Sample(*one) for one in samples]
     config = TrainingConfig(
         steps=steps,

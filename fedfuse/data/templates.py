@@ -12,7 +12,7 @@ from typing import Any
 
 from fedfuse.data.records import Origin, Record
 from fedfuse.data.sample import Sample
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 
 # The first whose fields a record all has is used; the order matters where a record has several.
 DEFAULT_TEMPLATES = {
@@ -79,8 +79,7 @@ def _to_sample(
         sample = Sample(_prompt(origin, record, parts), answer, named)
     elif parts is None and "text" in record:
         sample = Sample("", _render(origin, "text", record["text"]), named)
-        if not sample.answer:
-            raise FedfuseError(f"{origin}: field 'text': expected text that is not empty, got ''")
+        check(f"{origin}: field 'text'", "''", "text that is not empty", sample.answer)
     else:
         raise FedfuseError(
             f"{origin}: no answer: neither 'options' with 'label' nor 'target' among the fields; "
@@ -104,26 +103,19 @@ def _options(origin: str, record: Record) -> tuple[tuple[str, ...], int]:
                 f"it has: {_keys(record)}"
             )
     options, label = record["options"], record["label"]
-    if not isinstance(options, list) or len(options) < 2:
-        raise FedfuseError(
-            f"{origin}: field 'options': expected a list of at least two texts, got {options!r}"
-        )
+    good = isinstance(options, list) and len(options) >= 2
+    check(f"{origin}: field 'options'", repr(options), "a list of at least two texts", good)
     answers = tuple(_answer(origin, "options", option) for option in options)
     # A boolean is an int to Python, and no index to anybody else.
-    if type(label) is not int or not 0 <= label < len(answers):
-        raise FedfuseError(
-            f"{origin}: field 'label': expected 0 to {len(answers) - 1}, an index into the "
-            f"options {options!r}, got {label!r}"
-        )
+    good = type(label) is int and 0 <= label < len(answers)
+    expected = f"0 to {len(answers) - 1}, an index into the options {options!r}"
+    check(f"{origin}: field 'label'", repr(label), expected, good)
     return answers, label
 
 
 def _answer(origin: str, field: str, value: Any) -> str:
     text = _render(origin, field, value).strip()
-    if not text:
-        raise FedfuseError(
-            f"{origin}: field {field!r}: expected text that is not empty, got {value!r}"
-        )
+    check(f"{origin}: field {field!r}", repr(value), "text that is not empty", text)
     return " " + text
 
 

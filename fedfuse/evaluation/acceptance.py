@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 
 # With fewer, an interval from resampling is too narrow to mean anything.
 LEAST_SAMPLES = 8
@@ -80,16 +80,13 @@ def acceptance_test(
     Raises:
         FedfuseError: for losses that are not finite or do not belong together, or no samples.
     """
-    if not len(before) == len(after) == len(domains) or not len(before):
-        raise FedfuseError(
-            "acceptance test: expected one or more losses before, as many after, and domains, got "
-            f"{len(before)}, {len(after)} and {len(domains)}"
-        )
-    if not 0 < level < 1:
-        raise FedfuseError(f"acceptance test: expected a level above 0 and below 1, got {level}")
+    sizes = len(before), len(after), len(domains)
+    expected = "one or more losses before, as many after, and domains"
+    check("acceptance test", sizes, expected, len(before) and len(set(sizes)) == 1)
+    check("acceptance test", level, "a level above 0 and below 1", 0 < level < 1)
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    if not np.isfinite(difference).all():
-        raise FedfuseError("acceptance test: expected finite losses, got NaN or infinity")
+    finite = np.isfinite(difference).all()
+    check("acceptance test", "NaN or infinity", "finite losses", finite)
     names = np.asarray(domains)
     groups = {OVERALL: difference}
     for domain in sorted(set(domains)):

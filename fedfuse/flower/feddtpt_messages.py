@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from fedfuse.flower.messages import arrays_to_record, unpack_array, unpack_number
 
@@ -59,19 +59,14 @@ def unpack_tuned(
         FedfuseError: when there is none, or it is malformed, too long or impossible.
     """
     prompt = unpack_prompt(content)
-    if not 1 <= len(prompt.tokens) <= length:
-        raise FedfuseError(f"prompt.tokens: expected 1 to {length}, got {len(prompt.tokens)}")
-    if not fits(prompt):
-        raise FedfuseError(
-            "prompt.tokens: expected tokens that make a text which is tokenized into them, got "
-            f"{list(prompt.tokens)}"
-        )
+    tokens = len(prompt.tokens)
+    check("prompt.tokens", tokens, f"1 to {length}", 1 <= tokens <= length)
+    expected = "tokens that make a text which is tokenized into them"
+    check("prompt.tokens", list(prompt.tokens), expected, fits(prompt))
     gain = unpack_array(content, PROMPT, "gain", np.float16)
-    if gain.shape != (len(prompt.tokens),) or not (np.abs(gain) <= 1).all():
-        raise FedfuseError(
-            f"prompt.gain: expected one number in [-1, 1] for each of {len(prompt.tokens)} tokens, "
-            f"got {gain.tolist()}"
-        )
+    good = len(gain) == tokens and (np.abs(gain) <= 1).all()
+    expected = f"one number in [-1, 1] for each of {tokens} tokens"
+    check("prompt.gain", gain.tolist(), expected, good)
     return TunedPrompt(
         prompt,
         tuple(gain.astype(float).tolist()),
@@ -91,13 +86,9 @@ def unpack_registration(content: RecordDict, vocabulary: str) -> tuple[str, str]
         FedfuseError: when a field is missing, or the tokenizer is another.
     """
     info = content.config_records.get("info", ConfigRecord())
-    if {"partition", "model", "vocabulary"} - set(info):
-        raise FedfuseError(
-            f"info: expected partition, model and vocabulary, got the records {sorted(content)}"
-        )
-    if info["vocabulary"] != vocabulary:
-        raise FedfuseError(
-            f"vocabulary of the masked language model (feddtpt.masked-lm): expected the server's, "
-            f"{vocabulary[:16]!r}, got {str(info['vocabulary'])[:16]!r}"
-        )
+    good = {"partition", "model", "vocabulary"} <= set(info)
+    check("info", f"the records {sorted(content)}", "partition, model and vocabulary", good)
+    name = "vocabulary of the masked language model (feddtpt.masked-lm)"
+    found, expected = repr(str(info["vocabulary"])[:16]), f"the server's, {vocabulary[:16]!r}"
+    check(name, found, expected, info["vocabulary"] == vocabulary)
     return str(int(info["partition"])), str(info["model"])  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Shaped
 from numpy import ndarray
 
 from fedfuse.distillation.training import MAX_TOKENS
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.evaluation.acceptance import AcceptanceResult
 from fedfuse.evaluation.scoring import Score
 from fedfuse.knowledge.payload import Payload
@@ -87,8 +87,7 @@ def check_round(content: RecordDict, wanted: int) -> None:
         FedfuseError: naming both rounds.
     """
     found = content.config_records.get("info", ConfigRecord()).get("round")
-    if found != wanted:
-        raise FedfuseError(f"round of the reply: expected {wanted}, got {found!r}")
+    check("round of the reply", repr(found), wanted, found == wanted)
 
 
 def arrays_to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
@@ -116,11 +115,8 @@ def unpack_array(
         array = arrays[name].numpy()
     except (ValueError, TypeError, EOFError) as error:
         raise FedfuseError(f"{record}.{name} cannot be read ({error})") from error
-    if array.dtype != dtype or array.ndim != 1:
-        raise FedfuseError(
-            f"{record}.{name}: expected 1-dimensional {np.dtype(dtype)}, got "
-            f"{array.dtype}{list(array.shape)}"
-        )
+    found, expected = f"{array.dtype}{list(array.shape)}", f"1-dimensional {np.dtype(dtype)}"
+    check(f"{record}.{name}", found, expected, array.dtype == dtype and array.ndim == 1)
     return array
 
 
@@ -165,14 +161,10 @@ def unpack_context_loss(content: RecordDict, samples: int) -> Float32[ndarray, "
     if not isinstance(record, ArrayRecord) or set(record) != {"loss"}:
         raise FedfuseError(f"expected contexts with a loss, got the records {sorted(content)}")
     loss = record_to_arrays(record)["loss"]
-    if loss.dtype != np.float16 or loss.shape != (samples,):
-        raise FedfuseError(
-            f"contexts.loss: expected float16[{samples}], got {loss.dtype}{list(loss.shape)}"
-        )
-    if ((loss < 0) | np.isinf(loss)).any():
-        raise FedfuseError(
-            "contexts.loss: expected 0 or more, or NaN, got a negative or infinite number"
-        )
+    found, good = f"{loss.dtype}{list(loss.shape)}", loss.shape == (samples,)
+    check("contexts.loss", found, f"float16[{samples}]", good and loss.dtype == np.float16)
+    wrong = ((loss < 0) | np.isinf(loss)).any()
+    check("contexts.loss", "a negative or infinite number", "0 or more, or NaN", not wrong)
     return loss.astype(np.float32)
 
 

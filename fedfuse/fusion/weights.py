@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.fusion.teacher_stats import StackedStats
 
 Weights = Float32[ndarray, "samples candidates"]
@@ -37,13 +37,7 @@ def row_weights(weights: ndarray, stats: StackedStats) -> RowWeights:
         FedfuseError: for weights of another shape, negative or not finite.
     """
     rows, samples = stats.usable.shape, stats.loss.shape
-    if (
-        weights.shape not in (rows, samples)
-        or not np.isfinite(weights).all()
-        or (weights < 0).any()
-    ):
-        raise FedfuseError(
-            f"fusion rule: expected finite weights of shape {samples} or {rows}, not negative, got "
-            f"shape {weights.shape}, minimum {weights.min()}"
-        )
+    good = weights.shape in (rows, samples) and np.isfinite(weights).all() and (weights >= 0).all()
+    expected = f"finite weights of shape {samples} or {rows}, not negative"
+    check("fusion rule", f"shape {weights.shape}, minimum {weights.min()}", expected, good)
     return weights if weights.shape == rows else stats.to_rows(weights)

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from fedfuse.errors import FedfuseError
 from fedfuse.knowledge.record import Knowledge, check
 from fedfuse.sparse import sum_duplicates
 
@@ -95,10 +94,7 @@ def distances(one: Knowledge, other: Knowledge) -> Float64[ndarray, " rows"]:
     Raises:
         FedfuseError: for other numbers of rows.
     """
-    if one.num_rows != other.num_rows:
-        raise FedfuseError(
-            f"knowledge: expected {one.num_rows} rows to compare, got {other.num_rows}"
-        )
+    check("num_rows", other.num_rows, one.num_rows, other.num_rows == one.num_rows)
     parts = [
         _distances(one, other, slice(start, start + _ROWS))
         for start in range(0, one.num_rows, _ROWS)

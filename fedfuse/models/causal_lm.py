@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedfuse.config.model import ALL_LINEAR, AdapterConfig
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.files import unwritable
 from fedfuse.models.loading import (
     check_causal,
@@ -119,11 +119,9 @@ def load_causal_lm(
     model.requires_grad_(False)
     model.eval()
     rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
-        raise FedfuseError(
-            f"model {name!r}: expected no more tokens than embeddings, {rows}, got a tokenizer of "
-            f"{tokenizer.vocab_size} tokens"
-        )
+    found = f"a tokenizer of {tokenizer.vocab_size} tokens"
+    expected = f"no more tokens than embeddings, {rows}"
+    check(f"model {name!r}", found, expected, tokenizer.vocab_size <= rows)
     check_causal(name, model)
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return CausalLM(model, tokenizer, name, tokenizer.vocab_size, length or UNLIMITED_LENGTH)
@@ -201,11 +199,8 @@ def load_adapter_state(model: PeftModel, state: AdapterState) -> None:
             f"them only: {differing[:5]}"
         )
     for name, value in state.items():
-        if value.shape != tuple(own[name].shape):
-            raise FedfuseError(
-                f"adapter state {name!r}: expected shape {tuple(own[name].shape)}, "
-                f"got {value.shape}"
-            )
+        shape = tuple(own[name].shape)
+        check(f"adapter state {name!r}", value.shape, f"shape {shape}", value.shape == shape)
     tensors = {n: torch.from_numpy(np.array(v, dtype=np.float32)) for n, v in state.items()}
     set_peft_model_state_dict(model, tensors)
 

@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 from tokenizers import Tokenizer
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.tokenizers.token_bytes import VocabularyBytes, byte_fallback_ids, token_bytes
 from fedfuse.tokenizers.token_ends import token_ends
 
@@ -103,10 +103,8 @@ class TextTokenizer:
             raise FedfuseError(f"tokenizer JSON cannot be parsed: {error}") from error
         carried: object = {}
         if isinstance(parsed, dict) and "format" in parsed:
-            if parsed["format"] != FORMAT:
-                raise FedfuseError(
-                    f"tokenizer format: expected {FORMAT!r}, got {parsed['format']!r}"
-                )
+            found = parsed["format"]
+            check("tokenizer format", repr(found), repr(FORMAT), found == FORMAT)
             carried = parsed.get("specials")
             parsed = parsed.get("tokenizer")
         if not isinstance(parsed, dict):

@@ -114,5 +114,5 @@ def test_an_update_of_something_else_is_refused(field: str, message: str) -> Non
 
 
 def test_knowledge_of_other_rows_cannot_be_compared() -> None:
-    with pytest.raises(FedfuseError, match="expected 7 rows to compare, got 5"):
+    with pytest.raises(FedfuseError, match=r"knowledge\.num_rows: expected 7, got 5"):
         distances(random_knowledge(rows=7), random_knowledge(rows=5))
