@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedfuse.data.sample import Sample
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -51,13 +51,12 @@ def partition(
         FedfuseError: for an unknown scheme, more partitions than samples, or an alpha that leaves a
             client without samples.
     """
-    if scheme not in SCHEMES:
-        raise FedfuseError(f"partition scheme: expected {', '.join(SCHEMES)}, got {scheme!r}")
-    if not 1 <= num_partitions <= len(samples):
-        raise FedfuseError(
-            "partitions: expected at least 1 and at most one a sample, "
-            f"got {num_partitions} partitions of {len(samples)} samples"
-        )
+    check("partition scheme", repr(scheme), ", ".join(SCHEMES), scheme in SCHEMES)
+    found = f"{num_partitions} partitions of {len(samples)} samples"
+    good = 1 <= num_partitions <= len(samples)
+    check("partitions", found, "at least 1 and at most one a sample", good)
+    if scheme.startswith("dirichlet"):
+        check("partition alpha", alpha, "a number above 0", 0 < alpha < float("inf"))
     if scheme == "domain":
         parts = _by_domain(samples, num_partitions, seed)
     elif scheme == "iid":
@@ -70,16 +69,13 @@ def partition(
 
 
 def _by_domain(samples: Sequence[Sample], num_partitions: int, seed: int) -> list[list[int]]:
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, sample in enumerate(samples):
-        members[sample.domain].append(index)
+    members = _members([sample.domain for sample in samples])
     parts: list[list[int]] = [[] for _ in range(num_partitions)]
-    domains = sorted(members)
-    for position, domain in enumerate(domains):
-        if num_partitions <= len(domains):
+    for position, domain in enumerate(members):
+        if num_partitions <= len(members):
             parts[position % num_partitions] += members[domain]
             continue
-        sharing = range(position, num_partitions, len(domains))
+        sharing = range(position, num_partitions, len(members))
         if len(sharing) > len(members[domain]):
             raise FedfuseError(
                 f"expected at least one sample for each partition, got {len(members[domain])} of "
@@ -105,7 +101,6 @@ def _iid(samples: Sequence[Sample], num_partitions: int, seed: int) -> list[list
 def _dirichlet(
     samples: Sequence[Sample], num_partitions: int, alpha: float, seed: int
 ) -> list[list[int]]:
-    _check_alpha(alpha)
     from flwr_datasets.partitioner import DirichletPartitioner
 
     partitioner = DirichletPartitioner(
@@ -127,28 +122,27 @@ def _dirichlet(
 def _dirichlet_equal(
     samples: Sequence[Sample], num_partitions: int, alpha: float, seed: int
 ) -> list[list[int]]:
-    _check_alpha(alpha)
     rng = np.random.default_rng(seed)
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, kind in enumerate(sample_classes(samples)):
-        members[kind].append(index)
-    pools: list[list[int]] = [rng.permutation(members[kind]).tolist() for kind in sorted(members)]
+    members = _members(sample_classes(samples))
+    pools: list[list[int]] = [rng.permutation(of_class).tolist() for of_class in members.values()]
     shares = rng.dirichlet(np.full(len(pools), alpha), size=num_partitions)
     parts: list[list[int]] = [[] for _ in range(num_partitions)]
-    # In turns, so that no client is left with what the others did not want.
-    for turn in range(len(samples)):
+    # One sample after the other, so that no client is left with what the others did not want.
+    for client in np.arange(len(samples)) % num_partitions:
         left = np.array([len(pool) for pool in pools])
-        weights = shares[turn % num_partitions] * (left > 0)
+        weights = shares[client] * (left > 0)
         if weights.sum() < 1e-9:
             weights = left
         pool = rng.choice(len(pools), p=weights / weights.sum())
-        parts[turn % num_partitions].append(pools[pool].pop())
+        parts[client].append(pools[pool].pop())
     return parts
 
 
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < float("inf"):
-        raise FedfuseError(f"partition alpha: expected a number above 0, got {alpha}")
+def _members(kinds: Sequence[str]) -> dict[str, list[int]]:
+    """Indices by kind, kinds sorted."""
+    return {
+        kind: [i for i, found in enumerate(kinds) if found == kind] for kind in sorted(set(kinds))
+    }
 
 
 def sample_classes(samples: Sequence[Sample]) -> list[str]:

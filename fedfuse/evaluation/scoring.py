@@ -46,8 +46,7 @@ def sample_nll(lm: CausalLM, data: TokenizedDataset) -> SampleNLL:
     for batch, logits in label_logits(lm, data):
         nll = torch.nn.functional.cross_entropy(logits, batch.label, reduction="none")
         rows[batch.index] = nll.cpu().numpy()
-    owner = np.repeat(np.arange(len(data)), np.diff(data.rows.offsets))
-    return np.bincount(owner, weights=rows, minlength=len(data))
+    return np.bincount(data.rows.sample_of_row, weights=rows, minlength=len(data))
 
 
 class Evaluator:
@@ -117,11 +116,7 @@ class Evaluator:
         """
         if self._options is None:
             return np.empty(0)
-        nll = sample_nll(lm, self._options)
-        correct = np.zeros(len(self._questions))
-        start = 0
-        for i, question in enumerate(self._questions):
-            stop = start + len(question.options)
-            correct[i] = float(int(nll[start:stop].argmin()) == question.label)
-            start = stop
-        return correct
+        stops = np.cumsum([len(question.options) for question in self._questions])
+        options = np.split(sample_nll(lm, self._options), stops[:-1])
+        chosen = np.array([nll.argmin() for nll in options])
+        return (chosen == [question.label for question in self._questions]).astype(np.float64)

@@ -23,6 +23,7 @@ from fedfuse.evaluation.acceptance import AcceptanceResult
 from fedfuse.evaluation.scoring import Score
 from fedfuse.knowledge.payload import Payload
 from fedfuse.tokenizers.tokenizer import TextTokenizer
+from fedfuse.tracking.checkpoints import strip_prefix
 
 REGISTER = "query.register"
 LOCAL = "train.local"
@@ -272,8 +273,9 @@ def unpack_acceptance(content: RecordDict) -> tuple[bool, dict[str, float]]:
         FedfuseError: when there is none or it is no numbers.
     """
     metrics = _metrics(content, "acceptance")
-    names = [name for name in metrics if name.startswith("change/")]
-    changes = {name.removeprefix("change/"): _number(metrics, name) for name in names}
+    changes = {
+        domain: _number(metrics, f"change/{domain}") for domain in strip_prefix(metrics, "change/")
+    }
     return _number(metrics, "keep", 0, 1) == 1, changes
 
 

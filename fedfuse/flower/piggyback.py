@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from flwr.app import ConfigRecord, RecordDict
 
 from fedfuse.errors import FedfuseError
+from fedfuse.tracking.checkpoints import strip_prefix
 
 JOINT = "train.joint"
 _PHASES = "phases"
@@ -38,13 +39,4 @@ def split(content: RecordDict) -> dict[str, RecordDict]:
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
     if not names:
         raise FedfuseError(f"expected phases with names, got the records {sorted(content)}")
-    return {
-        phase: RecordDict(
-            {
-                name.removeprefix(f"{phase}/"): part
-                for name, part in content.items()
-                if name.startswith(f"{phase}/")
-            }
-        )
-        for phase in names
-    }
+    return {phase: RecordDict(strip_prefix(content, f"{phase}/")) for phase in names}

@@ -116,9 +116,7 @@ class StackedStats:
         """``[N, C]`` means over each sample's usable rows; 0 where there is none."""
         count = self._sums(self.usable.astype(np.float64))
         total = self._sums(np.where(self.usable, values, 0).astype(np.float64))
-        mean: Float32[ndarray, "samples candidates"]
-        mean = (total / np.maximum(count, 1)).astype(np.float32)
-        return mean
+        return np.asarray(total / np.maximum(count, 1), dtype=np.float32)
 
     def to_rows(
         self, values: Float32[ndarray, "samples candidates"]
@@ -131,16 +129,13 @@ class StackedStats:
     ) -> Float32[ndarray, "samples candidates"]:
         """``[N, C]`` means over all rows of each sample; 0 where it has none."""
         count = np.maximum(np.diff(self.offsets), 1)[:, None]
-        mean: Float32[ndarray, "samples candidates"]
-        mean = (self._sums(values.astype(np.float64)) / count).astype(values.dtype)
-        return mean
+        return np.asarray(self._sums(values.astype(np.float64)) / count, dtype=values.dtype)
 
     def _sums(
         self, values: Float64[ndarray, "rows candidates"]
     ) -> Float64[ndarray, "samples candidates"]:
         running = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(0)])
-        sums: Float64[ndarray, "samples candidates"] = np.diff(running[self.offsets], axis=0)
-        return sums
+        return np.asarray(np.diff(running[self.offsets], axis=0))
 
 
 def stack_stats(

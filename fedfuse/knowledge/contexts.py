@@ -14,8 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from fedfuse.models.causal_lm import CausalLM
-from fedfuse.models.forward import RowStates, label_row_logits, label_row_states
-from fedfuse.models.head import rows_per_chunk
+from fedfuse.models.forward import label_row_states, logits_in_chunks
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, to_tensor
 
 
@@ -57,17 +56,12 @@ def context_losses(
     lm = replace(lm, autocast="none")
     nats = np.zeros(len(data))
     for which, batch in _prompts(lm, data, batch_size):
-        scored = batch.label >= 0  # a prompt's last position predicts the answer
-        states = label_row_states(lm, batch)
-        if states is None:
-            loss = _losses(label_row_logits(lm, batch), batch.label)
-        else:
-            loss = _losses_in_chunks(states, batch.label)
-        nats[which] = np.bincount(
-            batch.sample[scored].cpu().numpy(),
-            weights=loss[scored].cpu().numpy(),
-            minlength=len(which),
-        )
+        for rows, logits in logits_in_chunks(lm, batch):
+            # A prompt's last position predicts the answer, and its label is -1.
+            loss = nn.functional.cross_entropy(
+                logits, rows.label, reduction="none", ignore_index=-1
+            )
+            np.add.at(nats, which[rows.sample.cpu().numpy()], loss.cpu().numpy())
     return per_byte(data, nats)
 
 
@@ -161,24 +155,6 @@ def _prompt_rows(
     return replace(
         batch, sample=samples, row=rows, label=after.masked_fill(is_last, -1), index=sample
     )
-
-
-def _losses_in_chunks(states: RowStates, label: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-    """``[R]`` nats, without all logits at once."""
-    size = rows_per_chunk(len(states.head.weight), states.hidden.device)
-    parts = [
-        _losses(
-            states.head.logits(states.hidden[start : start + size]), label[start : start + size]
-        )
-        for start in range(0, len(label), size)
-    ]
-    return torch.cat(parts)
-
-
-def _losses(
-    logits: Float[Tensor, "rows vocab"], label: Int64[Tensor, " rows"]
-) -> Float[Tensor, " rows"]:
-    return nn.functional.cross_entropy(logits.float(), label, reduction="none", ignore_index=-1)
 
 
 def _mean_by_sample(

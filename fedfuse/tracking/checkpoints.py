@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy import ndarray
@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from fedfuse.errors import FedfuseError
 from fedfuse.files import atomic_write
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 
@@ -141,9 +142,9 @@ def as_texts(array: ndarray) -> dict[str, str]:
     return dict(json.loads(array.tobytes()))
 
 
-def strip_prefix(arrays: Mapping[str, ndarray], prefix: str) -> dict[str, ndarray]:
-    """The arrays whose names start with ``prefix``, under the rest of their names."""
-    return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+def strip_prefix(values: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The values whose names start with ``prefix``, under the rest of their names."""
+    return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
 
 
 def _digest(said: str, arrays: Mapping[str, ndarray]) -> str:

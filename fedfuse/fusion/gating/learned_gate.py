@@ -26,7 +26,7 @@ from numpy import ndarray
 
 from fedfuse.config.gate import GateConfig
 from fedfuse.distillation.optimizer_state import optimizer_moments, restore_optimizer
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.fusion.gating.networks import BatchedPerceptron, dynamic_selection
 from fedfuse.fusion.gating.training import (
     GateInputs,
@@ -88,11 +88,9 @@ class LearnedGate:
         """
         if not len(self._fold):
             self._fold = assign_folds(stats.samples, self.config.folds, self._seed)
-        if len(self._fold) != stats.samples:
-            raise FedfuseError(
-                f"gate: expected the {len(self._fold)} samples that it was trained on, got "
-                f"{stats.samples}; all rounds need the same public set"
-            )
+        found = f"{stats.samples}; all rounds need the same public set"
+        expected = f"the {len(self._fold)} samples that it was trained on"
+        check("gate", found, expected, stats.samples == len(self._fold))
         train = self._fold != np.arange(self.config.folds)[:, None]
         if self.config.folds == 1:
             train = ~train
@@ -100,7 +98,11 @@ class LearnedGate:
         if self._gates is None:
             self._gates = self._build(stats.candidates, inputs.features.shape[3])
         gates = self._gates
-        self._check_candidates(gates, stats.candidates)
+        if isinstance(gates, BatchedPerceptron):
+            found = f"{stats.candidates}; 'equivariant' takes any number"
+            expected = f"{gates.candidates} candidates in every round"
+            good = stats.candidates == gates.candidates
+            check("gate.network = 'perceptron'", found, expected, good)
         before = self._held_out_loss(gates, inputs)
         rng = np.random.default_rng([self._seed, self._round])
         train_gates(gates, self._optimizer, inputs, self.config, rng)
@@ -141,13 +143,6 @@ class LearnedGate:
         )
         return gates
 
-    def _check_candidates(self, gates: Gates, candidates: int) -> None:
-        if isinstance(gates, BatchedPerceptron) and gates.candidates != candidates:
-            raise FedfuseError(
-                f"gate.network = 'perceptron': expected {gates.candidates} candidates in every "
-                f"round, got {candidates}; 'equivariant' takes any number"
-            )
-
     def state(self) -> dict[str, ndarray]:
         """All that was learned, as flat arrays: weights, optimizer moments, folds, rounds."""
         state: dict[str, ndarray] = {"round": np.array(self._round), "fold": self._fold.copy()}
@@ -179,17 +174,16 @@ class LearnedGate:
                 if value.shape != parameter.shape:
                     raise RuntimeError(f"{name} is {tuple(value.shape)}")
                 parameter.data.copy_(value)
-            restore_optimizer(self._optimizer, named, _below(state, "moment/"))
+            moments = {
+                n.removeprefix("moment/"): v for n, v in state.items() if n.startswith("moment")
+            }
+            restore_optimizer(self._optimizer, named, moments)
             self._gates = gates
         except (KeyError, IndexError, RuntimeError) as error:
             raise FedfuseError(
                 "gate state: expected one of the same network, width, features and folds, got "
                 f"{error}"
             ) from error
-
-
-def _below(state: Mapping[str, ndarray], prefix: str) -> dict[str, ndarray]:
-    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
 
 def assign_folds(samples: int, folds: int, seed: int) -> Int64[ndarray, " samples"]:
