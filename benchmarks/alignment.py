@@ -8,6 +8,7 @@ that what else the machine does hits both.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache, partial
 from typing import Annotated, Any
 
 import typer
@@ -39,29 +40,16 @@ def main(
     if unknown := sorted(set(wanted) - set(PARTS)):
         raise typer.BadParameter(f"expected parts of {', '.join(PARTS)}, got {', '.join(unknown)}")
     timings, results, raw = Timings(), dict[str, float](), dict[str, Any]()
-    if "mined" in wanted:
-        found, raw["mined"] = measure_tables(
-            material, TEACHER, STUDENT, timings,
-            repeats=repeats, sample=5 if quick else 200, seed=seed,
-        )  # fmt: skip
-        results["mined_gpt2_llama2_seconds"] = found["seconds"]
-        results["mined_warm_milliseconds"] = found["warm_milliseconds"]
-        results["mined_speedup_over_brute_force"] = found["speedup"]
-    if "qwen" in wanted:
-        found, raw["qwen"] = measure_tables(
-            material, LARGE, STUDENT, timings, repeats=repeats, sample=0, seed=seed
-        )
-        results["mined_qwen_llama2_seconds"] = found["seconds"]
-    if {"rows", "reference", "lengths"} & set(wanted):
-        bench = AlignmentBench(material, TEACHER, STUDENT, seed)
-    if "rows" in wanted:
-        results["rows_per_second"], raw["rows"] = measure_modes(bench, timings, repeats, quick)
-    if "reference" in wanted:
-        results["rows_speedup_over_reference"], raw["reference"] = measure_reference(
-            bench, timings, repeats, quick
-        )
-    if "lengths" in wanted:
-        results["row_cost_8192_over_128"], raw["lengths"] = measure_lengths(
-            bench, timings, repeats, quick
-        )
+    bench = cache(partial(AlignmentBench, material, TEACHER, STUDENT, seed))
+    tables = partial(measure_tables, material, timings=timings, repeats=repeats, seed=seed)
+    measures = {
+        "mined": partial(tables, TEACHER, STUDENT, sample=5 if quick else 200),
+        "qwen": partial(tables, LARGE, STUDENT, sample=0),
+        "rows": lambda: measure_modes(bench(), timings, repeats, quick),
+        "reference": lambda: measure_reference(bench(), timings, repeats, quick),
+        "lengths": lambda: measure_lengths(bench(), timings, repeats, quick),
+    }
+    for part in wanted:
+        found, raw[part] = measures[part]()
+        results |= found
     yield Measured(results, raw | {"seconds": timings.seconds}, seed)

@@ -39,13 +39,10 @@ _CANDIDATES, _SPREAD = 256, 1.0
 
 
 def bigrams(material: Path, rows: int, k: int, seed: int) -> Knowledge:
-    """Knowledge of a text's next tokens, from the other text's bigrams.
+    """Knowledge of a text's next tokens, from the other text's bigrams, k entries a row.
 
-    Args:
-        material: folder with tokenizers and datasets.
-        rows: label rows; at most half of the text's tokens are used for them.
-        k: entries of a row.
-        seed: of what differs between rows that follow the same token.
+    At most half of the text's tokens become label rows. The seed is that of what differs between
+    rows that follow the same token.
     """
     tokenizer = load_tokenizer(material, VOCABULARY)
     ids = tokenizer.encode([load_text(material)])[0].ids

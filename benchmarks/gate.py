@@ -114,17 +114,16 @@ def share(strategy: str, sides: Mapping[str, Iterable[str]], timings: harness.Ti
     mutual = strategy == "fedfuse"
     total = ours = 0.0
     for side, jobs in sides.items():
-        server = side == "server"
         medians = {what: timings.median(f"{side} {what}") for what in jobs}
-        if not server:
+        if side == "server":
+            clients, times = 1, {"extract": 2, "view contexts": 1 + mutual}
+        else:
             both = medians.pop("extract and view")
             medians["view contexts"] = max(both - medians["extract"], 0)
+            clients = CLIENTS // KINDS
+            times = {"extract": 2, "compute stats": int(mutual), "weigh": int(mutual)}
         for what, median in medians.items():
-            twice = what == "extract" or (what == "view contexts" and server and mutual)
-            times = 2 if twice else 1
-            if what in ("compute stats", "weigh") and not (server or mutual):
-                times = 0
-            seconds = times * median * (1 if server else CLIENTS // KINDS)
+            seconds = times.get(what, 1) * median * clients
             total += seconds
             ours += seconds if what in GATE else 0
     return ours / total

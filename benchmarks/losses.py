@@ -27,13 +27,8 @@ LABEL_WEIGHT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StepSize:
-    """Size of a step.
-
-    Attributes:
-        rows: label rows.
-        vocab: tokens of the vocabulary.
-        width: of the hidden states.
-        k: entries that a teacher has a row, and that are kept of all of them.
+    """Size of a step: label rows, vocabulary, width of the hidden states, and the entries of a row
+    that a teacher has and that are kept of all teachers.
     """
 
     rows: int = 512

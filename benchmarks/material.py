@@ -38,13 +38,9 @@ def train_records(material: Path, source: str) -> list[Record]:
 
 
 def cut(text: str, ends: Int64[ndarray, " n"], length: int, tokens: int) -> list[str]:
-    """The beginning of ``text`` in pieces of ``length`` tokens, ``tokens`` in all.
+    """The beginning of a text, whose n tokens end at the bytes ``ends``, in pieces.
 
-    Args:
-        text: long text.
-        ends: where its n tokens end, in bytes.
-        length: tokens of each piece.
-        tokens: at most; fewer where the text is shorter or the last piece would be.
+    Each has ``length`` tokens, all together at most ``tokens``.
 
     Raises:
         SystemExit: when there is less text than one piece.

@@ -21,9 +21,7 @@ KINDS = {"ClientAppActor": "clients", "flwr-simulation": "server"}
 def memory_of(pid: int, file: str = "") -> Counter[str]:
     """Bytes of a process: ``Pss``, ``Rss``, ``Anonymous`` (in a mapped file: pages written to).
 
-    Args:
-        pid: the process.
-        file: path of a file; only the pages that map it are counted.
+    With a ``file``, only of the pages that map it.
     """
     found: Counter[str] = Counter()
     for part in psutil.Process(pid).memory_maps():
@@ -35,10 +33,7 @@ def memory_of(pid: int, file: str = "") -> Counter[str]:
 def peak_beyond(step: Callable[[], object], *, trim: bool = False) -> int:
     """Bytes that this process takes at most during a call, beyond what it had before.
 
-    Args:
-        step: the call.
-        trim: whether what was freed earlier is given back first, so that it does not serve the
-            call.
+    With ``trim`` what was freed earlier is given back first, so that it does not serve the call.
     """
     gc.collect()
     if trim:

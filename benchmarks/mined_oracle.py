@@ -46,32 +46,30 @@ _BECOMES = (
 def check(
     table: VocabularyTable, source: TextTokenizer, target: TextTokenizer, unit: str
 ) -> dict[str, Any]:
-    """Compare each entry with the oracle's.
+    """Compare each entry with the oracle's: counts, and the ``first`` mismatches.
 
-    Returns:
-        ``entries``, ``equal_distances``, ``equal_targets``, ``exact_matches`` (source tokens for
-        text whose text some target token has), ``mismatches`` and the ``first`` of them.
+    An exact match is a source token for text whose text some target token has.
     """
     targets, distances, exact = oracle(source, target, unit)
-    same_distance = table.distance[:, 0] == distances
-    same_target = table.target[:, 0] == targets
-    wrong = np.flatnonzero(~(same_distance & same_target))
-    first = [
-        {
-            "source": i,
-            "text": repr(source.token_bytes[i]),
-            "found": [int(table.target[i, 0]), int(table.distance[i, 0])],
-            "expected": [int(targets[i]), int(distances[i])],
-        }
-        for i in wrong[:_SHOWN].tolist()
-    ]
+    expected = np.stack([targets, distances], axis=1)
+    found = np.stack([table.target[:, 0], table.distance[:, 0]], axis=1)
+    same_target, same_distance = (found == expected).T
+    wrong = np.flatnonzero(~(same_distance & same_target)).tolist()
     return {
         "entries": len(targets),
         "equal_distances": int(same_distance.sum()),
         "equal_targets": int(same_target.sum()),
         "exact_matches": exact,
         "mismatches": len(wrong),
-        "first": first,
+        "first": [
+            {
+                "source": i,
+                "text": repr(source.token_bytes[i]),
+                "found": found[i].tolist(),
+                "expected": expected[i].tolist(),
+            }
+            for i in wrong[:_SHOWN]
+        ],
     }
 
 

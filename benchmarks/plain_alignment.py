@@ -66,13 +66,9 @@ def align_and_project(
 ) -> list[list[tuple[int, float]]]:
     """One text: for each target row its target ids and log-probabilities.
 
-    Args:
-        source: the text's tokens under the source tokenizer, one a row.
-        target: the text's tokens under the target tokenizer.
-        source_bytes: by id, what the source's tokens stand for.
-        target_bytes: by id, what the target's tokens stand for.
-        entries: for each source row its kept (id, log-probability), descending.
-        table: source id to target id.
+    ``source`` and ``target`` are the text's tokens under both tokenizers, one a row; the bytes are
+    those of all their tokens by id, ``entries`` each source row's kept (id, log-probability), and
+    ``table`` leads from source to target ids.
     """
     path = warping_path([source_bytes[i] for i in source], [target_bytes[i] for i in target])
     partners: list[list[int]] = [[] for _ in target]

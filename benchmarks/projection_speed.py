@@ -34,13 +34,7 @@ _UNLIMITED = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class AlignmentCase:
-    """Texts as teacher and student see them, and what the teacher knows.
-
-    Attributes:
-        source: the teacher's label rows.
-        target: the student's.
-        knowledge: the teacher's, made up.
-    """
+    """Label rows of texts as teacher and student see them, and the teacher's made-up knowledge."""
 
     source: LabelRows
     target: LabelRows
@@ -111,10 +105,7 @@ def made_up(
     """Distributions such as a language model has: the label mostly among the first entries.
 
     The others are drawn by Zipf's law over token ids (byte pairs that were merged early are
-    frequent), and so is the probability over the entries of a row.
-
-    Returns:
-        Fields of ``Knowledge`` by name.
+    frequent), and so is the probability over the entries of a row. By the names of ``Knowledge``.
     """
     rows = len(label)
     frequency = 1 / np.arange(10, vocabulary + 10)
@@ -167,7 +158,7 @@ def reference(bench: AlignmentBench, case: AlignmentCase) -> Any:
 
 def measure_modes(
     bench: AlignmentBench, timings: Timings, repeats: int, quick: bool
-) -> tuple[float, dict[str, Any]]:
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Target rows per second in default mode, and in every mode with every rule for duplicates."""
     plain = bench.case(150, 5_000 if quick else 900_000)
     dtw = bench.case(150, 1_000 if quick else 90_000)
@@ -191,12 +182,12 @@ def measure_modes(
         "tokens_per_text": 150,
         "k": TOP,
     }
-    return speed[f"{DEFAULT} {DUPLICATE_RULES[0]}"], raw
+    return {"rows_per_second": speed[f"{DEFAULT} {DUPLICATE_RULES[0]}"]}, raw
 
 
 def measure_reference(
     bench: AlignmentBench, timings: Timings, repeats: int, quick: bool
-) -> tuple[float, dict[str, Any]]:
+) -> tuple[dict[str, float], dict[str, Any]]:
     """How many times faster than plain Python the default mode is, on the same texts."""
     case = bench.case(150, 1_000 if quick else 45_000)
     plain, default = reference(bench, case), partial(bench.library, case)
@@ -217,12 +208,12 @@ def measure_reference(
         "library_dtw_rows_per_second": case.target_rows / fast_dtw,
         "speedup_dtw": slow / fast_dtw,
     }
-    return slow / fast, raw
+    return {"rows_speedup_over_reference": slow / fast}, raw
 
 
 def measure_lengths(
     bench: AlignmentBench, timings: Timings, repeats: int, quick: bool
-) -> tuple[float, dict[str, Any]]:
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Cost of a row in long texts over its cost in short ones, for the same number of rows.
 
     "dtw" and the reference, which have cells by the square of the length, get fewer rows and no
@@ -249,4 +240,4 @@ def measure_lengths(
         "target_rows": {length: case.target_rows for length, case in cases.items()},
         "target_rows_slow": {length: case.target_rows for length, case in slow.items()},
     }
-    return ratio("lengths", cases, long), raw
+    return {f"row_cost_{long}_over_{short}": ratio("lengths", cases, long)}, raw

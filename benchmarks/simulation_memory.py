@@ -60,15 +60,8 @@ FEW = {
 class Setting:
     """A simulation.
 
-    Attributes:
-        clients: their number.
-        at_once: of them.
-        rows: of the model's embedding and head, more than the tokenizer has: weights that cost no
-            time.
-        width: hidden size.
-        layers: number of layers.
-        batch_size: of all phases.
-        steps: of the local phase, long enough that all clients at once are at work together.
+    ``rows`` of embedding and head are more than the tokenizer has tokens: weights that cost no
+    time. ``steps`` of the local phase are enough that all clients at once work together.
     """
 
     clients: int
@@ -159,9 +152,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 def plain_processes(setting: Setting, *, copied: bool) -> float:
     """Copies of the base weights in ``SHARERS`` processes that load and train, by their PSS.
 
-    Args:
-        setting: whose model it is.
-        copied: whether each makes a copy of its own, as it would without sharing.
+    With ``copied`` each makes a copy of its own, as it would without sharing.
     """
     context = multiprocessing.get_context("spawn")
     loaded, measured = context.Barrier(SHARERS + 1), context.Event()

@@ -16,22 +16,16 @@ from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 
 
 def measure_tables(
-    material: Path, one: str, other: str, timings: Timings, *, repeats: int, sample: int, seed: int
+    material: Path, one: str, other: str, *, timings: Timings, repeats: int, sample: int, seed: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Both directions between two tokenizers, in turn with the loop on a sample of the vocabulary.
+    """Both directions between two tokenizers, in turn with the loop.
 
-    Args:
-        material: folder of the tokenizers.
-        one: a tokenizer's name.
-        other: another's.
-        timings: what the repeats are added to.
-        repeats: of everything.
-        sample: source tokens that the loop is timed on, at each repeat others; 0 for no loop.
-        seed: of the samples.
+    The loop is timed on a ``sample`` of source tokens, at each repeat others; with 0 there is none.
 
     Returns:
-        ``seconds`` (cold, the slower direction's median), ``warm_milliseconds`` and, with a sample,
-        ``speedup`` (from ``one`` to ``other``); and what they are made of.
+        Seconds of a cold table (the slower direction's median) and, with a sample, milliseconds of
+        a warm one and the speedup over the loop (from ``one`` to ``other``); and what they are
+        made of.
     """
     directions = {f"{one}-{other}": (one, other), f"{other}-{one}": (other, one)}
     texts = {name: _texts(material, *pair) for name, pair in directions.items() if sample}
@@ -51,7 +45,7 @@ def measure_tables(
         return {name: scale * timings.median(f"{kind} {name}") for name in directions}
 
     cold, warm = medians("cold"), medians("warm", 1e3)
-    results = {"seconds": max(cold.values()), "warm_milliseconds": max(warm.values())}
+    results = {f"mined_{one}_{other}_seconds": max(cold.values())}
     raw: dict[str, Any] = {
         "cold_median_seconds": cold,
         "warm_median_milliseconds": warm,
@@ -65,7 +59,8 @@ def measure_tables(
             for kind in ("loop", "tight loop")
         )
         speedup = {name: whole[name] / cold[name] for name in cold}
-        results["speedup"] = speedup[f"{one}-{other}"]
+        results["mined_warm_milliseconds"] = max(warm.values())
+        results["mined_speedup_over_brute_force"] = speedup[f"{one}-{other}"]
         raw["brute_force"] = {
             "scaling": "median seconds of the loop on the sample, times searched, over sampled",
             "note": "exact matches are found by a dictionary: the loop skips them, and neither "
