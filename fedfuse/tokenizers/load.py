@@ -32,26 +32,17 @@ def load_tokenizer(name: str) -> TextTokenizer:
             tokenizer without a fast form; names it.
     """
     path = Path(name).expanduser()
+    file = path / FILE if path.is_dir() else path
+    has_roles = any((file.parent / role).is_file() for role in _ROLE_FILES)
+    if has_roles and (path.is_dir() or (path.is_file() and path.name == FILE)):
+        return _from_library(name, str(file.parent), local=True)
+    if file.is_file():
+        return _from_file(file)
     if path.is_dir():
-        return _from_folder(name, path)
-    if path.is_file():
-        has_roles = any((path.parent / file).is_file() for file in _ROLE_FILES)
-        return (
-            _from_library(name, str(path.parent), local=True)
-            if path.name == FILE and has_roles
-            else _from_file(path)
-        )
+        raise FedfuseError(f"tokenizer folder {name!r} has no {FILE}: expected {_EXPECTED}")
     if not name.strip() or looks_like_path(name) or name.endswith(".json") or path.exists():
         raise FedfuseError(f"tokenizer {name!r} does not exist: expected {_EXPECTED}")
     return _from_library(name, name, local=False)
-
-
-def _from_folder(name: str, folder: Path) -> TextTokenizer:
-    if any((folder / file).is_file() for file in _ROLE_FILES):
-        return _from_library(name, str(folder), local=True)
-    if (folder / FILE).is_file():
-        return _from_file(folder / FILE)
-    raise FedfuseError(f"tokenizer folder {name!r} has no {FILE}: expected {_EXPECTED}")
 
 
 def _from_file(path: Path) -> TextTokenizer:
