@@ -73,10 +73,12 @@ def load_records(source: str, split: str) -> list[Origin]:
     path = local_path(source)
     if path is not None and path.is_file():
         return _read_lines(path)
-    if path is not None and (files := sorted(path.glob("*.jsonl"))):
-        file = path / f"{split}.jsonl"
-        if file not in files:
-            raise _no_split(source, split, [f.stem for f in files])
+    splits = available_splits(source)
+    if split not in splits:
+        raise FedfuseError(
+            f"data source {source!r} has no split {split!r}; it has: {', '.join(splits) or 'none'}"
+        )
+    if path is not None and (file := path / f"{split}.jsonl").is_file():
         return _read_lines(file)
     return _read_hub(source, path, split)
 
@@ -99,9 +101,6 @@ def _read_lines(path: Path) -> list[Origin]:
 
 
 def _read_hub(source: str, path: Path | None, split: str) -> list[Origin]:
-    splits = available_splits(source)
-    if split not in splits:
-        raise _no_split(source, split, splits)
     import datasets
 
     with _hub_errors(source):
@@ -123,9 +122,3 @@ def _hub_errors(source: str) -> AbstractContextManager[None]:
     from datasets.utils import logging
 
     return library_errors(f"data source {source!r}", "a Hugging Face data set", logging)
-
-
-def _no_split(source: str, split: str, splits: list[str]) -> FedfuseError:
-    return FedfuseError(
-        f"data source {source!r} has no split {split!r}; it has: {', '.join(splits) or 'none'}"
-    )

@@ -94,14 +94,14 @@ def _to_sample(
 
 def _options(origin: str, record: Record) -> tuple[tuple[str, ...], int]:
     """The record's options as answers, and its label; nothing and -1 where it has neither."""
-    if "options" not in record and "label" not in record:
+    missing = {"options", "label"} - record.keys()
+    if len(missing) == 2:
         return (), -1
-    for field in ("options", "label"):
-        if field not in record:
-            raise FedfuseError(
-                f"{origin}: field {field!r} is missing, 'options' and 'label' go together; "
-                f"it has: {_keys(record)}"
-            )
+    if missing:
+        raise FedfuseError(
+            f"{origin}: field {missing.pop()!r} is missing, 'options' and 'label' go together; "
+            f"it has: {_keys(record)}"
+        )
     options, label = record["options"], record["label"]
     good = isinstance(options, list) and len(options) >= 2
     check(f"{origin}: field 'options'", repr(options), "a list of at least two texts", good)

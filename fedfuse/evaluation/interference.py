@@ -83,14 +83,12 @@ def measure_interference(
     """
     if not changes:
         raise FedfuseError("interference: expected at least one loss change, got none")
-    seeds = sorted({change.seed for change in changes})
-    of_seed = [[change for change in changes if change.seed == number] for number in seeds]
+    seeds, owner = np.unique([change.seed for change in changes], return_inverse=True)
+    rise = [change.after - change.before if change.worse else 0.0 for change in changes]
     # [seeds] each: number of changes, of worse ones, and the sum of their rises
-    count = np.array([len(group) for group in of_seed], dtype=np.float64)
-    worse = np.array([sum(change.worse for change in group) for group in of_seed], dtype=np.float64)
-    gained = np.array(
-        [sum(change.after - change.before for change in group if change.worse) for group in of_seed]
-    )
+    count = np.bincount(owner).astype(np.float64)
+    worse = np.bincount(owner, [change.worse for change in changes])
+    gained = np.bincount(owner, rise)
     drawn = np.random.default_rng(seed).integers(len(seeds), size=(_DRAWS, len(seeds)))
     rates = worse[drawn].sum(1) / count[drawn].sum(1)
     depths = gained[drawn].sum(1) / np.maximum(worse[drawn].sum(1), 1)
