@@ -118,5 +118,6 @@ class Evaluator:
             return np.empty(0)
         stops = np.cumsum([len(question.options) for question in self._questions])
         options = np.split(sample_nll(lm, self._options), stops[:-1])
-        chosen = np.array([nll.argmin() for nll in options])
-        return (chosen == [question.label for question in self._questions]).astype(np.float64)
+        chosen = [nll.argmin() for nll in options]
+        right = [question.label for question in self._questions]
+        return np.equal(chosen, right).astype(np.float64)
