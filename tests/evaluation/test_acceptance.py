@@ -59,7 +59,7 @@ def test_the_same_seed_the_same_result() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "domains", "level", "message"),
     [
-        ([1.0], [1.0, 2.0], ["a"], 0.05, "got 1, 2 and 1"),
+        ([1.0], [1.0, 2.0], ["a"], 0.05, r"got \(1, 2, 1\)"),
         ([], [], [], 0.05, "one or more"),
         ([1.0], [np.nan], ["a"], 0.05, "finite"),
         ([1.0], [1.0], ["a"], 0.0, "got 0.0"),
