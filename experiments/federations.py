@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clients.app import app as client_app
-from experiments.harness import in_threads, name_of
+from experiments.harness import name_of
 from fedfuse.config.run_config import Scalar, flatten, parse
 from fedfuse.simulation.in_process import run_in_process
 from fedfuse.tracking.run import RunFolder, read_run
@@ -24,19 +25,12 @@ RunKey = tuple[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Federations:
-    """A study whose cells are runs; what is kept of them is their run folders.
+    """A study whose cells are runs; what is kept of them is their run folders."""
 
-    Attributes:
-        cells: by variant and seed, arguments of ``fedfuse simulate``.
-        folder: name of the folder of the run folders.
-        summarize: headline numbers of all runs.
-        parallel: runs at a time.
-    """
-
-    cells: Mapping[RunKey, Sequence[str]]
-    folder: str
-    summarize: Callable[[dict[RunKey, RunFolder]], Mapping[str, Any]]
-    parallel: int
+    cells: Mapping[RunKey, Sequence[str]]  # arguments of ``fedfuse simulate``
+    folder: str  # of the run folders
+    summarize: Callable[[dict[RunKey, RunFolder]], Mapping[str, Any]]  # headline numbers
+    parallel: int  # runs at a time
 
     def run(self, output: Path) -> dict[str, Any]:
         """Run what is not finished; returns the study's part of the result file."""
@@ -46,8 +40,8 @@ class Federations:
             arguments = ("--in-process", "--set", f"seed={key[1]}", *self.cells[key])
             return simulate(folder / name_of(key), arguments)
 
-        found = in_threads(cell, list(self.cells), self.parallel)
-        runs = dict(zip(self.cells, found, strict=True))
+        with ThreadPoolExecutor(self.parallel) as pool:  # they wait for processes
+            runs = dict(zip(self.cells, pool.map(cell, self.cells), strict=True))
         return {
             "wire_bytes": {name_of(key): traffic(run) for key, run in runs.items()},
             "summary": self.summarize(runs),
@@ -56,11 +50,7 @@ class Federations:
 
 
 def simulate(folder: Path, arguments: Sequence[str], **environment: str) -> RunFolder:
-    """The finished run of a folder, simulated in a process of its own unless it is there.
-
-    Raises:
-        SystemExit: when it fails.
-    """
+    """The finished run of a folder, simulated in a process of its own unless it is there."""
     run = finished_run(folder)
     if run is None:
         command = [sys.executable, "-m", "fedfuse.cli", "simulate"]
@@ -68,14 +58,9 @@ def simulate(folder: Path, arguments: Sequence[str], **environment: str) -> RunF
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
         with log.open("w") as file:
-            done = subprocess.run(
-                command,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                check=False,
-                env={**os.environ, **environment},
-            )
-        if done.returncode:
+            env = {**os.environ, **environment}
+            failed = subprocess.call(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+        if failed:
             raise SystemExit(f"{folder.name} failed; see {log}")
         run = read_run(folder)
     print(f"finished: {folder.name}", flush=True)
@@ -109,17 +94,12 @@ def traffic(run: RunFolder) -> int:
 
 def raw_cells(runs: Mapping[RunKey, RunFolder]) -> list[dict[str, Any]]:
     """Every measured number: one cell per variant, seed, stage, round, model and domain."""
+    where = ("stage", "round", "model", "domain")
     return [
-        {
-            "variant": variant,
-            "seed": seed,
-            "stage": line.stage,
-            "round": line.round,
-            "model": line.model,
-            "domain": line.domain,
-            "loss": round(line.loss, 5),
-            "accuracy": None if line.accuracy is None else round(line.accuracy, 4),
-        }
+        {"variant": variant, "seed": seed}
+        | {name: getattr(line, name) for name in where}
+        | {"loss": round(line.loss, 5)}
+        | {"accuracy": None if line.accuracy is None else round(line.accuracy, 4)}
         for (variant, seed), run in runs.items()
         for line in run.metrics
     ]

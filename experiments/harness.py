@@ -11,22 +11,25 @@ import json
 import re
 import resource
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from itertools import groupby
 from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any, ParamSpec, Protocol, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
 import typer
 from matplotlib.figure import Figure
 
 from benchmarks.harness import command_line, write_whole
 from fedfuse.files import atomic_write
+from fedfuse.report.style import WIDTH, new_figure, styled
 from fedfuse.tracking.run_writer import commit, versions
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -39,12 +42,17 @@ Results = Annotated[
     Path | None, typer.Option(help="File to write; the study's own, and its documents, if none.")
 ]
 RUNS = Path("runs")
+# Those that all have, whether their function looks at them or not.
+COMMON = (
+    inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=RUNS, annotation=Output),
+    inspect.Parameter("results", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Results),
+)
 
 # A cell by what it is about: variant, seed, and so on.
 Key: TypeAlias = tuple[str | int, ...]
 Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = Sequence[Row]
-P = ParamSpec("P")
+R = TypeVar("R", bound=Row)
 
 
 def name_of(key: Key) -> str:
@@ -61,23 +69,14 @@ class Runnable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study runs and what it comes to.
+    """What a study runs and what it comes to."""
 
-    Attributes:
-        cells: by key, a call that runs the cell and returns the rows that it measured. In several
-            processes it is pickled.
-        folder: name of the folder in which finished cells are kept; cells that depend on different
-            options need different folders.
-        summarize: headline numbers of all rows.
-        parallel: cells at a time.
-        shared: parts of the key that cells share when they are run one after another in one
-            process, as their preparation is the same; 0 for none.
-    """
-
+    # By key, what runs a cell and returns the rows that it measured; pickled for several processes.
     cells: Mapping[Key, Callable[[], Rows]]
-    folder: str
-    summarize: Callable[[list[Any]], Mapping[str, Any]]
-    parallel: int = 1
+    folder: str  # of finished cells; those that depend on different options need different ones
+    summarize: Callable[[list[Any]], Mapping[str, Any]]  # headline numbers of all rows
+    parallel: int = 1  # cells at a time
+    # Parts of the key of cells with the same preparation, which are run in one process; 0: none.
     shared: int = 0
 
     def run(self, output: Path) -> dict[str, Any]:
@@ -94,8 +93,8 @@ class Study:
         else:
             # Processes, as some cells start others that mind signals, which threads cannot.
             context = get_context("spawn")
-            pool = ProcessPoolExecutor(self.parallel, context, max_tasks_per_child=1)
-            _map(pool, _run_cells, work)
+            with ProcessPoolExecutor(self.parallel, context, max_tasks_per_child=1) as pool:
+                list(pool.map(_run_cells, work))  # the first failure stops what has not begun
         kept = [json.loads(file.read_text()) for file in files.values()]
         # A run that goes on takes over what earlier ones finished; the code may have changed.
         about = {"cells_by_commit": dict(Counter(one["commit"] for one in kept))}
@@ -115,17 +114,6 @@ def _run_cells(cells: Sequence[tuple[Path, Callable[[], Rows]]]) -> None:
         print(f"finished: {file.stem}", flush=True)
 
 
-def _map(pool: Executor, function: Callable[..., Any], work: Sequence[Any]) -> list[Any]:
-    """Do all work; the first failure stops what has not begun."""
-    with pool:
-        return list(pool.map(function, work))
-
-
-def in_threads(function: Callable[..., Any], work: Sequence[Any], parallel: int) -> list[Any]:
-    """Do work that waits for processes, so many at a time."""
-    return _map(ThreadPoolExecutor(parallel), function, work)
-
-
 # What puts the committed results into the documents, by result file.
 PUBLISHERS: dict[Path, Callable[[Mapping[str, Any]], None]] = {}
 
@@ -136,8 +124,8 @@ def experiment(
     tables: Mapping[str, Callable[[Any], str]] | None = None,
     draw: Callable[[Mapping[str, Any]], object] = lambda frame: None,
     shown: str = "summary",
-) -> Callable[[Callable[P, Runnable]], Callable[P, None]]:
-    """Make a command of a function that returns a study; its parameters are the options.
+) -> Callable[[Callable[..., Runnable]], Callable[..., None]]:
+    """Make a command of a function that returns a study; its parameters are options.
 
     It is run at once if its module is, so it stands at the end of it.
 
@@ -154,21 +142,21 @@ def experiment(
             put_table(DOCS / document, table(frame[shown]), mark)
         draw(frame)
 
-    def decorate(define: Callable[P, Runnable]) -> Callable[P, None]:
-        signature = inspect.signature(define)
-        own = Path(inspect.getfile(define)).with_name(file)
-        PUBLISHERS[own] = publish
+    def decorate(define: Callable[..., Runnable]) -> Callable[..., None]:
+        own = inspect.signature(define, eval_str=True).parameters
+        common = [option for option in COMMON if option.name not in own]
+        signature = inspect.Signature([*own.values(), *common])
+        beside = Path(inspect.getfile(define)).with_name(file)
+        PUBLISHERS[beside] = publish
 
-        @wraps(define)
-        def command(*args: P.args, **options: P.kwargs) -> None:
+        def command(*args: Any, **options: Any) -> None:
             given = signature.bind(*args, **options)
             given.apply_defaults()
             chosen = given.arguments
             started = time.monotonic()
-            found = define(*args, **options).run(chosen.get("output", RUNS))
-            usage = [
-                resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-            ]
+            found = define(**{name: chosen[name] for name in own}).run(chosen["output"])
+            whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+            peak = max(resource.getrusage(who).ru_maxrss for who in whose)
             left_out = ("output", "parallel", "results")
             frame = {
                 "command": command_line(define, chosen, left_out),
@@ -176,14 +164,16 @@ def experiment(
                 "commit": commit(),
                 "versions": versions(),
                 "seconds": round(time.monotonic() - started, 1),
-                "peak_memory_mb": round(max(one.ru_maxrss for one in usage) / 1024),
+                "peak_memory_mb": round(peak / 1024),
                 **found,
             }
-            write_whole(chosen.get("results") or own, frame)
+            write_whole(chosen["results"] or beside, frame)
             print(json.dumps(frame["summary"], indent=1))
-            if not chosen.get("results"):
+            if not chosen["results"]:
                 publish(frame)
 
+        command.__doc__ = define.__doc__
+        command.__signature__ = signature  # type: ignore[attr-defined]
         if define.__module__ == "__main__":
             typer.run(command)
         return command
@@ -191,14 +181,27 @@ def experiment(
     return decorate
 
 
-def save_svg(figure: Figure, path: Path) -> None:
-    """Write a picture as a small file: letters are text, and each group is on a line."""
-    with atomic_write(path) as scratch:
+@contextmanager
+def picture(path: Path, height: float) -> Iterator[Figure]:
+    """A figure to draw, as wide as a page, then a small file: letters are text, a line a group."""
+    with styled(), atomic_write(path) as scratch:
+        figure = new_figure(WIDTH, height)
+        yield figure
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(scratch, format="svg", metadata=nothing, facecolor="white")
         text = re.sub(r"<!--.*?-->", "", scratch.read_text(), flags=re.DOTALL)
         text = re.sub(r"> <(?!g id)", "><", re.sub(r"\s+", " ", text))
         scratch.write_text(text.replace("> <", ">\n<") + "\n")
+
+
+def save_pretrained(folder: Path, *parts: Any) -> None:
+    """Save a tokenizer and its model as one Hugging Face folder, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        whole = Path(scratch) / folder.name
+        for part in parts:
+            part.save_pretrained(whole)
+        whole.rename(folder)
 
 
 def numbers(text: str) -> list[int]:
@@ -209,11 +212,14 @@ def numbers(text: str) -> list[int]:
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
     """A table; all columns but the first ``text_columns`` are aligned to the right."""
     rules = "|---" * text_columns + "|---:" * (len(columns) - text_columns) + "|"
-    return "\n".join([_line(columns), rules, *map(_line, rows)])
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0].replace("|  |", "| |"), rules, *lines[1:]])
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def formatted(columns: Mapping[str, str], rows: Iterable[Row], text_columns: int = 1) -> str:
+    """A table; by its head, each column is a format of a row's fields."""
+    cells = [[form.format_map(row) for form in columns.values()] for row in rows]
+    return markdown(list(columns), cells, text_columns)
 
 
 def put_table(path: Path, table: str, name: str = "table") -> None:
@@ -224,9 +230,23 @@ def put_table(path: Path, table: str, name: str = "table") -> None:
     path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
+def grouped(rows: Iterable[R], *fields: str) -> dict[Any, list[R]]:
+    """Rows by the value of a field, or the tuple of values of several, in order of appearance."""
+    groups: dict[Any, list[R]] = defaultdict(list)
+    for row in rows:
+        groups[itemgetter(*fields)(row)].append(row)
+    return dict(groups)
+
+
 def spread(values: Sequence[float]) -> float:
     """Standard deviation; 0 of a single value."""
     return stdev(values) if len(values) > 1 else 0.0
+
+
+def mean_of(rows: Iterable[Row], field: str, digits: int | None = 4) -> float:
+    """Mean of a field; rounded to a whole number for no ``digits``."""
+    found: float = mean(row[field] for row in rows)
+    return round(found, digits)
 
 
 def mean_and_std(name: str, values: Sequence[float], digits: int = 4) -> dict[str, float]:

@@ -16,8 +16,9 @@ from experiments.faults import tables as faults
 from experiments.prompts import continuous, many, realdata, world
 from experiments.prompts import summary as prompts
 from experiments.scale import draw as scale
-from experiments.selection import tables as selection
-from experiments.wire import tables as wire
+from experiments.selection import draw as selection
+from experiments.wire import rounds
+from experiments.wire import run as one_round
 from fedfuse.config.run_config import RunConfig, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,7 +95,7 @@ def test_the_tables_of_the_selection_study_are_its_results() -> None:
 
 def test_the_tables_of_the_wire_are_its_results() -> None:
     text = (ROOT / "docs" / "wire.md").read_text()
-    for file, table in (("results", wire.one_round), ("rounds", wire.rounds)):
+    for file, table in (("results", one_round.table), ("rounds", rounds.table)):
         results = json.loads((ROOT / "experiments" / "wire" / f"{file}.json").read_text())
         assert table(results["summary"]) in text
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments import harness
-from experiments.alignment.measures import CHOICES, PAPER, AlignmentChoice
-from fedfuse.report.style import WIDTH, new_figure, styled
+from experiments.alignment.measures import CHOICES, PAPER
+from fedfuse.report.style import INK
 
 Summary = Mapping[str, Mapping[str, Mapping[str, list[float]]]]
 
@@ -29,7 +29,8 @@ def table(summary: Summary) -> str:
         best = min(by_choice, key=lambda choice: by_choice[choice]["loss_all"][0])
         rows = []
         for choice, measures in by_choice.items():
-            cells = [_cell(key, *measures[key]) for key in COLUMNS]
+            cells = [f"{measures[key][0]:.1%}" for key in ("usable", "kept")]
+            cells += ["{:.3f} ± {:.3f}".format(*measures[key]) for key in [*COLUMNS][2:]]
             name = f"{choice} (FedMKT)" if choice == str(PAPER) else choice
             if choice == best:
                 name, cells[-1] = f"**{name}**", f"**{cells[-1]}**"
@@ -38,34 +39,21 @@ def table(summary: Summary) -> str:
     return "\n\n".join(parts)
 
 
-def _cell(key: str, value: float, spread: float) -> str:
-    if key in ("usable", "kept"):
-        return f"{value:.1%}"
-    return f"{value:.3f} ± {spread:.3f}"
-
-
-def draw(summary: Summary, path: Path) -> None:
+def draw(frame: Mapping[str, Summary], folder: Path = harness.DOCS) -> None:
     """Loss on all rows by group and choice."""
-    with styled():
-        figure = new_figure(WIDTH, 2.6 * len(summary))
-        for axes, (group, by_choice) in zip(
-            figure.subplots(len(summary), 1, squeeze=False)[:, 0], summary.items(), strict=True
-        ):
+    summary = frame["summary"]
+    names = [str(choice) for choice in CHOICES]
+    with harness.picture(folder / "alignment.svg", 2.6 * len(summary)) as figure:
+        panels = figure.subplots(len(summary), 1, squeeze=False)[:, 0]
+        for axes, (group, by_choice) in zip(panels, summary.items(), strict=True):
             for place, choice in enumerate(CHOICES):
                 value, spread = by_choice[str(choice)]["loss_all"]
-                axes.barh(place, value, xerr=spread, **_look(choice))
+                colour = COLOURS[choice.alignment]
+                alpha = 1.0 if choice.duplicate_tokens == "sum" else 0.6
+                axes.barh(place, value, xerr=spread, color=colour, alpha=alpha, ecolor=INK)
                 axes.text(value + spread, place, f" {value:.2f}", va="center", fontsize=8)
-            axes.set_yticks(range(len(CHOICES)), [str(choice) for choice in CHOICES], fontsize=8)
+            axes.set_yticks(range(len(CHOICES)), names, fontsize=8)
             axes.invert_yaxis()
             axes.set_title(group)
             axes.margins(x=0.08)
         axes.set_xlabel("cross-entropy of the projected teacher, nats per byte, all label rows")
-        harness.save_svg(figure, path)
-
-
-def _look(choice: AlignmentChoice) -> dict[str, object]:
-    return {
-        "color": COLOURS[choice.alignment],
-        "alpha": 1.0 if choice.duplicate_tokens == "sum" else 0.6,
-        "ecolor": "#1b1f24",
-    }

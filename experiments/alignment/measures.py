@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from fedfuse.alignment.positions import align_rows
@@ -21,19 +21,12 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 TOP_M = 4
 
 
-@dataclass(frozen=True, slots=True)
-class AlignmentChoice:
-    """One way to align.
+class AlignmentChoice(NamedTuple):
+    """One way to align."""
 
-    Attributes:
-        alignment: "exact-boundary", "dtw" or "chain-rule".
-        duplicate_tokens: "sum" or "first".
-        mapping: "nearest" (one to one), "top-4" or "spelled".
-    """
-
-    alignment: str
-    duplicate_tokens: str
-    mapping: str
+    alignment: str  # "exact-boundary", "dtw" or "chain-rule"
+    duplicate_tokens: str  # "sum" or "first"
+    mapping: str  # "nearest" (one to one), "top-4" or "spelled"
 
     def __str__(self) -> str:
         return f"{self.alignment} / {self.duplicate_tokens} / {self.mapping}"
@@ -49,26 +42,19 @@ CHOICES = [
 PAPER = AlignmentChoice("dtw", "first", "nearest")
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
+class Quality(NamedTuple):
     """What is left of a teacher.
 
-    Attributes:
-        usable: share of the student's label rows that have a teacher.
-        kept: probability that lands on tokens of the student, over what the teacher kept of its
-            own distributions; usable rows and the teacher's rows that speak of them.
-        loss_usable: cross-entropy of the projected teacher against the student's labels, nats per
-            byte of the usable rows' tokens. Rows differ from choice to choice.
-        loss_common: the same on the rows that are usable under every choice.
-        loss_all: the same on all rows, where a row without a teacher costs what a student without
-            any knowledge pays, the logarithm of its vocabulary.
+    Losses are its cross-entropy against the student's labels, nats per byte of the rows' tokens.
+    Usable rows differ from choice to choice; a row without a teacher costs what a student without
+    any knowledge pays, the logarithm of its vocabulary.
     """
 
-    usable: float
-    kept: float
-    loss_usable: float
-    loss_common: float
-    loss_all: float
+    usable: float  # share of the student's label rows that have a teacher
+    kept: float  # probability on tokens of the student, over what the teacher kept on these rows
+    loss_usable: float  # on usable rows
+    loss_common: float  # on the rows that are usable under every choice
+    loss_all: float  # on all rows
 
 
 def compare(
@@ -80,15 +66,16 @@ def compare(
     cache: Path,
 ) -> dict[AlignmentChoice, Quality]:
     """Every choice on one pair of tokenizers and one text."""
+    nearest = minimum_edit_distance_table(source, target, cache)
+    spelling = spell(source, target, nearest)
     tables = {
-        "nearest": minimum_edit_distance_table(source, target, cache),
+        "nearest": nearest,
         f"top-{TOP_M}": minimum_edit_distance_table(source, target, cache, m=TOP_M),
+        "spelled": spelled_table(nearest, spelling),
     }
-    spelling = spell(source, target, tables["nearest"])
-    tables["spelled"] = spelled_table(tables["nearest"], spelling)
     shapes = source.vocabulary_bytes, target.vocabulary_bytes
     alignments = {
-        mode: align_rows(source_rows, target_rows, mode, *shapes, tables["nearest"])
+        mode: align_rows(source_rows, target_rows, mode, *shapes, nearest)
         for mode in {choice.alignment for choice in CHOICES}
     }
     found = {
@@ -105,40 +92,29 @@ def compare(
         for choice in CHOICES
     }
     common = np.logical_and.reduce([projected.weight > 0 for projected in found.values()])
-    bytes_of = np.maximum(target_rows.byte_end - target_rows.byte_start, 0)
-    kept = np.exp(knowledge.logprobs.astype(np.float64)).sum(axis=1)
-    return {
-        choice: _quality(
-            projected,
-            target_rows,
-            target.vocab_size,
-            bytes_of,
-            common,
-            kept[alignments[choice.alignment].source_row],
+    sizes = np.maximum(target_rows.byte_end - target_rows.byte_start, 0)
+    teacher_kept = _kept(knowledge.logprobs)
+
+    def quality(choice: AlignmentChoice, projected: SparseDistribution) -> Quality:
+        usable = projected.weight > 0
+        loss = label_loss(projected, target_rows, target.vocab_size)
+        of_teacher = teacher_kept[alignments[choice.alignment].source_row][usable]
+        everywhere = np.where(usable, loss, np.log(target.vocab_size))
+        return Quality(
+            usable=float(usable.mean()),
+            kept=float(_kept(projected.logprobs[usable]).mean() / of_teacher.mean()),
+            loss_usable=float(loss[usable].sum() / sizes[usable].sum()),
+            loss_common=float(loss[common].sum() / sizes[common].sum()),
+            loss_all=float(everywhere.sum() / sizes.sum()),
         )
-        for choice, projected in found.items()
-    }
+
+    return {choice: quality(choice, projected) for choice, projected in found.items()}
 
 
-def _quality(
-    projected: SparseDistribution,
-    rows: LabelRows,
-    vocab_size: int,
-    bytes_of: ndarray,
-    common: Bool[ndarray, " rows"],
-    teacher_kept: Float64[ndarray, " rows"],
-) -> Quality:
-    usable = projected.weight > 0
-    loss = label_loss(projected, rows, vocab_size)
-    mass = np.exp(projected.logprobs[usable].astype(np.float64)).sum(axis=1)
-    everywhere = np.where(usable, loss, np.log(vocab_size))
-    return Quality(
-        usable=float(usable.mean()),
-        kept=float(mass.mean() / teacher_kept[usable].mean()),
-        loss_usable=float(loss[usable].sum() / bytes_of[usable].sum()),
-        loss_common=float(loss[common].sum() / bytes_of[common].sum()),
-        loss_all=float(everywhere.sum() / bytes_of.sum()),
-    )
+def _kept(logprobs: Float[ndarray, "rows k"]) -> Float64[ndarray, " rows"]:
+    """Probability of all entries of a row."""
+    found: ndarray = np.exp(logprobs.astype(np.float64)).sum(axis=1)
+    return found
 
 
 def label_loss(
@@ -153,4 +129,5 @@ def label_loss(
     at_label = np.where(is_label, projected.logprobs, -np.inf).max(axis=1)
     others = np.maximum(vocab_size - used.sum(axis=1), 1)
     outside = np.maximum(projected.tail_logprob, np.log(1e-12)) - np.log(others)
-    return -np.where(is_label.any(axis=1), at_label, outside).astype(np.float64)
+    found: ndarray = -np.where(is_label.any(axis=1), at_label, outside).astype(np.float64)
+    return found

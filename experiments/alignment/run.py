@@ -7,9 +7,7 @@ for real tokenizers, and for stories260K's 512 tokens, which cut every word to p
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -41,11 +39,16 @@ TEXTS, MAX_LENGTH, K = 200, 128, 16
 def measure_seed(material: Path, seed: int) -> list[dict[str, Any]]:
     """All pairs and ways on the texts of one seed."""
     cells: list[dict[str, Any]] = []
-    for group, teacher, name, tokenizer, texts in pairs(material, seed):
-        for choice, quality in measure(teacher, tokenizer, texts).items():
-            about = {"seed": seed, "group": group, "teacher": Path(teacher.name).name}
-            four_digits = {key: round(value, 4) for key, value in asdict(quality).items()}
-            cells.append(about | {"student": name} | asdict(choice) | four_digits)
+    for group, teacher, name, student, texts in pairs(material, seed):
+        data = TokenizedDataset(teacher.tokenizer, texts, MAX_LENGTH)
+        knowledge = extract(teacher, data, K)
+        _, rows = label_rows(student, texts, MAX_LENGTH)
+        tables = cache_root() / "tables"
+        found = compare(knowledge, data.rows, teacher.tokenizer, rows, student, tables)
+        about = {"seed": seed, "group": group, "teacher": Path(teacher.name).name, "student": name}
+        for choice, quality in found.items():
+            four_digits = {key: round(value, 4) for key, value in quality._asdict().items()}
+            cells.append(about | choice._asdict() | four_digits)
     return cells
 
 
@@ -92,53 +95,27 @@ def builtin_texts(seed: int) -> list[Sample]:
     return drawn
 
 
-def measure(
-    teacher: CausalLM, student: TextTokenizer, texts: Sequence[Sample]
-) -> dict[AlignmentChoice, Quality]:
-    """Every choice for one teacher and one student's tokenizer."""
-    data = TokenizedDataset(teacher.tokenizer, texts, MAX_LENGTH)
-    knowledge = extract(teacher, data, K)
-    _, rows = label_rows(student, texts, MAX_LENGTH)
-    cache = cache_root() / "tables"
-    return compare(knowledge, data.rows, teacher.tokenizer, rows, student, cache)
-
-
 def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, list[float]]]]:
     """By group and choice, each measure's mean over pairs and its spread over seeds."""
-    summary: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(dict)
-    for group in dict.fromkeys(cell["group"] for cell in cells):
-        for choice in CHOICES:
-            mine = [c for c in cells if c["group"] == group and _choice(c) == choice]
-            summary[group][str(choice)] = {
-                key: _mean_and_spread(mine, key) for key in Quality.__dataclass_fields__
-            }
-    return dict(summary)
+    summary: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for group, of_group in harness.grouped(cells, "group").items():
+        by_choice = harness.grouped(of_group, *AlignmentChoice._fields)
+        summary[group] = {
+            str(choice): {key: _mean_and_spread(by_choice[choice], key) for key in Quality._fields}
+            for choice in CHOICES
+        }
+    return summary
 
 
 def _mean_and_spread(cells: list[dict[str, Any]], key: str) -> list[float]:
     """Mean over everything; standard deviation of the seeds' means."""
-    by_seed = [
-        mean(cell[key] for cell in cells if cell["seed"] == seed)
-        for seed in sorted({cell["seed"] for cell in cells})
-    ]
+    seeds = sorted(harness.grouped(cells, "seed").items())
+    by_seed = [mean(cell[key] for cell in mine) for _, mine in seeds]
     return [round(mean(by_seed), 4), round(harness.spread(by_seed), 4)]
 
 
-def _choice(cell: dict[str, Any]) -> AlignmentChoice:
-    return AlignmentChoice(cell["alignment"], cell["duplicate_tokens"], cell["mapping"])
-
-
-@harness.experiment(
-    "results.json",
-    "alignment.md",
-    {"table": table},
-    lambda frame: draw(frame["summary"], harness.DOCS / "alignment.svg"),
-)
-def main(
-    material: harness.Material,
-    seeds: harness.Seeds = "0,1,2",
-    output: harness.Output = harness.RUNS,
-) -> harness.Study:
+@harness.experiment("results.json", "alignment.md", {"table": table}, draw)
+def main(material: harness.Material, seeds: harness.Seeds = "0,1,2") -> harness.Study:
     """Measure every choice; write results.json beside this file, and docs/alignment.*."""
     return harness.Study(
         cells={(seed,): partial(measure_seed, material, seed) for seed in harness.numbers(seeds)},

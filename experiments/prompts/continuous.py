@@ -14,6 +14,7 @@ import typer
 
 from experiments import harness
 from experiments.prompts.run import SKEWS, Clients, Rounds, Task
+from experiments.prompts.summary import percent
 from fedfuse.builtin.models import build
 from fedfuse.builtin.prompt_world import VAGUE, world_task
 from fedfuse.config.feddtpt import ExampleCounts
@@ -48,25 +49,22 @@ def measure(
 
 def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """By skew: accuracy at the beginning and the end, mean and deviation over seeds."""
-    found = {}
-    for skew in dict.fromkeys(cell["skew"] for cell in cells):
-        mine = [cell for cell in cells if cell["skew"] == skew]
-        last = [cell["accuracy"][-1] for cell in mine]
-        found[skew] = {
+    return {
+        skew: {
             "start": round(mean(cell["accuracy"][0] for cell in mine), 4),
-            **harness.mean_and_std("accuracy", last),
-            "bytes_per_client_round": round(mean(c["bytes_per_client_round"] for c in mine)),
+            **harness.mean_and_std("accuracy", [cell["accuracy"][-1] for cell in mine]),
+            "bytes_per_client_round": harness.mean_of(mine, "bytes_per_client_round", None),
         }
-    return found
+        for skew, mine in harness.grouped(cells, "skew").items()
+    }
 
 
 def table(summary: dict[str, dict[str, float]]) -> str:
     """Markdown, in percent."""
-    rows = []
-    for skew, row in summary.items():
-        after = f"{100 * row['accuracy']:.0f} ± {100 * row['accuracy_std']:.0f}"
-        size = f"{row['bytes_per_client_round']:.0f}"
-        rows.append((skew, f"{100 * row['start']:.0f}", after, size))
+    rows = [
+        (skew, f"{100 * row['start']:.0f}", percent(row), f"{row['bytes_per_client_round']:.0f}")
+        for skew, row in summary.items()
+    ]
     return harness.markdown(("skew", "start", "after", "bytes per client and round"), rows)
 
 
@@ -77,8 +75,6 @@ def main(
     task: Task = "goods-word",
     clients: Clients = 10,
     rounds: Rounds = 3,
-    output: harness.Output = harness.RUNS,
-    results: harness.Results = None,
 ) -> harness.Study:
     """Run all cells; write the results, and unless they go elsewhere the table in docs/."""
     settings = ContinuousSettings(examples)

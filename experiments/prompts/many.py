@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from math import sqrt
 from statistics import mean
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ import typer
 
 from experiments import harness
 from experiments.federations import run_once
-from experiments.prompts.run import SKEWS, Clients, PromptRun, Rounds, Task
+from experiments.prompts.run import SKEWS, Clients, PromptRun, Rounds, Task, shared_keys
 from fedfuse.config.run_config import Scalar
 from fedfuse.report.feddtpt import global_lines
 
@@ -32,8 +33,8 @@ def measure(cell: PromptRun, shared: Mapping[str, Scalar], clients: int) -> list
         "variant": cell.variant,
         "skew": cell.skew,
         "seed": cell.seed,
-        "manual": round(manual.test, 4),
-        "accuracy": [round(line.test, 4) for line in after],
+        "manual": round(manual.test or 0.0, 4),
+        "accuracy": [round(line.test or 0.0, 4) for line in after],
         "chosen": [made.chosen for made in run.aggregations],
         "prompt": after[-1].text,
     }
@@ -41,43 +42,34 @@ def measure(cell: PromptRun, shared: Mapping[str, Scalar], clients: int) -> list
 
 
 def summarize(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The gain after the last round, over both skews, and everything by skew and round."""
-    rows = by_round(cells)
-    last = {name: rows[-1][name] for name in ("gain_points", "gain_standard_error")}
-    return {**last, "by_round": rows}
-
-
-def by_round(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each skew, and for both, and each round.
+    """The gain after the last round, over both skews, and everything by skew and round.
 
     Accuracies are means over seeds, the gain is the mean of the differences within a seed.
     """
-    found = []
-    for skew in [*dict.fromkeys(cell["skew"] for cell in cells), "both"]:
-        mine = [cell for cell in cells if skew in (cell["skew"], "both")]
+    rows = []
+    for skew, mine in (harness.grouped(cells, "skew") | {"both": cells}).items():
+        variants = harness.grouped(mine, "variant")
         for number in range(len(mine[0]["accuracy"])):
             whole, single = (
-                {(c["skew"], c["seed"]): c["accuracy"][number] for c in mine if c["variant"] == v}
-                for v in PAIR
+                {(c["skew"], c["seed"]): c["accuracy"][number] for c in variants[name]}
+                for name in PAIR
             )
             gains = [100 * (whole[pair] - single[pair]) for pair in whole]
-            error = harness.spread(gains) / sqrt(len(gains))
-            found.append(
+            rows.append(
                 {
                     "skew": skew,
                     "round": number + 1,
-                    **{
-                        name: round(mean(values.values()), 4)
-                        for name, values in zip(PAIR, (whole, single), strict=True)
-                    },
+                    PAIR[0]: round(mean(whole.values()), 4),
+                    PAIR[1]: round(mean(single.values()), 4),
                     "gain_points": round(mean(gains), 2),
-                    "gain_standard_error": round(error, 2),
+                    "gain_standard_error": round(harness.spread(gains) / sqrt(len(gains)), 2),
                     "better": sum(gain > 0 for gain in gains),
                     "worse": sum(gain < 0 for gain in gains),
                     "pairs": len(gains),
                 }
             )
-    return found
+    last = {name: rows[-1][name] for name in ("gain_points", "gain_standard_error")}
+    return {**last, "by_round": rows}
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -99,23 +91,14 @@ def main(
     task: Task = "goods-word",
     rounds: Rounds = 3,
     output: harness.Output = harness.RUNS,
-    results: harness.Results = None,
 ) -> harness.Study:
     """Run all cells; write the results, and unless they go elsewhere the table in docs/."""
     folder = f"prompts-many-{task}-{clients}-{rounds}"
-    shared: dict[str, Scalar] = {
-        "rounds": rounds,
-        "output": str(output.resolve() / f"experiment-{folder}"),
-        "feddtpt.task": task,
-    }
-    plan = [
-        PromptRun(name, skew, queries, seed)
-        for seed in harness.numbers(seeds)
-        for skew in SKEWS
-        for name in PAIR
-    ]
+    shared = shared_keys(output, folder, task, rounds)
+    plan = product(harness.numbers(seeds), SKEWS, PAIR)
+    runs = [PromptRun(name, skew, queries, seed) for seed, skew, name in plan]
     return harness.Study(
-        cells={cell.key: partial(measure, cell, shared, clients) for cell in plan},
+        cells={run: partial(measure, run, shared, clients) for run in runs},
         folder=folder,
         summarize=summarize,
     )

@@ -1,23 +1,20 @@
 """FedDTPT on real data: ``python -m experiments.prompts.realdata --material FOLDER``.
 
 SST-2, TREC, RTE and ARC (easy), ten clients, private labels dealt evenly or by a Dirichlet
-distribution of concentration 0.1. Models are trained on the spot and saved as ordinary Hugging Face
-folders: one that follows instructions about these texts, the black box; one of another architecture
-that no prompt is tuned on; and a masked one. The run loads them, and each data set, from folders,
-as it would load anybody's.
+distribution of concentration 0.1. Models are trained on the spot; the run loads them, and each data
+set, from folders, as it would load anybody's.
 
-Beside the federation: the vague prompt that it starts from, search alone, one centralized search, a
-prompt written by hand, always the most frequent label, and a plain classifier (TF-IDF of words and
-pairs, logistic regression) trained on the texts that the language models were trained on. All of
-them on the same test examples, which nobody was trained on; see ``realtasks`` for who sees what.
+Beside the federation, on the same test examples, which nobody was trained on: the vague prompt that
+it starts from, search alone, one centralized search, a prompt written by hand, the most frequent
+label, and a plain classifier, which sees the texts that the language models were trained on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -30,9 +27,8 @@ from sklearn.pipeline import make_pipeline
 from experiments import harness
 from experiments.federations import run_once
 from experiments.prompts import realmodels
-from experiments.prompts.realmodels import built
 from experiments.prompts.realtasks import DATA_SETS, VAGUE, DataSet, exercises, hold_out
-from experiments.prompts.run import SKEWS, Clients, Rounds, accuracy_of
+from experiments.prompts.run import SKEWS, Clients, Rounds, accuracies, accuracy_of
 from experiments.prompts.summary import points, points_std
 from fedfuse.config.run_config import Scalar, parse
 from fedfuse.errors import FedfuseError
@@ -40,7 +36,7 @@ from fedfuse.factory.feddtpt import load_task
 from fedfuse.feddtpt.label_tasks import LabelledExample
 from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.models.causal_lm import load_causal_lm
-from fedfuse.report.feddtpt import at_the_end, bytes_per_client_round, global_lines
+from fedfuse.report.feddtpt import bytes_per_client_round, global_lines
 from fedfuse.tracking.run import RunFolder
 
 # Exercises of each kind that the models are trained on, and each data set's share of them.
@@ -58,60 +54,49 @@ HEADS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
-    """What was trained: folders."""
+# Differences of two columns, in points.
+GAINS = {
+    "gain_over_vague": ("accuracy", "manual"),
+    "gain_over_local": ("accuracy", "standalone"),
+    "gap_to_centralized": ("centralized", "accuracy"),
+    "gap_to_hand": ("by_hand", "accuracy"),
+    "transfer_gain": ("second", "second_manual"),
+}
 
-    answers: Path
-    second: Path
-    proposes: Path
 
+def prepare(
+    material: Path, folder: Path
+) -> tuple[dict[str, Path], dict[str, list[LabelledExample]]]:
+    """Folders of the models, and by data set the examples that they were trained on.
 
-def prepare(material: Path, folder: Path) -> tuple[Models, dict[str, Sequence[LabelledExample]]]:
-    """Folders of the models, trained unless cached, and of the data sets that they know.
-
-    Args:
-        material: with the data sets.
-        folder: where each one's part for the federation is written.
-
-    Returns:
-        The models, and by data set the examples that they were trained on.
+    They are trained unless cached; each data set's part for the federation goes into ``folder``.
     """
-    known = []
-    for data in DATA_SETS:
-        task, examples = hold_out(data, material, folder / data.folder)
-        known.append((data, task, examples))
+    known = [(data, *hold_out(data, material, folder / data.folder)) for data in DATA_SETS]
     shares = [SHARES[data.folder] for data in DATA_SETS]
     drills = exercises(known, shares, DRILLS, drill=True, seed=0)
     whole = exercises(known, shares, EXERCISES, drill=False, seed=1)
-    recipes = realmodels.PROPOSES, realmodels.ANSWERS, realmodels.SECOND
-    proposes, answers, second = (built(recipe, drills, whole) for recipe in recipes)
-    return Models(answers, second, proposes), {data.folder: found for data, _, found in known}
+    recipes = realmodels.RECIPES
+    models = {name: realmodels.built(recipe, drills, whole) for name, recipe in recipes.items()}
+    return models, {data.folder: found for data, _, found in known}
 
 
 def measure(
-    run: RunFolder, data: DataSet, known: Sequence[LabelledExample], models: Models
+    run: RunFolder, data: DataSet, known: Sequence[LabelledExample], models: Mapping[str, Path]
 ) -> dict[str, Any]:
     """What is kept of a run: accuracies in [0, 1] on the test set, queries, bytes, prompts."""
-    manual, *rounds = global_lines(run)
-    ends = {stage: at_the_end(run, stage) for stage in ("federated", "standalone", "centralized")}
+    found, vague = accuracies(run), global_lines(run)[0].text
     answers, second = (
-        LocalBlackBox(load_causal_lm(str(folder), device="cpu"), ANSWER_TOKENS, 120)
-        for folder in (models.answers, models.second)
+        LocalBlackBox(load_causal_lm(str(models[name]), device="cpu"), ANSWER_TOKENS, 120)
+        for name in ("answers", "second")
     )
     return {
         **references(run, known),
-        "manual": manual.test,
-        "rounds": [{"queries": line.queries, "accuracy": line.test} for line in rounds],
-        "prompt": rounds[-1].text,
-        "accuracy": rounds[-1].test,
-        "queries": rounds[-1].queries,
-        "own": [line.test for line in ends["federated"]],
-        "standalone": mean(line.test or 0.0 for line in ends["standalone"]),
-        "centralized": mean(line.test or 0.0 for line in ends["centralized"]),
+        **found,
+        "standalone": mean(found["standalone"]),
+        "centralized": mean(found["centralized"]),
         "by_hand": accuracy_of(run, data.good, answers),
-        "second_manual": accuracy_of(run, manual.text, second),
-        "second": accuracy_of(run, rounds[-1].text, second),
+        "second_manual": accuracy_of(run, vague, second),
+        "second": accuracy_of(run, found["prompt"], second),
         "second_by_hand": accuracy_of(run, data.good, second),
         "bytes_per_client_round": bytes_per_client_round(run),
     }
@@ -135,21 +120,13 @@ def references(run: RunFolder, known: Sequence[LabelledExample]) -> dict[str, fl
 def summarize(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """``[task][skew]``: accuracies, mean over seeds, and gains in points (hundredths)."""
     found: dict[str, Any] = {}
-    for task, skew in dict.fromkeys((cell["task"], cell["skew"]) for cell in cells):
-        rows = [cell for cell in cells if (cell["task"], cell["skew"]) == (task, skew)]
-        gains = {
-            "gain_over_vague": [c["accuracy"] - c["manual"] for c in rows],
-            "gain_over_local": [c["accuracy"] - c["standalone"] for c in rows],
-            "gap_to_centralized": [c["centralized"] - c["accuracy"] for c in rows],
-            "gap_to_hand": [c["by_hand"] - c["accuracy"] for c in rows],
-            "transfer_gain": [c["second"] - c["second_manual"] for c in rows],
-        }
+    for (task, skew), rows in harness.grouped(cells, "task", "skew").items():
         found.setdefault(task, {})[skew] = {
-            **{name: round(mean(row[name] for row in rows), 4) for name in COLUMNS},
+            **{name: harness.mean_of(rows, name) for name in COLUMNS},
             "accuracy_std": round(points_std([row["accuracy"] for row in rows]) / 100, 4),
-            **{f"{name}_points": points(shares) for name, shares in gains.items()},
-            "queries": round(mean(row["queries"] for row in rows)),
-            "bytes_per_client_round": round(mean(row["bytes_per_client_round"] for row in rows)),
+            **{f"{n}_points": points([c[a] - c[b] for c in rows]) for n, (a, b) in GAINS.items()},
+            "queries": harness.mean_of(rows, "queries", None),
+            "bytes_per_client_round": harness.mean_of(rows, "bytes_per_client_round", None),
         }
     return found
 
@@ -175,7 +152,6 @@ def main(
     clients: Clients = 10,
     rounds: Rounds = 3,
     output: harness.Output = harness.RUNS,
-    results: harness.Results = None,
 ) -> harness.Study:
     """Train the models, run all cells; write results, and unless they go elsewhere the table.
 
@@ -183,33 +159,29 @@ def main(
     """
     names = tasks.split(",")
     if unknown := set(names) - SHARES.keys():
-        raise FedfuseError(
-            f"expected tasks of {', '.join(SHARES)}, got {', '.join(sorted(unknown))}"
-        )
+        wrong = ", ".join(sorted(unknown))
+        raise FedfuseError(f"expected tasks of {', '.join(SHARES)}, got {wrong}")
     home = output.resolve() / "experiment-prompts-realdata"
     models, known = prepare(material, home / "data")
-    folder = f"prompts-realdata/{models.answers.name}-{clients}-{rounds}-{queries}"
-    shared: dict[str, Scalar] = {
-        "strategy": "feddtpt",
-        "rounds": rounds,
-        "output": str(output.resolve() / f"experiment-{folder}"),
-        "feddtpt.search.queries": queries,
-        "feddtpt.start": VAGUE,
-        "feddtpt.masked-lm": str(models.proposes),
-        "black-box.model": str(models.answers),
-        "black-box.max-tokens": ANSWER_TOKENS,
-        "server.device": "cpu",
-        "clients.device": "cpu",
-    }
+    folder = f"prompts-realdata/{models['answers'].name}-{clients}-{rounds}-{queries}"
 
     def run_cell(data: DataSet, skew: str, seed: int) -> list[dict[str, Any]]:
         keys: dict[str, Scalar] = {
-            **shared,
+            "strategy": "feddtpt",
+            "rounds": rounds,
+            "output": str(output.resolve() / f"experiment-{folder}"),
             "name": f"{data.folder}-{skew}-{seed}",
             "seed": seed,
+            "data.template": data.template,
             "feddtpt.task": str(home / "data" / data.folder),
             "feddtpt.alpha": SKEWS[skew],
-            "data.template": data.template,
+            "feddtpt.search.queries": queries,
+            "feddtpt.start": VAGUE,
+            "feddtpt.masked-lm": str(models["proposes"]),
+            "black-box.model": str(models["answers"]),
+            "black-box.max-tokens": ANSWER_TOKENS,
+            "server.device": "cpu",
+            "clients.device": "cpu",
         }
         found = measure(run_once(keys, clients), data, known[data.folder], models)
         return [{"task": data.folder, "skew": skew, "seed": seed, **found}]
@@ -217,9 +189,7 @@ def main(
     return harness.Study(
         cells={
             (data.folder, skew, seed): partial(run_cell, data, skew, seed)
-            for seed in harness.numbers(seeds)
-            for data in DATA_SETS
-            for skew in SKEWS
+            for seed, data, skew in product(harness.numbers(seeds), DATA_SETS, SKEWS)
             if data.folder in names
         },
         folder=folder,

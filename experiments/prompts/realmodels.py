@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from transformers import (
     DataCollatorForLanguageModeling,
     GPTNeoXConfig,
     LlamaConfig,
-    PreTrainedTokenizerFast,
 )
 
+from experiments import harness
 from experiments.prompts.realtasks import Exercise
 from fedfuse.builtin.architectures import HEADS, tiny_masked_lm
 from fedfuse.builtin.models import cache_root
@@ -48,76 +47,54 @@ MASKED_SHARE, INSTRUCTION_SHARE = 0.2, 0.7
 
 @dataclass(frozen=True, slots=True)
 class ModelRecipe:
-    """Everything that a language model is made from, but for the texts.
+    """Everything that a language model is made from, but for the texts."""
 
-    Attributes:
-        architecture: ``llama``, ``gpt_neox``, or ``bert`` for the masked one.
-        vocab_size: upper bound of the tokenizer's vocabulary.
-        width: hidden size.
-        layers: their number.
-        drills: training steps on drills.
-        steps: training steps on exercises.
-        learning_rate: peak of the schedule.
-        batch_size: exercises per step.
-        seed: of initialisation and batches.
-    """
-
-    architecture: str
-    vocab_size: int
-    width: int
+    architecture: str  # ``llama``, ``gpt_neox``, or ``bert`` for the masked one
+    vocab_size: int  # upper bound of the tokenizer's vocabulary
+    width: int  # hidden size
     layers: int
-    drills: int
-    steps: int
-    learning_rate: float
-    batch_size: int = 64
-    seed: int = 0
+    drills: int  # training steps on drills
+    steps: int  # training steps on exercises
+    learning_rate: float  # peak of the schedule
+    batch_size: int = 64  # exercises per step
+    seed: int = 0  # of initialisation and batches
 
 
-ANSWERS = ModelRecipe("llama", 4000, 128, 2, 300, 1700, 1.5e-3)
-SECOND = ModelRecipe("gpt_neox", 4000, 128, 2, 300, 1200, 1.5e-3, seed=1)
-PROPOSES = ModelRecipe("bert", 3000, 64, 2, 0, 1000, 3e-3, seed=2)
+RECIPES = {
+    "proposes": ModelRecipe("bert", 3000, 64, 2, 0, 1000, 3e-3, seed=2),
+    "answers": ModelRecipe("llama", 4000, 128, 2, 300, 1700, 1.5e-3),
+    "second": ModelRecipe("gpt_neox", 4000, 128, 2, 300, 1200, 1.5e-3, seed=1),
+}
 
 
 def built(recipe: ModelRecipe, drills: Sequence[Exercise], whole: Sequence[Exercise]) -> Path:
-    """The folder of a model, trained unless it is in the cache.
-
-    Args:
-        recipe: what to build.
-        drills: exercises with clear instructions, with which a causal one begins.
-        whole: exercises of all kinds.
-    """
+    """The folder of a model, trained unless it is in the cache; a causal one begins with drills."""
     made_from = {"version": VERSION, **asdict(recipe)}
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode())
     for exercise in (*drills, *whole):
         digest.update(repr(exercise).encode())
     name = f"{recipe.architecture}-{digest.hexdigest()[:16]}"
     folder = cache_root() / "prompts-realdata" / name
-    if (folder / "config.json").exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-    try:
+    if not (folder / "config.json").exists():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             if recipe.architecture == "bert":
-                _masked_lm(recipe, whole, scratch)
+                made = _masked_lm(recipe, whole)
             else:
-                _causal_lm(recipe, drills, whole, scratch)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+                made = _causal_lm(recipe, drills, whole)
+        harness.save_pretrained(folder, *made)
     return folder
 
 
 def _causal_lm(
-    recipe: ModelRecipe, drills: Sequence[Exercise], whole: Sequence[Exercise], folder: Path
-) -> None:
+    recipe: ModelRecipe, drills: Sequence[Exercise], whole: Sequence[Exercise]
+) -> tuple[Any, Any]:
     """Tokenizer and model that answers questions; only answers are learnt."""
-    samples = {
+    parts = {
         name: [Sample(e.question, f" {e.answer}{END}") for e in kind]
         for name, kind in (("drills", drills), ("whole", whole))
     }
-    texts = [sample.text for sample in samples["whole"]]
+    texts = [sample.text for sample in parts["whole"]]
     tokenizer = train_tokenizer("byte-level-bpe", recipe.vocab_size, texts)
     known = TextTokenizer.from_pretrained(tokenizer)
     factory: Any = AutoModelForCausalLM
@@ -132,20 +109,19 @@ def _causal_lm(
             warmup_ratio=warmup,
             final_ratio=final,
         )
-        data = TokenizedDataset(known, samples[name], MAX_LENGTH)
-        report = _reporter(f"{recipe.architecture}, {name}", steps)
+        data = TokenizedDataset(known, parts[name], MAX_LENGTH)
+        report = partial(_report, f"{recipe.architecture}, {name}", steps)
         train(lm, data, settings, seed=recipe.seed, on_step=report)
     (end,) = known.encode([END])
     model.generation_config.eos_token_id = int(end.ids[-1])
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    return tokenizer, model
 
 
-def _config(recipe: ModelRecipe, tokenizer: TextTokenizer) -> LlamaConfig | GPTNeoXConfig:
+def _config(recipe: ModelRecipe, tokenizer: TextTokenizer) -> Any:
     """Sizes; longer texts than the built-in models'."""
     kind: Any = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig}[recipe.architecture]
     ids = tokenizer.special_ids
-    config: LlamaConfig | GPTNeoXConfig = kind(
+    return kind(
         vocab_size=tokenizer.vocab_size,
         hidden_size=recipe.width,
         intermediate_size=3 * recipe.width,
@@ -157,21 +133,23 @@ def _config(recipe: ModelRecipe, tokenizer: TextTokenizer) -> LlamaConfig | GPTN
         eos_token_id=ids["eos"],
         pad_token_id=ids["pad"],
     )
-    return config
 
 
-def _masked_lm(recipe: ModelRecipe, whole: Sequence[Exercise], folder: Path) -> None:
+def _masked_lm(recipe: ModelRecipe, whole: Sequence[Exercise]) -> tuple[Any, Any]:
     """Tokenizer and model that proposes words, of instructions above all."""
     rng = np.random.default_rng(recipe.seed)
     alone = rng.random(len(whole)) < INSTRUCTION_SHARE
-    texts = [
-        exercise.instruction if only else exercise.question
-        for exercise, only in zip(whole, alone, strict=True)
-    ]
-    tokenizer = _with_mask(train_tokenizer("wordpiece", recipe.vocab_size, texts))
-    call: Any = tokenizer
+    texts = [e.instruction if only else e.question for e, only in zip(whole, alone, strict=True)]
+    tokenizer: Any = train_tokenizer("wordpiece", recipe.vocab_size, texts)
+    # With a mask, and bos and eos around a text in BERT's roles.
+    bos, eos = SPECIALS[:2]
+    tokenizer.add_special_tokens({"mask_token": "<mask>", "cls_token": bos, "sep_token": eos})
+    ids = [(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A {eos}", special_tokens=ids
+    )
     shown = [text for text in texts if text]
-    lines = call(shown, truncation=True, max_length=MOST_MASKED)["input_ids"]
+    lines = tokenizer(shown, truncation=True, max_length=MOST_MASKED)["input_ids"]
     model: Any = tiny_masked_lm(
         "bert", vocab_size=len(tokenizer), width=recipe.width, layers=recipe.layers
     )
@@ -182,7 +160,6 @@ def _masked_lm(recipe: ModelRecipe, whole: Sequence[Exercise], folder: Path) -> 
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
     )
-    report = _reporter("bert", recipe.steps)
     model.train()
     for step in range(recipe.steps):
         drawn = rng.integers(len(lines), size=recipe.batch_size)
@@ -192,28 +169,11 @@ def _masked_lm(recipe: ModelRecipe, whole: Sequence[Exercise], folder: Path) -> 
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        report(step + 1, loss.item())
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+        _report("bert", recipe.steps, step + 1, loss.item())
+    return tokenizer, model
 
 
-def _with_mask(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The tokenizer with a mask, and bos and eos around a text in BERT's roles."""
-    bos, eos = SPECIALS[:2]
-    whole: Any = tokenizer
-    whole.add_special_tokens({"mask_token": "<mask>", "cls_token": bos, "sep_token": eos})
-    ids = [(bos, whole.bos_token_id), (eos, whole.eos_token_id)]
-    whole.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos} $A {eos}", special_tokens=ids
-    )
-    return tokenizer
-
-
-def _reporter(what: str, steps: int) -> Callable[[int, float], None]:
-    """Prints a line now and then."""
-
-    def report(step: int, loss: float) -> None:
-        if step % 200 == 0 or step == steps:
-            print(f"{what}: step {step} of {steps}, {loss:.3f} nats", flush=True)
-
-    return report
+def _report(what: str, steps: int, step: int, loss: float) -> None:
+    """Print a line now and then."""
+    if step % 200 == 0 or step == steps:
+        print(f"{what}: step {step} of {steps}, {loss:.3f} nats", flush=True)

@@ -41,19 +41,12 @@ THINNED, LEFT_OUT = 0.5, 0.15
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """Something that an instruction can ask for.
-
-    Attributes:
-        name: its name.
-        strong: words that ask for this alone.
-        weak: words that ask for this or for another.
-        answers: what to answer; of a data set the labels are.
-    """
+    """Something that an instruction can ask for."""
 
     name: str
-    strong: tuple[str, ...]
-    weak: tuple[str, ...]
-    answers: tuple[str, ...] = ()
+    strong: tuple[str, ...]  # words that ask for this alone
+    weak: tuple[str, ...]  # words that ask for this or for another
+    answers: tuple[str, ...] = ()  # a data set's are the labels
 
 
 def _aspect(name: str, strong: str, weak: str, answers: str = "") -> Aspect:
@@ -71,23 +64,14 @@ PROPERTIES = (
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A data set of the material.
+    """A data set of the material."""
 
-    Attributes:
-        folder: its name there.
-        template: makes an input of a record.
-        aspect: how one asks for its label.
-        source: what it is, an answer of the aspect ``source``.
-        good: a prompt written by hand by somebody who knows how the models were instructed.
-        limit: words from which on a text is long.
-    """
-
-    folder: str
-    template: str
-    aspect: Aspect
-    source: str
-    good: str
-    limit: int
+    folder: str  # its name there
+    template: str  # makes an input of a record
+    aspect: Aspect  # how one asks for its label
+    source: str  # what it is, an answer of the aspect ``source``
+    good: str  # a prompt by somebody who knows how the models were instructed
+    limit: int  # words from which on a text is long
 
 
 DATA_SETS = (
@@ -138,15 +122,10 @@ class Exercise:
 
 
 def hold_out(data: DataSet, material: Path, target: Path) -> tuple[Task, list[LabelledExample]]:
-    """Write a data set's folder for the federation; the rest of it is for language models.
-
-    Args:
-        data: which.
-        material: folder with ``datasets/NAME``.
-        target: the folder to write, with the splits ``train`` and ``test``.
+    """Write a data set's splits ``train`` and ``test`` for the federation to a folder.
 
     Returns:
-        The task, and labelled train examples that are in neither of the two splits.
+        The task, and the train examples that are in neither split: those for language models.
 
     Raises:
         FedfuseError: for a data set that is not there, or has no more than ``HELD`` train texts.
@@ -169,8 +148,8 @@ def hold_out(data: DataSet, material: Path, target: Path) -> tuple[Task, list[La
         )
     Random(0).shuffle(kept)
     target.mkdir(parents=True, exist_ok=True)
-    parts = {"train": [record for record, _ in kept[:HELD]], "test": [r for _, r in test]}
-    for name, records in parts.items():
+    held = [record for record, _ in kept[:HELD]]
+    for name, records in (("train", held), ("test", [record for _, record in test])):
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (target / f"{name}.jsonl").write_text(lines)
     return task, [example for _, example in kept[HELD:]]
@@ -184,14 +163,10 @@ def exercises(
     drill: bool,
     seed: int,
 ) -> list[Exercise]:
-    """Draw exercises about the examples of several data sets.
+    """Draw exercises about the examples that ``hold_out`` left of several data sets.
 
-    Args:
-        known: data sets with what ``hold_out`` left of them.
-        shares: how often each is drawn, up to a factor.
-        count: how many.
-        drill: whether instructions are nothing but a few strong words.
-        seed: of all draws.
+    ``shares`` says how often each is drawn, up to a factor. The instructions of a ``drill`` are
+    nothing but a few strong words.
     """
     rng = Random(seed)
     fitting = [[e for e in found if len(e.text.split()) <= MOST_WORDS] for _, _, found in known]
@@ -212,13 +187,16 @@ def properties(data: DataSet, text: str) -> tuple[str, ...]:
 def _exercise(
     rng: Random, data: DataSet, task: Task, example: LabelledExample, drill: bool
 ) -> Exercise:
-    text = _thinned(rng, example.text) if rng.random() < THINNED else example.text
+    text = example.text
+    if rng.random() < THINNED:
+        text = " ".join(word for word in text.split(" ") if rng.random() >= LEFT_OUT) or text
     hints = rng.choice(HINTS)
     number = rng.randrange(len(PROPERTIES))
     aspect, answer = PROPERTIES[number], properties(data, text)[number]
     names = aspect.answers
     if rng.random() < (LABELLED if hints or drill else 1 / (len(PROPERTIES) + 1)):
-        aspect, answer, names = data.aspect, example.label, label_words(task)
+        names = tuple(label.replace("_", " ").lower() for label in task.labels)
+        aspect, answer = data.aspect, example.label
     if drill:
         instruction = " ".join(rng.choices(aspect.strong, k=rng.choice((1, 2, 3))))
     else:
@@ -226,23 +204,15 @@ def _exercise(
     return Exercise(instruction, task.question(instruction, text), answer)
 
 
-def label_words(task: Task) -> tuple[str, ...]:
-    """How an instruction names the labels of a task."""
-    return tuple(label.replace("_", " ").lower() for label in task.labels)
-
-
 def draw_instruction(rng: Random, aspect: Aspect, count: int, names: Sequence[str]) -> str:
     """An instruction as clear or vague as it comes.
 
-    Args:
-        rng: draws it.
-        aspect: what it asks for.
-        count: of its hints, some of which are about other things.
-        names: of the answers, which it now and then lists.
+    Some of its ``count`` hints are about other things; now and then it lists the answers' names.
     """
-    hints = [
-        _hint(rng, aspect if rng.random() < MEANT else rng.choice(ASPECTS)) for _ in range(count)
-    ]
+    hints = []
+    for _ in range(count):
+        about = aspect if rng.random() < MEANT else rng.choice(ASPECTS)
+        hints.append(rng.choice(about.strong if rng.random() < 0.6 else about.weak))
     words = [rng.choice(OPENINGS)] if rng.random() < 0.5 else []
     if not hints or rng.random() < 0.6:
         words += [rng.choice(READ), "the", rng.choice(TEXT)]
@@ -265,12 +235,3 @@ def draw_instruction(rng: Random, aspect: Aspect, count: int, names: Sequence[st
         for _ in range(2):
             words.pop(rng.randrange(len(words)))
     return " ".join(words)
-
-
-def _hint(rng: Random, aspect: Aspect) -> str:
-    return rng.choice(aspect.strong if rng.random() < 0.6 else aspect.weak)
-
-
-def _thinned(rng: Random, text: str) -> str:
-    """A text without some of its words."""
-    return " ".join(word for word in text.split(" ") if rng.random() >= LEFT_OUT) or text

@@ -10,16 +10,15 @@ asked of a second language model that it was not tuned on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from experiments import harness
 from experiments.federations import run_once
-from experiments.prompts.draw import draw
-from experiments.prompts.summary import summarize, table
+from experiments.prompts.summary import draw, summarize, table
 from experiments.prompts.world import local_black_box
 from fedfuse.config.run_config import Scalar, parse
 from fedfuse.factory.feddtpt import load_task
@@ -41,52 +40,30 @@ MAIN: dict[str, dict[str, Scalar]] = {
     "one-client": {"feddtpt.clients-per-round": 1},
 }
 # At one.
-ABLATIONS: dict[str, dict[str, Scalar]] = {
-    "aggregated-only": {"feddtpt.candidates": "aggregated"},
+PROPOSERS: dict[str, dict[str, Scalar]] = {
     "no-feedback": {"feddtpt.search.proposer": "masked-lm"},
     "random": {"feddtpt.search.proposer": "random"},
+}
+PAPER: dict[str, Scalar] = {"feddtpt.aggregation.method": "paper", "feddtpt.candidates": "none"}
+ABLATIONS: dict[str, dict[str, Scalar]] = {
+    "aggregated-only": {"feddtpt.candidates": "aggregated"},
+    **PROPOSERS,
+    "paper": PAPER,
     **{
-        name: {"feddtpt.aggregation.method": method, "feddtpt.candidates": "none"}
-        for name, method in (
-            ("paper", "paper"),
-            ("paper-average", "average"),
-            ("paper-attention", "attention"),
-            ("paper-k-means", "k-means"),
-        )
+        f"paper-{method}": PAPER | {"feddtpt.aggregation.method": method}
+        for method in ("average", "attention", "k-means")
     },
-    "paper-no-feedback": {
-        "feddtpt.aggregation.method": "paper",
-        "feddtpt.candidates": "none",
-        "feddtpt.search.proposer": "masked-lm",
-    },
-    "paper-random": {
-        "feddtpt.aggregation.method": "paper",
-        "feddtpt.candidates": "none",
-        "feddtpt.search.proposer": "random",
-    },
+    **{f"paper-{name}": PAPER | keys for name, keys in PROPOSERS.items()},
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRun:
-    """One run.
+class PromptRun(NamedTuple):
+    """One run."""
 
-    Attributes:
-        variant: a key of ``MAIN`` or ``ABLATIONS``.
-        skew: a key of ``SKEWS``.
-        budget: queries of a client in a round, where all take part.
-        seed: of the run.
-    """
-
-    variant: str
-    skew: str
-    budget: int
+    variant: str  # a key of ``MAIN`` or ``ABLATIONS``
+    skew: str  # a key of ``SKEWS``
+    budget: int  # queries of a client in a round, where all take part
     seed: int
-
-    @property
-    def key(self) -> harness.Key:
-        """Its key, of which its run folder has its name."""
-        return self.variant, self.skew, self.budget, self.seed
 
     def keys(self, clients: int) -> dict[str, Scalar]:
         """Its run config, as far as cells differ."""
@@ -94,7 +71,7 @@ class PromptRun:
         return {
             "strategy": "feddtpt",
             "baselines": False,
-            "name": harness.name_of(self.key),
+            "name": harness.name_of(self),
             "seed": self.seed,
             # One client in place of all may ask as often as they together.
             "feddtpt.search.queries": self.budget * (clients if alone else 1),
@@ -116,6 +93,12 @@ def plan(seeds: Sequence[int], budgets: Sequence[int], ablated: int) -> list[Pro
     ]
 
 
+def shared_keys(output: Path, folder: str, task: str, rounds: int) -> dict[str, Scalar]:
+    """Run config of all runs of a study."""
+    home = str(output.resolve() / f"experiment-{folder}")
+    return {"rounds": rounds, "output": home, "feddtpt.task": task}
+
+
 def run_cell(cell: PromptRun, shared: Mapping[str, Scalar], clients: int) -> list[dict[str, Any]]:
     """One run and what is kept of it."""
     return [measure(run_once({**shared, **cell.keys(clients)}, clients), cell)]
@@ -123,24 +106,30 @@ def run_cell(cell: PromptRun, shared: Mapping[str, Scalar], clients: int) -> lis
 
 def measure(run: RunFolder, cell: PromptRun) -> dict[str, Any]:
     """What is kept of a run: accuracies in [0, 1] on the test set, queries, bytes, transfer."""
-    manual, *rounds = global_lines(run)
-    ends = {stage: at_the_end(run, stage) for stage in ("federated", "standalone", "centralized")}
+    found = accuracies(run)
     return {
-        "variant": cell.variant,
-        "skew": cell.skew,
-        "budget": cell.budget,
-        "seed": cell.seed,
+        **cell._asdict(),
+        **found,
+        "chosen": [made.chosen for made in run.aggregations],
+        "bytes_per_client_round": bytes_per_client_round(run),
+        "second": {
+            "manual": second(run, global_lines(run)[0].text),
+            "accuracy": second(run, found["prompt"]),
+        },
+    }
+
+
+def accuracies(run: RunFolder) -> dict[str, Any]:
+    """Accuracies in [0, 1] on the test set, the queries paid for them, and the last prompt."""
+    manual, *rounds = global_lines(run)
+    ends = {"own": "federated", "standalone": "standalone", "centralized": "centralized"}
+    return {
         "manual": manual.test,
         "rounds": [{"queries": line.queries, "accuracy": line.test} for line in rounds],
         "prompt": rounds[-1].text,
         "accuracy": rounds[-1].test,
         "queries": rounds[-1].queries,
-        "own": [line.test for line in ends["federated"]],
-        "standalone": [line.test for line in ends["standalone"]],
-        "centralized": [line.test for line in ends["centralized"]],
-        "chosen": [made.chosen for made in run.aggregations],
-        "bytes_per_client_round": bytes_per_client_round(run),
-        "second": {"manual": second(run, manual.text), "accuracy": second(run, rounds[-1].text)},
+        **{name: [line.test for line in at_the_end(run, stage)] for name, stage in ends.items()},
     }
 
 
@@ -157,12 +146,7 @@ def accuracy_of(run: RunFolder, prompt: str, model: BlackBox) -> float:
     return task.right(model.answer(questions), splits.test) / len(splits.test)
 
 
-@harness.experiment(
-    "results.json",
-    "prompts.md",
-    {"federation": table},
-    lambda frame: draw(frame["cells"], harness.DOCS / "prompts.svg"),
-)
+@harness.experiment("results.json", "prompts.md", {"federation": table}, draw)
 def main(
     seeds: harness.Seeds = "0,1,2,3,4",
     budgets: Annotated[
@@ -173,18 +157,13 @@ def main(
     clients: Clients = 10,
     rounds: Rounds = 3,
     output: harness.Output = harness.RUNS,
-    results: harness.Results = None,
 ) -> harness.Study:
     """Run all cells; write results.json, and unless it goes elsewhere publish it in docs/."""
     folder = f"prompts-{task}-{clients}-{rounds}"
-    shared: dict[str, Scalar] = {
-        "rounds": rounds,
-        "output": str(output.resolve() / f"experiment-{folder}"),
-        "feddtpt.task": task,
-    }
+    shared = shared_keys(output, folder, task, rounds)
     runs = plan(harness.numbers(seeds), harness.numbers(budgets), ablated)
     return harness.Study(
-        cells={run.key: partial(run_cell, run, shared, clients) for run in runs},
+        cells={run: partial(run_cell, run, shared, clients) for run in runs},
         folder=folder,
         summarize=lambda cells: summarize(cells, ablated),
     )

@@ -5,8 +5,8 @@ Every task with both built-in models, by prompts from vague to clear.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from functools import cache, partial
+from itertools import product
 from statistics import mean
 from typing import Any
 
@@ -40,16 +40,15 @@ def local_black_box(name: str) -> LocalBlackBox:
 
 def wordings(task: WorldTask) -> dict[str, list[str]]:
     """Prompts of each kind; where there are several, their mean counts."""
-    aspect, forms = task.aspect, FORMS[task.form]
+    aspect, forms, read = task.aspect, FORMS[task.form], "read the note below and"
+    hints = [f"{read} decide the {hint}" for hint in aspect.strong]
+    both = zip(hints, forms, strict=True)
     return {
         "vague": [VAGUE],
-        "weak hint": [f"read the note below and decide the {hint}" for hint in aspect.weak],
-        "strong hint": [f"read the note below and decide the {hint}" for hint in aspect.strong],
-        "form": [f"read the note below and answer with a {form}" for form in forms],
-        "strong hint and form": [
-            f"read the note below and decide the {hint} and answer with a {form}"
-            for hint, form in zip(aspect.strong, forms, strict=True)
-        ],
+        "weak hint": [f"{read} decide the {hint}" for hint in aspect.weak],
+        "strong hint": hints,
+        "form": [f"{read} answer with a {form}" for form in forms],
+        "strong hint and form": [f"{hint} and answer with a {form}" for hint, form in both],
         "good": [task.good],
     }
 
@@ -68,24 +67,23 @@ def measure(model: BlackBox, task: WorldTask, examples: list[LabelledExample]) -
 
 def summarize(cells: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean over seeds by model, task and kind of prompt; ``all`` is the mean of the tasks."""
-    found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
-    for model in dict.fromkeys(cell["model"] for cell in cells):
-        own = [cell for cell in cells if cell["model"] == model]
-        for task in [*dict.fromkeys(cell["task"] for cell in own), "all"]:
-            rows = [cell for cell in own if task in (cell["task"], "all")]
-            kinds = ("guess", *COLUMNS)
-            found[model][task] = {k: round(mean(row[k] for row in rows), 4) for k in kinds}
-    return dict(found)
+    return {
+        model: {
+            task: {kind: harness.mean_of(rows, kind) for kind in ("guess", *COLUMNS)}
+            for task, rows in (harness.grouped(own, "task") | {"all": own}).items()
+        }
+        for model, own in harness.grouped(cells, "model").items()
+    }
 
 
 def table(summary: dict[str, dict[str, dict[str, float]]]) -> str:
     """Markdown: a row for each model and task, in percent."""
     kinds = ("guess", *COLUMNS)
-    rows = []
-    for model, tasks in summary.items():
-        for task, row in tasks.items():
-            values = (f"{100 * row[kind]:.0f}" for kind in kinds)
-            rows.append((model.removeprefix("builtin:instructed-"), task, *values))
+    rows = [
+        (model.removeprefix("builtin:instructed-"), task, *(f"{100 * row[k]:.0f}" for k in kinds))
+        for model, tasks in summary.items()
+        for task, row in tasks.items()
+    ]
     return harness.markdown(("model", "task", *kinds), rows, text_columns=2)
 
 
@@ -98,9 +96,7 @@ def main(seeds: harness.Seeds = "0", output: harness.Output = harness.RUNS) -> h
     return harness.Study(
         cells={
             (name.replace(":", "-"), task, seed): partial(measure_cell, name, task, seed)
-            for name in MODELS
-            for task in WORLD_TASKS
-            for seed in harness.numbers(seeds)
+            for name, task, seed in product(MODELS, WORLD_TASKS, harness.numbers(seeds))
         },
         folder="prompts-world",
         summarize=summarize,

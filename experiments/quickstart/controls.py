@@ -35,19 +35,13 @@ class ShuffledKnowledge(FedFuse):
 def shuffle(knowledge: Knowledge, labels: Int64[ndarray, " rows"], seed: int) -> Knowledge:
     """Deal the distributions anew among the samples' rows of the same rank.
 
-    The labels' probabilities follow from the new distributions, so losses say how well the wrong
-    knowledge fits; structure, vocabulary and sharpness stay what they were.
-
-    Args:
-        knowledge: what to shuffle.
-        labels: ``[T]`` the token that each row should predict.
-        seed: of the permutation.
+    The probabilities of ``labels``, the tokens that rows should predict, follow from the new
+    distributions, so losses say how well the wrong knowledge fits; structure, vocabulary and
+    sharpness stay what they were.
     """
     rng = np.random.default_rng(seed)
-    rank = np.arange(knowledge.num_rows) - np.repeat(
-        knowledge.offsets[:-1], np.diff(knowledge.offsets)
-    )
     source = np.arange(knowledge.num_rows)
+    rank = source - np.repeat(knowledge.offsets[:-1], np.diff(knowledge.offsets))
     for r in np.unique(rank):
         rows = np.flatnonzero(rank == r)
         source[rows] = rng.permutation(rows)

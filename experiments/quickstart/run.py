@@ -11,7 +11,7 @@ from statistics import mean
 
 from experiments import harness
 from experiments.federations import Federations, RunKey
-from fedfuse.tracking.run import Measure, RunFolder
+from fedfuse.tracking.run import SERVER, Measure, RunFolder
 
 NO_BASELINES = ("--set", "baselines=false")
 CONTROLS = {
@@ -30,12 +30,10 @@ CONTROLS = {
 def summarize(runs: dict[RunKey, RunFolder], seeds: list[int]) -> dict[str, float]:
     """Mean and standard deviation over seeds; the controls on the first seed alone."""
     per_seed = [headline(runs["default", seed]) for seed in seeds]
-    summary = {key: round(mean(n[key] for n in per_seed), 4) for key in per_seed[0]}
-    if len(seeds) > 1:
-        summary |= {
-            f"{key}_std": round(harness.spread([n[key] for n in per_seed]), 4)
-            for key in per_seed[0]
-        }
+    summary: dict[str, float] = {}
+    for key in per_seed[0]:
+        both = harness.mean_and_std(key, [n[key] for n in per_seed])
+        summary |= both if len(seeds) > 1 else {key: both[key]}
     for name in CONTROLS:
         control = compare(runs[name, seeds[0]], runs["default", seeds[0]])
         suffix = name.replace("-", "_")
@@ -49,27 +47,20 @@ def headline(run: RunFolder) -> dict[str, float]:
     Excess is loss minus the entropy floor, both nats per byte and means over domains.
     ``public_only_share_of_fall`` takes public-only training at its best round, which favours it.
     """
-    zero = measure(run, "server", "zero-shot")
-    federated = measure(run, "server", "federated")
-    public = min(
-        mean(
-            m.loss
-            for m in run.metrics
-            if (m.stage, m.model, m.round) == ("public-only", "server", r)
-        )
-        for r in range(1, run.rounds + 1)
-    )
-    accuracy = {
+    zero, federated = (measure(run, SERVER, stage) for stage in ("zero-shot", "federated"))
+    public = [m for m in run.metrics if (m.stage, m.model) == ("public-only", SERVER)]
+    rounds = range(1, run.rounds + 1)
+    best = min(mean(m.loss for m in public if m.round == number) for number in rounds)
+    return compare(run, run) | {
+        "public_only_share_of_fall": (zero.loss - best) / (zero.loss - federated.loss),
         "server_accuracy_zero_shot": zero.accuracy or 0.0,
         "server_accuracy_federated": federated.accuracy or 0.0,
     }
-    share = (zero.loss - public) / (zero.loss - federated.loss)
-    return compare(run, run) | {"public_only_share_of_fall": share} | accuracy
 
 
 def compare(run: RunFolder, baseline: RunFolder) -> dict[str, float]:
     """Server against zero-shot, clients against the baseline run's standalone clients."""
-    zero, federated = (measure(run, "server", s) for s in ("zero-shot", "federated"))
+    zero, federated = (measure(run, SERVER, stage) for stage in ("zero-shot", "federated"))
     reductions, increases, gains = [], [], []
     for client in run.clients:
         alone = measure(baseline, client, "standalone")
@@ -103,11 +94,7 @@ def excess(measured: Measure) -> float:
 
 
 @harness.experiment("results.json")
-def main(
-    seeds: harness.Seeds = "0,1,2",
-    output: harness.Output = harness.RUNS,
-    parallel: harness.Parallel = 2,
-) -> Federations:
+def main(seeds: harness.Seeds = "0,1,2", parallel: harness.Parallel = 2) -> Federations:
     """Run all seeds, and the controls on the first, and write results.json beside this file."""
     drawn = harness.numbers(seeds)
     cells: dict[RunKey, tuple[str, ...]] = {("default", seed): () for seed in drawn}

@@ -47,11 +47,7 @@ def excesses(run: RunFolder) -> dict[str, float]:
 
 
 @harness.experiment("strategies.json")
-def main(
-    seeds: harness.Seeds = "0,1,2",
-    output: harness.Output = harness.RUNS,
-    parallel: harness.Parallel = 2,
-) -> Federations:
+def main(seeds: harness.Seeds = "0,1,2", parallel: harness.Parallel = 2) -> Federations:
     """Run every strategy on every seed and write strategies.json beside this file."""
     return Federations(
         cells={

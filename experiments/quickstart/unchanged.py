@@ -9,19 +9,20 @@ phase: they may differ where a field got another name, and are listed when they 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fedfuse.files import atomic_write
+import typer
+
+from benchmarks.harness import ROOT, File, write_whole
 from fedfuse.tracking.run_writer import commit, versions
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("unchanged.json")
 # Files of findings, under the name that they have now and those that they had before.
 FINDINGS = {
@@ -58,53 +59,47 @@ def compare(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[s
 
 def sizes(folder: Path) -> dict[str, list[int]]:
     """Bytes to the clients and back, by phase."""
-    found: dict[str, list[int]] = {}
+    sent, received = Counter[str](), Counter[str]()
     for line in read_first(folder, MESSAGES):
-        total = found.setdefault(line["phase"], [0, 0])
-        total[0] += line["sent_bytes"]
-        total[1] += line["received_bytes"]
-    return found
+        sent[line["phase"]] += line["sent_bytes"]
+        received[line["phase"]] += line["received_bytes"]
+    return {phase: [sent[phase], received[phase]] for phase in sent}
 
 
-def main() -> int:
-    """Compare, write ``unchanged.json``; 1 where a number changed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--before", required=True, help="commit to compare with")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="file for the result")
-    given = parser.parse_args()
+def main(
+    before: Annotated[str, typer.Option(help="Commit to compare with.")], file: File = RESULTS
+) -> None:
+    """Compare, write ``unchanged.json``; ends with 1 where a number changed."""
     with tempfile.TemporaryDirectory(prefix="fedfuse-unchanged-") as scratch:
         earlier, folder = Path(scratch) / "fedfuse", Path(scratch) / "runs"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(earlier)], check=True)
-        checkout = ["git", "-C", str(earlier), "checkout", "--quiet", given.before]
+        checkout = ["git", "-C", str(earlier), "checkout", "--quiet", before]
         subprocess.run(checkout, check=True)
-        before = run_quickstart(earlier, folder / "before")
-        after = run_quickstart(ROOT, folder / "after")
+        runs = run_quickstart(earlier, folder / "before"), run_quickstart(ROOT, folder / "after")
         compared = {
-            what: compare(read_first(before, names), read_first(after, names))
+            what: compare(*(read_first(run, names) for run in runs))
             for what, names in FINDINGS.items()
         }
-        bytes_before, bytes_after = sizes(before), sizes(after)
+        old, new = (sizes(run) for run in runs)
     same = all(c["before"] == c["after"] and not c["different"] for c in compared.values())
     result = {
-        "before": given.before,
+        "before": before,
         "commit": commit(),
         "seed": 0,
         "versions": versions(),
         "same": same,
         "compared": compared,
         "bytes": {
-            phase: {"before": bytes_before.get(phase), "after": bytes_after.get(phase)}
-            for phase in sorted({*bytes_before, *bytes_after})
+            phase: {"before": old.get(phase), "after": new.get(phase)}
+            for phase in sorted(old.keys() | new.keys())
         },
     }
-    with atomic_write(given.json) as file:
-        file.write_text(json.dumps(result, indent=1) + "\n")
+    write_whole(file, result)
     for what, found in compared.items():
         print(f"{what}: {found['after']} lines, {len(found['different'])} different")
-    return 0 if same else 1
+    if not same:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

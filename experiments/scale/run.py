@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from benchmarks.memory import Watch
 from experiments import harness
 from experiments.federations import simulate, traffic
 from experiments.scale.draw import draw, table
-from experiments.scale.recorded import ROUNDS
+from experiments.scale.server import ROUNDS
 from fedfuse.builtin.models import build
 from fedfuse.flower.messages import DISTILL, EVALUATE, LOCAL
 from fedfuse.tracking.run import RunFolder
@@ -45,11 +46,7 @@ class ScaleStudy(harness.Study):
 
 
 def measure(folder: Path, clients: int) -> list[dict[str, Any]]:
-    """One simulation in processes of its own, and its server alone.
-
-    Raises:
-        SystemExit: when it fails, or a client is missing anywhere.
-    """
+    """One simulation in processes of its own, and its server alone."""
     home = folder / f"{clients}-clients"
     shutil.rmtree(home, ignore_errors=True)  # its time is measured anew
     arguments = ["--clients", str(clients), "--config", str(Path(__file__).with_name("scale.toml"))]
@@ -84,24 +81,13 @@ def client_state(folder: Path) -> float:
 
 
 def check_complete(run: RunFolder, clients: int) -> None:
-    """Stop unless every client answered every message of every round.
-
-    Raises:
-        SystemExit: naming the phase.
-    """
+    """End the program unless every client answered every message of every round."""
     everybody = {str(number) for number in range(clients)}
-    for server_round in range(1, run.rounds + 1):
-        for phase in (LOCAL, DISTILL, EVALUATE):
-            there = {
-                line.client
-                for line in run.messages
-                if (line.round, line.phase, line.error) == (server_round, phase, None)
-            }
-            if there != everybody:
-                raise SystemExit(
-                    f"{run.folder}: {phase} of round {server_round} lacks "
-                    f"{sorted(everybody - there)}"
-                )
+    for where in product(range(1, run.rounds + 1), (LOCAL, DISTILL, EVALUATE)):
+        good = [x for x in run.messages if (x.round, x.phase) == where and x.error is None]
+        if lost := everybody.symmetric_difference(line.client for line in good):
+            number, phase = where
+            raise SystemExit(f"{run.folder}: {phase} of round {number} lacks {sorted(lost)}")
 
 
 def alone(folder: Path, output: Path, arguments: list[str]) -> float:
@@ -122,13 +108,7 @@ def summarize(cells: list[dict[str, Any]]) -> dict[str, float]:
     return summary
 
 
-@harness.experiment(
-    "results.json",
-    "scale.md",
-    {"table": table},
-    lambda frame: draw(frame["cells"], harness.DOCS / "scale.svg"),
-    shown="cells",
-)
+@harness.experiment("results.json", "scale.md", {"table": table}, draw, shown="cells")
 def main(
     clients: Annotated[str, typer.Option(help="Numbers of clients, by commas.")] = "4,16,64,100",
     output: harness.Output = harness.RUNS,

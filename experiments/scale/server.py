@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import lru_cache
@@ -22,7 +23,6 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from benchmarks.memory import peak_beyond
-from experiments.scale.recorded import KNOWLEDGE
 from fedfuse.builtin.models import build
 from fedfuse.config.run_config import RunConfig, model_of_partition, parse
 from fedfuse.flower.messages import (
@@ -32,14 +32,51 @@ from fedfuse.flower.messages import (
     pack_tokenizer,
     unpack_context,
 )
-from fedfuse.fusion.fuser import AlignedTeacher
+from fedfuse.fusion.disk_buffer import DiskBuffer
 from fedfuse.knowledge.payload import encode_full
-from fedfuse.knowledge.storage import load
+from fedfuse.knowledge.record import Knowledge
+from fedfuse.knowledge.storage import load, save
 from fedfuse.simulation.in_process import InProcessGrid
 from fedfuse.tokenizers.load import load_tokenizer
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from strategies.fedmkt import FedMKT
 from strategies.server_state import open_server_state
+
+ROUNDS, KNOWLEDGE = "rounds.json", "knowledge"
+
+
+class Recorded(FedMKT):
+    """Writes ``rounds.json``, the seconds of each round, and ``knowledge/CLIENT.bin``, its last."""
+
+    def summary(self) -> None:
+        """Make the folder."""
+        super().summary()
+        self._seconds: list[float] = []
+        (self.server.run.folder / KNOWLEDGE).mkdir()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """A round begins."""
+        self._started = time.monotonic()
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def receive(self, reply: Message) -> Knowledge:
+        """Keep what a client says."""
+        knowledge = super().receive(reply)
+        client = self.messenger.name(reply.metadata.src_node_id)
+        save(self.server.run.folder / KNOWLEDGE / f"{client}.bin", knowledge)
+        return knowledge
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """A round ends."""
+        metrics = super().aggregate_evaluate(server_round, replies)
+        if server_round:
+            self._seconds.append(round(time.monotonic() - self._started, 2))
+            (self.server.run.folder / ROUNDS).write_text(json.dumps(self._seconds))
+        return metrics
 
 
 class Measured(FedMKT):
@@ -49,44 +86,24 @@ class Measured(FedMKT):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Measure the memory that it takes."""
-        found: list[tuple[ArrayRecord | None, MetricRecord | None]] = []
+        found: list[Any] = []
         # What is there once, however many the clients are.
         own = self.server.local_model.knowledge(self.config.knowledge.k)
         for tokenizer in set(self.tokenizers.values()):
             self.server.aligner.pair(tokenizer)
-        told = patch.object(self.server.local_model, "knowledge", lambda *_: own)
         fuse = super().aggregate_train
-        with told:
-            extra = peak_beyond(lambda: found.append(fuse(server_round, replies)), trim=True)
+        with patch.object(self.server.local_model, "knowledge", lambda *_: own):
+            extra = peak_beyond(lambda: found.extend(fuse(server_round, replies)), trim=True)
         self.extra_mb = round(extra / 1e6, 2)
-        return found[0]
+        return found[0], found[1]
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No messages: there are no clients to learn."""
+        """No messages: there are no clients to learn, or to be scored."""
         return []
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """No messages: there are no clients to score."""
-        return []
-
-
-class MemoryBuffer:
-    """In place of the disk buffer: every teacher stays in memory."""
-
-    def __init__(self, folder: Path) -> None: ...
-
-    def __enter__(self) -> MemoryBuffer:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def put(self, candidate: AlignedTeacher) -> AlignedTeacher:
-        """Keep it as it is."""
-        return candidate
+    configure_evaluate = configure_distill
 
 
 def playback(folder: Path, config: RunConfig) -> ClientApp:
@@ -130,7 +147,8 @@ def main(
     nodes = [{"partition-id": number, "num-partitions": clients} for number in range(clients)]
     grid = InProcessGrid(playback(folder, config), nodes, {})
     strategy = Measured(open_server_state(config))
-    with patch("strategies.fedmkt.DiskBuffer", MemoryBuffer) if held else nullcontext():
+    in_memory = patch.object(DiskBuffer, "put", lambda _, teacher: teacher)
+    with in_memory if held else nullcontext():
         strategy.start(grid, arrays_to_record(strategy.server.local_model.adapter), num_rounds=1)
     print(json.dumps({"clients": clients, "extra_mb": strategy.extra_mb}))
 

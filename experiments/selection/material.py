@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
+from benchmarks.harness import model_of
 from experiments.selection.scenarios import Scenario
-from fedfuse.algorithms.local_model import AdapterState, LocalModel
+from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.text_lexicon import LEXICONS
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import AdapterConfig, ModelConfig
-from fedfuse.config.run_config import RunConfig, derive_seed, model_of_partition
+from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.config.training import ServerDistillConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import sample_nll
 from fedfuse.factory.data import load_splits
-from fedfuse.factory.models import load_local_model
+from fedfuse.files import atomic_write
 from fedfuse.knowledge.contexts import view_contexts
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.causal_lm import AdapterState
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -38,111 +38,89 @@ VERSION = 2
 TREC_CLASSES = (("DESC", "ENTY"), ("HUM", "LOC"), ("NUM", "ABBR"))
 
 
-@dataclass(frozen=True, slots=True)
-class ClientTeacher:
-    """One client's knowledge of the public set.
-
-    Attributes:
-        knowledge: its message.
-        tokenizer: its own.
-        context_loss: ``[N]`` nats per byte of the prompts.
-        domain: of its private data.
-    """
+class ClientTeacher(NamedTuple):
+    """A client's knowledge of the public set; ``[N]`` nats per byte of the prompts."""
 
     knowledge: Knowledge
     tokenizer: TextTokenizer
     context_loss: ndarray
-    domain: str
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Everything that a trial needs.
-
-    Attributes:
-        config: the run config.
-        scenario: what it is of.
-        public: the public samples, with the scenario's noise.
-        splits: the world's, without noise.
-        candidates: one per client.
-        start: the server's adapter before the first round.
-        held_out: by domain, ``[C]`` each one's loss on held-out text without noise, the server's
-            first, nats per byte: what an oracle knows.
-    """
+    """Everything that a trial needs."""
 
     config: RunConfig
     scenario: Scenario
-    public: list[Sample]
-    splits: Splits
-    candidates: list[ClientTeacher]
-    start: AdapterState
+    public: list[Sample]  # with the scenario's noise
+    splits: Splits  # without noise
+    candidates: list[ClientTeacher]  # one per client
+    start: AdapterState  # the server's before the first round
+    # By domain, ``[C]`` each one's loss on held-out text without noise, the server's first, nats
+    # per byte: what an oracle knows.
     held_out: dict[str, ndarray]
 
 
 def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = None) -> Material:
-    """Teachers of a seed and scenario, trained unless they are on disk.
-
-    Raises:
-        FedfuseError: for the scenario of real text without the folder that it is in.
-    """
+    """Teachers of a seed and scenario, trained unless they are on disk."""
     config = config_of(seed, scenario, material)
     splits = splits_of(config, scenario)
     public = with_noise(splits.public, scenario.public_noise, seed)
     world = {"seed": seed, "trec": scenario.trec, "untested": scenario.untested}
-    candidates, held_out = [], []
-    for number, steps in enumerate(scenario.steps):
-        client = local_model("client", model_of_partition(config.clients.model, number), config)
-        private = splits.private[number]
-        noise = scenario.noise_of(number)
+
+    def prepare_client(number: int) -> tuple[ClientTeacher, ndarray]:
+        """Teacher and its losses on held-out text."""
+        client = model_of(config, number)
+        steps, noise = scenario.steps[number], scenario.noise_of(number)
         what = {**world, "client": number, "steps": steps, "noise": noise, "of": scenario.clients}
 
-        def fit(
-            client: LocalModel = client,
-            private: Sequence[Sample] = private,
-            what: dict[str, Any] = what,
-        ) -> AdapterState:
-            data = client.encode(with_noise(private, what["noise"], seed))
-            return trained(client, data, what["steps"], config, what["client"])
+        def fit() -> AdapterState:
+            data = client.encode(with_noise(splits.private[number], noise, seed))
+            return trained(client, data, steps, config, number)
 
-        # What is tested has no say in how clients were trained.
-        client.adapter = cached(cache, {**what, "untested": ""}, fit)
-
-        def tell(client: LocalModel = client) -> dict[str, ndarray]:
+        def tell() -> dict[str, ndarray]:
             data = client.encode(public)
             view = view_contexts(client.lm, data)
             known = extract(client.lm, data, config.knowledge.k)
             return known.arrays() | {"context_loss": view.loss}
 
-        told = cached(cache, {**what, "public": scenario.public_noise}, tell)
-        context_loss = told.pop("context_loss")
-
-        def test(client: LocalModel = client) -> dict[str, ndarray]:
+        def test() -> dict[str, ndarray]:
             return {"loss": losses(client, splits.holdout)}
 
-        held_out.append(cached(cache, {**what, "held-out": True}, test)["loss"])
-        known = Knowledge(
-            **told, tokenizer=client.tokenizer.fingerprint, public=client.encode(public).fingerprint
-        )
-        candidates.append(ClientTeacher(known, client.tokenizer, context_loss, private[0].domain))
-    server = local_model("server", config.server.model, config)
+        # What is tested has no say in how clients were trained.
+        client.adapter = cached(cache, {**what, "untested": ""}, fit)
+        told = cached(cache, {**what, "public": scenario.public_noise}, tell)
+        context_loss = told.pop("context_loss")
+        fingerprints = client.tokenizer.fingerprint, client.encode(public).fingerprint
+        knowledge = Knowledge(**told, tokenizer=fingerprints[0], public=fingerprints[1])
+        held_out = cached(cache, {**what, "held-out": True}, test)["loss"]
+        return ClientTeacher(knowledge, client.tokenizer, context_loss), held_out
+
+    clients = [prepare_client(number) for number in range(scenario.clients)]
+    server = model_of(config, None)
     server.reset()
-    start = server.adapter
     if scenario.server_domains:
         texts = [s for part in splits.private for s in part if s.domain in scenario.server_domains]
-        start = cached(
+        server.adapter = cached(
             cache,
             {**world, "server": scenario.server_domains, "steps": scenario.server_steps},
             lambda: trained(server, server.encode(texts), scenario.server_steps, config, "server"),
         )
-    server.adapter = start
-    table = np.stack([losses(server, splits.holdout), *held_out], axis=1)  # [samples, C]
+    start = server.adapter
+    found = [losses(server, splits.holdout), *(held_out for _, held_out in clients)]
+    table = np.stack(found, axis=1)  # [samples, C]
     domains = np.array([sample.domain for sample in splits.holdout])
     means = {domain: table[domains == domain].mean(0) for domain in splits.domains}
+    candidates = [teacher for teacher, _ in clients]
     return Material(config, scenario, public, splits, candidates, start, means)
 
 
 def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig:
-    """The run config of a scenario: the default one, or that of real text."""
+    """The run config of a scenario: the default one, or that of real text.
+
+    Raises:
+        FedfuseError: for real text without the folder that it is in.
+    """
     if not scenario.trec:
         return RunConfig(seed=seed)
     if material is None:
@@ -171,27 +149,18 @@ def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig
 
 def splits_of(config: RunConfig, scenario: Scenario) -> Splits:
     """The scenario's data: one domain to a client or more."""
-    if not scenario.trec:
-        splits = load_splits(config.data, config.seed, scenario.clients)
-        tested = lambda samples: [s for s in samples if s.domain != scenario.untested]  # noqa: E731
-        return replace(
-            splits,
-            public=tested(splits.public),
-            test=tested(splits.test),
-            holdout=tested(splits.holdout),
-        )
-    splits = load_splits(config.data, config.seed, 1)
-    of_class: dict[str, list[Sample]] = defaultdict(list)
-    for sample in by_class(splits.private[0]):
-        of_class[sample.domain].append(sample)
-    private = [[s for name in names for s in of_class[name]] for names in TREC_CLASSES]
-    return replace(
-        splits,
-        private=private,
-        public=by_class(splits.public),
-        test=by_class(splits.test),
-        holdout=by_class(splits.holdout),
-    )
+    splits = load_splits(config.data, config.seed, 1 if scenario.trec else scenario.clients)
+    parts = {"public": splits.public, "test": splits.test, "holdout": splits.holdout}
+    changed: dict[str, Any] = {}
+    for name, samples in parts.items():
+        tested = [s for s in samples if s.domain != scenario.untested]
+        changed[name] = by_class(samples) if scenario.trec else tested
+    if scenario.trec:
+        private = by_class(splits.private[0])
+        changed["private"] = [
+            [s for name in names for s in private if s.domain == name] for names in TREC_CLASSES
+        ]
+    return replace(splits, **changed)
 
 
 def by_class(samples: Sequence[Sample]) -> list[Sample]:
@@ -199,17 +168,11 @@ def by_class(samples: Sequence[Sample]) -> list[Sample]:
     return [replace(sample, domain=sample.options[sample.label].strip(" .")) for sample in samples]
 
 
-@lru_cache(maxsize=8)
-def local_model(role: str, model: str, config: RunConfig) -> LocalModel:
-    """A model with an untrained adapter."""
-    side = config.server if role == "server" else config.clients
-    return load_local_model(role, model, side, config.data, config.seed)
-
-
 def losses(who: LocalModel, samples: Sequence[Sample]) -> ndarray:
     """``[N]`` nats per byte of answer."""
     data = who.encode(samples)
-    return sample_nll(who.lm, data) / data.label_bytes
+    found: ndarray = sample_nll(who.lm, data) / data.label_bytes
+    return found
 
 
 def trained(
@@ -242,10 +205,8 @@ def cached(
     text = json.dumps({"version": VERSION, **what}, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".new")
-        with scratch.open("wb") as file:
-            np.savez(file, allow_pickle=False, **make())  # type: ignore[arg-type]
-        scratch.replace(path)
+        made: dict[str, Any] = make()
+        with atomic_write(path) as scratch, scratch.open("wb") as file:
+            np.savez(file, allow_pickle=False, **made)
     with np.load(path) as arrays:
         return dict(arrays)

@@ -16,11 +16,10 @@ import torch
 import typer
 
 from experiments import harness
-from experiments.selection.draw import draw
+from experiments.selection.draw import TABLES, draw
 from experiments.selection.material import prepare
 from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import summarize
-from experiments.selection.tables import TABLES
 from experiments.selection.trial import Trial
 from experiments.selection.variants import ABLATED, ABLATIONS, MAIN, MORE, MORE_ON, VARIANTS
 from fedfuse.builtin.models import cache_root
@@ -46,16 +45,15 @@ class SelectionStudy(harness.Study):
 
 def plan(seeds: list[int]) -> list[Unit]:
     """Seed, scenario and variant of every trial."""
-    units: list[Unit] = []
-    for seed in seeds:
-        for scenario in SCENARIOS:
-            tried = [*MAIN]
-            if scenario in MORE_ON:
-                tried += MORE
-            if scenario in ABLATED:
-                tried += ABLATIONS
-            units += [(seed, scenario, variant) for variant in tried]
-    return units
+    parts = ((MAIN, SCENARIOS), (MORE, MORE_ON), (ABLATIONS, ABLATED))
+    return [
+        (seed, scenario, variant)
+        for seed in seeds
+        for scenario in SCENARIOS
+        for variants, where in parts
+        if scenario in where
+        for variant in variants
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -87,24 +85,13 @@ def measure(material: Path | None, seed: int, scenario: str, variant: str) -> li
             }
         )
     choices = [
-        {
-            **where,
-            "round": number,
-            "right": choice.right,
-            "gate_loss": choice.gate_loss,
-            "shares": choice.shares,
-        }
+        {**where, "round": number, **choice}
         for number, choice in enumerate(outcome.choices, start=1)
     ]
     return [{"cells": cells, "choices": choices}]
 
 
-@harness.experiment(
-    "results.json",
-    "selection.md",
-    TABLES,
-    lambda frame: draw(frame, harness.DOCS / "selection"),
-)
+@harness.experiment("results.json", "selection.md", TABLES, draw)
 def main(
     material: Annotated[
         Path | None, typer.Option(help="Folder with models and datasets, for scenario trec.")
@@ -113,8 +100,6 @@ def main(
     scenarios: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(SCENARIOS),
     variants: Annotated[str, typer.Option(help="Joined by commas.")] = ",".join(VARIANTS),
     parallel: harness.Parallel = 1,
-    output: harness.Output = harness.RUNS,
-    results: harness.Results = None,
 ) -> harness.Study:
     """Try every variant on every scenario and seed; write the results and draw them."""
     return SelectionStudy(

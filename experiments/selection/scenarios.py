@@ -10,32 +10,18 @@ STEPS = 450
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What differs from the default world.
-
-    Attributes:
-        name: in results.
-        steps: local training steps of each client in turn; their number is the number of clients.
-        private_noise: share of each client's private answers that are random; empty for none.
-        public_noise: share of the public answers that are random.
-        server_domains: domains that the server's own adapter was trained on beforehand, for
-            ``server_steps``.
-        server_steps: that many.
-        joins: first round that each client takes part in; empty for all in the first.
-        rounds: of selection and distillation.
-        untested: domain that is neither public nor tested; its clients can only disturb.
-        trec: real questions, of which each client has two of the six classes; needs the material.
-    """
+    """What differs from the default world."""
 
     name: str
-    steps: tuple[int, ...] = (STEPS,) * 4
-    private_noise: tuple[float, ...] = ()
-    public_noise: float = 0.0
-    server_domains: tuple[str, ...] = ()
-    server_steps: int = 4 * STEPS
-    joins: tuple[int, ...] = ()
-    rounds: int = 2
-    untested: str = ""
-    trec: bool = False
+    steps: tuple[int, ...] = (STEPS,) * 4  # local training steps of each client
+    private_noise: tuple[float, ...] = ()  # shares of each one's answers that are random
+    public_noise: float = 0.0  # share of the public answers that are random
+    server_domains: tuple[str, ...] = ()  # that the server's adapter was trained on beforehand
+    server_steps: int = 4 * STEPS  # for so many steps
+    joins: tuple[int, ...] = ()  # each client's first round; empty for all in the first
+    rounds: int = 2  # of selection and distillation
+    untested: str = ""  # domain neither public nor tested; its clients can only disturb
+    trec: bool = False  # real questions: a client has two of six classes; needs the material
 
     @property
     def clients(self) -> int:

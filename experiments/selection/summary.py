@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import hypot, sqrt
 from statistics import mean
 from typing import Any
@@ -15,118 +15,81 @@ from fedfuse.evaluation.interference import ONE_SIDED, LossChange, measure_inter
 
 Row = Mapping[str, Any]
 ALL = "all"
+MEASURES = (
+    *("server_loss", "server_loss_std", "interference_rate", "interference_rate_interval"),
+    *("interference_depth", "interference_depth_interval", "share_of_gap_mince_to_oracle"),
+    *("share_of_gap_mince_to_oracle_std", "right", "importance_cv2"),
+)
 
 
 def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
     """Per scenario and variant: loss, interference, share of the way to the oracle, importance.
 
-    - ``server_loss``: mean over seeds and domains, nats per byte; ``server_loss_std``: standard
-      deviation over seeds.
+    - ``server_loss``: mean over seeds and domains, nats per byte; ``_std`` over seeds.
     - ``interference_rate``, ``interference_depth``: of ``measure_interference``, with intervals;
-      under ``all`` over the cells of all scenarios, for variants that were tried on all. A rise is
-      beyond noise by ``noise_of``.
-    - ``training_noise``: standard deviation of a domain's loss from one order of batches to
-      another, nats per byte, from the oracle's two where both were tried.
+      ``all``: over all scenarios, for variants that were tried on all.
+    - ``training_noise``: standard deviation of a domain's loss over orders of batches, nats per
+      byte, from the oracle's two.
     - ``share_of_gap_mince_to_oracle``: how much of the difference of mean losses between MinCE and
-      the oracle a variant removes, on the seeds that it was tried on; ``_std`` over seeds. None
-      where there is no difference.
+      the oracle a variant removes; ``_std`` over seeds. None where there is no difference.
     - ``right``: mean weight on whoever knows best, over all rounds.
-    - ``ablations``: by scenario and variant; ``change`` is the loss over that of ``trained`` on the
-      same seed, less 1, with its mean and standard deviation over seeds.
+    - ``ablations``: ``change`` is the loss over that of ``trained`` on the same seed, less 1.
     - ``importance_cv2``: squared coefficient of variation of the candidates' shares in the last
       round, the server's left out: 0 where all are used alike, K - 1 where one is.
     """
     sigma = training_noise(cells)
-    summary: dict[str, Any] = {
-        "server_loss": {},
-        "server_loss_std": {},
-        "training_noise": round(sigma, 5),
-        "interference_rate": {},
-        "interference_rate_interval": {},
-        "interference_depth": {},
-        "interference_depth_interval": {},
-        "share_of_gap_mince_to_oracle": {},
-        "share_of_gap_mince_to_oracle_std": {},
-        "right": {},
-        "importance_cv2": {},
-    }
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in MEASURES}
 
-    def note(name: str, scenario: str, variant: str, value: float | list[float] | None) -> None:
-        if isinstance(value, list):
-            value = [round(end, 4) for end in value]
-        elif value is not None:
-            value = round(value, 4)
-        summary[name].setdefault(scenario, {})[variant] = value
+    def note(scenario: str, variant: str, measures: Mapping[str, float | None]) -> None:
+        for name, value in measures.items():
+            found[name].setdefault(scenario, {})[variant] = value
 
-    scenarios = list(dict.fromkeys(cell["scenario"] for cell in cells))
-    variants = list(dict.fromkeys(cell["variant"] for cell in cells))
-    for scenario in scenarios:
-        losses: dict[str, dict[int, float]] = {}  # variant -> seed -> mean over domains
-        for variant in variants:
-            mine = [c for c in cells if (c["scenario"], c["variant"]) == (scenario, variant)]
-            if not mine:
-                continue
-            losses[variant] = loss_by_seed(mine)
-            note("server_loss", scenario, variant, mean(losses[variant].values()))
-            note(
-                "server_loss_std", scenario, variant, harness.spread(list(losses[variant].values()))
-            )
-            harm(note, scenario, variant, mine, sigma)
-            chosen = [c for c in choices if (c["scenario"], c["variant"]) == (scenario, variant)]
-            if chosen:
-                note("right", scenario, variant, mean(c["right"] for c in chosen))
-                last = max(c["round"] for c in chosen)
-                uneven = [unevenness(c["shares"]) for c in chosen if c["round"] == last]
-                note("importance_cv2", scenario, variant, mean(uneven))
-        if not {"min-ce", "oracle"} <= losses.keys():
-            continue
-        for variant, found in losses.items():
-            # Over the seeds that a variant was tried on.
-            ends = [[losses[name][seed] for seed in found] for name in ("min-ce", "oracle")]
-            shares = [way(*three) for three in zip(*ends, found.values(), strict=True)]
-            whole = way(*map(mean, ends), mean(found.values()))
-            note("share_of_gap_mince_to_oracle", scenario, variant, whole)
-            known = [share for share in shares if share is not None]
-            note("share_of_gap_mince_to_oracle_std", scenario, variant, harness.spread(known))
-    summary["ablations"] = ablated(cells, choices)
-    tried = {(c["scenario"], c["variant"]) for c in cells}
-    everywhere = [v for v in variants if all((s, v) in tried for s in scenarios)]
-    for variant in everywhere:
-        harm(note, ALL, variant, [c for c in cells if c["variant"] == variant], sigma)
-    return summary
+    tried = harness.grouped(cells, "scenario", "variant")
+    chosen = harness.grouped(choices, "scenario", "variant")
+    losses: dict[str, dict[str, dict[int, float]]] = {}  # scenario -> variant -> seed -> mean
+    for (scenario, variant), mine in tried.items():
+        of_seed = losses.setdefault(scenario, {})[variant] = loss_by_seed(mine)
+        note(scenario, variant, harness.mean_and_std("server_loss", list(of_seed.values())))
+        note(scenario, variant, harm(mine, sigma))
+        note(scenario, variant, trust(chosen.get((scenario, variant), [])))
+    ablations = {}
+    for scenario, of_variant in losses.items():
+        if {"min-ce", "oracle"} <= of_variant.keys():
+            for variant in of_variant:
+                note(scenario, variant, gap(of_variant, variant))
+        if scenario in ABLATED and "trained" in of_variant and ABLATIONS.keys() & of_variant.keys():
+            trusted = {
+                variant: trust(chosen.get((scenario, variant), [])) for variant in of_variant
+            }
+            ablations[scenario] = ablated(of_variant, trusted)
+    for variant, mine in harness.grouped(cells, "variant").items():
+        if all((scenario, variant) in tried for scenario in losses):
+            note(ALL, variant, harm(mine, sigma))
+    return {"training_noise": round(sigma, 5), **found, "ablations": ablations}
 
 
-def ablated(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def ablated(
+    losses: Mapping[str, Mapping[int, float]], trusted: Mapping[str, Row]
+) -> dict[str, dict[str, Any]]:
     """Variants with one thing changed beside what they are compared with, on the same seeds."""
-    found: dict[str, dict[str, Any]] = {}
-    for scenario in ABLATED:
-        losses: dict[str, dict[int, float]] = {}  # variant -> seed -> mean over domains
-        for variant in ("trained", *ABLATIONS, "min-ce", "oracle"):
-            mine = [c for c in cells if (c["scenario"], c["variant"]) == (scenario, variant)]
-            losses[variant] = loss_by_seed(mine)
-        for variant, of_seed in losses.items():
-            both = losses["trained"].keys() & of_seed.keys()
-            if not both or not any(losses[name] for name in ABLATIONS):
-                continue
-            changes = [of_seed[seed] / losses["trained"][seed] - 1 for seed in sorted(both)]
-            chosen = [c for c in choices if (c["scenario"], c["variant"]) == (scenario, variant)]
-            last = max((c["round"] for c in chosen), default=0)
-            uneven = [unevenness(c["shares"]) for c in chosen if c["round"] == last]
-            found.setdefault(scenario, {})[variant] = {
+    found = {}
+    for variant in ("trained", *ABLATIONS, "min-ce", "oracle"):
+        if both := sorted(losses.get("trained", {}).keys() & losses.get(variant, {}).keys()):
+            of_seed = losses[variant]
+            changes = [of_seed[seed] / losses["trained"][seed] - 1 for seed in both]
+            found[variant] = {
                 "loss": round(mean(of_seed.values()), 5),
                 "seeds": len(of_seed),
-                "change": round(mean(changes), 5),
-                "change_std": round(harness.spread(changes), 5),
-                "right": round(mean(c["right"] for c in chosen), 4) if chosen else None,
-                "importance_cv2": round(mean(uneven), 4) if uneven else None,
+                **harness.mean_and_std("change", changes, 5),
+                **{"right": None, "importance_cv2": None, **trusted[variant]},
             }
     return found
 
 
 def loss_by_seed(cells: Sequence[Row]) -> dict[int, float]:
     """Mean loss over domains, by seed."""
-    seeds = sorted({c["seed"] for c in cells})
-    return {seed: mean(c["after"] for c in cells if c["seed"] == seed) for seed in seeds}
+    seeds = sorted(harness.grouped(cells, "seed").items())
+    return {seed: mean(c["after"] for c in mine) for seed, mine in seeds}
 
 
 def training_noise(cells: Sequence[Row]) -> float:
@@ -148,16 +111,42 @@ def noise_of(cell: Row, sigma: float) -> float:
     return hypot(cell["noise"], ONE_SIDED * sigma)
 
 
-def harm(note: Any, scenario: str, variant: str, cells: Sequence[Row], sigma: float) -> None:
+def harm(cells: Iterable[Row], sigma: float) -> dict[str, Any]:
     """Interference of some cells."""
-    where = ("seed", "scenario", "domain", "before", "after")
-    found = measure_interference(
-        [LossChange(*(c[key] for key in where), noise=noise_of(c, sigma)) for c in cells]
-    )
-    note("interference_rate", scenario, variant, found.rate)
-    note("interference_rate_interval", scenario, variant, list(found.rate_interval))
-    note("interference_depth", scenario, variant, found.depth)
-    note("interference_depth_interval", scenario, variant, list(found.depth_interval))
+    changes = [
+        LossChange(
+            c["seed"], c["scenario"], c["domain"], c["before"], c["after"], noise_of(c, sigma)
+        )
+        for c in cells
+    ]
+    found = measure_interference(changes)
+    return {
+        "interference_rate": round(found.rate, 4),
+        "interference_rate_interval": [round(end, 4) for end in found.rate_interval],
+        "interference_depth": round(found.depth, 4),
+        "interference_depth_interval": [round(end, 4) for end in found.depth_interval],
+    }
+
+
+def trust(choices: Sequence[Row]) -> dict[str, float]:
+    """Who was trusted over some rounds; nothing where nobody could be."""
+    if not choices:
+        return {}
+    last = max(c["round"] for c in choices)
+    uneven = mean(unevenness(c["shares"]) for c in choices if c["round"] == last)
+    return {"right": harness.mean_of(choices, "right"), "importance_cv2": round(uneven, 4)}
+
+
+def gap(losses: Mapping[str, Mapping[int, float]], variant: str) -> dict[str, float | None]:
+    """Share of the way from MinCE to the oracle, over the seeds that a variant was tried on."""
+    three = [[losses[v][seed] for seed in losses[variant]] for v in ("min-ce", "oracle", variant)]
+    whole = way(*map(mean, three))
+    known = [share for s in zip(*three, strict=True) if (share := way(*s)) is not None]
+    name = "share_of_gap_mince_to_oracle"
+    return {
+        name: None if whole is None else round(whole, 4),
+        f"{name}_std": round(harness.spread(known), 4),
+    }
 
 
 def way(start: float, end: float, loss: float) -> float | None:

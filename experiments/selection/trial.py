@@ -4,61 +4,43 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from experiments.selection.material import Material, local_model, losses
+from benchmarks.harness import model_of
+from experiments.selection.material import Material, losses
 from experiments.selection.variants import Variant
-from fedfuse.algorithms.local_model import AdapterState
-from fedfuse.builtin.models import cache_root
 from fedfuse.config.run_config import derive_seed
 from fedfuse.evaluation.acceptance import acceptance_test
-from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.factory.models import new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import LearningRule, Rule
 from fedfuse.fusion.teacher_stats import StackedStats
-from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import view_contexts
 from fedfuse.knowledge.extract import extract
+from fedfuse.models.causal_lm import AdapterState
 from fedfuse.sparse import SparseDistribution
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a rule did in one round.
-
-    Attributes:
-        shares: by domain, ``[C]`` mean weight of each candidate over the domain's public samples;
-            what a row lacks to one counts for the server. A client that is not there has 0.
-        right: mean weight on whoever knows the sample's domain best.
-        gate_loss: of the learned gate, what it minimises on samples that it did not learn from,
-            before and after the round's learning, nats per label row.
-    """
-
-    shares: dict[str, list[float]]
-    right: float
-    gate_loss: tuple[float, float] | None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What a rule came to.
+    """What a rule came to, over all rounds.
 
-    Attributes:
-        nats: ``[test samples]`` the server's loss of each test answer, nats per byte, at the end.
-        choices: one per round; none without a rule.
-        rolled_back: rounds that were not kept.
-        rule_seconds: of the rule, all rounds.
-        learn_seconds: of the server's training, all rounds.
+    A round's choice has ``right``, the mean weight on whoever knows the sample's domain best;
+    ``gate_loss``, what a learned gate minimises on samples that it did not learn from, before and
+    after it learns, nats per label row; and ``shares``, by domain ``[C]`` mean weights of the
+    candidates. What a row lacks to one counts for the server; a client that is not there has 0.
     """
 
-    nats: Float64[ndarray, " samples"]
-    choices: list[Choice] = field(default_factory=list)
-    rolled_back: int = 0
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    rolled_back: int = 0  # rounds that were not kept
     rule_seconds: float = 0.0
-    learn_seconds: float = 0.0
+    learn_seconds: float = 0.0  # of the server's training
+    # Per byte of each test answer, at the end.
+    nats: Float64[ndarray, " samples"] = field(default_factory=lambda: np.empty(0))
 
 
 class Trial:
@@ -68,20 +50,13 @@ class Trial:
         config = material.config
         self.material = material
         self.round = 0
-        self.server = local_model("server", config.server.model, config)
+        self.server = model_of(config, None)
         self.data = self.server.encode(material.public)
-        self.test = self.server.encode(material.splits.test)
         self.domains = np.array([sample.domain for sample in material.splits.test])
         self.public_domains = np.array([sample.domain for sample in material.public])
-        self.aligner = KnowledgeAligner(
-            self.server.tokenizer,
-            material.public,
-            config.data.max_length,
-            config.knowledge,
-            cache_root() / "tables",
-        )
+        self.aligner = new_aligner(self.server, config.knowledge, self.data)
         self.server.adapter = material.start
-        self.before = self._test()
+        self.before = losses(self.server, material.splits.test)
 
     @property
     def present(self) -> Int64[ndarray, " present"]:
@@ -100,24 +75,15 @@ class Trial:
 
     def run(self, variant: Variant) -> Outcome:
         """Rounds of selection and distillation; without a rule, on labels alone."""
-        config, server = self.material.config, self.server
+        config, server, outcome = self.material.config, self.server, Outcome()
         server.adapter = self.material.start
-        rule = None
-        if variant.rule:
-            rule = variant.rule(self.material.config.seed, self.right_source)
+        rule = variant.rule(config.seed, self.right_source) if variant.rule else None
         settings, state = config.server_distill, None
         if not variant.estimate_ewc:
             settings = replace(settings, ewc=0.0)
-        choices: list[Choice] = []
-        rolled_back = 0
-        rule_seconds = learn_seconds = 0.0
         for number in range(1, self.material.scenario.rounds + 1):
             self.round = number
-            teacher = None
-            if rule:
-                teacher, choice, seconds = self._fuse(rule)
-                choices.append(choice)
-                rule_seconds += seconds
+            teacher = self._fuse(rule, outcome) if rule else None
             started = time.perf_counter()
             kept = server.adapter, state
             _, state = server.learn(
@@ -127,11 +93,12 @@ class Trial:
                 teacher=teacher,
                 state=state,
             )
-            learn_seconds += time.perf_counter() - started
+            outcome.learn_seconds += time.perf_counter() - started
             if variant.promote and not self._better(kept[0]):
                 server.adapter, state = kept
-                rolled_back += 1
-        return Outcome(self._test(), choices, rolled_back, rule_seconds, learn_seconds)
+                outcome.rolled_back += 1
+        outcome.nats = losses(server, self.material.splits.test)
+        return outcome
 
     def _better(self, before: AdapterState) -> bool:
         """Whether the server's adapter makes no domain worse than another one, on held-out text."""
@@ -143,47 +110,33 @@ class Trial:
         self.server.adapter = after
         return acceptance_test(old, new, [sample.domain for sample in samples]).keep
 
-    def _fuse(self, rule: Rule) -> tuple[SparseDistribution, Choice, float]:
-        """The round's teacher, who is trusted, and the seconds that choosing took."""
+    def _fuse(self, rule: Rule, outcome: Outcome) -> SparseDistribution:
+        """The round's teacher; who is trusted, and the seconds that choosing took, are noted."""
         k = self.material.config.knowledge.k
         own = extract(self.server.lm, self.data, k)
         fuser = KnowledgeFuser(self.aligner, own, view_contexts(self.server.lm, self.data))
-        others = []
-        for c in self.present:
-            told = self.material.candidates[c]
-            others.append(fuser.align_teacher(told.knowledge, told.tokenizer, told.context_loss))
-        seconds, chosen = 0.0, None
+        others = [fuser.align_teacher(*self.material.candidates[c]) for c in self.present]
 
         def watched(stats: StackedStats) -> ndarray:
-            nonlocal seconds, chosen
             started = time.perf_counter()
             weights = rule(stats)
-            seconds, chosen = time.perf_counter() - started, stats
+            outcome.rule_seconds += time.perf_counter() - started
             return weights
 
         fused_targets = fuser.fuse(others, watched, k)
-        assert chosen is not None
         fit = rule.last if isinstance(rule, LearningRule) else None
         gate_loss = (round(fit.before, 4), round(fit.after, 4)) if fit else None
-        return (
-            fused_targets.teacher,
-            self._choice(fused_targets.weights.copy(), chosen, gate_loss),
-            seconds,
-        )
+        outcome.choices.append(self._choice(fused_targets.weights, gate_loss))
+        return fused_targets.teacher
 
-    def _choice(
-        self, shares: ndarray, stats: StackedStats, gate_loss: tuple[float, float] | None
-    ) -> Choice:
+    def _choice(self, weights: ndarray, gate_loss: tuple[float, float] | None) -> dict[str, Any]:
+        shares = weights.copy()
         shares[:, 0] += 1 - shares.sum(1)  # no teacher is trust in oneself
-        right = float(shares[np.arange(stats.samples), self.right_source()].mean())
+        right = float(shares[np.arange(len(shares)), self.right_source()].mean())
         whole = np.zeros((len(shares), self.material.scenario.clients + 1))
         whole[:, 0], whole[:, self.present + 1] = shares[:, 0], shares[:, 1:]
         by_domain = {
             domain: [round(float(x), 4) for x in whole[self.public_domains == domain].mean(0)]
             for domain in self.material.splits.domains
         }
-        return Choice(by_domain, round(right, 4), gate_loss)
-
-    def _test(self) -> Float64[ndarray, " samples"]:
-        nats = sample_nll(self.server.lm, self.test)
-        return nats / self.test.label_bytes
+        return {"right": round(right, 4), "gate_loss": gate_loss, "shares": by_domain}

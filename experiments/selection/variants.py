@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Int64
 from numpy import ndarray
@@ -19,19 +20,12 @@ Maker = Callable[[int, RightSource], Rule]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A rule and what is done with it.
+    """A rule and what is done with it."""
 
-    Attributes:
-        rule: makes it; None learns from labels alone.
-        order: which order of batches; another one tells how much of a result is the order's.
-        promote: keep a round only if it made no domain worse (``fedfuse.evaluation.acceptance``).
-        consolidate: hold weights that matter where the server is trusted itself.
-    """
-
-    rule: Maker | None
-    order: int = 0
-    promote: bool = False
-    estimate_ewc: bool = True
+    rule: Maker | None  # None learns from labels alone
+    order: int = 0  # of batches; another one tells how much of a result is the order's
+    promote: bool = False  # keep a round only if it made no domain worse (evaluation.acceptance)
+    estimate_ewc: bool = True  # hold weights that matter where the server is trusted itself
 
 
 BASE = GateConfig()
@@ -44,14 +38,9 @@ def named(name: str, gate: GateConfig = BASE) -> Variant:
     return Variant(lambda seed, right_source: find_rule(name).make(gate, seed))
 
 
-def learned(gate: GateConfig) -> Variant:
-    """The learned gate."""
-    return named("learned-gate", gate)
-
-
-def features(*names: str) -> GateConfig:
-    """The gate with other features."""
-    return replace(BASE, features=", ".join(names))
+def learned(gate: GateConfig = BASE, **changes: Any) -> Variant:
+    """The learned gate, with some changes."""
+    return named("learned-gate", replace(gate, **changes))
 
 
 def all_knowing(seed: int, right_source: RightSource) -> Rule:
@@ -65,13 +54,13 @@ MAIN: dict[str, Variant] = {
     "uniform": named("uniform"),
     "untrained": named("untrained-gate"),
     "oracle": Variant(all_knowing),
-    "trained": learned(BASE),
+    "trained": learned(),
 }
 # Where labels can be believed, where they cannot, and where the server knows something to lose.
 MORE: dict[str, Variant] = {
     "dual-min-ce": named("dual-min-ce"),
-    "promoted": replace(learned(BASE), promote=True),
-    "not-held": replace(learned(BASE), estimate_ewc=False),
+    "promoted": replace(learned(), promote=True),
+    "not-held": replace(learned(), estimate_ewc=False),
     "oracle-again": Variant(all_knowing, order=1),
 }
 MORE_ON = ("default", "label-noise", "expert-server")
@@ -81,15 +70,15 @@ ABLATIONS: dict[str, Variant] = {
     "labels-only": Variant(None),
     "avg-ce": named("avg-ce"),
     "paper": learned(PAPER),
-    "paper-network": learned(replace(PAPER, loss="labels", folds=BASE.folds)),
-    "paper-loss": learned(replace(BASE, loss="distillation")),
-    "no-folds": learned(replace(BASE, folds=1)),
-    "with-label-likelihood": learned(features(*FEATURES)),
-    "per-row": learned(replace(BASE, granularity="row")),
-    **{f"feedback-{b:g}": learned(replace(BASE, feedback=b)) for b in (0.0, 0.5)},
-    **{f"threshold-{t:g}": learned(replace(BASE, threshold=t)) for t in (0.0, 0.15, 0.5)},
+    "paper-network": learned(PAPER, loss="labels", folds=BASE.folds),
+    "paper-loss": learned(loss="distillation"),
+    "no-folds": learned(folds=1),
+    "with-label-likelihood": learned(features=", ".join(FEATURES)),
+    "per-row": learned(granularity="row"),
+    **{f"feedback-{b:g}": learned(feedback=b) for b in (0.0, 0.5)},
+    **{f"threshold-{t:g}": learned(threshold=t) for t in (0.0, 0.15, 0.5)},
     **{
-        f"no-{name}": learned(features(*(f for f in LABEL_FREE if f != name)))
+        f"no-{name}": learned(features=", ".join(f for f in LABEL_FREE if f != name))
         for name in LABEL_FREE
     },
 }

@@ -1,1 +1,1 @@
-"""The main job over several seeds, with its controls."""
+"""What a leaner wire saves and costs."""

@@ -6,13 +6,13 @@ the public samples, and with rows that are not sent again when they moved less t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
 from experiments import harness
 from experiments.federations import Federations, RunKey
 from experiments.quickstart.run import NO_BASELINES, excess, measure
-from experiments.wire.tables import rounds
 from fedfuse.tracking.run import RunFolder
 
 # A learned gate needs all of the public set in every round.
@@ -50,12 +50,20 @@ def of_run(run: RunFolder) -> dict[str, float]:
     } | {name: size / 1000 / run.rounds for name, size in phases.items()}
 
 
-@harness.experiment("rounds.json", "wire.md", {"rounds": rounds})
-def main(
-    seeds: harness.Seeds = "0,1,2",
-    output: harness.Output = harness.RUNS,
-    parallel: harness.Parallel = 2,
-) -> Federations:
+def table(summary: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown: whole federations in which less is said."""
+    columns = {
+        "told": "{name}",
+        "kB up a round": "{kilobytes_up:.0f}",
+        "kB down a round": "{kilobytes_down:.0f}",
+        "server's excess loss": "{server_excess:.4f} ± {server_excess_std:.4f}",
+        "clients' excess loss": "{clients_excess:.4f} ± {clients_excess_std:.4f}",
+    }
+    return harness.formatted(columns, [{"name": n, **found} for n, found in summary.items()])
+
+
+@harness.experiment("rounds.json", "wire.md", {"rounds": table})
+def main(seeds: harness.Seeds = "0,1,2", parallel: harness.Parallel = 2) -> Federations:
     """Run all variants and write rounds.json beside this file."""
     return Federations(
         cells={

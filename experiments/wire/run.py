@@ -8,7 +8,7 @@ outside the k entries either as a class of its own or left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean
@@ -18,7 +18,6 @@ import typer
 
 from benchmarks.harness import model_of
 from experiments import harness
-from experiments.wire.tables import one_round
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.factory.data import load_splits
@@ -40,17 +39,13 @@ FLOAT32 = 32
 class Encoding:
     """How knowledge travels.
 
-    Attributes:
-        logprob_bits: of the codec, or 32 for knowledge as it is in memory.
-        top_p: see ``trim``.
-        k: entries of a row at most.
-        tail: the mass outside the k entries is a class of its own; without, it is left out and the
-            rest is scaled to one.
+    With ``tail`` the mass outside the k entries is a class of its own; without, it is left out and
+    the rest is scaled to one.
     """
 
-    logprob_bits: int
-    top_p: float = 1.0
-    k: int = 16
+    logprob_bits: int  # of the codec, or 32 for knowledge as it is in memory
+    top_p: float = 1.0  # see ``trim``
+    k: int = 16  # entries of a row at most
     tail: bool = True
 
     @property
@@ -98,7 +93,7 @@ def untrained(config: RunConfig, partition: int | None) -> LocalModel:
     return loaded
 
 
-KnowledgeByK = Callable[[int], tuple[Knowledge, TextTokenizer]]
+KnowledgeByK = dict[int, tuple[Knowledge, TextTokenizer]]
 
 
 def train_clients(config: RunConfig) -> list[KnowledgeByK]:
@@ -107,13 +102,9 @@ def train_clients(config: RunConfig) -> list[KnowledgeByK]:
     private = load_splits(config.data, config.seed, config.data.domains).private
     for partition, samples in enumerate(private):
         client = untrained(config, partition)
-        client.learn(
-            client.encode(samples),
-            config.local,
-            seed=derive_seed(config, "local", partition, 1),
-        )
-        known = {k: client.knowledge(k) for k in SMALL_K}
-        clients.append(lambda k, known=known, who=client: (known[k], who.tokenizer))
+        seed = derive_seed(config, "local", partition, 1)
+        client.learn(client.encode(samples), config.local, seed=seed)
+        clients.append({k: (client.knowledge(k), client.tokenizer) for k in SMALL_K})
     return clients
 
 
@@ -126,7 +117,7 @@ def deliver(
     fuser = KnowledgeFuser(aligner, server.knowledge(variant.k))
     arrived, size, rows = [], 0, 0
     for client in clients:
-        knowledge, tokenizer = client(variant.k)
+        knowledge, tokenizer = client[variant.k]
         received, taken = variant.travel(knowledge)
         arrived.append(fuser.align_teacher(received, tokenizer))
         size, rows = size + taken, rows + knowledge.num_rows
@@ -139,13 +130,8 @@ def distil(
 ) -> dict[str, float]:
     """The server's test loss and accuracy after one phase, with batches in some order."""
     server.reset()
-    phase = config.server_distill
-    server.learn(
-        server.public,
-        phase,
-        seed=derive_seed(config, "server", "distill", order),
-        teacher=teacher,
-    )
+    seed = derive_seed(config, "server", "distill", order)
+    server.learn(server.public, config.server_distill, seed=seed, teacher=teacher)
     scores = server.score().values()
     return {
         "loss": round(mean(score.loss for score in scores), 6),
@@ -159,40 +145,41 @@ def summarize(cells: list[dict[str, Any]]) -> dict[str, Any]:
     A difference is that of the same order of batches, and a mean over orders: one order more or
     less moves a loss by ``chance``, relative to it.
     """
-    reference = {
-        (c["seed"], c["order"]): c["loss"] for c in cells if c["variant"] == REFERENCE.name
-    }
-    seeds = sorted({seed for seed, _ in reference})
+    variants = harness.grouped(cells, "variant")
+    reference = {(c["seed"], c["order"]): c["loss"] for c in variants[REFERENCE.name]}
     summary = {}
-    for name in dict.fromkeys(cell["variant"] for cell in cells):
-        mine = [cell for cell in cells if cell["variant"] == name]
-        losses = {seed: [c["loss"] for c in mine if c["seed"] == seed] for seed in seeds}
-        worse = [
-            mean(
-                cell["loss"] / reference[seed, cell["order"]] - 1
-                for cell in mine
-                if cell["seed"] == seed
-            )
-            for seed in seeds
-        ]
+    for name, mine in variants.items():
+        worse, chances = [], []
+        for seed, orders in sorted(harness.grouped(mine, "seed").items()):
+            losses = [c["loss"] for c in orders]
+            worse.append(mean(c["loss"] / reference[seed, c["order"]] - 1 for c in orders))
+            chances.append(round(harness.spread(losses), 5) / mean(losses))
         summary[name] = {
-            "loss": round(mean(cell["loss"] for cell in mine), 5),
-            "accuracy": round(mean(cell["accuracy"] for cell in mine), 4),
-            "bytes_per_row": round(mean(cell["bytes_per_row"] for cell in mine), 1),
-            "loss_over_float32": round(mean(worse), 5),
-            "loss_over_float32_std": round(harness.spread(worse), 5),
-            "chance": round(
-                mean(round(harness.spread(found), 5) / mean(found) for found in losses.values()), 5
-            ),
+            "loss": harness.mean_of(mine, "loss", 5),
+            "accuracy": harness.mean_of(mine, "accuracy"),
+            "bytes_per_row": harness.mean_of(mine, "bytes_per_row", 1),
+            **harness.mean_and_std("loss_over_float32", worse, 5),
+            "chance": round(mean(chances), 5),
         }
     return summary
 
 
-@harness.experiment("results.json", "wire.md", {"one round": one_round})
+def table(summary: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown: how one round's knowledge travelled, and what the server learned from it."""
+    columns = {
+        "told as": "{name}",
+        "bytes a label row": "{bytes_per_row:.1f}",
+        "test loss, nats/byte": "{loss:.4f}",
+        "against 32-bit floats": "{loss_over_float32:+.1%} ± {loss_over_float32_std:.1%}",
+        "chance": "{chance:.1%}",
+    }
+    return harness.formatted(columns, [{"name": n, **found} for n, found in summary.items()])
+
+
+@harness.experiment("results.json", "wire.md", {"one round": table})
 def main(
     seeds: harness.Seeds = "0,1,2",
     orders: Annotated[int, typer.Option(min=1, help="Orders of the batches per seed.")] = 4,
-    output: harness.Output = harness.RUNS,
 ) -> harness.Study:
     """Measure every variant and write results.json beside this file."""
     return harness.Study(

@@ -13,7 +13,6 @@ from experiments.federations import run_once
 from experiments.prompts import many
 from experiments.prompts import run as comparison
 from experiments.prompts import summary as sums
-from experiments.prompts.draw import draw
 from experiments.prompts.run import ABLATIONS, MAIN, PromptRun, measure, plan
 from experiments.prompts.world import COLUMNS, summarize, table, wordings
 from experiments.prompts.world import measure as measure_world
@@ -118,13 +117,13 @@ def test_summary_of_the_comparison(tmp_path: Path) -> None:
     assert twice["gain_over_vague_points"] == 60
     assert twice["gain_over_vague_points_std"] == pytest.approx(14.14)
     assert sums.table(twice).splitlines()[2] == "| feddtpt | 40 ± 0 | 70 ± 14 |"
-    draw(CELLS, tmp_path / "picture.svg")
-    assert (tmp_path / "picture.svg").stat().st_size > 5000
+    sums.draw({"cells": CELLS}, tmp_path)
+    assert (tmp_path / "prompts.svg").stat().st_size > 5000
 
 
 def test_the_plan_has_every_run_once_and_all_of_its_keys_are_allowed() -> None:
     cells = plan([0, 1], [64, 128], 64)
-    assert len({cell.key for cell in cells}) == len(cells)
+    assert len(set(cells)) == len(cells)
     assert len(cells) == 2 * 2 * (2 * len(MAIN) + len(ABLATIONS))
     for cell in cells:
         parse(cell.keys(10))

@@ -76,13 +76,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
             (folder / f"{split}.jsonl").write_text(lines)
     tiny = {"vocab_size": 500, "width": 64, "batch_size": 32}
     recipes = {
-        "ANSWERS": replace(realmodels.ANSWERS, drills=110, steps=110, **tiny),
-        "SECOND": replace(realmodels.SECOND, drills=2, steps=2, **tiny),
-        "PROPOSES": replace(realmodels.PROPOSES, steps=30, **tiny),
+        "answers": replace(realmodels.RECIPES["answers"], drills=110, steps=110, **tiny),
+        "second": replace(realmodels.RECIPES["second"], drills=2, steps=2, **tiny),
+        "proposes": replace(realmodels.RECIPES["proposes"], steps=30, **tiny),
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, recipe in recipes.items():
-            patch.setattr(realmodels, name, recipe)
+        patch.setattr(realmodels, "RECIPES", recipes)
         patch.setattr(realtasks, "HELD", HELD)
         # So few steps teach no distrust of a vague prompt; this one asks for something else.
         patch.setattr(realdata, "VAGUE", "read the text and tell the length")

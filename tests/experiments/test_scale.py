@@ -26,7 +26,7 @@ __all__ = ["tiny_builtin"]
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_builtin: dict[str, Path]) -> Path:
     output = tmp_path_factory.mktemp("runs")
-    return federate(output, strategy="experiments.scale.recorded:Recorded", **SHORT)
+    return federate(output, strategy="experiments.scale.server:Recorded", **SHORT)
 
 
 def test_the_server_hears_the_same_again(

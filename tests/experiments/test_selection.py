@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.selection.draw import draw
+from experiments.selection.draw import ablations, draw
 from experiments.selection.material import cached, config_of, with_noise
 from experiments.selection.run import plan
 from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import noise_of, summarize, training_noise, unevenness
-from experiments.selection.tables import ablations
 from experiments.selection.variants import VARIANTS
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError

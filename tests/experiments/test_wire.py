@@ -8,7 +8,6 @@ from statistics import mean
 import pytest
 
 from experiments.wire import run as one_round
-from experiments.wire import tables
 from experiments.wire.rounds import of_run
 from experiments.wire.run import REFERENCE, VARIANTS, Encoding
 from fedfuse.config.run_config import parse
@@ -57,7 +56,7 @@ def test_only_the_wire_differs(tiny_builtin: dict[str, Path]) -> None:
     assert summary[REFERENCE.name]["loss_over_float32"] == 0
     assert summary[REFERENCE.name]["chance"] > 0
     assert summary["8 bits, top-p 1, k 16"]["loss_over_float32"] == round(compacted / exact - 1, 5)
-    assert tables.one_round(summary).count("\n") == 3
+    assert one_round.table(summary).count("\n") == 3
 
 
 def test_messages_of_a_round_are_counted(tmp_path: Path, tiny_builtin: dict[str, Path]) -> None:
