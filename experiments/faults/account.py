@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from fedfuse.flower import messages
@@ -14,17 +16,11 @@ from fedfuse.tracking.run import SERVER, RunFolder, read_run
 
 @dataclass(slots=True)
 class Absence:
-    """A client that was not well.
-
-    Attributes:
-        client: its name.
-        begin: lines of messages.jsonl before.
-        end: lines of messages.jsonl when it had handed over a reply again; None while it has not.
-    """
+    """A client that was not well, by lines of messages.jsonl."""
 
     client: str
-    begin: int
-    end: int | None = None
+    begin: int  # how many before
+    end: int | None = None  # how many when it had handed over a reply again; None: not yet
 
 
 def lapses(folder: Path, clients: int, absences: list[Absence]) -> list[str]:
@@ -32,10 +28,7 @@ def lapses(folder: Path, clients: int, absences: list[Absence]) -> list[str]:
     every reply of a client that was well was heard and used.
     """
     run, names = read_run(folder), [str(number) for number in range(clients)]
-    found = [] if run.status == "finished" else [f"the run is {run.status}"]
-    adapters = {path.parent.parent.name for path in folder.rglob("adapter_model.safetensors")}
-    found += [f"no adapter of {name}" for name in (SERVER, *names) if name not in adapters]
-    found += _missing(run, names)
+    found = unfinished(run, [SERVER, *names]) + _missing(run, names)
     for name in names:
         mine = [(n, line) for n, line in enumerate(run.messages) if line.client == name]
         found += _unheard(mine, [absence for absence in absences if absence.client == name])
@@ -43,33 +36,29 @@ def lapses(folder: Path, clients: int, absences: list[Absence]) -> list[str]:
     return found
 
 
+def unfinished(run: RunFolder, models: Iterable[str]) -> list[str]:
+    """What the end of a run lacks: its status, and adapters."""
+    found = [] if run.status == "finished" else [f"the run is {run.status}"]
+    saved = {path.parent.parent.name for path in run.folder.rglob("adapter_model.safetensors")}
+    return found + [f"no adapter of {model}" for model in models if model not in saved]
+
+
 def _missing(run: RunFolder, names: list[str]) -> list[str]:
     """Phases without a line for a client that is registered."""
     joint = run.config.get("piggyback")
     phases = [JOINT] if joint else [messages.LOCAL, messages.DISTILL, messages.EVALUATE]
-    known = {
-        name: min(
-            (
-                number
-                for number, line in enumerate(run.messages)
-                if line.client == name and line.phase == messages.REGISTER and not line.error
-            ),
-            default=len(run.messages),
-        )
-        for name in names
-    }
+    known: dict[str, int] = {}
+    for number, line in enumerate(run.messages):
+        if line.phase == messages.REGISTER and not line.error:
+            known.setdefault(line.client, number)
     found = []
-    for server_round in range(1, int(run.config["rounds"]) + 1):
-        for phase in phases:
-            lines = [
-                (number, line.client)
-                for number, line in enumerate(run.messages)
-                if (line.round, line.phase) == (server_round, phase)
-            ]
-            asked = {name for name in names if lines and known[name] < lines[0][0]}
-            if not lines or (left := asked - {client for _, client in lines}):
-                who = ", ".join(sorted(left)) if lines else "anybody"
-                found.append(f"round {server_round}, {phase}: no line of {who}")
+    for where in product(range(1, int(run.config["rounds"]) + 1), phases):
+        lines = [n for n, line in enumerate(run.messages) if (line.round, line.phase) == where]
+        asked = {name for name in names if lines and known.get(name, lines[0]) < lines[0]}
+        left = asked - {run.messages[n].client for n in lines}
+        if left or not lines:
+            who = ", ".join(sorted(left)) or "anybody"
+            found.append(f"round {where[0]}, {where[1]}: no line of {who}")
     return found
 
 

@@ -14,7 +14,7 @@ import typer
 
 from experiments import harness
 from experiments.faults.fleet import Schedule, draw
-from experiments.faults.run import DEADLINE, SMALL, events, lapses, run_among
+from experiments.faults.run import DEADLINE, SMALL, lapses, run_among
 from experiments.faults.tables import publish, summarize
 from fedfuse.builtin.models import ensure
 from fedfuse.config.run_config import flatten, parse
@@ -28,27 +28,19 @@ def one(seed: int, output: Path) -> dict[str, Any]:
     """What one schedule was, and what came of it."""
     rounds = int(SMALL["rounds"])
     schedule, strategy = draw(seed, CLIENTS, rounds), STRATEGIES[seed % len(STRATEGIES)]
-    given = {
-        "seed": seed,
-        "strategy": strategy,
-        "name": f"chaos-{seed}",
-        "output": str(output),
-        "timeout": DEADLINE,
-        "min-clients": 1,
-    }
-    config = flatten(parse({**SMALL, **given}))
-    folder = output / f"chaos-{seed}"
+    given = {"seed": seed, "strategy": strategy, "name": f"chaos-{seed}", "output": str(output)}
+    config = flatten(parse({**SMALL, **given, "timeout": DEADLINE, "min-clients": 1}))
     with patch("strategies.messenger.POLL_SECONDS", DEADLINE / 4):
         fleets = run_among(schedule, config, CLIENTS)
-    message_log = read_run(folder).messages
+    run = read_run(output / f"chaos-{seed}")
     return {
         "seed": seed,
         "strategy": strategy,
         "faults": dict(sorted(scheduled(schedule).items())),
-        "messages": sum(line.sent_bytes > 0 for line in message_log),
-        "failed": sum(line.error is not None for line in message_log),
-        "events": dict(sorted(events(folder).items())),
-        "lapses": lapses(folder, fleets),
+        "messages": sum(line.sent_bytes > 0 for line in run.messages),
+        "failed": len(run.failures),
+        "events": dict(sorted(Counter(event.event for event in run.events).items())),
+        "lapses": lapses(run.folder, fleets),
     }
 
 
@@ -69,8 +61,6 @@ def in_scratch_folder(seed: int) -> list[dict[str, Any]]:
 @harness.experiment("chaos.json", draw=publish)
 def main(
     schedules: Annotated[int, typer.Option(help="Number of schedules.")] = 50,
-    output: harness.Output = harness.RUNS,
-    results: harness.Results = None,
 ) -> harness.Study:
     """Run the schedules 0, 1, ... and write what came of them."""
     logging.disable(logging.ERROR)

@@ -37,17 +37,11 @@ class Killed(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What goes wrong, and when.
+    """What goes wrong, and when."""
 
-    Attributes:
-        faults: of clients, by place.
-        away: rounds in which a client is not connected; round 0 is the registration.
-        kills: rounds and phases before whose messages the server is killed.
-    """
-
-    faults: Mapping[Place, str]
-    away: Mapping[int, frozenset[int]]
-    kills: tuple[tuple[int, str], ...] = ()
+    faults: Mapping[Place, str]  # of clients
+    away: Mapping[int, frozenset[int]]  # rounds without a client's connection; 0: registration
+    kills: tuple[tuple[int, str], ...] = ()  # of the server: before whose messages
 
 
 def draw(seed: int, clients: int, rounds: int) -> Schedule:
@@ -75,12 +69,7 @@ def draw(seed: int, clients: int, rounds: int) -> Schedule:
 class Fleet(InProcessGrid):
     """A grid that keeps to a schedule, and its own account of what was asked and answered.
 
-    Args:
-        schedule: what goes wrong.
-        client_app: as in ``InProcessGrid``, like the rest.
-        node_configs: one for each node.
-        run_config: of every node.
-        first: the round that the run begins with, or goes on with.
+    ``first`` is the round that the run begins with, or goes on with.
 
     Attributes:
         asked: messages that were sent, by place.

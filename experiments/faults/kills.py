@@ -14,10 +14,10 @@ import shutil
 import signal
 import sys
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -30,7 +30,7 @@ from experiments.faults.fleet import Schedule
 from experiments.faults.run import SMALL, outcome, run_among
 from experiments.faults.tables import publish
 from fedfuse.builtin.models import ensure
-from fedfuse.config.run_config import flatten, parse
+from fedfuse.config.run_config import Scalar, flatten, parse
 from fedfuse.tracking.run import read_run
 
 ROOT = str(Path(__file__).resolve().parents[2]) + os.sep
@@ -40,24 +40,16 @@ CLIENTS = 2
 
 # A call or return of a function.
 Event = tuple[str, str]
+# One of its times.
+Point = tuple[Event, int]
 
 
 class Steps:
-    """Counts the calls and returns of this project's functions.
+    """Counts the calls and returns of this project's functions; ends this process at a point."""
 
-    Args:
-        point: the event to end at, and which time it happens.
-        end: what to do then.
-
-    Attributes:
-        counts: times of each event.
-    """
-
-    def __init__(
-        self, point: tuple[Event, int] | None = None, end: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, point: Point | None = None) -> None:
         self.counts: Counter[Event] = Counter()
-        self._point, self._end = point, end
+        self._point = point
 
     def __call__(self, frame: FrameType, kind: str, argument: object) -> None:
         """What ``sys.setprofile`` is given."""
@@ -65,10 +57,10 @@ class Steps:
         if kind in ("call", "return") and code.co_filename.startswith(OURS):
             event = kind, f"{code.co_filename.removeprefix(ROOT)}:{code.co_qualname}"
             self.counts[event] += 1
-            if self._end and self._point == (event, self.counts[event]):
-                self._end()
+            if self._point == (event, self.counts[event]):
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    def draw(self, rng: np.random.Generator) -> tuple[Event, int]:
+    def draw(self, rng: np.random.Generator) -> Point:
         """One of the times of one of the events.
 
         Every event is as likely: by time alone nearly all would be inside of a few short functions.
@@ -80,30 +72,17 @@ class Steps:
 
 def in_a_process(work: Callable[[], None]) -> int:
     """Do something in a process of its own; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code > 0:
+    child = get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    if child.exitcode is None or child.exitcode > 0:
         raise SystemExit("a run failed")
-    return -code
+    return -child.exitcode
 
 
-def small_run(
-    strategy: str, folder: Path, steps: Steps | None = None, *, resume: bool = False
-) -> None:
-    """A run of some rounds, or the rest of one."""
-    given = {"strategy": strategy, "name": folder.name, "output": str(folder.parent)}
-    if resume:
-        given["resume"] = str(folder)
+def small_run(strategy: str, folder: Path, steps: Steps | None = None, **more: Scalar) -> None:
+    """A run of some rounds, or with ``resume`` the rest of one."""
+    given = {"strategy": strategy, "name": folder.name, "output": str(folder.parent), **more}
     config = flatten(parse({**SMALL, **given}))
     sys.setprofile(steps)
     try:
@@ -112,32 +91,22 @@ def small_run(
         sys.setprofile(None)
 
 
-def kill_and_resume(strategy: str, folder: Path, point: tuple[Event, int]) -> dict[str, Any]:
+def kill_and_resume(strategy: str, folder: Path, point: Point) -> dict[str, Any]:
     """Where the server was, and where it went on."""
-
-    def killed() -> None:
-        small_run(strategy, folder, Steps(point, lambda: os.kill(os.getpid(), signal.SIGKILL)))
-
     (kind, function), time_of = point
-    if in_a_process(killed) != signal.SIGKILL:
-        raise SystemExit(f"{strategy} was not killed at {kind} {time_of} of {function}")
-    begun = (folder / "config.json").exists()
-    if not begun:
+    place = f"{kind} {time_of} of {function}"
+    if in_a_process(lambda: small_run(strategy, folder, Steps(point))) != signal.SIGKILL:
+        raise SystemExit(f"{strategy} was not killed at {place}")
+    if not (folder / "config.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
+        in_a_process(lambda: small_run(strategy, folder))
         resumed = "not begun"
     elif read_run(folder).status == "finished":
         resumed = "finished"  # It was about to be reported.
     else:
-        resumed = "later"
-    if resumed != "finished":
-        in_a_process(lambda: small_run(strategy, folder, resume=begun))
-    if resumed == "later":
+        in_a_process(lambda: small_run(strategy, folder, resume=str(folder)))
         resumed = read_run(folder).events[-1].detail
-    return {
-        "strategy": strategy,
-        "killed at": f"{kind} {time_of} of {function}",
-        "goes on": resumed,
-    }
+    return {"strategy": strategy, "killed at": place, "goes on": resumed}
 
 
 def kill_often(points: int, seed: int) -> list[dict[str, Any]]:
@@ -163,8 +132,6 @@ def kill_often(points: int, seed: int) -> list[dict[str, Any]]:
 def main(
     points: Annotated[int, typer.Option(help="Number of points, half of them per strategy.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the points.")] = 0,
-    output: harness.Output = harness.RUNS,
-    results: harness.Results = None,
 ) -> harness.Study:
     """Kill and resume, and write whether anything is different."""
     logging.disable(logging.ERROR)

@@ -23,102 +23,63 @@ from fedfuse.simulation.processes import listens, started_in
 
 START_SECONDS = 120.0
 SERVER_APP = "flwr-serverapp"
+# What a SuperNode's log says of each message that it takes, of each reply that it hands over, and
+# each time that the SuperLink lets it in.
+RECEIVED, SENT, CONNECTED = "Received successfully", "Sent successfully", "SuperNode ID: "
 
 
 class Machine:
-    """A SuperNode and the worker beside it.
-
-    Args:
-        workspace: that they are in.
-        superlink: ``HOST:PORT``.
-        number: of the client's partition.
-        clients: their number.
-    """
+    """A SuperNode and the worker beside it, ``node`` and ``worker``, of one client's partition."""
 
     def __init__(self, workspace: Workspace, superlink: str, number: int, clients: int) -> None:
-        self._workspace, self._superlink, self.number = workspace, superlink, number
-        self._port = free_port()
-        self._log = workspace.folder / f"node-{number}.log"
+        self.number, self._workspace, folder = number, workspace, workspace.folder
+        self._log = folder / f"node-{number}.log"
         self._log.touch()
-        self._key, self.public = make_node_files(workspace.folder, f"node-{number}")
-        self._about = workspace.folder / f"node-{number}.toml"
-        self._about.write_text(
-            f"partition-id = {number}\nnum-partitions = {clients}\nthreads = 1\n"
-        )
-        self.node: subprocess.Popen[bytes] | None = None
-        self.worker: subprocess.Popen[bytes] | None = None
+        key, self.public = make_node_files(folder, f"node-{number}")
+        about = folder / f"node-{number}.toml"
+        about.write_text(f"partition-id = {number}\nnum-partitions = {clients}\nthreads = 1\n")
+        port = str(free_port())
+        self._commands = {
+            "node": (
+                *("flower-supernode", "--superlink", superlink),
+                *("--root-certificates", str(folder / "ca.crt")),
+                *("--auth-supernode-private-key", str(key)),
+                *("--node-config", str(about), "--isolation", "process", "--port", port),
+            ),
+            "worker": ("fedfuse", "node", "worker", "--supernode", f"127.0.0.1:{port}"),
+        }
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         """Start what is not there."""
-        folder = self._workspace.folder
-        if self.node is None:
-            self.node = self._start(
-                "flower-supernode",
-                *("--superlink", self._superlink),
-                *("--root-certificates", str(folder / "ca.crt")),
-                *("--auth-supernode-private-key", str(self._key)),
-                *("--node-config", str(self._about)),
-                *("--isolation", "process", "--port", str(self._port)),
-            )
-        if self.worker is None:
-            address = f"127.0.0.1:{self._port}"
-            self.worker = self._start("fedfuse", "node", "worker", "--supernode", address)
+        for name, command in self._commands.items():
+            if name not in self._running:
+                with self._log.open("ab") as log:
+                    self._running[name] = self._workspace.start(*command, stdout=log.fileno())
 
-    def send(self, number: int, *, node: bool = True, worker: bool = True) -> None:
+    def send(self, number: int, *names: str) -> None:
         """Send a signal to one of both, or to both; what it ends has ended on return."""
-        chosen = [
-            process for process, wanted in ((self.node, node), (self.worker, worker)) if wanted
-        ]
-        for process in chosen:
-            if process:
-                process.send_signal(number)
+        chosen = [name for name in names or self._commands if name in self._running]
+        for name in chosen:
+            self._running[name].send_signal(number)
         if number in (signal.SIGKILL, signal.SIGTERM):
-            for process in chosen:
-                if process:
-                    process.wait()
-            self.node = None if node else self.node
-            self.worker = None if worker else self.worker
+            for name in chosen:
+                self._running.pop(name).wait()
 
-    def received(self) -> int:
-        """Messages that it has taken so far."""
-        return self._said("Received successfully")
-
-    def sent(self) -> int:
-        """Replies that it has handed over so far."""
-        return self._said("Sent successfully")
-
-    def connections(self) -> int:
-        """How often the SuperLink has let it in."""
-        return self._said("SuperNode ID: ")
+    def count(self, said: str) -> int:
+        """How often something is in the log: ``RECEIVED``, ``SENT`` or ``CONNECTED``."""
+        return self._log.read_text(errors="replace").count(said)
 
     def tend(self) -> None:
         """Start again what has ended by itself, as the units in deploy/ do: to a SuperLink a
         SuperNode that was killed is there for a minute, and is not let in twice.
         """
-        self.node = _running(self.node)
-        self.worker = _running(self.worker)
+        self._running = {name: p for name, p in self._running.items() if p.poll() is None}
         self.start()
-
-    def _said(self, what: str) -> int:
-        return self._log.read_text(errors="replace").count(what)
-
-    def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return self._workspace.start(program, *arguments, stdout=log.fileno())
-
-
-def _running(process: subprocess.Popen[bytes] | None) -> subprocess.Popen[bytes] | None:
-    return process if process and process.poll() is None else None
 
 
 class Machines:
-    """All of them, and the run that they are at.
-
-    Args:
-        workspace: that they are in.
-        config: run config, flat.
-        clients: their number.
-    """
+    """All of them in a workspace, and the run that they are at, by its flat config."""
 
     def __init__(self, workspace: Workspace, config: Mapping[str, Scalar], clients: int) -> None:
         self._workspace = workspace
@@ -159,7 +120,7 @@ class Machines:
                 *("--host", "127.0.0.1", "--port", str(port)),
                 stdout=log.fileno(),
             )
-        wait(lambda: listens(superlink.pid, port), START_SECONDS, "the SuperLink listens")
+        wait(lambda: listens(superlink.pid, port), "the SuperLink listens")
         (folder / "config.toml").write_text(
             f'[superlink]\ndefault = "faults"\n[superlink.faults]\naddress = "localhost:{port}"\n'
             f'root-certificates = "{folder / "ca.crt"}"\n'
@@ -176,14 +137,10 @@ class Machines:
                 raise SystemExit(f"flwr {' '.join(command)} failed:\n{text}")
 
 
-def wait(until: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait.
-
-    Raises:
-        SystemExit: when it takes longer.
-    """
-    deadline = time.monotonic() + seconds
+def wait(until: Callable[[], bool], what: str) -> None:
+    """Wait for something; ends the program when it takes longer than ``START_SECONDS``."""
+    deadline = time.monotonic() + START_SECONDS
     while not until():
         if time.monotonic() > deadline:
-            raise SystemExit(f"not within {seconds:g} s: {what}")
+            raise SystemExit(f"not within {START_SECONDS:g} s: {what}")
         time.sleep(0.1)

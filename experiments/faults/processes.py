@@ -23,10 +23,11 @@ import typer
 
 from experiments import harness
 from experiments.faults.account import Absence, lapses
-from experiments.faults.machines import Machines, wait
+from experiments.faults.machines import CONNECTED, RECEIVED, SENT, Machines, wait
 from experiments.faults.run import SMALL
 from experiments.faults.tables import publish, summarize
 from fedfuse.builtin.models import ensure
+from fedfuse.config.run_config import Scalar
 from fedfuse.simulation.flwr_run import Workspace
 from fedfuse.tracking.json_fields import read_lines
 from fedfuse.tracking.records import MessageLine, read_message
@@ -42,7 +43,6 @@ RESTART_SECONDS = 10.0
 # Within which a client that was started again has answered something: it is let in after a minute
 # at most, and imports take their time.
 BACK_SECONDS = 240.0
-START_SECONDS = 120.0
 RUN_SECONDS = 900.0
 # Done to one client: SIGKILL of its SuperNode or its worker while it works on a message, SIGSTOP of
 # both for longer than the deadline, SIGTERM of both for a round; ``late`` is started in round 1.
@@ -51,36 +51,22 @@ KINDS = ("node killed", "worker killed", "frozen", "away", "late")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one client.
+    """What goes wrong with one client."""
 
-    Attributes:
-        kind: one of ``KINDS``.
-        client: whose machine.
-        message: the number of the message, from 1, that it works on.
-        delay: seconds after it has taken it.
-        seconds: before it is started again, or goes on after the deadline.
-    """
-
-    kind: str
+    kind: str  # one of ``KINDS``
     client: int
-    message: int
-    delay: float
-    seconds: float
+    message: int  # the number of the message, from 1, that it works on
+    delay: float  # seconds after it has taken it
+    seconds: float  # before it is started again, or goes on after the deadline
 
 
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
-    """A schedule.
+    """A schedule."""
 
-    Attributes:
-        faults: of clients; one client has none.
-        kill: the round after whose first reply the server is killed, and seconds; 0 for none.
-        piggyback: whether a round is one message or three.
-    """
-
-    faults: tuple[Fault, ...]
-    kill: tuple[int, float]
-    piggyback: bool
+    faults: tuple[Fault, ...]  # of clients; one client has none
+    kill: tuple[int, float]  # round and seconds after its first reply for the server; 0 for none
+    piggyback: bool  # a round is one message, or three
 
 
 def draw(seed: int) -> FaultPlan:
@@ -106,31 +92,19 @@ def draw(seed: int) -> FaultPlan:
 
 
 class Play:
-    """A run among failures.
-
-    Args:
-        machines: that it is on.
-        plan: what goes wrong.
-
-    Attributes:
-        absences: of clients, in lines of messages.jsonl.
-    """
+    """A run among failures on some machines."""
 
     def __init__(self, machines: Machines, plan: FaultPlan) -> None:
         self._machines, self._plan = machines, plan
-        self.absences: list[Absence] = []
+        self.absences: list[Absence] = []  # of clients, in lines of messages.jsonl
 
     def __call__(self) -> None:
-        """Start everything, do what the plan says, and wait for the end.
-
-        Raises:
-            SystemExit: when there is none.
-        """
+        """Start everything, do what the plan says, and wait for the end."""
         late = {fault.client for fault in self._plan.faults if fault.kind == "late"}
         early = [client for client in self._machines.clients if client.number not in late]
         for client in early:
             client.start()
-        wait(lambda: all(c.connections() for c in early), START_SECONDS, "all are connected")
+        wait(lambda: all(c.count(CONNECTED) for c in early), "all are connected")
         self._machines.submit()
         acts = [self._suffer(fault) for fault in self._plan.faults]
         if self._plan.kill[0]:
@@ -159,32 +133,28 @@ class Play:
     def _suffer(self, fault: Fault) -> Iterator[None]:
         """Do it; yields until its time has come."""
         machine = self._machines.clients[fault.client]
-        name = str(fault.client)
-        absence = Absence(name, len(self.message_log()))
-        if fault.kind == "late":
-            self.absences.append(absence)
-            yield from self._until_round(1)
-        else:
-            while machine.received() < fault.message:
+        if fault.kind != "late":
+            while machine.count(RECEIVED) < fault.message:
                 yield
             yield from _pause(fault.delay)
-            absence.begin = len(self.message_log())
-            self.absences.append(absence)
-            if fault.kind == "frozen":
-                machine.send(signal.SIGSTOP)
-                yield from _pause(DEADLINE + fault.seconds)
-                machine.send(signal.SIGCONT)
-            elif fault.kind == "away":
-                machine.send(signal.SIGTERM)
-                yield from self._until_round(self._round() + 1)
-            else:
-                node = fault.kind == "node killed"
-                machine.send(signal.SIGKILL, node=node, worker=not node)
-                yield from _pause(fault.seconds)
-        sent = machine.sent()
+        absence = Absence(str(fault.client), len(self.message_log()))
+        self.absences.append(absence)
+        if fault.kind == "late":
+            yield from self._until_round(1)
+        elif fault.kind == "frozen":
+            machine.send(signal.SIGSTOP)
+            yield from _pause(DEADLINE + fault.seconds)
+            machine.send(signal.SIGCONT)
+        elif fault.kind == "away":
+            machine.send(signal.SIGTERM)
+            yield from self._until_round(self._round() + 1)
+        else:
+            machine.send(signal.SIGKILL, fault.kind.split()[0])
+            yield from _pause(fault.seconds)
+        sent = machine.count(SENT)
         machine.start()
         deadline = time.monotonic() + BACK_SECONDS
-        while machine.sent() == sent and time.monotonic() < deadline:
+        while machine.count(SENT) == sent and time.monotonic() < deadline:
             yield from _pause(RESTART_SECONDS)
             machine.tend()
         absence.end = len(self.message_log())
@@ -214,16 +184,14 @@ def _pause(seconds: float) -> Iterator[None]:
 
 def one(seed: int) -> list[dict[str, Any]]:
     """What one schedule was, and what came of it: a cell."""
-    plan, name = draw(seed), f"processes-{seed}"
-    config = {
-        **SMALL,
+    plan = draw(seed)
+    given: dict[str, Scalar] = {
         "seed": seed,
-        "name": name,
+        "name": f"processes-{seed}",
         "rounds": ROUNDS,
         "timeout": DEADLINE,
-        "min-clients": 1,
-        "piggyback": plan.piggyback,
     }
+    config = {**SMALL, **given, "min-clients": 1, "piggyback": plan.piggyback}
     with Workspace([]) as workspace:
         machines = Machines(workspace, config, CLIENTS)
         play = Play(machines, plan)
@@ -235,11 +203,7 @@ def one(seed: int) -> list[dict[str, Any]]:
             "faults": [asdict(fault) for fault in plan.faults],
             "server killed": list(plan.kill) if plan.kill[0] else None,
             "messages": sum(line.sent_bytes > 0 for line in run.messages),
-            "failed": [
-                [line.round, line.phase, line.client, line.error]
-                for line in run.messages
-                if line.error
-            ],
+            "failed": [[x.round, x.phase, x.client, x.error] for x in run.failures if x.error],
             "events": dict(sorted(Counter(event.event for event in run.events).items())),
             "lapses": lapses(machines.folder, CLIENTS, play.absences),
         }
@@ -257,8 +221,6 @@ def scheduled(schedules: int) -> Counter[str]:
 @harness.experiment("processes.json", draw=publish)
 def main(
     schedules: Annotated[int, typer.Option(help="Number of schedules.")] = 10,
-    output: harness.Output = harness.RUNS,
-    results: harness.Results = None,
 ) -> harness.Study:
     """Run the schedules and write what came of them."""
     ensure(["builtin:server", "builtin:gpt2", "builtin:llama", "builtin:opt"])

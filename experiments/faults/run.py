@@ -12,12 +12,12 @@ from unittest.mock import patch
 from flwr.common.constant import SUPERLINK_NODE_ID
 
 from clients.app import app as client_app
+from experiments.faults.account import unfinished
 from experiments.faults.fleet import Fleet, Killed, Place, Schedule
 from fedfuse.config.run_config import Scalar
 from fedfuse.flower import messages
 from fedfuse.simulation.in_process import new_context
 from fedfuse.tracking.checkpoints import Checkpoints
-from fedfuse.tracking.json_fields import read_lines
 from fedfuse.tracking.run import SERVER, RunFolder, read_run
 from strategies.app import app as server_app
 
@@ -33,17 +33,10 @@ SMALL: Mapping[str, Scalar] = {
     "data.holdout": 0,
     "data.test": 1,
     "data.questions": 1,
-    "server.lora-rank": 4,
-    "server.device": "cpu",
-    "clients.lora-rank": 4,
-    "clients.device": "cpu",
-    "local.steps": 2,
-    "local.batch-size": 4,
-    "server-distill.steps": 2,
-    "server-distill.batch-size": 4,
-    "client-distill.steps": 2,
-    "client-distill.batch-size": 4,
-    "gate.steps": 2,
+    **{f"{side}.lora-rank": 4 for side in ("server", "clients")},
+    **{f"{side}.device": "cpu" for side in ("server", "clients")},
+    **{f"{phase}.steps": 2 for phase in ("local", "server-distill", "client-distill", "gate")},
+    **{f"{phase}.batch-size": 4 for phase in ("local", "server-distill", "client-distill")},
     "gate.folds": 2,
     "knowledge.k": 8,
     "knowledge.delta-threshold": 0.01,
@@ -65,23 +58,16 @@ def outcome(folder: Path) -> dict[str, str]:
 
 
 def run_among(schedule: Schedule, config: Mapping[str, Scalar], clients: int) -> list[Fleet]:
-    """A run that is resumed as often as its server is killed.
+    """A run that is resumed as often as its server is killed; the fleet of each part of it.
 
-    Args:
-        schedule: what goes wrong.
-        config: the whole run config, flat; its run folder does not exist yet.
-        clients: their number.
-
-    Returns:
-        the fleet of each part of the run.
+    ``config`` is the whole run config, flat; its run folder does not exist yet.
     """
     folder = Path(str(config["output"])) / str(config["name"])
     nodes = [{"partition-id": i, "num-partitions": clients} for i in range(clients)]
     fleets: list[Fleet] = []
     while True:
         first = max(Checkpoints(folder / SERVER / "checkpoints").rounds(), default=-1) + 1
-        resumed = {"resume": str(folder)} if fleets else {}
-        given = {**config, **resumed}
+        given = {**config, **({"resume": str(folder)} if fleets else {})}
         fleets.append(Fleet(schedule, client_app, nodes, given, first))
         context = new_context(fleets[-1].run.run_id, SUPERLINK_NODE_ID, {}, given)
         try:
@@ -96,20 +82,14 @@ def run_among(schedule: Schedule, config: Mapping[str, Scalar], clients: int) ->
 
 def lapses(folder: Path, fleets: list[Fleet]) -> list[str]:
     """What a run should have done and did not; nothing, if all is well."""
-    run, found = read_run(folder), []
-    if run.status != "finished":
-        found.append(f"the run is {run.status}")
-    adapters = {path.parent.parent.name for path in folder.rglob("adapter_model.safetensors")}
-    heard = {str(c) for fleet in fleets for _, kind, c in fleet.delivered if kind == EVALUATE}
-    found += [f"no adapter of {model}" for model in sorted({SERVER, *heard} - adapters)]
-    found += _message_log(run, fleets)
+    run = read_run(folder)
+    phase = messages.EVALUATE
+    heard = {str(c) for fleet in fleets for _, kind, c in fleet.delivered if kind == phase}
+    found = unfinished(run, sorted({SERVER, *heard})) + _message_log(run, fleets)
     for fleet in fleets:
         for place, fault in fleet.delivered.items():
             found += _reply(run, place, fault)
     return found
-
-
-EVALUATE = messages.EVALUATE
 
 
 def _message_log(run: RunFolder, fleets: list[Fleet]) -> list[str]:
@@ -128,27 +108,20 @@ def _message_log(run: RunFolder, fleets: list[Fleet]) -> list[str]:
 
 def _reply(run: RunFolder, place: Place, fault: str) -> list[str]:
     """What came of one reply: a valid one counts, no other does."""
+    if fault not in HONEST:
+        return []
     number, phase, client = place
-    name = str(client)
-    lines = [x for x in run.messages if (x.round, x.phase, x.client) == (number, phase, name)]
-    good = [line for line in lines if line.error is None]
-    refused = [line for line in lines if (line.error or "").startswith("refused")]
-    if fault in HONEST and (refused or not good):
+    name, shares = str(client), [x for x in run.teacher_shares if x.round == number]
+    errors = [
+        line.error
+        for line in run.messages
+        if (line.round, line.phase, line.client) == (number, phase, name)
+    ]
+    if None not in errors or any((error or "").startswith("refused") for error in errors):
         return [f"{place}: a valid reply was lost"]
     used = {
-        messages.LOCAL: any(
-            (x.round, x.direction, x.teacher) == (number, "up", name) for x in run.teacher_shares
-        ),
-        messages.DISTILL: any(
-            (x.round, x.direction, x.model) == (number, "down", name) for x in run.teacher_shares
-        ),
-        messages.EVALUATE: any((x.round, x.model) == (number, name) for x in run.metrics),
+        messages.LOCAL: ("up", name) in {(x.direction, x.teacher) for x in shares},
+        messages.DISTILL: ("down", name) in {(x.direction, x.model) for x in shares},
+        messages.EVALUATE: (number, name) in {(x.round, x.model) for x in run.metrics},
     }
-    if fault in HONEST and not used.get(phase, True):
-        return [f"{place}: a valid reply was not used"]
-    return []
-
-
-def events(folder: Path) -> Counter[str]:
-    """How often what happened."""
-    return Counter(read_lines(folder / "events.jsonl", lambda line: line.text("event")))
+    return [] if used.get(phase, True) else [f"{place}: a valid reply was not used"]

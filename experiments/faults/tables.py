@@ -24,22 +24,15 @@ def summarize(cells: Sequence[Mapping[str, Any]], faults: Iterable[Counter[str]]
 
 def table(killed: dict[str, Any], failing: dict[str, Any], real: dict[str, Any]) -> str:
     """The summaries as a table, and what the schedules had in them."""
-    return "\n".join(
-        [
-            "| | runs | as they should be |",
-            "|---|---|---|",
-            f"| killed at a random point and resumed | {killed['points']} | "
-            f"{killed['identical']} bit-identical |",
-            f"| schedules of failures | {failing['schedules']} | "
-            f"{failing['without lapses']} without a lapse |",
-            f"| schedules of failures of real processes | {real['schedules']} | "
-            f"{real['without lapses']} without a lapse |",
-            "",
-            f"The schedules had: {_times(failing)} (of messages; rounds for `away`, servers for "
-            "`killed`).",
-            "",
-            f"Those of real processes had: {_times(real)}.",
-        ]
+    whole = f"{killed['identical']} bit-identical"
+    rows = [("killed at a random point and resumed", f"{killed['points']}", whole)]
+    for what, found in {"": failing, " of real processes": real}.items():
+        whole = f"{found['without lapses']} without a lapse"
+        rows.append((f"schedules of failures{what}", f"{found['schedules']}", whole))
+    return (
+        f"{harness.markdown(('', 'runs', 'as they should be'), rows, text_columns=3)}\n\n"
+        f"The schedules had: {_times(failing)} (of messages; rounds for `away`, servers for "
+        f"`killed`).\n\nThose of real processes had: {_times(real)}."
     )
 
 
