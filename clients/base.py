@@ -20,7 +20,7 @@ from fedfuse.flower.messages import unpack_context
 
 
 class BaseClient(ABC):
-    """One client for the length of one message.
+    """One client, made anew for each message.
 
     Args:
         context: Flower's, with the node config and what the last message left.
@@ -69,7 +69,7 @@ class BaseClient(ABC):
         """Name of the model that this client trains, or asks."""
 
     def registration_info(self, **facts: str) -> ConfigRecord:
-        """What every client replies to a registration, and more."""
+        """Facts that every client replies to a registration, and more."""
         return ConfigRecord(
             {
                 "partition": self.partition,
@@ -101,8 +101,8 @@ class BaseClient(ABC):
 
     @abstractmethod
     def evaluate(self, request: RecordDict) -> RecordDict:
-        """``evaluate``: score what this client has."""
+        """``evaluate``: score this client's model or prompt."""
 
     @abstractmethod
     def measure_baselines(self, request: RecordDict) -> RecordDict:
-        """``train.baseline``: score what this client would have without the federation."""
+        """``train.baseline``: train and score without the federation."""

@@ -28,15 +28,15 @@ KEPT = 3
 
 
 class ClientState:
-    """A client's state for the length of one message.
+    """A client's state during one message.
 
     Args:
         state: ``Context.state``; brought to what the message expects.
-        folder: this client's, in the run folder on its machine.
-        facts: what a state of this client must have been written by: its place and model.
-        request_context: the run and the round that the message belongs to.
+        folder: this client's folder in the run folder on its machine.
+        facts: partition and model, which a state on the disk must have been written with.
+        request_context: run and round of the message.
         after: at registration, the last round that the server has finished, -1 for none; the state
-            goes back to what it was then.
+            is restored to it.
 
     Raises:
         FedfuseError: for a message of an earlier round than the state, and a state on the disk that
@@ -73,16 +73,16 @@ class ClientState:
 
     @property
     def damaged(self) -> list[str]:
-        """Files that could not be used."""
+        """Files that could not be read."""
         return self._files.damaged
 
     @property
     def round(self) -> int:
-        """The round of the last message that changed the state; -1 for none."""
+        """Round of the last message that changed the state; -1 for none."""
         return int(self.state.config_records[_RUN]["round"])  # type: ignore[arg-type]
 
     def save(self) -> None:
-        """Note the round and write the copy, if the message changed anything."""
+        """Write the copy on the disk, if the message changed the state."""
         before = self._before
         if all(self.state.get(key) is before.get(key) for key in {*self.state, *before}):
             return
@@ -101,18 +101,18 @@ class ClientState:
         self._files.save(Checkpoint(self.request_context.round, arrays, facts))
 
     def _kept(self) -> int:
-        """How often the state was kept so far."""
+        """Number of times that the state was saved."""
         return int(self.state.config_records[_RUN]["kept"])  # type: ignore[arg-type]
 
     def _is_behind(self) -> bool:
-        """Whether the copy on the disk is newer: the process that answered the last message was
-        killed before Flower had put ``Context.state`` away.
+        """Whether the copy on the disk is newer, as after a process that was killed before Flower
+        had stored ``Context.state``.
         """
         facts = self._files.peek(self.request_context.round)
         return facts.get("run") == self.request_context.id and facts["kept"] > self._kept()
 
     def _restore(self) -> None:
-        """The newest state on the disk that is no later than the message, if it is newer."""
+        """Load the newest state on the disk that is no later than the message, if it is newer."""
         found = self._files.latest(self.request_context.round)
         if found is None or found.facts["run"] != self.request_context.id:
             return

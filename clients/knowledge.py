@@ -51,7 +51,7 @@ from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 ADAPTER = "adapter"
-# State of the rule that learns, and each test sample's loss under the zero-shot model.
+# State of a learning rule; loss of each test sample under the zero-shot model.
 RULE, INITIAL_NLL = "rule", "initial-nll"
 # Losses of public contexts with the adapter that is kept.
 CONTEXT_LOSS = "context-loss"
@@ -92,7 +92,7 @@ class KnowledgeClient(BaseClient):
     """Trains on private data, sends its knowledge or its adapter, learns from the server.
 
     Attributes:
-        local_model: its model, in the state that the last message left.
+        local_model: its model, as the last message left it.
         channel: encodes and decodes knowledge.
     """
 
@@ -119,9 +119,10 @@ class KnowledgeClient(BaseClient):
         return _private(self.client, self.local_model)
 
     def register(self, request: RecordDict) -> RecordDict:
-        """Who this client is: model, tokenizer, size and domain of its data.
+        """Reply with model, tokenizer, size and domain of the data.
 
-        The server's tokenizer is told here and kept: it may be larger than all that follows.
+        The server's tokenizer comes with this message only, and is kept: it may be larger than all
+        that follows.
         """
         pack_tokenizer(self.records, unpack_tokenizer(request))
         domains = Counter(sample.domain for sample in self.private.samples)

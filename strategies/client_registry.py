@@ -1,4 +1,4 @@
-"""Who takes part: clients are registered when they appear, and known again when they return."""
+"""Registers clients when they appear, and recognises those that return."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ClientInfo:
     """A client as it registers.
 
     Attributes:
-        client: its name: the number of its partition.
-        model: that it has, or asks.
-        name: what reports call it.
-        domain: most of its private data is of this one; empty where there is none.
+        client: name, the number of its partition.
+        model: base model or black box.
+        name: display name in reports.
+        domain: domain of most of its private data; empty where there is none.
     """
 
     client: str
@@ -37,11 +37,11 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True)
 class ResumeInfo:
-    """What a client has of the run already.
+    """State that a client has of the run already.
 
     Attributes:
-        round: the round that its state is of; -1 for a client that begins anew.
-        damaged: what it could not read of its state.
+        round: round of its state; -1 for a client that begins anew.
+        damaged: parts of its state that it could not read.
     """
 
     round: int
@@ -52,9 +52,9 @@ class ClientRegistry:
     """Registers nodes.
 
     Args:
-        run: the run folder.
+        run: run folder.
         registration_request: makes the content of a request to register.
-        parse_registration: reads a reply; raises an error for a client that cannot take part.
+        parse_registration: parses a reply; raises for a client that cannot take part.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class ClientRegistry:
         """Ask the nodes that have not answered yet to register.
 
         Args:
-            grid: with the nodes.
+            grid: Flower's, with the nodes.
             messenger: gets their names.
-            after: the last round that is over, -1 for none: a client's state goes back to it.
+            after: last round that is over, -1 for none; clients restore their state of it.
         """
         there = set(grid.get_node_ids())
         unanswered = sorted(there - self._answered)
@@ -96,7 +96,7 @@ class ClientRegistry:
         self._called = True
 
     def _register(self, messenger: Messenger, there: Set[int], after: int, reply: Message) -> None:
-        """Give a node its client's name."""
+        """Register the client of a node, or refuse it."""
         node = reply.metadata.src_node_id
         self._answered.add(node)
         try:
@@ -104,21 +104,20 @@ class ClientRegistry:
             resume_info = parse_resume_info(reply.content)
             known_nodes = [n for n, name in messenger.names.items() if name == info.client]
             if set(known_nodes) & there:
-                # To Flower a machine that was killed is there for a minute: its next node is asked
-                # again.
+                # Flower lists a machine that was killed for a minute: ask its next node again.
                 self._answered.remove(node)
                 raise FedfuseError(f"partition {info.client} is taken by another client")
         except (FedfuseError, KeyError, TypeError, ValueError) as error:
-            messenger.refuse(max(after, 0), messages.REGISTER, node, error)
+            messenger.refuse(max(after, 0), messages.REGISTER, messenger.name(node), error)
             return
-        for gone in known_nodes:  # The client's machine was started again, as another node.
+        for gone in known_nodes:  # the client's machine was restarted, as another node
             del messenger.names[gone]
-        # By name: in which order clients are asked is no matter of who was quicker to register.
+        # By name: the order of requests must not depend on who registered first.
         names = {**messenger.names, node: info.client}
         messenger.names = dict(sorted(names.items(), key=itemgetter(1)))
-        self._write_down(info, resume_info, after)
+        self._record(info, resume_info, after)
 
-    def _write_down(self, info: ClientInfo, resume_info: ResumeInfo, after: int) -> None:
+    def _record(self, info: ClientInfo, resume_info: ResumeInfo, after: int) -> None:
         client, run = info.client, self._run
         run.add(
             models={client: info.model},
@@ -129,7 +128,7 @@ class ClientRegistry:
         for error in resume_info.damaged:
             run.event(max(after, 0), "damaged", client, error)
         if after < 0 or (resume_info.round == after and not self._called):
-            return  # The run begins, or goes on as if nothing had happened.
+            return  # the run begins, or goes on with all of its state
         if resume_info.round < 0:
             run.event(after, "lost" if known else "joined", client, "begins anew")
         else:
@@ -137,10 +136,10 @@ class ClientRegistry:
 
 
 def parse_resume_info(content: RecordDict) -> ResumeInfo:
-    """Read what a client says that it has of the run.
+    """Parse which state a client has of the run.
 
     Raises:
-        KeyError, TypeError, ValueError: where it says something else.
+        KeyError, TypeError, ValueError: for another kind of content.
     """
     info = content.config_records["info"]
     damaged = info.get("damaged", [])

@@ -263,11 +263,11 @@ class FedDTPT(BaseStrategy):
             self._write_prompt(stage, server_round, client, tuned.prompt, tuned.queries, test, own)
         return None if average is None else MetricRecord({"accuracy": average})
 
-    def measure_baselines(self, turn: int) -> None:
+    def measure_baselines(self, last: int) -> None:
         """Measure local search alone, and one search with everybody's data."""
         log.info("baselines: standalone, centralized")
         config = ConfigRecord({})
-        messages.pack_context(config, self.request_context(turn))
+        messages.pack_context(config, self.request_context(last))
         content = self._content(config, self.server.start)
         requests = [Message(content, node, messages.BASELINE) for node in self.messenger.names]
         replies = self.messenger.send_and_receive(self.config.rounds, requests)
@@ -276,7 +276,7 @@ class FedDTPT(BaseStrategy):
         def parse_reply(reply: Message) -> TunedPrompt:
             return self._parse_tuned(reply, self.server.start, queries)
 
-        found = dict(self.parse_replies(turn, replies, parse_reply))
+        found = dict(self.parse_replies(last, replies, parse_reply))
         tuner = centralized_tuner(self.config, self.server.scorer, len(requests), self.paid)
         for stage, model, tuned in (
             *(("standalone", client, found[client]) for client in sorted(found)),

@@ -140,6 +140,11 @@ class FedMKT(ModelStrategy):
         """
         server, phase = self.server, self.config.server_distill
         losses: dict[str, float] = {}
+
+        def refuse(client: str, error: FedfuseError) -> None:
+            del losses[client]
+            self.messenger.refuse(server_round, messages.LOCAL, client, error)
+
         with DiskBuffer(server.run.folder) as buffer:
             distilled, self._knowledge = server_step(
                 server.local_model,
@@ -156,6 +161,7 @@ class FedMKT(ModelStrategy):
                 if self.config.acceptance_test
                 else None,
                 store=buffer.put,
+                refuse=refuse,
                 on_step=log_progress(f"round {server_round}: distill", phase.steps),
             )
         server.record_step(server_round, distilled)

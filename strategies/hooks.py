@@ -1,8 +1,8 @@
 """What a strategy may override: the hooks of registration and of a round, in order.
 
 They have Flower's names and signatures; the ``distill`` pair follows the ``train`` pair.
-``ModelStrategy`` is what those have in common whose server has a model of its own. ``FedMKT``
-overrides all of a round's hooks, ``LLM2SLM`` and ``FedAvgLoRA`` the least.
+``ModelStrategy`` is the base of strategies whose server has a model of its own. ``FedMKT``
+overrides all of a round's hooks, ``LLM2SLM`` and ``FedAvgLoRA`` the fewest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class RunState(Protocol):
-    """What a strategy is given, whatever else that may be: config and run folder."""
+    """The least that a strategy needs of the server's side: config and run folder."""
 
     config: RunConfig
     run: RunWriter
@@ -49,10 +49,10 @@ class RunState(Protocol):
 
 
 class StrategyHooks(Strategy):
-    """The hooks, and what their default forms need.
+    """The hooks and their default implementations.
 
     Args:
-        server: config, run folder, and what the strategy needs besides.
+        server: config, run folder, and what else the strategy needs.
 
     Attributes:
         client: kind of client that answers: ``knowledge``, ``feddtpt``, your own class, or its
@@ -72,7 +72,7 @@ class StrategyHooks(Strategy):
     @staticmethod
     @abstractmethod
     def open(config: RunConfig) -> RunState:
-        """The server's side of the run: what the strategy needs."""
+        """Open the server's side of the run."""
 
     @classmethod
     def client_name(cls) -> str:
@@ -115,11 +115,11 @@ class StrategyHooks(Strategy):
 
     @abstractmethod
     def registration_request(self) -> RecordDict:
-        """What clients are told when they are asked who they are."""
+        """Content of the request to register."""
 
     @abstractmethod
     def parse_registration(self, reply: Message) -> ClientInfo:
-        """Who a client says that it is.
+        """Parse a reply to a registration.
 
         Raises:
             FedfuseError, KeyError, TypeError, ValueError: for a client that cannot take part.
@@ -149,13 +149,13 @@ class StrategyHooks(Strategy):
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the clients what the server knows; no message skips the phase."""
+        """Send the server's knowledge to the clients; without messages the phase is skipped."""
         return []
 
     def aggregate_distill(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Take note of what the clients learned."""
+        """Record what the clients learned."""
         return None
 
     def configure_evaluate(
@@ -168,21 +168,21 @@ class StrategyHooks(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Write the clients' scores down; returns what they have in the mean."""
+        """Record the clients' scores; returns their mean."""
 
     @abstractmethod
     def evaluate_server(self, server_round: int) -> MetricRecord:
-        """Score what the server has and write it down."""
+        """Score the server's model or prompt and record it."""
 
-    def measure_baselines(self, turn: int) -> None:
-        """What the same would be without the federation; where the run config asks for it.
+    def measure_baselines(self, last: int) -> None:
+        """Measure what the same would be without the federation, where the run config asks for it.
 
         Args:
-            turn: the number of the last message before (``strategies.phases``), which clients know.
+            last: round number of the messages, which must not be below the clients' own.
         """
 
     def state(self) -> dict[str, ndarray]:
-        """What the strategy itself has learned, as flat arrays for the checkpoint."""
+        """State of the strategy itself, as flat arrays for the checkpoint."""
         return {}
 
     def load(self, state: Mapping[str, ndarray]) -> None:
@@ -197,7 +197,7 @@ class StrategyHooks(Strategy):
     # --- For hooks ---
 
     def request_context(self, server_round: int) -> messages.RequestContext:
-        """What the requests of a round belong to."""
+        """Run and round that a request belongs to."""
         run = self.server.run
         return messages.RequestContext(run.folder.name, run.id, server_round)
 
@@ -217,13 +217,11 @@ class StrategyHooks(Strategy):
         and counted.
         """
         for reply in replies:
+            client = self.messenger.name(reply.metadata.src_node_id)
             try:
                 messages.check_round(reply.content, server_round)
                 parsed = parse_reply(reply)
             except (FedfuseError, KeyError, TypeError, ValueError) as error:
-                metadata = reply.metadata
-                self.messenger.refuse(
-                    server_round, metadata.message_type, metadata.src_node_id, error
-                )
+                self.messenger.refuse(server_round, reply.metadata.message_type, client, error)
                 continue
-            yield self.messenger.name(reply.metadata.src_node_id), parsed
+            yield client, parsed

@@ -1,4 +1,4 @@
-"""One phase of a round: send a message to each client, and take the replies that are any good."""
+"""Sends the messages of a phase, collects the replies and writes messages.jsonl."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fedfuse.tracking.run_writer import RunWriter
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-# Replies asked for at once: those that are there and wait for their turn are held in memory.
+# Replies pulled at once: all of a batch are in memory.
 BATCH = 8
-# A request that its client did not get within the deadline and this is not delivered at all: who
-# returns after a long time does not work off what nobody waits for. Replies live no longer. Where a
-# client ends while it uploads its reply, Flower waits for the rest, up to 180 s, and does not ask
-# for the others' meanwhile: they must outlive that.
+# Time to live of a request and its reply beyond the deadline: a client that returns after a long
+# time must not work through requests that nobody waits for. Where a client ends while it uploads
+# its reply, Flower waits for the rest, up to 180 s, and does not pull the others meanwhile: they
+# must outlive that.
 GRACE_SECONDS = 240.0
 _FLOWERS_WORDS = "Exception ClientAppException occurred. Message: "
 
@@ -33,10 +33,10 @@ class SentPhase:
     """Messages of one phase that were sent.
 
     Attributes:
-        round: of the run.
-        name: the messages' type.
-        sizes: bytes of each message, by node.
-        started: when they were sent, by the monotonic clock.
+        round: round of the run.
+        name: type of the messages.
+        sizes: bytes of each message by node.
+        started: time of sending, monotonic clock.
     """
 
     round: int
@@ -46,10 +46,10 @@ class SentPhase:
 
 
 class ReplyStream(Iterator[Message]):
-    """Good replies as they arrive; a reply that was handed out is not kept.
+    """Replies without an error as they arrive; none is kept after it was handed out.
 
     Attributes:
-        waited: seconds that were spent in here so far, and not on what the replies say.
+        waited: seconds spent waiting for replies so far.
     """
 
     def __init__(self, replies: Iterator[Message]) -> None:
@@ -65,12 +65,11 @@ class ReplyStream(Iterator[Message]):
 
 
 class Messenger:
-    """Sends phases and writes messages.jsonl. Failed, late and repeated replies are counted, not
-    trusted.
+    """Sends phases and writes messages.jsonl; failed, late and repeated replies are not used.
 
     Attributes:
-        names: of registered clients by node.
-        absent: clients of a run that was interrupted which have not registered again.
+        names: names of registered clients by node.
+        absent: clients of an interrupted run that have not registered again.
     """
 
     def __init__(self, grid: Grid, run: RunWriter, timeout: float) -> None:
@@ -81,7 +80,7 @@ class Messenger:
         self.absent: set[str] = set()
 
     def name(self, node_id: int) -> str:
-        """The name of a node's client; the node id until it has registered."""
+        """Name of a node's client; the node id until it has registered."""
         return self.names.get(node_id, str(node_id))
 
     def send_and_receive(
@@ -94,10 +93,10 @@ class Messenger:
         """Send messages, wait for the replies, return those without an error, by client name.
 
         Args:
-            server_round: of the run, for messages.jsonl.
+            server_round: round of the run, for messages.jsonl.
             messages: at most one per node.
             meanwhile: work for the server while the clients are busy.
-            minimum: good replies without which the run is given up.
+            minimum: least number of replies without an error.
 
         Raises:
             FedfuseError: when there are fewer.
@@ -118,13 +117,13 @@ class Messenger:
         on_reply: Callable[[Message], None] | None = None,
         minimum: int = 0,
     ) -> ReplyStream:
-        """Send messages at once; the replies without an error come one by one, as they arrive.
+        """Send messages at once; yield the replies without an error as they arrive.
 
         Args:
-            server_round: of the run, for messages.jsonl.
+            server_round: round of the run, for messages.jsonl.
             messages: at most one per node.
-            on_reply: called with each good reply before it is written down: it may name its sender.
-            minimum: good replies without which the run is given up, at the end of the phase.
+            on_reply: called with each such reply before it is recorded; may name its sender.
+            minimum: least number of replies without an error, checked at the end of the phase.
         """
         asked = list(messages)
         if not asked:
@@ -149,11 +148,10 @@ class Messenger:
         waiting = list(self._grid.push_messages(sent))
         return ReplyStream(self._receive(phase, waiting, on_reply, minimum))
 
-    def refuse(self, server_round: int, phase: str, node_id: int, error: Exception) -> None:
-        """Note that a reply's content was no good."""
-        client = self.name(node_id)
+    def refuse(self, server_round: int, phase: str, client: str, error: Exception) -> None:
+        """Write down that the content of a client's reply cannot be used."""
         log.warning("%s of client %s refused: %s", phase, client, error, extra={"client": client})
-        self._run.message(server_round, phase, self.name(node_id), error=f"refused: {error}")
+        self._run.message(server_round, phase, client, error=f"refused: {error}")
 
     def _receive(
         self,
@@ -162,11 +160,11 @@ class Messenger:
         on_reply: Callable[[Message], None] | None,
         minimum: int,
     ) -> Iterator[Message]:
-        """The good ones of the replies to the messages with the ids ``waiting``."""
+        """Replies without an error to the messages with the ids ``waiting``."""
         missing, left = set(phase.sizes), dict.fromkeys(waiting)
         good, late = 0, False
         while left and not late:
-            # Asked before the replies are: who answers in time is heard, however long the server
+            # Before the replies are pulled: one that came in time counts, however long the server
             # takes for the others.
             late = time.monotonic() - phase.started > self._timeout
             for reply in self._pull(left):
@@ -186,7 +184,7 @@ class Messenger:
         require(good, minimum, phase.name)
 
     def _pull(self, left: dict[str, None]) -> Iterator[Message]:
-        """What there is of the replies to the message ids in ``left``, which shrinks by them."""
+        """Replies that have arrived for the message ids in ``left``, which shrinks by them."""
         asked = list(left)
         for start in range(0, len(asked), BATCH):
             batch = deque(self._grid.pull_messages(asked[start : start + BATCH]))
@@ -196,7 +194,7 @@ class Messenger:
                 yield reply
 
     def _record(self, phase: SentPhase, node: int, reply: Message | None) -> bool:
-        """Write the line of messages.jsonl; whether the reply can be used."""
+        """Write a line of messages.jsonl; returns whether the reply can be used."""
         received, error = 0, None
         seconds = time.monotonic() - phase.started
         if reply is None:
@@ -227,7 +225,7 @@ class Messenger:
         received_bytes: int = 0,
         seconds: float = 0.0,
     ) -> None:
-        """Write the line of messages.jsonl of a request without a good reply."""
+        """Write a line of messages.jsonl for a request that failed."""
         log.warning(
             "%s of client %s failed: %s", phase.name, client, error, extra={"client": client}
         )
@@ -243,7 +241,7 @@ class Messenger:
 
 
 def _last_line(reason: str | None) -> str:
-    """The line of a reason that says what happened, without what Flower puts around it."""
+    """The telling line of an error's reason, without what Flower puts around it."""
     lines = [line.strip() for line in (reason or "").removesuffix("'>").splitlines()]
     lines = [line.removeprefix(_FLOWERS_WORDS) for line in lines if line]
     telling = [line for line in lines if "Error" in line]
@@ -251,10 +249,10 @@ def _last_line(reason: str | None) -> str:
 
 
 def require(answered: int, minimum: int, phase: str) -> None:
-    """Stop a run that has too few clients left.
+    """Check that enough clients answered.
 
     Raises:
-        FedfuseError: naming the phase and both numbers.
+        FedfuseError: when there are fewer than the minimum.
     """
     if answered < minimum:
         raise FedfuseError(

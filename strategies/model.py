@@ -27,13 +27,13 @@ T = TypeVar("T")
 
 
 class ModelStrategy(BaseStrategy):
-    """Clients tell their tokenizers, train on private data, and score their models.
+    """Clients register with their tokenizers, train on private data and score their models.
 
     Args:
         server: config, the server's model and the run folder.
 
     Attributes:
-        tokenizers: of the clients, by node.
+        tokenizers: the clients' tokenizers by node.
     """
 
     server: ServerState
@@ -75,7 +75,7 @@ class ModelStrategy(BaseStrategy):
         return registration_request
 
     def parse_registration(self, reply: Message) -> ClientInfo:
-        """A client's model, the domain of its data, and its tokenizer, which is kept."""
+        """Parse a client's model, domain and tokenizer, and keep the tokenizer."""
         info = reply.content.config_records["info"]
         tokenizer = messages.unpack_tokenizer(reply.content)
         client = str(int(info["partition"]))  # type: ignore[arg-type]
@@ -99,20 +99,20 @@ class ModelStrategy(BaseStrategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Write the clients' scores down; returns their mean loss over clients and domains."""
+        """Record the clients' scores; returns their mean loss over clients and domains."""
         stage = FEDERATED if server_round else ZERO_SHOT
 
-        def note(reply: Message) -> list[float]:
+        def parse_reply(reply: Message) -> list[float]:
             scores = messages.unpack_scores(reply.content)
             client = self.messenger.name(reply.metadata.src_node_id)
             self.server.run.scores(stage, server_round, client, scores)
             return [score.loss for score in scores.values()]
 
-        noted = self.parse_replies(server_round, replies, note)
-        return mean_loss([loss for _, losses in noted for loss in losses])
+        parsed = self.parse_replies(server_round, replies, parse_reply)
+        return mean_loss([loss for _, losses in parsed for loss in losses])
 
     def evaluate_server(self, server_round: int) -> MetricRecord:
-        """Score the server's model and write it down."""
+        """Score the server's model and record it."""
         stage = FEDERATED if server_round else ZERO_SHOT
         scores = self.server.score()
         self.server.run.scores(stage, server_round, SERVER, scores)
@@ -121,41 +121,41 @@ class ModelStrategy(BaseStrategy):
         return MetricRecord({**messages.scores_to_metrics(scores)})
 
     def parse_replies(
-        self, server_round: int, replies: Iterable[Message], read: Callable[[Message], T]
+        self, server_round: int, replies: Iterable[Message], parse_reply: Callable[[Message], T]
     ) -> Iterator[tuple[str, T]]:
-        """The same, with a note on who trains in smaller parts since its memory ran out."""
+        """Parse replies as they come, and record which clients ran out of memory."""
 
-        def read_both(reply: Message) -> tuple[T, str, int]:
+        def parse_both(reply: Message) -> tuple[T, str, int]:
             phase = reply.metadata.message_type.removeprefix("train.")
-            return read(reply), phase, messages.unpack_max_tokens(reply.content)
+            return parse_reply(reply), phase, messages.unpack_max_tokens(reply.content)
 
-        for client, (found, phase, tokens) in super().parse_replies(
-            server_round, replies, read_both
+        for client, (parsed, phase, tokens) in super().parse_replies(
+            server_round, replies, parse_both
         ):
             if tokens:
-                self.server.note_memory(server_round, client, phase, tokens)
-            yield client, found
+                self.server.record_memory(server_round, client, phase, tokens)
+            yield client, parsed
 
     def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
-        """The losses that the clients report, in the order of their names."""
+        """Losses that the clients report, in the order of their names."""
         return [loss for _, loss in sorted(self.parse_replies(server_round, replies, take_loss))]
 
-    def measure_baselines(self, turn: int) -> None:
+    def measure_baselines(self, last: int) -> None:
         """Standalone, public-only and centralized training."""
         log.info("baselines: standalone, public-only, centralized")
         config = ConfigRecord({})
-        messages.pack_context(config, self.request_context(turn))
+        messages.pack_context(config, self.request_context(last))
         requests = self.requests(messages.BASELINE, config)
         with one_thread():
             replies = self.messenger.send_and_receive(
                 self.config.rounds, requests, lambda: server_baselines(self.server)
             )
 
-        def note(reply: Message) -> None:
+        def parse_reply(reply: Message) -> None:
             client = self.messenger.name(reply.metadata.src_node_id)
             client_baselines(self.server, client, reply)
 
-        deque(self.parse_replies(turn, replies, note), maxlen=0)
+        deque(self.parse_replies(last, replies, parse_reply), maxlen=0)
 
 
 @contextmanager
@@ -170,14 +170,14 @@ def one_thread() -> Iterator[None]:
 
 
 def take_loss(reply: Message) -> float:
-    """The loss that a reply says its sender ended with.
+    """Unpack the final training loss of a reply.
 
     Raises:
-        FedfuseError: when it says nothing, or no finite number.
+        FedfuseError: when it is missing or not a finite number.
     """
     return messages.unpack_number(reply.content, "loss")
 
 
 def mean_loss(losses: Sequence[float]) -> MetricRecord | None:
-    """The mean of losses; nothing for none."""
+    """Mean of the losses; None without any."""
     return MetricRecord({"loss": sum(losses) / len(losses)}) if losses else None

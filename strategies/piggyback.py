@@ -85,7 +85,7 @@ class PiggybackRunner(PhaseRunner):
             try:
                 parts = split(reply.content)
             except FedfuseError as error:
-                self.messenger.refuse(last.round, JOINT, node, error)
+                self.messenger.refuse(last.round, JOINT, self.messenger.name(node), error)
                 continue
             # A part that is missing has no content, which the phase refuses.
             answers = [

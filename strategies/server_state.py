@@ -1,4 +1,4 @@
-"""What every strategy is given: the config, the server's own model, and the run folder."""
+"""The server's side of a run: its config, model and run folder; checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class ServerState:
     """One run on the server.
 
     Attributes:
-        config: the run config.
-        participant: the server's model on the public and test sets.
-        run: the run folder.
-        public: the public samples that the current round is about.
-        translator: from any client's knowledge of them into the server's terms.
-        training: state of the server's training by phase.
-        untouched: the loss of each test sample when it was first scored, nats.
+        config: run config.
+        local_model: the server's model with the public and test sets.
+        run: run folder.
+        public: public samples of the current round.
+        aligner: aligns clients' knowledge of them to the server's tokens.
+        training: training states by phase.
+        initial_nll: loss of each test sample when it was first scored, nats.
     """
 
     config: RunConfig
@@ -78,18 +78,18 @@ class ServerState:
             self.public, self.aligner = public, self.aligner.for_samples(public.samples)
 
     def knowledge(self) -> Knowledge:
-        """What the server's model knows about the round's public samples."""
+        """Knowledge of the server's model about the round's public samples."""
         return self.local_model.knowledge(self.config.knowledge.k, self.public)
 
     def score(self) -> dict[str, Score]:
-        """The server's model on the test set."""
+        """Score the server's model on the test set."""
         scores, nats = self.local_model.evaluate(self.initial_nll)
         if self.initial_nll is None:
             self.initial_nll = nats
         return scores
 
     def record_step(self, server_round: int, distilled: Distilled) -> None:
-        """Keep the training state of a ``server_step``, and write its result down."""
+        """Keep the training state of a ``server_step`` and write its result into the run."""
         if distilled.state is not None:
             self._keep_training("distill", distilled.state, server_round)
         shares = teacher_shares(self.public.samples, distilled.weights, distilled.teachers)
@@ -104,16 +104,16 @@ class ServerState:
     def _keep_training(self, phase: str, state: TrainingState, server_round: int) -> None:
         self.training[phase] = state
         if MAX_TOKENS in state:
-            self.note_memory(server_round, SERVER, phase, int(state[MAX_TOKENS]))
+            self.record_memory(server_round, SERVER, phase, int(state[MAX_TOKENS]))
 
     def view_contexts(self) -> ContextView:
-        """What the server's model makes of the round's public prompts."""
+        """Context losses and hidden states of the server's model on the public samples."""
         return self.local_model.view_contexts(self.public)
 
     def fit(
         self, phase: str, data: TokenizedDataset, settings: TrainingConfig, server_round: int
     ) -> None:
-        """Train the server's adapter on labels alone; the next phase goes on where this stops."""
+        """Train the server's adapter on labels alone; the next phase continues from its state."""
         _, state = self.local_model.learn(
             data,
             settings,
@@ -123,15 +123,15 @@ class ServerState:
         )
         self._keep_training(phase, state, server_round)
 
-    def note_memory(self, server_round: int, model: str, phase: str, tokens: int) -> None:
-        """Write down, once, that a model trains in smaller parts since its memory ran out."""
+    def record_memory(self, server_round: int, model: str, phase: str, tokens: int) -> None:
+        """Write an event, once, for a model that trains in smaller parts since memory ran out."""
         if self._parts.get((model, phase)) != tokens:
             self._parts[model, phase] = tokens
             detail = f"{phase}: out of memory; {tokens} tokens at once from now on"
             self.run.event(server_round, "out-of-memory", model, detail)
 
     def restart(self) -> None:
-        """Back to the untrained adapter, and to the whole public set."""
+        """Reset to the untrained adapter and the whole public set."""
         self.public = self.local_model.public
         self.local_model.reset()
         self.training.clear()
@@ -142,9 +142,9 @@ class ServerState:
         """Save all that is needed to go on after a round.
 
         Args:
-            server_round: that is over.
-            strategy: its own state.
-            result: metrics so far, as JSON holds them.
+            server_round: the round that is over.
+            strategy: state of the strategy.
+            result: metrics so far, JSON-serialisable.
 
         Raises:
             FedfuseError: when it cannot be written; the checkpoint before stays.
@@ -176,7 +176,7 @@ class ServerState:
 
 
 def log_progress(phase: str, steps: int) -> Callable[[int, float], None]:
-    """For ``on_step``: a line in the log where a phase takes long, every few seconds."""
+    """Make an ``on_step`` that logs a line every few seconds of a long phase."""
     last = time.monotonic()
 
     def log_step(step: int, loss: float) -> None:
@@ -189,7 +189,7 @@ def log_progress(phase: str, steps: int) -> Callable[[int, float], None]:
 
 
 def open_server_state(config: RunConfig) -> ServerState:
-    """Load data and model, then make the run folder: bad input leaves none behind."""
+    """Load data and model, then make the run folder, so that bad input leaves none behind."""
     splits = load_splits(config.data, config.seed, 1)
     local_model = load_local_model(
         SERVER, config.server.model, config.server, config.data, config.seed
@@ -207,11 +207,11 @@ def open_server_state(config: RunConfig) -> ServerState:
 
 
 def open_run(config: RunConfig, **facts: Any) -> RunWriter:
-    """The folder of the run that the config names to go on with, or else a new one.
+    """Open the run that the config resumes, or make a new one.
 
     Args:
-        config: the run config.
-        facts: what config.json says of a new run from the beginning.
+        config: run config.
+        facts: further entries of a new run's config.json.
 
     Raises:
         FedfuseError: for a run that cannot go on, or was begun with another config.
@@ -226,12 +226,12 @@ def open_run(config: RunConfig, **facts: Any) -> RunWriter:
 
 
 def checkpoints(run: RunWriter) -> Checkpoints:
-    """The server's, of a run."""
+    """The server's checkpoints of a run."""
     return Checkpoints(run.folder / SERVER / "checkpoints")
 
 
 def restore_latest(config: RunConfig, run: RunWriter) -> Checkpoint | None:
-    """Bring a run folder back to the last whole round, if the config says to go on with it.
+    """Cut a run folder back to its last whole round, if the config resumes it.
 
     Returns:
         the checkpoint; None where the run begins.
@@ -273,5 +273,5 @@ def check_same(config: RunConfig, before: Mapping[str, Any]) -> None:
 
 
 def all_private(config: RunConfig) -> Sequence[Sample]:
-    """Every client's private samples: only a simulation, for the centralized baseline, may ask."""
+    """Every client's private samples, for the centralized baseline of a simulation."""
     return load_splits(config.data, config.seed, 1).private[0]

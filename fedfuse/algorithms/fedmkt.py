@@ -20,7 +20,7 @@ way can be chosen in each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +31,8 @@ from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.distillation.optimizer_state import TrainingState
+from fedfuse.distillation.training import MAX_TOKENS
+from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.acceptance import AcceptanceResult
 from fedfuse.fusion.fuser import AlignedTeacher, FusedTargets, KnowledgeFuser
 from fedfuse.fusion.rules import Rule
@@ -41,6 +43,7 @@ from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 OnStep = Callable[[int, float], None]
+Refuse = Callable[[str, FedfuseError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,21 +129,20 @@ def server_step(
     reads_contexts: bool = False,
     acceptance_seed: int | None = None,
     store: Callable[[AlignedTeacher], AlignedTeacher] = lambda teacher: teacher,
+    refuse: Refuse | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Distilled, KnowledgeSet]:
     """Steps 4 to 8, of the server: align, select, distil, compute S_0.
 
     ``received`` holds verified S_k by client, as they come; ``store`` may put each aligned teacher
-    into a file. ``rule`` selects; with ``reads_contexts`` it sees context losses and hidden states.
-    With ``acceptance_seed`` a phase that makes a held-out domain worse is rolled back.
+    into a file; ``refuse`` gets the error of a client that cannot be aligned (default: raise it).
+    ``rule`` selects; with ``reads_contexts`` it sees context losses and hidden states. With
+    ``acceptance_seed`` a phase that makes a held-out domain worse is rolled back.
     """
     contexts = model.view_contexts(public) if reads_contexts else None
     fuser = KnowledgeFuser(aligner, model.knowledge(config.k, public), contexts)
     # Step 4: align every client's tokens to the server's (MinED).
-    aligned = {
-        client: store(fuser.align_teacher(sent.knowledge, sent.tokenizer, sent.context_loss))
-        for client, sent in received
-    }
+    aligned = dict(_align_all(fuser, received, store, refuse))
     # Step 5: select by the rule (Algorithm 2: DualMinCE). By name: ties go to the first.
     clients = sorted(aligned)
     teachers = [aligned[client] for client in clients]
@@ -187,6 +189,24 @@ def client_step(
     )
 
 
+def _align_all(
+    fuser: KnowledgeFuser,
+    received: Iterable[tuple[str, KnowledgeSet]],
+    store: Callable[[AlignedTeacher], AlignedTeacher],
+    refuse: Refuse | None,
+) -> Iterator[tuple[str, AlignedTeacher]]:
+    """Each client's knowledge on the model's rows, one at a time."""
+    for client, sent in received:
+        try:
+            teacher = fuser.align_teacher(sent.knowledge, sent.tokenizer, sent.context_loss)
+        except FedfuseError as error:
+            if refuse is None:
+                raise
+            refuse(client, error)
+        else:
+            yield client, store(teacher)
+
+
 def _distil(
     model: LocalModel,
     public: TokenizedDataset,
@@ -201,11 +221,15 @@ def _distil(
     on_step: OnStep | None = None,
 ) -> Distilled:
     """Train on labels and fused targets, with or without an acceptance test."""
+    weights = targets.weights
     options = {"seed": seed, "teacher": targets.teacher, "replay": replay, "state": state}
     learn = partial(model.learn, public, training, on_step=on_step, **options)
     if acceptance_seed is None:
         loss, learned = learn()
-        return Distilled(loss, learned, teachers, targets.weights, None)
+        return Distilled(loss, learned, teachers, weights, None)
     (loss, learned), acceptance = model.train_with_rollback(learn, acceptance_seed)
-    kept = learned if acceptance.keep else state
-    return Distilled(loss, kept, teachers, targets.weights, acceptance)
+    if not acceptance.keep:
+        # What was learned is gone, but not that memory ran out.
+        memory = {key: value for key, value in learned.items() if key == MAX_TOKENS}
+        return Distilled(loss, {**(state or {}), **memory} or None, teachers, weights, acceptance)
+    return Distilled(loss, learned, teachers, weights, acceptance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from fedfuse.algorithms.fedmkt import KnowledgeSet
 from fedfuse.config.node import parse_client
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten, parse
 from fedfuse.distillation.optimizer_state import TrainingState
+from fedfuse.distillation.training import MAX_TOKENS
+from fedfuse.evaluation.acceptance import AcceptanceResult
 from fedfuse.evaluation.scoring import Score
 from fedfuse.factory.data import private_samples
 from fedfuse.factory.models import load_local_model, new_aligner
@@ -99,6 +102,51 @@ def check_adapter(folder: Path, name: str, adapter: dict[str, ndarray]) -> None:
 def check_scores(folder: Path, name: str, scores: dict[str, Score]) -> None:
     of_model = [x for x in lines(folder, "metrics") if (x["model"], x["round"]) == (name, ROUNDS)]
     assert {x["domain"]: x["loss"] for x in of_model} == {d: s.loss for d, s in scores.items()}
+
+
+@pytest.mark.usefixtures("tiny_builtin")
+def test_a_client_that_cannot_be_aligned_is_left_out() -> None:
+    given = {key.replace("__", "."): value for key, value in KEYS.items()}
+    plain = Plain(parse({**FAST, **given}))
+    good, other = plain.models
+    known = KnowledgeSet(good.knowledge(plain.config.knowledge.k), good.tokenizer)
+    fewer = other.encode(other.public.samples[:3])
+    foreign = KnowledgeSet(other.knowledge(plain.config.knowledge.k, fewer), other.tokenizer)
+    refused = {}
+    distilled, _ = fedmkt.server_step(
+        *(plain.server, plain.server.public, [("0", known), ("1", foreign)]),
+        find_rule("dual-min-ce").function,
+        *(new_aligner(plain.server, plain.config.knowledge), plain.config.knowledge),
+        plain.config.server_distill,
+        seed=0,
+        refuse=lambda client, error: refused.update({client: str(error)}),
+    )
+    assert distilled.teachers == ["0"]
+    assert list(refused) == ["1"]
+    assert "source_row: expected" in refused["1"]
+
+
+@pytest.mark.usefixtures("tiny_builtin")
+def test_memory_that_ran_out_is_not_forgotten_by_a_rollback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {key.replace("__", "."): value for key, value in KEYS.items()}
+    plain = Plain(parse({**FAST, **given}))
+    result = AcceptanceResult(keep=False, changes={})
+
+    def roll_back(learn: Callable[[], object], seed: int) -> tuple[object, AcceptanceResult]:
+        loss, learned = learn()
+        return (loss, {**learned, MAX_TOKENS: np.array(64)}), result
+
+    monkeypatch.setattr(plain.server, "train_with_rollback", roll_back)
+    distilled, _ = fedmkt.server_step(
+        *(plain.server, plain.server.public, [], find_rule("dual-min-ce").function),
+        *(new_aligner(plain.server, plain.config.knowledge), plain.config.knowledge),
+        plain.config.server_distill,
+        seed=0,
+        acceptance_seed=0,
+    )
+    assert distilled.state == {MAX_TOKENS: np.array(64)}
 
 
 @pytest.mark.usefixtures("tiny_builtin")
