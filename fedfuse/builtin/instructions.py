@@ -67,12 +67,7 @@ def draw_note(rng: Random, values: Mapping[str, int]) -> tuple[str, dict[str, in
 
 
 def draw_instruction(
-    rng: Random,
-    aspect: Aspect,
-    form: str,
-    hints: int,
-    form_words: int,
-    labels: list[str],
+    rng: Random, aspect: Aspect, form: str, hints: int, form_words: int, labels: list[str]
 ) -> str:
     """Draw an instruction of at most ``MAX_WORDS`` words.
 

@@ -87,7 +87,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def cache_root() -> Path:
-    """Where what can be rebuilt is kept: ``$FEDFUSE_CACHE``, or a folder in the user's cache."""
+    """Folder of what can be rebuilt: ``$FEDFUSE_CACHE``, or one in the user's cache."""
     given = os.environ.get("FEDFUSE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given) if given else Path(base) / "fedfuse"
@@ -107,8 +107,8 @@ def recipe_of(name: str) -> Recipe | PromptRecipe:
     known: dict[str, Recipe | PromptRecipe] = {**RECIPES, **PROMPT_RECIPES}
     short = name.removeprefix(PREFIX)
     if short not in known:
-        allowed = ", ".join(PREFIX + other for other in known)
-        raise FedfuseError(f"built-in model {name!r} does not exist; allowed: {allowed}")
+        expected = ", ".join(PREFIX + other for other in known)
+        raise FedfuseError(f"built-in model: expected one of {expected}, got {name!r}")
     return known[short]
 
 
@@ -123,7 +123,11 @@ def model_folder(name: str) -> Path:
     return cache_root() / "models" / f"{short}-{digest.hexdigest()[:16]}"
 
 
-def ensure(names: Iterable[str], on_progress: Progress | None = None, workers: int = 1) -> None:
+def _silent(name: str, step: int, steps: int) -> None:
+    """Show no progress."""
+
+
+def ensure(names: Iterable[str], on_progress: Progress = _silent, workers: int = 1) -> None:
     """Build the built-in models among ``names`` that are not cached yet.
 
     Args:
@@ -152,7 +156,7 @@ def ensure(names: Iterable[str], on_progress: Progress | None = None, workers: i
             listener.join()
 
 
-def build(name: str, on_progress: Progress | None = None) -> Path:
+def build(name: str, on_progress: Progress = _silent) -> Path:
     """Build one model unless it is cached; safe beside other builders, never half-written."""
     folder = model_folder(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -168,18 +172,13 @@ def build(name: str, on_progress: Progress | None = None) -> Path:
     return folder
 
 
-def _pretrain(name: str, folder: Path, on_progress: Progress | None) -> None:
+def _pretrain(name: str, folder: Path, on_progress: Progress) -> None:
     """Train tokenizer and model and save both as a Hugging Face folder."""
     recipe = recipe_of(name)
-
-    def on_step(step: int) -> None:
-        if on_progress:
-            on_progress(name, step, recipe.steps)
-
     if isinstance(recipe, PromptRecipe):
-        build_prompt_model(recipe, folder, on_step)
+        build_prompt_model(recipe, folder, lambda step: on_progress(name, step, recipe.steps))
     else:
-        _learn_language(recipe, folder, on_step)
+        _learn_language(recipe, folder, lambda step: on_progress(name, step, recipe.steps))
 
 
 def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]) -> None:
@@ -192,12 +191,8 @@ def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]
     data = TokenizedDataset(text_tokenizer, plain, MAX_LENGTH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = tiny_causal_lm(
-            recipe.architecture,
-            vocab_size=len(tokenizer),
-            width=recipe.width,
-            layers=recipe.layers,
-        )
+        size = {"vocab_size": len(tokenizer), "width": recipe.width, "layers": recipe.layers}
+        model = tiny_causal_lm(recipe.architecture, **size)
         settings = TrainingConfig(recipe.steps, recipe.batch_size, recipe.learning_rate)
         lm = CausalLM(model, text_tokenizer, recipe.architecture, len(tokenizer), MAX_LENGTH)
         train(lm, data, settings, seed=recipe.seed, on_step=lambda step, _: on_step(step))
@@ -210,8 +205,7 @@ def _build_in_worker(name: str, steps: Queue[tuple[str, int, int] | None]) -> No
     build(name, lambda *step: steps.put(step))
 
 
-def _forward(steps: Queue[tuple[str, int, int] | None], on_progress: Progress | None) -> None:
+def _forward(steps: Queue[tuple[str, int, int] | None], on_progress: Progress) -> None:
     """Hand steps from the workers on until the end marker."""
     while (step := steps.get()) is not None:
-        if on_progress:
-            on_progress(*step)
+        on_progress(*step)

@@ -89,12 +89,11 @@ def build_prompt_model(
         torch.manual_seed(recipe.seed)
         size = {"vocab_size": len(ids), "width": recipe.width, "layers": recipe.layers}
         # A head of its own: an answer's word is nothing like the words that it is read off.
-        model = (
-            tiny_masked_lm(MASKED, **size)
-            if masked
-            else tiny_causal_lm(recipe.architecture, **size, tied=False)
-        )
-        loss = masked_loss if masked else answer_loss
+        if masked:
+            model, loss = tiny_masked_lm(MASKED, **size), masked_loss
+        else:
+            model = tiny_causal_lm(recipe.architecture, **size, tied=False)
+            loss = answer_loss
         drawn = np.random.default_rng(recipe.seed)
         optimizer = torch.optim.AdamW(
             model.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=0.01, fused=True
@@ -124,17 +123,14 @@ def drawn_text(count: int) -> list[Sample]:
 
 
 def answer_loss(
-    model: PreTrainedModel,
-    batch: list[Exercise],
-    ids: dict[str, int],
-    rng: np.random.Generator,
+    model: PreTrainedModel, batch: list[Exercise], ids: dict[str, int], rng: np.random.Generator
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy (nats per token) of the answers and of the end after them."""
-    lines = [[BOS, *(ids[word] for word in f"{e.question} {e.answer}".split()), EOS] for e in batch]
+    lines = [_line(f"{exercise.question} {exercise.answer}", ids) for exercise in batch]
     last = np.array([len(line) - 1 for line in lines])
     sample = np.repeat(np.arange(len(lines)), 2)
     row = np.stack([last - 2, last - 1], axis=1).ravel()
-    inputs = _padded([line[:-1] for line in lines], PAD)
+    inputs = _padded([line[:-1] for line in lines])
     labels = torch.tensor([token for line in lines for token in line[-2:]])
     rows = torch.from_numpy(sample), torch.from_numpy(row)
     lm = CausalLM(model, None, "", len(ids), 0)  # type: ignore[arg-type]  # no text to encode
@@ -143,18 +139,15 @@ def answer_loss(
 
 
 def masked_loss(
-    model: PreTrainedModel,
-    batch: list[Exercise],
-    ids: dict[str, int],
-    rng: np.random.Generator,
+    model: PreTrainedModel, batch: list[Exercise], ids: dict[str, int], rng: np.random.Generator
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy (nats per token) of masked words of instructions and whole exercises."""
     lines = []
     for exercise in batch:
         alone = rng.random() < INSTRUCTION_SHARE
         text = exercise.instruction if alone else f"{exercise.question} {exercise.answer}"
-        lines.append([BOS, *(ids[word] for word in text.split()), EOS])
-    inputs = _padded(lines, PAD)
+        lines.append(_line(text, ids))
+    inputs = _padded(lines)
     there = inputs != PAD
     hidden = torch.from_numpy(rng.random(inputs.shape)) < MASKED_SHARE
     hidden &= there & (inputs != BOS) & (inputs != EOS)
@@ -163,6 +156,10 @@ def masked_loss(
     return nn.functional.cross_entropy(logits[hidden], inputs[hidden])
 
 
-def _padded(lines: list[list[int]], pad: int) -> Tensor:
+def _line(text: str, ids: dict[str, int]) -> list[int]:
+    return [BOS, *(ids[word] for word in text.split()), EOS]
+
+
+def _padded(lines: list[list[int]]) -> Tensor:
     """Token ids ``[B, L]``, padded on the right."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(line) for line in lines], True, pad)
+    return nn.utils.rnn.pad_sequence([torch.tensor(line) for line in lines], True, PAD)

@@ -116,7 +116,7 @@ class World:
             FedfuseError: for a number of domains that the lexicon does not hold.
         """
         if not 1 <= domains <= len(LEXICONS):
-            raise FedfuseError(f"data.domains is {domains}; allowed: 1 to {len(LEXICONS)}")
+            raise FedfuseError(f"data.domains: expected 1 to {len(LEXICONS)}, got {domains}")
         self.seed = seed
         self.domains = [Domain(lexicon, seed) for lexicon in LEXICONS[:domains]]
 
@@ -126,20 +126,15 @@ class World:
         ``data.test`` counts test sentences per entity, whose answers are drawn systematically from
         the entity's row; the other sizes count samples per domain.
         """
-        rng = np.random.default_rng([self.seed, 1])
-        seen: set[str] = set()
-        private: list[Sample] = []
-        public: list[Sample] = []
-        holdout: list[Sample] = []
-        test: list[Sample] = []
-        questions: list[Sample] = []
+        rng, seen = np.random.default_rng([self.seed, 1]), set[str]()
+        private, public, holdout, test, questions = (list[Sample]() for _ in range(5))
         bayes: dict[str, float] = {}
         for domain in self.domains:
             # The test set first: its answers must not depend on what other splits took.
-            test += self._test(domain, data.test, seen, rng)
-            public += self._draw(domain, data.public, seen, rng)
-            holdout += self._draw(domain, data.holdout, seen, rng)
-            private += self._draw(domain, data.private, seen, rng)
+            test += _test(domain, data.test, seen, rng)
+            public += _draw(domain, data.public, seen, rng)
+            holdout += _draw(domain, data.holdout, seen, rng)
+            private += _draw(domain, data.private, seen, rng)
             asked = [domain.question(seen, rng) for _ in range(data.questions)]
             questions += [sample for sample, _ in asked]
             bayes[domain.name] = float(np.mean([right for _, right in asked])) if asked else 0.0
@@ -147,25 +142,18 @@ class World:
         parts = partition(private, data.partition, num_partitions, data.alpha, self.seed)
         return Splits(parts, public, test, holdout, questions, Floor(loss, bayes))
 
-    def _test(
-        self, domain: Domain, repeats: int, seen: set[str], rng: np.random.Generator
-    ) -> list[Sample]:
-        pairs = [
-            (entity, answer)
-            for entity in range(len(domain.lexicon.entities))
-            for answer in domain.systematic_answers(entity, repeats, rng)
-        ]
-        return [_unseen(domain, entity, answer, seen, rng) for entity, answer in pairs]
 
-    def _draw(
-        self, domain: Domain, count: int, seen: set[str], rng: np.random.Generator
-    ) -> list[Sample]:
-        entities = rng.integers(len(domain.lexicon.entities), size=count)
-        answers = domain.draw_answers(entities.tolist(), rng)
-        return [
-            _unseen(domain, int(entity), answer, seen, rng)
-            for entity, answer in zip(entities, answers, strict=True)
-        ]
+def _test(domain: Domain, repeats: int, seen: set[str], rng: np.random.Generator) -> list[Sample]:
+    entities = range(len(domain.lexicon.entities))
+    answers = [domain.systematic_answers(entity, repeats, rng) for entity in entities]
+    pairs = [(entity, answer) for entity in entities for answer in answers[entity]]
+    return [_unseen(domain, entity, answer, seen, rng) for entity, answer in pairs]
+
+
+def _draw(domain: Domain, count: int, seen: set[str], rng: np.random.Generator) -> list[Sample]:
+    entities = rng.integers(len(domain.lexicon.entities), size=count).tolist()
+    pairs = zip(entities, domain.draw_answers(entities, rng), strict=True)
+    return [_unseen(domain, entity, answer, seen, rng) for entity, answer in pairs]
 
 
 def pretraining_text(samples_per_domain: int, seed: int) -> list[Sample]:
@@ -207,10 +195,10 @@ def shelf_marks(seed: int) -> dict[str, tuple[str, str]]:
 
 
 def _prompt(frame: str, fill: dict[str, str], rng: np.random.Generator) -> str:
-    when = ("on", DAYS) if rng.random() < 0.5 else ("in", MONTHS)
+    when, moments = ("on", DAYS) if rng.random() < 0.5 else ("in", MONTHS)
     place = PLACES[rng.integers(len(PLACES))]
-    moment = when[1][rng.integers(len(when[1]))]
-    return f"{when[0]} {moment} {frame.format(place=place, **fill)}"
+    moment = moments[rng.integers(len(moments))]
+    return f"{when} {moment} {frame.format(place=place, **fill)}"
 
 
 def _answer(word: str) -> str:

@@ -22,7 +22,6 @@ from transformers import PreTrainedTokenizerFast
 # bos, eos, pad, unk: ids 0 to 3 in every built-in tokenizer.
 SPECIALS = ("<s>", "</s>", "<pad>", "<unk>")
 BOS, EOS, PAD, MASK = 0, 1, 2, 4  # a mask only in the tokenizer of a masked model
-KINDS = ("byte-level-bpe", "unigram", "wordpiece")
 
 
 def train_tokenizer(kind: str, vocab_size: int, texts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -36,16 +35,7 @@ def train_tokenizer(kind: str, vocab_size: int, texts: Sequence[str]) -> PreTrai
         vocab_size: upper bound of the vocabulary, special tokens included.
         texts: what to train on.
     """
-    bos, eos, pad, unk = SPECIALS
-    fast: Any = PreTrainedTokenizerFast  # untyped
-    result: PreTrainedTokenizerFast = fast(
-        tokenizer_object=_KINDS[kind](vocab_size, texts),
-        bos_token=bos,
-        eos_token=eos,
-        pad_token=pad,
-        unk_token=unk,
-    )
-    return result
+    return _with_roles(_TRAINED[kind](vocab_size, texts))
 
 
 def word_level_tokenizer(words: Sequence[str], *, masked: bool) -> PreTrainedTokenizerFast:
@@ -53,21 +43,25 @@ def word_level_tokenizer(words: Sequence[str], *, masked: bool) -> PreTrainedTok
 
     Args:
         words: all that it knows, each once.
-        masked: for a masked model: it has a mask token, and puts bos and eos around a text, in the
-            roles of BERT's ``[CLS]`` and ``[SEP]``.
+        masked: with a mask token, and bos and eos around a text, as BERT's ``[CLS]``, ``[SEP]``.
     """
-    bos, eos, pad, unk = SPECIALS
+    bos, eos, _, unk = SPECIALS
     specials = (*SPECIALS, "<mask>") if masked else SPECIALS
     ids = {word: number for number, word in enumerate((*specials, *words))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unk))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(list(specials))
-    roles = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "unk_token": unk}
-    if masked:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A {eos}", special_tokens=[(bos, BOS), (eos, EOS)]
-        )
-        roles |= {"cls_token": bos, "sep_token": eos, "mask_token": specials[MASK]}
+    if not masked:
+        return _with_roles(tokenizer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A {eos}", special_tokens=[(bos, BOS), (eos, EOS)]
+    )
+    return _with_roles(tokenizer, cls_token=bos, sep_token=eos, mask_token=specials[MASK])
+
+
+def _with_roles(tokenizer: Tokenizer, **more: str) -> PreTrainedTokenizerFast:
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    roles = dict(zip(names, SPECIALS, strict=True)) | more
     fast: Any = PreTrainedTokenizerFast  # untyped
     result: PreTrainedTokenizerFast = fast(tokenizer_object=tokenizer, **roles)
     return result
@@ -153,4 +147,5 @@ def _words(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[str]:
     return counts
 
 
-_KINDS = {"byte-level-bpe": _byte_level_bpe, "unigram": _unigram, "wordpiece": _wordpiece}
+_TRAINED = {"byte-level-bpe": _byte_level_bpe, "unigram": _unigram, "wordpiece": _wordpiece}
+KINDS = tuple(_TRAINED)

@@ -231,7 +231,7 @@ def test_shelf_marks_are_the_words_own() -> None:
 
 @pytest.mark.parametrize("domains", [0, -1, 5])
 def test_a_number_of_domains_that_does_not_exist(domains: int) -> None:
-    with pytest.raises(FedfuseError, match=rf"data\.domains is {domains}; allowed: 1 to 4"):
+    with pytest.raises(FedfuseError, match=rf"data\.domains: expected 1 to 4, got {domains}"):
         World(0, domains)
 
 

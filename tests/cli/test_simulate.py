@@ -77,7 +77,7 @@ def sets(*options: str) -> list[str]:
         ),
         (
             ["server.model=builtin:gpt5"],
-            "model 'builtin:gpt5' does not exist; allowed: builtin:gpt2",
+            "model: expected one of builtin:gpt2",
         ),
         (
             ["clients.model=0=builtin:gpt2"],

@@ -359,8 +359,8 @@ def test_the_command_line_runs_it(
     ("keys", "why"),
     [
         ({"feddtpt.task": "./nowhere"}, "'./nowhere' does not exist"),
-        ({"feddtpt.masked-lm": "builtin:bort"}, "'builtin:bort' does not exist"),
-        ({"black-box.model": "builtin:x"}, "'builtin:x' does not exist"),
+        ({"feddtpt.masked-lm": "builtin:bort"}, "got 'builtin:bort'"),
+        ({"black-box.model": "builtin:x"}, "got 'builtin:x'"),
         (
             {"black-box.url": "http://127.0.0.1:1", "black-box.key-variable": "NOT_SET_AT_ALL"},
             "'NOT_SET_AT_ALL': expected a key of visible ASCII, got nothing",
