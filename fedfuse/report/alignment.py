@@ -19,18 +19,8 @@ from rich.text import Text
 
 from fedfuse.alignment.side_by_side import Block, Coverage, TextAlignment, Token
 from fedfuse.alignment.statistics import TableStatistics
-from fedfuse.report.alignment_formatting import (
-    ALONE,
-    JOINT,
-    MARKS,
-    MEANINGS,
-    NOTHING,
-    SPACE,
-    Row,
-    coverage_rows,
-    statistics_rows,
-    visible,
-)
+from fedfuse.report import alignment_formatting as formatted
+from fedfuse.report.alignment_formatting import MARKS, Row
 from fedfuse.report.formatting import count, shorten
 from fedfuse.tracking.json_fields import clean
 
@@ -48,7 +38,7 @@ def print_statistics(
     """Print what the table from ``source`` to ``target``, two names, does to the vocabulary."""
     for label, name in zip(("SRC  ", "DST  "), (source, target), strict=True):
         console.print(Text().append(label, "bold").append(shorten(clean(name), console.width - 6)))
-    console.print(_counts("vocabulary", statistics_rows(statistics, unit)))
+    console.print(_counts("vocabulary", formatted.statistics_rows(statistics, unit)))
 
 
 def print_alignment(
@@ -59,11 +49,12 @@ def print_alignment(
     limit: int = BLOCKS,
 ) -> None:
     """Print what is covered of texts, and their first ``limit`` blocks in all, side by side."""
-    console.print(
-        _counts(f"{count(len(texts), 'text')}, positions by {mode}", coverage_rows(coverage))
-    )
-    for line in _legend():
-        console.print(line)
+    title = f"{count(len(texts), 'text')}, positions by {mode}"
+    console.print(_counts(title, formatted.coverage_rows(coverage)))
+    for match, mark in MARKS.items():
+        line = Text().append(f"{mark} ", f"bold {COLOURS[match]}")
+        console.print(line.append(formatted.MEANINGS[match], "dim"))
+    console.print(Text(formatted.SIGNS, "dim"))
     left = sum(alignment.total for alignment in texts)
     for number, alignment in enumerate(texts, start=1):
         blocks = alignment.blocks[:limit]
@@ -121,33 +112,17 @@ def _lines(group: Sequence[tuple[Block, str, str, int]]) -> Iterator[Text]:
 
 def _cell(tokens: Sequence[Token], room: int) -> str:
     """The tokens of one side of a block, in at most ``room`` cells."""
-    parts = [visible(token.raw) + ("" if _has_partner(token) else ALONE) for token in tokens]
-    text = JOINT.join(parts) or NOTHING
+    text = formatted.JOINT.join(map(formatted.marked, tokens)) or formatted.NOTHING
     if cell_len(text) > room:
         text = set_cell_size(text, room - 1).rstrip() + "\N{HORIZONTAL ELLIPSIS}"
     return text
 
 
-def _has_partner(token: Token) -> bool:
-    """Whether a token goes unmarked; a source token without partner is nobody's loss."""
-    return token.paired or token.nearest is not None
-
-
-def _legend() -> Iterator[Text]:
-    for match, mark in MARKS.items():
-        yield Text().append(f"{mark} ", f"bold {COLOURS[match]}").append(MEANINGS[match], "dim")
-    yield Text(
-        f"{SPACE} a space, {JOINT} between the tokens of a block, {ALONE} behind a target token at "
-        "a position that no source position speaks of",
-        "dim",
-    )
-
-
 def _counts(title: str, rows: Sequence[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column(title, overflow="fold")
-    table.add_column("count", justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
+    for name in ("count", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(Text(row.label), f"{row.number:,}", row.share)
     return table

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import groupby
 from typing import NamedTuple
 
-from fedfuse.alignment.side_by_side import Coverage
+from fedfuse.alignment.side_by_side import Coverage, Token
 from fedfuse.alignment.statistics import TableStatistics
 
 SPACE = "\N{MIDDLE DOT}"
@@ -20,6 +21,10 @@ MEANINGS = {
     "near": "the table leads from a source token to a target token of the block",
     "none": "the table leads elsewhere",
 }
+SIGNS = (
+    f"{SPACE} a space, {JOINT} between the tokens of a block, {ALONE} behind a target token at a "
+    "position that no source position speaks of"
+)
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -38,18 +43,24 @@ def visible(raw: bytes) -> str:
     without a shape of their own are escaped, and a combining mark stands on a dotted circle.
     """
     parts: list[str] = []
-    partial: list[str] = []
-    for char in raw.decode("utf-8", errors="surrogateescape"):
-        if "\udc80" <= char <= "\udcff":
-            partial.append(f"{ord(char) - 0xDC00:02X}")
-            continue
+    text = raw.decode("utf-8", errors="surrogateescape")
+    for partial, chars in groupby(text, lambda char: "\udc80" <= char <= "\udcff"):
         if partial:
-            parts.append(f"<{' '.join(partial)}>")
-            partial = []
-        parts.append(_shape(char, first=not parts))
-    if partial:
-        parts.append(f"<{' '.join(partial)}>")
+            parts.append(f"<{' '.join(f'{ord(char) - 0xDC00:02X}' for char in chars)}>")
+        else:
+            for char in chars:
+                parts.append(_shape(char, first=not parts))
     return "".join(parts)
+
+
+def has_partner(token: Token) -> bool:
+    """Whether a token goes unmarked; a source token without partner is nobody's loss."""
+    return token.paired or token.nearest is not None
+
+
+def marked(token: Token) -> str:
+    """A token made visible, with ``ALONE`` behind it where it has no partner."""
+    return visible(token.raw) + ("" if has_partner(token) else ALONE)
 
 
 def _shape(char: str, *, first: bool) -> str:
@@ -79,38 +90,28 @@ def share(part: int, whole: int) -> str:
 
 
 def distance_labels(unit: str) -> list[str]:
-    """What the entries of ``TableStatistics.by_distance`` are, distance in ``unit``."""
-    single = unit.removesuffix("s")
-    return [
-        "exact match",
-        f"1 {single} away",
-        f"2 {unit} away",
-        f"3 {unit} away",
-        f"4 {unit} or more",
-    ]
+    """Names of the entries of ``TableStatistics.by_distance``, in ``unit``."""
+    near = (f"1 {unit.removesuffix('s')} away", f"2 {unit} away", f"3 {unit} away")
+    return ["exact match", *near, f"4 {unit} or more"]
+
+
+def distance_rows(statistics: TableStatistics, unit: str) -> list[Row]:
+    """Number of tokens at each distance from their nearest target."""
+    distances = zip(distance_labels(unit), statistics.by_distance, strict=True)
+    return [_part(label, number, statistics.tokens) for label, number in distances]
 
 
 def statistics_rows(statistics: TableStatistics, unit: str) -> list[Row]:
     """Every count of a table, with its share of the tokens or the specials."""
-    total = statistics.tokens
-    labels = distance_labels(unit)
-    rows = [
+    total, specials = statistics.tokens, statistics.specials
+    return [
         Row("source vocabulary", statistics.source_vocab, ""),
         Row("target vocabulary", statistics.target_vocab, ""),
         Row("source tokens for text", total, ""),
-    ]
-    distances = zip(labels, statistics.by_distance, strict=True)
-    rows += [Row(label, n, share(n, total)) for label, n in distances]
-    mapped, specials = statistics.specials_mapped, statistics.specials
-    return [
-        *rows,
-        Row("ties: several nearest targets", statistics.ties, share(statistics.ties, total)),
-        Row(
-            "ambiguous: target shared with others",
-            statistics.ambiguous,
-            share(statistics.ambiguous, total),
-        ),
-        Row(f"specials mapped to specials, of {specials}", mapped, share(mapped, specials)),
+        *distance_rows(statistics, unit),
+        _part("ties: several nearest targets", statistics.ties, total),
+        _part("ambiguous: target shared with others", statistics.ambiguous, total),
+        _part(f"specials mapped to specials, of {specials}", statistics.specials_mapped, specials),
     ]
 
 
@@ -118,15 +119,11 @@ def coverage_rows(coverage: Coverage) -> list[Row]:
     """Every count of the texts, with its share of the positions or tokens."""
     ours, theirs = coverage.source_tokens, coverage.target_tokens
     return [
-        Row(
-            f"target positions with a source, of {theirs:,}",
-            coverage.with_source,
-            share(coverage.with_source, theirs),
-        ),
-        Row(f"source positions used, of {ours:,}", coverage.used, share(coverage.used, ours)),
-        Row(
-            f"source tokens mapped exactly, of {ours:,}",
-            coverage.exact,
-            share(coverage.exact, ours),
-        ),
+        _part(f"target positions with a source, of {theirs:,}", coverage.with_source, theirs),
+        _part(f"source positions used, of {ours:,}", coverage.used, ours),
+        _part(f"source tokens mapped exactly, of {ours:,}", coverage.exact, ours),
     ]
+
+
+def _part(label: str, number: int, whole: int) -> Row:
+    return Row(label, number, share(number, whole))

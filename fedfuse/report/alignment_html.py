@@ -1,32 +1,13 @@
-"""How two tokenizers align, as one self-contained HTML file in the style of a run's report.
-
-Tokens and texts are escaped; the page's own policy forbids scripts and loading besides.
-"""
+"""How two tokenizers align, as one self-contained HTML file in the style of a run's report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from fedfuse.alignment.side_by_side import Coverage, TextAlignment, Token
 from fedfuse.alignment.statistics import Example, TableStatistics
-from fedfuse.report.alignment_formatting import (
-    ALONE,
-    JOINT,
-    MARKS,
-    MEANINGS,
-    NOTHING,
-    SPACE,
-    coverage_rows,
-    distance_labels,
-    share,
-    statistics_rows,
-    visible,
-)
-from fedfuse.report.css import STYLE
+from fedfuse.report import alignment_formatting as formatted
+from fedfuse.report.page import render_page
 from fedfuse.tracking.json_fields import clean
 
 _STYLE = """
@@ -43,21 +24,19 @@ _STYLE = """
   padding: .15rem .3rem; background: var(--soft); border-bottom: 2px solid var(--tone);
   overflow-wrap: anywhere; }
 .block .mark { line-height: 1; }
-.lone { color: var(--muted); }
-.joint, .nothing { color: var(--muted); }
+.lone, .joint, .nothing { color: var(--muted); }
 .token { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 @media print { .block { break-inside: avoid; } }
 """
 
-_TEMPLATE = """\
+_BODY = """\
 {% macro tokens(side) %}
-{% if not side %}<span class="nothing">{{ nothing }}</span>{% endif %}
+{% if not side %}<span class="nothing">{{ formatted.NOTHING }}</span>{% endif %}
 {%- for token in side -%}
-{%- if not loop.first %}<span class="joint">{{ joint }}</span>{% endif -%}
+{%- if not loop.first %}<span class="joint">{{ formatted.JOINT }}</span>{% endif -%}
 <span title="{{ describe(token) }}"
-{%- if token.nearest is none and not token.paired %} class="lone"{% endif -%}
->{{ visible(token.raw) }}
-{%- if token.nearest is none and not token.paired %}{{ alone }}{% endif %}</span>
+{%- if not formatted.has_partner(token) %} class="lone"{% endif -%}
+>{{ formatted.marked(token) }}</span>
 {%- endfor %}
 {% endmacro %}
 {% macro counts(title, rows) %}
@@ -70,15 +49,6 @@ _TEMPLATE = """\
 </tbody>
 </table></div>
 {% endmacro %}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ source }} to {{ target }} | fedfuse align</title>
-<style>{{ style }}</style>
-</head>
 <body>
 <header>
 <h1>{{ source }} to {{ target }}</h1>
@@ -97,9 +67,10 @@ that of another source token.</p>
 <table class="bars">
 <thead><tr><th>nearest target</th><th>tokens</th><th>share</th><th></th></tr></thead>
 <tbody>
-{% for bar in bars %}
-<tr><th>{{ bar.label }}</th><td>{{ "{:,}".format(bar.count) }}</td><td>{{ bar.share }}</td>
-<td><span class="bar {{ bar.tone }}" style="width: {{ bar.percent }}%"></span></td></tr>
+{% for row in distances %}
+<tr><th>{{ row.label }}</th><td>{{ "{:,}".format(row.number) }}</td><td>{{ row.share }}</td>
+<td><span class="bar {{ "exact" if loop.first else "none" if loop.last else "near" }}"
+ style="width: {{ "%.2f" | format(100 * row.number / number) }}%"></span></td></tr>
 {% endfor %}
 </tbody>
 </table>
@@ -108,17 +79,16 @@ that of another source token.</p>
 <h2>Texts</h2>
 {{ counts("texts", coverage) }}
 <ul class="legend">
-{% for match, mark in marks.items() %}
-<li class="{{ match }}"><span class="mark">{{ mark }}</span> {{ meanings[match] }}</li>
+{% for match, mark in formatted.MARKS.items() %}
+<li class="{{ match }}"><span class="mark">{{ mark }}</span> {{ formatted.MEANINGS[match] }}</li>
 {% endfor %}
-<li>{{ space }} a space, {{ joint }} between the tokens of a block, {{ alone }} behind a target
-token at a position that no source position speaks of; source above, target below</li>
+<li>{{ formatted.SIGNS }}; source above, target below</li>
 </ul>
 {% for text in texts if text.blocks %}
 <div class="aligned">
 {% for block in text.blocks %}
 <span class="block {{ block.match }}"><span class="source">{{ tokens(block.source) }}</span>
-<span class="mark">{{ marks[block.match] }}</span>
+<span class="mark">{{ formatted.MARKS[block.match] }}</span>
 <span class="target">{{ tokens(block.target) }}</span></span>
 {% endfor %}
 </div>
@@ -135,9 +105,10 @@ token at a position that no source position speaks of; source above, target belo
 <tbody>
 {% for group in examples %}
 {% for example in group %}
-<tr><td class="token">{{ visible(example.source_bytes) }}</td><td>{{ example.source }}</td>
-<td class="left token">{{ visible(example.target_bytes) }}</td><td>{{ example.target }}</td>
-<td>{{ example.distance }}</td></tr>
+<tr><td class="token">{{ formatted.visible(example.source_bytes) }}</td>
+<td>{{ example.source }}</td>
+<td class="left token">{{ formatted.visible(example.target_bytes) }}</td>
+<td>{{ example.target }}</td><td>{{ example.distance }}</td></tr>
 {% endfor %}
 {% endfor %}
 </tbody>
@@ -145,19 +116,7 @@ token at a position that no source position speaks of; source above, target belo
 </section>
 </main>
 </body>
-</html>
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """How many tokens are at one distance; the bar's length in percent of all."""
-
-    label: str
-    count: int
-    share: str
-    percent: str
-    tone: str
 
 
 def render(
@@ -172,44 +131,30 @@ def render(
     mode: str,
 ) -> str:
     """The page as text, for two tokenizers by name."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"visible": visible, "describe": _describe}
-    return environment.from_string(_TEMPLATE).render(
-        source=clean(source),
-        target=clean(target),
-        style=Markup(STYLE + _STYLE),
-        statistics=statistics_rows(statistics, unit),
-        bars=_bars(statistics, unit),
-        coverage=coverage_rows(coverage),
+    source, target = clean(source), clean(target)
+    return render_page(
+        _BODY,
+        f"{source} to {target} | fedfuse align",
+        _STYLE,
+        source=source,
+        target=target,
+        statistics=formatted.statistics_rows(statistics, unit),
+        distances=formatted.distance_rows(statistics, unit),
+        number=max(statistics.tokens, 1),
+        coverage=formatted.coverage_rows(coverage),
         texts=texts,
         hidden=sum(text.total - len(text.blocks) for text in texts),
         examples=examples,
         unit=unit,
         mode=mode,
-        marks=MARKS,
-        meanings=MEANINGS,
-        joint=JOINT,
-        alone=ALONE,
-        nothing=NOTHING,
-        space=SPACE,
+        formatted=formatted,
+        describe=_describe,
     )
 
 
-def _bars(statistics: TableStatistics, unit: str) -> list[Bar]:
-    whole = max(statistics.tokens, 1)
-    tones = ["exact", "near", "near", "near", "none"]
-    rows = zip(distance_labels(unit), statistics.by_distance, tones, strict=True)
-    return [
-        Bar(label, n, share(n, statistics.tokens), f"{100 * n / whole:.2f}", tone)
-        for label, n, tone in rows
-    ]
-
-
 def _describe(token: Token) -> str:
-    """What a reader sees on pointing at a token."""
+    """Text that appears on pointing at a token."""
     if token.nearest is None:
         return f"target id {token.id}"
-    near = f"nearest {visible(token.nearest)}, distance {token.distance}"
+    near = f"nearest {formatted.visible(token.nearest)}, distance {token.distance}"
     return f"source id {token.id}; {near}"

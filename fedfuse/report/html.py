@@ -1,21 +1,17 @@
-"""The report of a run: one self-contained HTML file, without scripts and without a network.
-
-Whatever the run folder says is escaped; the page's own policy forbids scripts and loading besides.
-"""
+"""The report of a run: one self-contained HTML file, without scripts and without a network."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fedfuse.files import atomic_write
 from fedfuse.report import feddtpt as prompts
 from fedfuse.report import incidents, message_plots, plots, regressions, tables
-from fedfuse.report.css import STYLE
-from fedfuse.report.html_template import TEMPLATE
+from fedfuse.report.html_template import BODY
+from fedfuse.report.page import render_page
 from fedfuse.report.style import STAGE_LINES
 from fedfuse.report.summary import summary
 from fedfuse.tracking.json_fields import clean
@@ -51,15 +47,13 @@ def write_report(folder: Path | str) -> Path:
 
 def render(run: RunFolder) -> str:
     """The page as text."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(TEMPLATE).render(
+    return render_page(
+        BODY,
+        f"{run.title} | fedfuse report",
         run=run,
-        style=Markup(STYLE),
         summary=summary(run),
         baselines=STAGE_LINES.keys() & set(run.stages),
-        plots={name: Markup(svg) for name, svg in _plots(run).items()},
+        plots={name: Markup(draw(run)) for name, draw in PLOTS.items()},
         results=tables.result_rows(run),
         with_accuracy=any(metric.accuracy is not None for metric in run.metrics),
         gain_title=tables.gain_title(run),
@@ -67,7 +61,7 @@ def render(run: RunFolder) -> str:
         floor=tables.cell(run.floor),
         late=tables.late_models(run),
         domain_rows=tables.domain_rows(run),
-        costs=_costs(run),
+        costs=tables.costs(run),
         in_all=tables.cost_in_all(run),
         regressions=regressions.regressions_text(run),
         worse=regressions.worse_rows(run),
@@ -79,18 +73,6 @@ def render(run: RunFolder) -> str:
         failures=tables.failure_rows(run),
         settings=_settings(run),
     )
-
-
-def _plots(run: RunFolder) -> dict[str, str]:
-    return {name: draw(run) for name, draw in PLOTS.items()}
-
-
-def _costs(run: RunFolder) -> list[tuple[str, list[tables.CostRow]]]:
-    return [
-        ("client", tables.cost_by_client(run)),
-        ("phase", tables.cost_by_phase(run)),
-        ("round", tables.cost_by_round(run)),
-    ]
 
 
 def _settings(run: RunFolder) -> list[tuple[str, dict[str, str]]]:

@@ -1,8 +1,8 @@
-"""The report's page: a module, since Flower's bundles carry no HTML files."""
+"""The body of a run's report, for ``page.render_page``."""
 
 from __future__ import annotations
 
-TEMPLATE = """\
+BODY = """\
 {% macro measure(cell) %}
 {% if cell.loss %}
 <td><span class="{{ cell.verdict }}">{{ cell.loss }}</span>
@@ -29,15 +29,6 @@ TEMPLATE = """\
 {% endif %}
 {% endmacro %}
 {% set above = "loss above the entropy floor" if run.has_floor else "loss" %}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ run.title }} | fedfuse report</title>
-<style>{{ style }}</style>
-</head>
 <body>
 <header>
 <h1>{{ run.title }}</h1>
@@ -168,29 +159,13 @@ prompt, those of its last search.</p>
 <h2>What got worse</h2>
 <p>{{ regressions }}</p>
 {% if worse %}
-<div class="scroll"><table>
-<thead><tr><th>model</th><th class="left">domain</th><th>untouched</th><th>federated</th>
-<th>change</th></tr></thead>
-<tbody>
-{% for row in worse %}
-<tr><th>{{ row.name }}</th><td class="left">{{ row.domain }}</td><td>{{ row.before }}</td>
-<td>{{ row.after }}</td><td class="worse">{{ row.change }}</td></tr>
-{% endfor %}
-</tbody>
-</table></div>
+{{ table(["model", "<domain", "untouched", "federated", "change"], worse, "change") }}
 {% endif %}
 <p class="note">Loss in nats/byte on the same test samples before the first round and after the
 last. Noise: 1.645 standard errors of the mean change of a sample.</p>
 {% if taken_back %}
 <h3>Taken back</h3>
-<div class="scroll"><table>
-<thead><tr><th>model</th><th>round</th><th class="left">change of held-out loss</th></tr></thead>
-<tbody>
-{% for row in taken_back %}
-<tr><th>{{ row.name }}</th><td>{{ row.round }}</td><td class="left">{{ row.changes }}</td></tr>
-{% endfor %}
-</tbody>
-</table></div>
+{{ table(["model", "round", "<change of held-out loss"], taken_back) }}
 <p class="note">What these phases taught was not kept, because a domain of the held-out set got
 worse beyond noise.</p>
 {% endif %}
@@ -252,38 +227,13 @@ which those of different clients may run side by side.</p>
 <section id="failures">
 <h2>What went wrong</h2>
 {% if absences %}
-<div class="scroll"><table>
-<thead><tr><th>client</th><th class="left">rounds without any reply of it</th></tr></thead>
-<tbody>
-{% for row in absences %}
-<tr><th>{{ row.name }}</th><td class="left">{{ row.rounds }}</td></tr>
-{% endfor %}
-</tbody>
-</table></div>
+{{ table(["client", "<rounds without any reply of it"], absences) }}
 {% endif %}
 {% if events %}
-<div class="scroll"><table>
-<thead><tr><th>round</th><th class="left">who</th><th class="left">what</th>
-<th class="left">details</th></tr></thead>
-<tbody>
-{% for row in events %}
-<tr><th>{{ row.round }}</th><td class="left">{{ row.name }}</td>
-<td class="left">{{ row.event }}</td><td class="left">{{ row.detail }}</td></tr>
-{% endfor %}
-</tbody>
-</table></div>
+{{ table(["round", "<who", "<what", "<details"], events) }}
 {% endif %}
 {% if failures %}
-<div class="scroll"><table>
-<thead><tr><th>client</th><th class="left">phase</th><th class="left">rounds</th>
-<th class="left">error</th></tr></thead>
-<tbody>
-{% for row in failures %}
-<tr><th>{{ row.name }}</th><td class="left">{{ row.phase }}</td>
-<td class="left">{{ row.rounds }}</td><td class="left">{{ row.error }}</td></tr>
-{% endfor %}
-</tbody>
-</table></div>
+{{ table(["client", "<phase", "<rounds", "<error"], failures) }}
 {% endif %}
 </section>
 {% endif %}
@@ -302,5 +252,4 @@ which those of different clients may run side by side.</p>
 </section>
 </main>
 </body>
-</html>
 """

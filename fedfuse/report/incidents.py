@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fedfuse.tracking.run import SERVER, RunFolder
 
@@ -16,8 +16,7 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(NamedTuple):
     """What happened to whom, after or in which round."""
 
     round: int
@@ -26,8 +25,7 @@ class EventRow:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class AbsenceRow:
+class AbsenceRow(NamedTuple):
     """A client and the rounds of which the server has no good reply of it at all."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -17,11 +17,10 @@ from fedfuse.report.style import (
     plot,
     whole_rounds,
 )
-from fedfuse.tracking.run import RunFolder
+from fedfuse.tracking.run import SERVER, RunFolder
 
 
-@dataclass(frozen=True, slots=True)
-class WorseRow:
+class WorseRow(NamedTuple):
     """A model and a domain whose loss rose beyond noise, as text, nats/byte."""
 
     name: str
@@ -31,12 +30,11 @@ class WorseRow:
     change: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakenBackRow:
+class TakenBackRow(NamedTuple):
     """A phase whose result was not kept, and the domains that it made worse."""
 
-    round: int
     name: str
+    round: int
     changes: str
 
 
@@ -64,12 +62,12 @@ def regressions_text(run: RunFolder) -> str:
     found = interference(run)
     if found is None:
         return ""
-    size = len(cells(run))
+    pairs = f"Of {count(len(cells(run)), 'pair')} of model and domain"
     if not found.rate:
-        return f"Of {count(size, 'pair')} of model and domain none got worse beyond noise."
+        return f"{pairs} none got worse beyond noise."
+    depth = loss_text(found.depth)
     return (
-        f"Of {count(size, 'pair')} of model and domain {percent(found.rate)} got worse beyond "
-        f"noise, by {loss_text(found.depth)} nats/byte in the mean."
+        f"{pairs} {percent(found.rate)} got worse beyond noise, by {depth} nats/byte in the mean."
     )
 
 
@@ -95,14 +93,15 @@ def taken_back_rows(run: RunFolder) -> list[TakenBackRow]:
         if not acceptance.keep:
             rises = sorted(acceptance.changes.items(), key=lambda item: -item[1])
             text = ", ".join(f"{domain or 'all'} {change_text(rise)}" for domain, rise in rises)
-            rows.append(TakenBackRow(acceptance.round, run.name(acceptance.model), text))
+            rows.append(TakenBackRow(run.name(acceptance.model), acceptance.round, text))
     return rows
 
 
 @plot
 def gates(run: RunFolder) -> Figure | None:
     """What each learned gate minimises, before and after each round's learning."""
-    models = [m for m in ("server", *run.plotted) if m in {loss.model for loss in run.gate_losses}]
+    learned = {loss.model for loss in run.gate_losses}
+    models = [model for model in (SERVER, *run.plotted) if model in learned]
     if not models:
         return None
     labels = [shorten(run.name(model), 26) for model in models]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fedfuse.report.formatting import bytes_text, change_text, loss_text, percent, seconds_text
 from fedfuse.tracking.records import MessageLine
@@ -116,21 +117,15 @@ class CostRow:
     failures: int
 
 
-def cost_by_round(run: RunFolder) -> list[CostRow]:
-    """A row per round; round 0 is the registration."""
-    return _grouped(run, lambda line: str(line.round), str)
-
-
-def cost_by_phase(run: RunFolder) -> list[CostRow]:
-    """A row per phase, in the order in which they first came."""
-    return _grouped(run, lambda line: line.phase, str)
-
-
-def cost_by_client(run: RunFolder) -> list[CostRow]:
-    """A row per client, and one for the server's own work."""
+def costs(run: RunFolder) -> list[tuple[str, list[CostRow]]]:
+    """Rows by client (the server's own work is one), by phase and by round (0: registration)."""
     rank = {model: place for place, model in enumerate((SERVER, *run.clients))}
-    rows = sorted(run.messages, key=lambda line: rank.get(line.client, len(rank)))
-    return _grouped(run, lambda line: line.client, run.name, rows)
+    by_client = sorted(run.messages, key=lambda line: rank.get(line.client, len(rank)))
+    return [
+        ("client", _grouped(by_client, lambda line: line.client, run.name)),
+        ("phase", _grouped(run.messages, lambda line: line.phase)),
+        ("round", _grouped(run.messages, lambda line: str(line.round))),
+    ]
 
 
 def cost_in_all(run: RunFolder) -> CostRow:
@@ -139,19 +134,17 @@ def cost_in_all(run: RunFolder) -> CostRow:
 
 
 def _grouped(
-    run: RunFolder,
+    messages: Iterable[MessageLine],
     key: Callable[[MessageLine], str],
-    name: Callable[[str], str],
-    messages: list[MessageLine] | None = None,
+    name: Callable[[str], str] = str,
 ) -> list[CostRow]:
     groups: dict[str, list[MessageLine]] = {}
-    for line in run.messages if messages is None else messages:
+    for line in messages:
         groups.setdefault(key(line), []).append(line)
     return [_cost(name(group), members) for group, members in groups.items()]
 
 
-def _cost(name: str, messages: Iterable[MessageLine]) -> CostRow:
-    items = list(messages)
+def _cost(name: str, items: Sequence[MessageLine]) -> CostRow:
     return CostRow(
         name,
         bytes_text(sum(item.sent_bytes for item in items)),
@@ -162,8 +155,7 @@ def _cost(name: str, messages: Iterable[MessageLine]) -> CostRow:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class FailureRow:
+class FailureRow(NamedTuple):
     """Failures with the same client, phase and error, and the rounds in which they came."""
 
     name: str

@@ -40,7 +40,11 @@ class TokenizerAlignment:
     @cached_property
     def statistics(self) -> TableStatistics:
         """How many tokens have an exact counterpart, and how far the others are from theirs."""
-        return table_statistics(self.source, self.target, self.table)
+        return table_statistics(*self._pair)
+
+    @property
+    def _pair(self) -> tuple[TextTokenizer, TextTokenizer, VocabularyTable]:
+        return self.source, self.target, self.table
 
     def explain(self, *texts: str, alignment: str = "chain-rule") -> str:
         """The tokens of both on texts, side by side, after counts of the whole vocabulary.
@@ -55,27 +59,16 @@ class TokenizerAlignment:
 
     def print(self, console: Console, texts: Sequence[str], alignment: str) -> None:
         """Print what ``explain`` returns."""
-        coverage, alignments = align_texts(
-            self.source, self.target, self.table, texts, mode=alignment
-        )
+        coverage, alignments = align_texts(*self._pair, texts, mode=alignment)
         print_statistics(console, *self.names, self.statistics, self.unit)
         print_alignment(console, coverage, alignments, alignment)
 
     def html(self, texts: Sequence[str], alignment: str) -> str:
         """The same as one self-contained HTML page."""
-        coverage, alignments = align_texts(
-            self.source, self.target, self.table, texts, mode=alignment
-        )
-        examples = table_examples(self.source, self.target, self.table)
-        return render(
-            *self.names,
-            self.statistics,
-            coverage,
-            alignments,
-            examples,
-            unit=self.unit,
-            mode=alignment,
-        )
+        coverage, alignments = align_texts(*self._pair, texts, mode=alignment)
+        examples = table_examples(*self._pair)
+        found = self.statistics, coverage, alignments, examples
+        return render(*self.names, *found, unit=self.unit, mode=alignment)
 
 
 def align(

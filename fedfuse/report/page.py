@@ -1,8 +1,11 @@
-"""The style sheet of the report's page: a module, since Flower's bundles carry no CSS files."""
+"""What all pages share: modules, since Flower's bundles carry no HTML and CSS files."""
 
 from __future__ import annotations
 
-STYLE = """
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+_STYLE = """
 :root {
   color-scheme: light dark;
   --ground: #ffffff; --ink: #1b1f24; --muted: #5b6470; --line: #d9dee4; --soft: #f5f7f9;
@@ -68,3 +71,52 @@ dd { margin: 0; font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, mono
   .scroll { overflow: visible; }
 }
 """
+
+# ``table``: rows of texts under headings, the first column in bold; "<" before a heading aligns its
+# column left, the cells of the column ``bad`` show that something got worse.
+_START = """\
+{% macro table(headings, rows, bad="") %}
+<div class="scroll"><table>
+<thead><tr>
+{% for heading in headings %}
+<th{% if heading[0] == "<" %} class="left"{% endif %}>{{ heading.removeprefix("<") }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><th>{{ row[0] }}</th>
+{% for heading in headings[1:] %}
+<td{% if heading[0] == "<" %} class="left"{% elif heading == bad %} class="worse"{% endif -%}
+>{{ row[loop.index] }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endmacro %}
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>{{ style }}</style>
+</head>
+"""
+
+
+def render_page(body: str, title: str, style: str = "", **values: object) -> str:
+    """A page of a template's body; values are escaped, and scripts and loading forbidden.
+
+    Args:
+        body: Jinja template of ``<body>``, which may call ``table``.
+        title: text of the title.
+        style: CSS in addition to that of all pages.
+        values: values by the names that the template calls them.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(f"{_START}{body}</html>\n")
+    return template.render(title=title, style=Markup(_STYLE + style), **values)
