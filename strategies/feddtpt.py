@@ -217,7 +217,7 @@ class FedDTPT(BaseStrategy):
         self.paid += sum(tuned.queries for tuned in found.values())
         selected = self.select(found)
         self.prompt = selected.prompt
-        self.server.run.aggregation(aggregation_line(server_round, selected, lm.word))
+        self.server.run.write(aggregation_line(server_round, selected, lm.word))
         log.info("round %d: %s: %s", server_round, selected.name, lm.text(self.prompt))
         accuracy = mean(tuned.accuracy for tuned in found.values())
         return self.initial(), MetricRecord({"accuracy": accuracy})
@@ -310,7 +310,7 @@ class FedDTPT(BaseStrategy):
     ) -> None:
         """Write a line of prompts.jsonl; the numbers are queries and accuracies."""
         words = self.server.scorer.lm.words(prompt)
-        self.server.run.prompt(PromptLine(stage, server_round, model, words, *numbers))
+        self.server.run.write(PromptLine(stage, server_round, model, words, *numbers))
 
     def _parse_tuned(self, reply: Message, given: Prompt, queries: int) -> TunedPrompt:
         """Parse a client's prompt, made of the given one for at most so many queries."""

@@ -29,8 +29,8 @@ from experiments.faults.tables import publish, summarize
 from fedfuse.builtin.models import ensure
 from fedfuse.config.run_config import Scalar
 from fedfuse.simulation.flwr_run import Workspace
-from fedfuse.tracking.json_fields import read_lines
-from fedfuse.tracking.records import MessageLine, read_message
+from fedfuse.tracking.line_files import LineReader
+from fedfuse.tracking.records import MessageLine
 from fedfuse.tracking.run import read_run
 
 CLIENTS = 3
@@ -124,8 +124,7 @@ class Play:
 
     def message_log(self) -> list[MessageLine]:
         """What is written so far."""
-        file = self._machines.folder / "messages.jsonl"
-        return read_lines(file, read_message) if file.exists() else []
+        return LineReader().read_file(self._machines.folder, MessageLine)
 
     def _round(self) -> int:
         return max((line.round for line in self.message_log()), default=-1)

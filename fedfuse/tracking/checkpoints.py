@@ -1,8 +1,7 @@
-"""What a side of the federation needs to go on after its process was killed, a file per round.
+"""Checkpoints, a file per round, from which a killed process of either side goes on.
 
-A file is in the safetensors format: flat arrays by name, and facts as JSON in its header. It
-appears whole or not at all, and a checksum of all that it says is in its header, so a file that was
-damaged later is told from one that was not.
+A file is in the safetensors format: flat arrays by name, and facts as JSON in its header, beside a
+checksum of both, by which a file that was damaged later is found.
 """
 
 from __future__ import annotations
@@ -31,13 +30,7 @@ _NAME = re.compile(r"round-(\d+)\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A state after a round.
-
-    Attributes:
-        round: of the run.
-        arrays: by name, of any shape and any dtype that safetensors has.
-        facts: whatever JSON holds.
-    """
+    """State after a round of a run: arrays by name, of any dtype of safetensors, and JSON facts."""
 
     round: int
     arrays: Mapping[str, ndarray]
@@ -45,11 +38,10 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """A folder with the last few checkpoints of one run.
+    """A folder with the last ``keep`` checkpoints of one run: more than one, in case of damage.
 
-    Args:
-        folder: made when the first is written.
-        keep: how many there are at most; more than one, since a file may be damaged.
+    Attributes:
+        damaged: errors of the files that the last call of ``latest`` passed over.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -58,7 +50,7 @@ class Checkpoints:
         self.damaged: list[str] = []
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint in place of any other of its round; the oldest goes.
+        """Write a checkpoint in place of any other of its round; the oldest is removed.
 
         Raises:
             FedfuseError: when it cannot be written; those before stay.
@@ -66,30 +58,25 @@ class Checkpoints:
         arrays = {n: np.asarray(value, order="C") for n, value in checkpoint.arrays.items()}
         said = json.dumps({"round": checkpoint.round, "facts": dict(checkpoint.facts)})
         metadata = {"said": said, "sha256": _digest(said, arrays)}
-        with atomic_write(self._folder / f"round-{checkpoint.round}.safetensors") as scratch:
+        with atomic_write(self._path(checkpoint.round)) as scratch:
             save_file(arrays, scratch, metadata)
         for number in self.rounds()[: -self._keep]:
             self._path(number).unlink()
 
     def latest(self, last: int | None = None) -> Checkpoint | None:
-        """The newest that is whole, of round ``last`` or before; None where there is none.
-
-        Damaged ones are passed over, with a word in the log and in ``damaged``.
-        """
+        """Newest undamaged checkpoint, of round ``last`` or before; None where there is none."""
         self.damaged = []
         for number in reversed(self.rounds()):
             if last is None or number <= last:
                 try:
                     return read(self._path(number))
                 except FedfuseError as error:
-                    log.warning("%s; the one before is taken", error)
+                    log.warning("%s; taking the one before", error)
                     self.damaged.append(str(error))
         return None
 
     def peek(self, last: int) -> Mapping[str, Any]:
-        """The facts of the newest of round ``last`` or before, unchecked and without reading its
-        arrays; empty where there is none that can be read.
-        """
+        """Facts of the newest, of round ``last`` or before, unchecked; empty if unreadable."""
         numbers = [number for number in self.rounds() if number <= last]
         try:
             with safe_open(self._path(max(numbers)), framework="np") as file:
@@ -99,13 +86,13 @@ class Checkpoints:
         return dict(said["facts"])
 
     def delete_after(self, after: int) -> None:
-        """Remove those of later rounds."""
+        """Remove checkpoints of later rounds."""
         for number in self.rounds():
             if number > after:
                 self._path(number).unlink()
 
     def rounds(self) -> list[int]:
-        """The rounds that there are files of, ascending."""
+        """Rounds that there are files of, ascending."""
         names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
         return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
 
@@ -117,7 +104,7 @@ def read(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        FedfuseError: for a file that is no checkpoint, or not the one that was written.
+        FedfuseError: for a file that is no checkpoint, or that was damaged.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -127,7 +114,7 @@ def read(path: Path) -> Checkpoint:
         raise FedfuseError(f"{str(path)!r} is damaged: {error}") from error
     said = metadata.get("said", "")
     if metadata.get("sha256") != _digest(said, arrays):
-        raise FedfuseError(f"{str(path)!r} is damaged: its checksum is another")
+        raise FedfuseError(f"{str(path)!r} is damaged: its checksum differs")
     about = json.loads(said)
     return Checkpoint(about["round"], arrays, about["facts"])
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from fedfuse.tracking.json_fields import Fields
-from fedfuse.tracking.records import STAGES
 
 if TYPE_CHECKING:
     from fedfuse.feddtpt.selection import AggregationResult
@@ -97,51 +94,3 @@ def aggregation_line(
             )
         ]
     return AggregationLine(server_round, result.name, result.scores, kept, uploaded)
-
-
-def read_prompt(models: Collection[str], line: Fields) -> PromptLine:
-    """Check and type a line of prompts.jsonl."""
-    no_test, no_private = (line.values.get(name) is None for name in ("test", "private"))
-    return PromptLine(
-        stage=line.one_of("stage", STAGES),
-        round=line.integer("round"),
-        model=line.one_of("model", models),
-        tokens=line.names("tokens"),
-        queries=line.integer("queries"),
-        test=None if no_test else line.number("test", 0, 1),
-        private=None if no_private else line.number("private", 0, 1),
-    )
-
-
-def read_aggregation(models: Collection[str], line: Fields) -> AggregationLine:
-    """Check and type a line of aggregations.jsonl."""
-    scores = line.mapping("scores")
-    return AggregationLine(
-        round=line.integer("round"),
-        chosen=line.text("chosen"),
-        scores={name: scores.number(name, 0, 1) for name in scores.values},
-        kept=[
-            KeptLine(
-                token=kept.text("token"),
-                weight=kept.number("weight"),
-                cluster=_cluster(kept),
-                clients=kept.names("clients"),
-            )
-            for kept in line.objects("kept")
-        ],
-        uploaded=[
-            PointLine(
-                client=point.one_of("client", models),
-                token=point.text("token"),
-                cluster=_cluster(point),
-                x=point.number("x"),
-                y=point.number("y"),
-            )
-            for point in line.objects("uploaded")
-        ],
-    )
-
-
-def _cluster(line: Fields) -> int:
-    """Read a whole number from -1 on."""
-    return int(line.number("cluster", -1, 1e9))

@@ -26,19 +26,17 @@ def clean(text: str) -> str:
 class Fields:
     """One JSON object and the place it came from.
 
-    Every getter raises FedfuseError, naming that place, the key, the value and what is allowed.
+    Every getter raises FedfuseError, naming that place, the key, what is expected, and the value.
     """
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
         self.values = values
         self.where = where
 
-    def refuse(self, key: str, allowed: str) -> FedfuseError:
+    def refuse(self, key: str, expected: str) -> FedfuseError:
         """The error for a key's value."""
-        if key not in self.values:
-            return FedfuseError(f"{self.where}: {key!r} is missing; allowed: {allowed}")
-        value = self.values[key]
-        return FedfuseError(f"{self.where}: {key!r} is {value!r}; allowed: {allowed}")
+        got = repr(self.values[key]) if key in self.values else "no such key"
+        return FedfuseError(f"{self.where}: {key!r}: expected {expected}, got {got}")
 
     def text(self, key: str) -> str:
         """Any text, made printable."""
@@ -54,8 +52,8 @@ class Fields:
     def one_of(self, key: str, choices: Iterable[str]) -> str:
         """A word out of a list."""
         value = self.text(key)
-        if value not in (allowed := list(choices)):
-            raise self.refuse(key, ", ".join(map(repr, allowed)))
+        if value not in (known := list(choices)):
+            raise self.refuse(key, ", ".join(map(repr, known)))
         return value
 
     def integer(self, key: str) -> int:
@@ -87,6 +85,16 @@ class Fields:
         if not (unbounded or low <= number <= high):
             raise error
         return number
+
+    def optional_number(
+        self, key: str, low: float = float("-inf"), high: float = float("inf")
+    ) -> float | None:
+        """A number in [low, high], or null or no such key."""
+        return None if self.values.get(key) is None else self.number(key, low, high)
+
+    def numbers(self, low: float = float("-inf"), high: float = float("inf")) -> dict[str, float]:
+        """All values, which are numbers in [low, high]."""
+        return {key: self.number(key, low, high) for key in self.values}
 
     def mapping(self, key: str) -> Fields:
         """A nested object; its keys made printable."""
@@ -133,7 +141,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FedfuseError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        raise FedfuseError(f"{path}: expected UTF-8 text, got {error}") from error
 
 
 def _parse(text: str, where: str) -> Fields:
@@ -141,7 +149,7 @@ def _parse(text: str, where: str) -> Fields:
         values = json.loads(text)
     # A file nested a few thousand levels deep exhausts the stack of the parser.
     except (ValueError, RecursionError) as error:
-        raise FedfuseError(f"{where}: not JSON ({error})") from error
+        raise FedfuseError(f"{where}: expected JSON, got {error}") from error
     if not isinstance(values, dict):
-        raise FedfuseError(f"{where}: {text.strip()[:60]!r}; allowed: a JSON object")
+        raise FedfuseError(f"{where}: expected a JSON object, got {text.strip()[:60]!r}")
     return Fields(values, where)

@@ -12,23 +12,18 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from fedfuse.errors import FedfuseError
+from fedfuse.tracking.records import SERVER
 
-# Whoever is on another machine comes through a proxy or a tunnel, which ask who it is.
+# From another machine through a proxy or a tunnel, which authenticate the caller.
 HOST = "127.0.0.1"
-SERVER = "server"
-# Of the federation, and not of a baseline.
-STAGES = ("zero-shot", "federated")
+_SHOWN = ("zero-shot", "federated")  # the other stages are baselines
 SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
-# How an error in messages.jsonl begins, and what the outcome is called.
+# Outcomes by the beginning of an error in messages.jsonl.
 OUTCOMES = {"refused: ": "refused", "no reply within": "late", "not connected": "away"}
 
 
 class Monitor:
-    """Metrics of one server; given to ``RunWriter.listen``.
-
-    Args:
-        registry: that the metrics are shown in.
-    """
+    """Metrics of one server in a registry; a listener for ``RunWriter.listen``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -59,19 +54,14 @@ class Monitor:
         )
 
     def __call__(self, kind: str, line: Mapping[str, Any]) -> None:
-        """Count one line.
-
-        Args:
-            kind: the file that it is for, or ``progress``.
-            line: what it says.
-        """
+        """Count one line of a file, or of ``progress``."""
         if kind == "progress":
             self._progress(line)
         elif kind == "messages.jsonl":
             self._message(line)
         elif kind == "events.jsonl":
             self._events.labels(line["event"], line["client"]).inc()
-        elif kind == "metrics.jsonl" and line["model"] == SERVER and line["stage"] in STAGES:
+        elif kind == "metrics.jsonl" and line["model"] == SERVER and line["stage"] in _SHOWN:
             self._loss.labels(line["domain"]).set(line["loss"])
 
     def _progress(self, line: Mapping[str, Any]) -> None:
@@ -94,7 +84,7 @@ class Monitor:
 
 
 def outcome(error: str | None) -> str:
-    """What a line of messages.jsonl says came of a message, in one word."""
+    """Outcome of a message in one word, by the error in its line of messages.jsonl."""
     if error is None:
         return "ok"
     return next((word for start, word in OUTCOMES.items() if error.startswith(start)), "failed")
@@ -102,10 +92,7 @@ def outcome(error: str | None) -> str:
 
 @contextmanager
 def monitored(port: int) -> Iterator[Monitor]:
-    """Metrics that are served over HTTP on this machine meanwhile, at ``/metrics``.
-
-    Args:
-        port: 0 to serve nothing.
+    """Serve metrics over HTTP on this machine in the meantime, at ``/metrics``; port 0: do not.
 
     Raises:
         FedfuseError: when the port is taken.
@@ -119,7 +106,7 @@ def monitored(port: int) -> Iterator[Monitor]:
         server, thread = start_http_server(port, HOST, registry)
     except OSError as error:
         raise FedfuseError(
-            f"metrics-port = {port}: {error.strerror}; allowed: a port that is free, or 0"
+            f"metrics-port: expected a free port, or 0, got {port}: {error.strerror}"
         ) from None
     try:
         yield monitor

@@ -11,19 +11,16 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fedfuse.errors import FedfuseError
-from fedfuse.tracking.feddtpt_records import (
-    AggregationLine,
-    PromptLine,
-    read_aggregation,
-    read_prompt,
-)
-from fedfuse.tracking.json_fields import Fields, clean, read_lines, read_object
+from fedfuse.tracking.feddtpt_records import AggregationLine, PromptLine
+from fedfuse.tracking.json_fields import Fields, clean, read_object
+from fedfuse.tracking.line_files import LineReader
 from fedfuse.tracking.records import (
+    SERVER,
     STAGES,
     AcceptanceLine,
     Event,
@@ -31,15 +28,8 @@ from fedfuse.tracking.records import (
     MessageLine,
     Metric,
     TeacherShare,
-    read_acceptance,
-    read_event,
-    read_gate_loss,
-    read_message,
-    read_metric,
-    read_teacher_share,
 )
 
-SERVER = "server"
 # Shares of an excess smaller than this (nats/byte) would be shares of the test set's noise.
 SMALLEST_EXCESS = 1e-3
 MOST_PLOTTED = 15
@@ -241,15 +231,16 @@ def read_run(folder: Path | str) -> RunFolder:
 
     Raises:
         FedfuseError: for a folder without a config.json, and for the first malformed line, naming
-            the file, the line, the key, the value and what is allowed.
+            the file, the line, the key, what is expected, and the value.
     """
     folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file():
-        raise FedfuseError(f"{folder}: is no run folder; allowed: a folder with a config.json")
+        raise FedfuseError(f"{folder}: expected a run folder, with a config.json")
     fields = read_object(path)
     models, domains = fields.texts("models"), fields.names("domains")
     floor_loss, floor_accuracy = _read_floor(fields, domains)
+    lines = LineReader(models, domains)
     return RunFolder(
         folder=folder.resolve(),
         config=fields.mapping("config").values,
@@ -263,16 +254,14 @@ def read_run(folder: Path | str) -> RunFolder:
         floor_loss=floor_loss,
         floor_accuracy=floor_accuracy,
         status=fields.one_of("status", ("running", "finished", "failed")),
-        metrics=read_lines(folder / "metrics.jsonl", partial(read_metric, models, domains)),
-        messages=read_lines(folder / "messages.jsonl", read_message),
-        teacher_shares=read_lines(
-            folder / "teacher_shares.jsonl", partial(read_teacher_share, models, domains)
-        ),
-        gate_losses=read_lines(folder / "gates.jsonl", partial(read_gate_loss, models)),
-        acceptances=read_lines(folder / "acceptance.jsonl", partial(read_acceptance, models)),
-        events=read_lines(folder / "events.jsonl", read_event),
-        prompts=read_lines(folder / "prompts.jsonl", partial(read_prompt, models)),
-        aggregations=read_lines(folder / "aggregations.jsonl", partial(read_aggregation, models)),
+        metrics=lines.read_file(folder, Metric),
+        messages=lines.read_file(folder, MessageLine),
+        teacher_shares=lines.read_file(folder, TeacherShare),
+        gate_losses=lines.read_file(folder, GateLoss),
+        acceptances=lines.read_file(folder, AcceptanceLine),
+        events=lines.read_file(folder, Event),
+        prompts=lines.read_file(folder, PromptLine),
+        aggregations=lines.read_file(folder, AggregationLine),
     )
 
 

@@ -1,8 +1,7 @@
-"""Write a run folder: config, one JSON line per measurement, adapters. Read by ``report.reading``.
+"""Writes a run folder: config.json, and one JSON line per measurement; ``tracking.run`` reads it.
 
 Lines are appended whole, JSON files are replaced atomically, and every run gets a folder of its
-own, so a run that is killed leaves nothing that a later one trips on. One that is resumed goes on
-in the same folder.
+own, so a killed run leaves nothing that a later one trips on. A resumed one keeps its folder.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import os
 import platform
 import secrets
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,19 @@ from typing import Any
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.files import append_line, atomic_write, sync
-from fedfuse.tracking.feddtpt_records import AggregationLine, PromptLine
 from fedfuse.tracking.json_fields import read_object
+from fedfuse.tracking.line_files import FILES, HISTORY, MEASUREMENTS
 from fedfuse.tracking.logs import now
+from fedfuse.tracking.records import (
+    AcceptanceLine,
+    Event,
+    GateLoss,
+    MessageLine,
+    Metric,
+    TeacherShare,
+)
 
 PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
-# What a round found out: a resumed run finds it out again. (What messages cost was spent.)
-FINDINGS = (
-    *("metrics.jsonl", "teacher_shares.jsonl", "gates.jsonl", "acceptance.jsonl"),
-    *("prompts.jsonl", "aggregations.jsonl"),
-)
-HISTORY = ("messages.jsonl", "events.jsonl")
 Listener = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -71,7 +73,7 @@ class RunWriter:
         found = read_object(folder / "config.json")
         if found.values.get("status") == "finished":
             raise FedfuseError(
-                f"{folder}: the run has finished; allowed: one that was cut off (or fedfuse report)"
+                f"{folder}: expected a run that was cut off, got one that has finished"
             )
         found.text("id")
         writer = cls.__new__(cls)
@@ -80,22 +82,22 @@ class RunWriter:
 
     @property
     def id(self) -> str:
-        """What tells this run from any other of its name."""
+        """Random id, which tells this run from others of its name."""
         return str(self._about["id"])
 
     @property
     def models(self) -> dict[str, str]:
-        """The base models that are known so far, by participant."""
+        """Base models that are known so far, by participant."""
         return dict(self._about["models"])
 
     @property
     def nodes(self) -> int:
-        """How many nodes there were at most."""
+        """Largest number of nodes so far."""
         return int(self._about.get("nodes", 0))
 
     @property
     def config(self) -> dict[str, Any]:
-        """The run config that the run began with, flat."""
+        """Run config that the run began with, flat."""
         return dict(self._about["config"])
 
     def describe(self, **facts: Any) -> None:
@@ -117,46 +119,57 @@ class RunWriter:
         self._listeners.append(listener)
 
     def progress(self, **what: str | int) -> None:
-        """Say what the run is at, to the log and to who listens: round, phase, clients that are
-        there, the last checkpoint.
-        """
+        """Pass progress to log and listeners: round, phase, connected clients, last checkpoint."""
         now(**what)
-        self._tell("progress", what)
+        self._notify("progress", what)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file of findings, all of them on the disk."""
-        found = {name: self.folder / name for name in FINDINGS if (self.folder / name).exists()}
-        for path in found.values():
+        """Bytes of each file of measurements, all of them on the disk."""
+        paths = [self.folder / name for name in MEASUREMENTS.values()]
+        found = [path for path in paths if path.exists()]
+        for path in found:
             sync(path)
-        return {name: path.stat().st_size for name, path in found.items()}
+        return {path.name: path.stat().st_size for path in found}
 
     def cut(self, sizes: Mapping[str, int]) -> None:
-        """Back to an earlier state: findings as they were, of the rest no line that is torn."""
-        for name in (*FINDINGS, *HISTORY):
+        """Cut measurements back to earlier ``sizes``, and a torn line off the other files."""
+        for name in FILES.values():
             path = self.folder / name
             if path.exists():
                 whole = path.read_bytes().rfind(b"\n") + 1
-                os.truncate(path, sizes.get(name, 0) if name in FINDINGS else whole)
+                os.truncate(path, whole if name in HISTORY.values() else sizes.get(name, 0))
+
+    def write(self, *lines: Any) -> None:
+        """Append lines, of the kinds that ``line_files`` lists, to their files.
+
+        Raises:
+            FedfuseError: for a domain that the run's data does not have, or a share outside [0, 1];
+                no line is written then.
+        """
+        for line in lines:
+            self._check(line)
+        for line in lines:
+            name, values = FILES[type(line)], asdict(line)
+            if values.get("noise", 0) is None:
+                del values["noise"]
+            append_line(self.folder / name, json.dumps(values))
+            self._notify(name, values)
 
     def event(self, server_round: int, kind: str, client: str = "", detail: str = "") -> None:
-        """One line in events.jsonl: something out of the ordinary; see ``records.EVENTS``."""
-        line = {"round": server_round, "event": kind, "client": client, "detail": detail}
-        self._append("events.jsonl", line)
+        """Write an event; see ``records.EVENTS``."""
+        self.write(Event(server_round, kind, client, detail))
 
     def scores(
         self, stage: str, server_round: int, model: str, scores: Mapping[str, Score]
     ) -> None:
-        """One line per domain in metrics.jsonl.
-
-        Raises:
-            FedfuseError: for a domain that the run's data does not have.
-        """
-        self._check_domains(scores)
-        for domain, score in scores.items():
-            line = {"stage": stage, "round": server_round, "model": model, "domain": domain}
-            values = {"loss": score.loss, "accuracy": score.accuracy, "samples": score.samples}
-            noise = {} if score.noise is None else {"noise": score.noise}
-            self._append("metrics.jsonl", line | values | noise)
+        """Write a model's scores by domain."""
+        of_model = partial(Metric, stage, server_round, model)
+        self.write(
+            *(
+                of_model(domain, score.loss, score.accuracy, score.samples, score.noise)
+                for domain, score in scores.items()
+            )
+        )
 
     def message(
         self,
@@ -169,78 +182,41 @@ class RunWriter:
         seconds: float = 0.0,
         error: str | None = None,
     ) -> None:
-        """One line in messages.jsonl; bytes that the server sent, and got."""
-        self._append(
-            "messages.jsonl",
-            {
-                "round": server_round,
-                "phase": phase,
-                "client": client,
-                "sent_bytes": sent_bytes,
-                "received_bytes": received_bytes,
-                "seconds": round(seconds, 3),
-                "error": error,
-            },
-        )
+        """Write what a message cost; bytes that the server sent, and got."""
+        costs = sent_bytes, received_bytes, round(seconds, 3)
+        self.write(MessageLine(server_round, phase, client, *costs, error))
 
     def teacher_shares(
         self, server_round: int, direction: str, model: str, shares: Mapping[tuple[str, str], float]
     ) -> None:
-        """One line per (domain, teacher) in teacher_shares.jsonl.
-
-        Raises:
-            FedfuseError: for a domain that the run's data does not have, or a share outside [0, 1].
-        """
-        self._check_domains([domain for domain, _ in shares])
-        wrong = [share for share in shares.values() if not 0 <= share <= 1]
-        if wrong:
-            raise FedfuseError(f"share = {wrong[0]!r}: allowed: 0 to 1")
-        for (domain, teacher), share in shares.items():
-            line = {"round": server_round, "direction": direction, "model": model}
-            self._append(
-                "teacher_shares.jsonl",
-                line | {"domain": domain, "teacher": teacher, "share": share},
-            )
+        """Write the shares of a model's teachers by (domain, teacher)."""
+        of_model = partial(TeacherShare, server_round, direction, model)
+        self.write(*(of_model(*key, share) for key, share in shares.items()))
 
     def gate_loss(self, server_round: int, model: str, before: float, after: float) -> None:
-        """One line in gates.jsonl: what a model's gate minimises, on samples that it did
-        not learn from, before and after the round's learning, nats per label row.
-        """
-        line = {"round": server_round, "model": model, "before": before, "after": after}
-        self._append("gates.jsonl", line)
+        """Write the losses of a model's gate; see ``GateLoss``."""
+        self.write(GateLoss(server_round, model, before, after))
 
     def acceptance(
         self, server_round: int, model: str, *, keep: bool, changes: Mapping[str, float]
     ) -> None:
-        """One line in acceptance.jsonl: whether a model kept what a phase taught it, and the change
-        of its loss on each domain of the held-out set, nats per byte.
+        """Write the result of an acceptance test; see ``AcceptanceLine``."""
+        self.write(AcceptanceLine(server_round, model, keep, dict(changes)))
 
-        Raises:
-            FedfuseError: for a domain that the run's data does not have.
-        """
-        self._check_domains(domain for domain in changes if domain)
-        line = {"round": server_round, "model": model, "keep": keep, "changes": dict(changes)}
-        self._append("acceptance.jsonl", line)
-
-    def prompt(self, line: PromptLine) -> None:
-        """One line in prompts.jsonl."""
-        self._append("prompts.jsonl", asdict(line))
-
-    def aggregation(self, line: AggregationLine) -> None:
-        """One line in aggregations.jsonl."""
-        self._append("aggregations.jsonl", asdict(line))
-
-    def _check_domains(self, domains: Iterable[str]) -> None:
+    def _check(self, line: Any) -> None:
+        domains: list[str] = []
+        if isinstance(line, Metric | TeacherShare):
+            domains = [line.domain]
+        elif isinstance(line, AcceptanceLine):
+            domains = sorted(filter(None, line.changes))
         known = self._about["domains"]
-        unknown = sorted(set(domains) - set(known)) if known else []
+        unknown = [domain for domain in domains if known and domain not in known]
         if unknown:
-            raise FedfuseError(f"domain {unknown[0]!r}: allowed: {', '.join(known)}")
+            raise FedfuseError(f"domain: expected one of {', '.join(known)}, got {unknown[0]!r}")
+        if isinstance(line, TeacherShare) and not 0 <= line.share <= 1:
+            raise FedfuseError(f"share: expected 0 to 1, got {line.share!r}")
 
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        append_line(self.folder / name, json.dumps(line))
-        self._tell(name, line)
-
-    def _tell(self, kind: str, line: Mapping[str, Any]) -> None:
+    def _notify(self, kind: str, line: Mapping[str, Any]) -> None:
         for listener in self._listeners:
             listener(kind, line)
 
@@ -252,9 +228,9 @@ def free_folder(output: Path, name: str) -> Path:
         FedfuseError: for a name that is no plain folder name, or an output that is no folder.
     """
     if output.exists() and not output.is_dir():
-        raise FedfuseError(f"output = {str(output)!r}: allowed: a folder")
+        raise FedfuseError(f"output: expected a folder, got {str(output)!r}")
     if not name or name in (".", "..") or Path(name).name != name:
-        raise FedfuseError(f"name = {name!r}: allowed: a folder name without separators")
+        raise FedfuseError(f"name: expected a folder name without separators, got {name!r}")
     number = 1
     while (folder := output / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
@@ -269,7 +245,7 @@ def _new_folder(output: Path, name: str) -> Path:
             return folder
         except FileExistsError:  # another run was quicker, or the output is no folder
             if not output.is_dir():
-                raise FedfuseError(f"output = {str(output)!r}: allowed: a folder") from None
+                raise FedfuseError(f"output: expected a folder, got {str(output)!r}") from None
         except OSError as error:
             raise FedfuseError(f"output = {str(output)!r}: {error.strerror}") from None
 

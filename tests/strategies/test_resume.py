@@ -219,7 +219,9 @@ def test_what_cannot_go_on_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (config.resume, config.rounds, clients) == (str(folder), 2, 2)
     about_run = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(about_run | {"status": "finished"}))
-    with pytest.raises(FedfuseError, match="has finished; allowed: one that was cut off"):
+    with pytest.raises(
+        FedfuseError, match="expected a run that was cut off, got one that has finished"
+    ):
         federate(tmp_path, **keys)
     with pytest.raises(FedfuseError, match="cannot be read"):
         federate(tmp_path, **{**keys, "resume": str(tmp_path)})
