@@ -48,7 +48,10 @@ from fedfuse.feddtpt.similarity import (
     unit_vectors,
 )
 
-Embed = Callable[[Prompt], Float32[ndarray, "tokens width"]]
+Embeddings = Float32[ndarray, "tokens width"]
+Labels = Int64[ndarray, " tokens"]
+Weights = Float64[ndarray, " tokens"]
+Embed = Callable[[Prompt], Embeddings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,9 @@ class AggregatedPrompt:
     kept: tuple[KeptToken, ...]
     prompt: Prompt
     uploaded: tuple[Source, ...]
-    embeddings: Float32[ndarray, "tokens width"]
-    clusters: Int64[ndarray, " tokens"]
-    weights: Float64[ndarray, " tokens"]
+    embeddings: Embeddings
+    clusters: Labels
+    weights: Weights
     epsilon: float | None
 
     @property
@@ -184,10 +187,7 @@ def _check(name: str, tuned: TunedPrompt) -> TunedPrompt:
 
 
 def _gained(
-    uploaded: Sequence[Source],
-    labels: Int64[ndarray, " tokens"],
-    weights: Float64[ndarray, " tokens"],
-    config: AggregationConfig,
+    uploaded: Sequence[Source], labels: Labels, weights: Weights, config: AggregationConfig
 ) -> list[KeptToken]:
     """Method ``gain``, before the cap."""
     length = {source.client: source.position for source in uploaded}  # of the last token: n - 1
@@ -201,56 +201,46 @@ def _gained(
         if other is None or token.weight > other.weight:
             strongest[token.token] = token
 
-    def place(token: KeptToken) -> float:
+    def order(token: KeptToken) -> tuple[float, float, tuple[str, ...]]:
         places = [source.position / max(1, length[source.client]) for source in token.sources]
-        return float(np.mean(places))
+        return float(np.mean(places)), -token.weight, token.clients
 
-    return sorted(
-        strongest.values(), key=lambda token: (place(token), -token.weight, token.clients)
-    )
+    return sorted(strongest.values(), key=order)
 
 
 def _averaged(
-    uploaded: Sequence[Source],
-    embeddings: Float32[ndarray, "tokens width"],
-    weights: Float64[ndarray, " tokens"],
+    uploaded: Sequence[Source], embeddings: Embeddings, weights: Weights
 ) -> list[KeptToken]:
     """Server-1: position by position, the uploaded token nearest to the mean embedding."""
     positions = np.array([source.position for source in uploaded])
     lengths = np.bincount(positions)  # clients that have a token at each position
-    prompts = lengths[0]
     unit = unit_vectors(embeddings)
     kept = []
-    for position in np.flatnonzero(2 * lengths >= prompts):
+    for position in np.flatnonzero(2 * lengths >= lengths[0]):
         members = np.flatnonzero(positions == position).tolist()
         nearest = int((unit @ unit[members].mean(0)).argmax())
-        sources = [uploaded[nearest], *(uploaded[m] for m in members if m != nearest)]
-        kept.append(
-            KeptToken(uploaded[nearest].token, float(weights[nearest]), NOISE, tuple(sources))
-        )
+        token, weight = uploaded[nearest], float(weights[nearest])
+        others = (uploaded[member] for member in members if member != nearest)
+        kept.append(KeptToken(token.token, weight, NOISE, (token, *others)))
     return kept
 
 
-def _clusters(labels: Int64[ndarray, " tokens"]) -> list[list[int]]:
+def _clusters(labels: Labels) -> list[list[int]]:
     """Indices of the members of each cluster, without noise."""
-    return [
-        np.flatnonzero(labels == label).tolist() for label in np.unique(labels[labels != NOISE])
-    ]
+    clusters = np.unique(labels[labels != NOISE])
+    return [np.flatnonzero(labels == cluster).tolist() for cluster in clusters]
 
 
 def _keep(
-    uploaded: Sequence[Source],
-    group: Sequence[int],
-    labels: Int64[ndarray, " tokens"],
-    weights: Float64[ndarray, " tokens"],
+    uploaded: Sequence[Source], group: Sequence[int], labels: Labels, weights: Weights
 ) -> KeptToken:
     """The heaviest token of a group, which represents all: step 2 of Algorithm 2."""
-    best, *others = (group[i] for i in _heaviest(weights[group]))
-    sources = tuple(uploaded[index] for index in (best, *others))
+    order = [group[i] for i in _heaviest(weights[group])]
+    best, sources = order[0], tuple(uploaded[index] for index in order)
     return KeptToken(sources[0].token, float(weights[best]), int(labels[best]), sources)
 
 
-def _heaviest(weights: Float64[ndarray, " n"]) -> list[int]:
+def _heaviest(weights: Weights) -> list[int]:
     """Indices from the heaviest down; of equal weights the first is first."""
     order: list[int] = np.argsort(-weights, kind="stable").tolist()
     return order

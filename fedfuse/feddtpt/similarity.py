@@ -12,6 +12,9 @@ What the paper leaves open: the distances are Euclidean between embeddings of le
 pairs as their cosines do; those that count are to the nearest neighbour that makes a token a core
 point; and of the elbows that Kneedle finds the deepest counts, not the first, which is near the
 largest distances and makes one cluster of most tokens.
+
+In all functions ``embeddings`` ``[T, d]`` are contextual embeddings of the tokens of all clients,
+and ``owners`` ``[T]`` the index of the client that each token comes from, from 0.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ from numpy import ndarray
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.neighbors import NearestNeighbors
 
+Embeddings = Float[ndarray, "tokens width"]
+Owners = Int64[ndarray, " tokens"]
+Weights = Float64[ndarray, " tokens"]
+
 NOISE = -1  # cluster of a token that is in none
 # Tokens in one context have one embedding, up to the rounding of float32.
 LEAST_EPSILON = 1e-3
@@ -30,25 +37,15 @@ LEAST_EPSILON = 1e-3
 BASE_WEIGHT = 0.2
 
 
-def unit_vectors(embeddings: Float[ndarray, "tokens width"]) -> Float64[ndarray, "tokens width"]:
+def unit_vectors(embeddings: Embeddings) -> Float64[ndarray, "tokens width"]:
     """``[T, d]`` embeddings at length 1; a zero vector stays one."""
     wide = embeddings.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     return wide / np.where(lengths > 0, lengths, 1.0)
 
 
-def similarity_sums(
-    embeddings: Float[ndarray, "tokens width"], owners: Int64[ndarray, " tokens"]
-) -> Float64[ndarray, " tokens"]:
-    """``w`` of Eq. 5 and 6: the sum of a token's cosines with all tokens of the other clients.
-
-    Args:
-        embeddings: ``[T, d]`` contextual embeddings of the tokens of all clients.
-        owners: ``[T]`` index of the client that a token comes from, from 0.
-
-    Returns:
-        ``[T]``; 0 where there is no other client.
-    """
+def similarity_sums(embeddings: Embeddings, owners: Owners) -> Weights:
+    """``w`` ``[T]`` of Eq. 5 and 6: the sum of a token's cosines with all of the other clients'."""
     unit = unit_vectors(embeddings)
     own = np.zeros((owners.max(initial=0) + 1, unit.shape[1]))
     np.add.at(own, owners, unit)
@@ -57,18 +54,8 @@ def similarity_sums(
     return sums
 
 
-def attention(
-    embeddings: Float[ndarray, "tokens width"], owners: Int64[ndarray, " tokens"]
-) -> Float64[ndarray, " tokens"]:
-    """``alpha`` of Section 3.4: ``w`` of Eq. 6 after a softmax over each client's own tokens.
-
-    Args:
-        embeddings: ``[T, d]``, see ``similarity_sums``.
-        owners: ``[T]``, see there.
-
-    Returns:
-        ``[T]``, of sum 1 for each client.
-    """
+def attention(embeddings: Embeddings, owners: Owners) -> Weights:
+    """``alpha`` ``[T]`` of Section 3.4: softmax of ``w`` over each client's own tokens."""
     sums = similarity_sums(embeddings, owners)
     highest = np.full(owners.max(initial=0) + 1, -np.inf)
     np.maximum.at(highest, owners, sums)
@@ -77,14 +64,8 @@ def attention(
     return shares
 
 
-def support(
-    embeddings: Float[ndarray, "tokens width"], owners: Int64[ndarray, " tokens"]
-) -> Float64[ndarray, " tokens"]:
+def support(embeddings: Embeddings, owners: Owners) -> Weights:
     """Support of a token by the other clients: the mean, over them, of the best cosine.
-
-    Args:
-        embeddings: ``[T, d]``, see ``similarity_sums``.
-        owners: ``[T]``, see there.
 
     Returns:
         ``[T]`` in [0, 1], negative means as 0; 1 where there is no other client.
@@ -100,16 +81,12 @@ def support(
     return mean
 
 
-def gain_weights(
-    embeddings: Float[ndarray, "tokens width"],
-    owners: Int64[ndarray, " tokens"],
-    gains: Float64[ndarray, " tokens"],
-) -> Float64[ndarray, " tokens"]:
+def gain_weights(embeddings: Embeddings, owners: Owners, gains: Weights) -> Weights:
     """Support of a token times its measured gain, relative to the largest gain.
 
     Args:
-        embeddings: ``[T, d]``, see ``similarity_sums``.
-        owners: ``[T]``, see there.
+        embeddings: see above.
+        owners: see above.
         gains: ``[T]`` rise in accuracy when its client put it in; a loss counts as 0.
 
     Returns:
@@ -118,17 +95,15 @@ def gain_weights(
     gained = np.maximum(gains, 0.0)
     highest = gained.max(initial=0.0)
     shares = gained / highest if highest > 0 else gained
-    weights: ndarray = support(embeddings, owners) * (BASE_WEIGHT + shares)
+    weights: Weights = support(embeddings, owners) * (BASE_WEIGHT + shares)
     return weights
 
 
-def dbscan(
-    embeddings: Float[ndarray, "tokens width"], min_samples: int
-) -> tuple[Int64[ndarray, " tokens"], float]:
+def dbscan(embeddings: Embeddings, min_samples: int) -> tuple[Int64[ndarray, " tokens"], float]:
     """Cluster by density (DBSCAN).
 
     Args:
-        embeddings: ``[T, d]``.
+        embeddings: see above.
         min_samples: number of tokens within epsilon, itself included, that make a core point.
 
     Returns:
@@ -141,9 +116,7 @@ def dbscan(
     return labels.astype(np.int64), epsilon
 
 
-def kmeans(
-    embeddings: Float[ndarray, "tokens width"], clusters: int, seed: int
-) -> Int64[ndarray, " tokens"]:
+def kmeans(embeddings: Embeddings, clusters: int, seed: int) -> Int64[ndarray, " tokens"]:
     """``[T]`` cluster of each token, of at most ``clusters``: step 1 of Algorithm 2."""
     unit = unit_vectors(embeddings)
     # More clusters than points cannot be; rounded, tokens in one context are one point.
@@ -153,9 +126,7 @@ def kmeans(
     return labels
 
 
-def neighbour_distances(
-    unit: Float64[ndarray, "tokens width"], neighbour: int
-) -> Float64[ndarray, " tokens"]:
+def neighbour_distances(unit: Float64[ndarray, "tokens width"], neighbour: int) -> Weights:
     """``[T]`` distance of each token to its n-th nearest other, sorted upwards.
 
     The farthest one counts where a token has fewer others.
@@ -185,7 +156,7 @@ def elbow(values: Float64[ndarray, " n"]) -> float:
     return float(values[max(elbows, key=lambda step: chord[step] - values[step], default=-1)])
 
 
-def plane_coordinates(embeddings: Float[ndarray, "tokens width"]) -> Float64[ndarray, "tokens 2"]:
+def plane_coordinates(embeddings: Embeddings) -> Float64[ndarray, "tokens 2"]:
     """``[T, 2]`` two principal components of embeddings of length 1, for a plot.
 
     A component's sign is that which makes its largest coordinate positive.

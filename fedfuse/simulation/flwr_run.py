@@ -2,9 +2,9 @@
 
 ``flwr run`` alone leaves a SuperLink behind that keeps the environment and the working folder of
 its first start, so that two checkouts mix their code; it uses fixed ports; and it succeeds where
-the app fails. ``flwr_run`` gives each run a SuperLink of its own, on a free port and in a temporary
-folder that is Flower's home, Ray's home and everybody's working folder, shows the log, asks for the
-status, and at the end, whatever the end was, stops every process and removes the folder.
+the app fails. ``flwr_run`` gives each run its own SuperLink, on a free port and in a temporary
+folder that is the home of Flower and Ray and the working folder, shows the log, asks for the
+status, and in any case stops every process and removes the folder at the end.
 """
 
 from __future__ import annotations
@@ -124,17 +124,18 @@ def _check(
     gpus_per_client: float,
 ) -> None:
     """Refuse what Flower would accept and fail on later."""
-    if num_clients < 1:
-        raise FedfuseError(f"num_clients is {num_clients}; allowed: at least 1")
-    if cpus_per_client < 1:
-        raise FedfuseError(f"cpus_per_client is {cpus_per_client}; allowed: at least 1")
-    if gpus_per_client < 0:
-        raise FedfuseError(f"gpus_per_client is {gpus_per_client}; allowed: at least 0")
+    for name, value, least in (
+        ("num_clients", num_clients, 1),
+        ("cpus_per_client", cpus_per_client, 1),
+        ("gpus_per_client", gpus_per_client, 0),
+    ):
+        if value < least:
+            raise FedfuseError(f"{name}: expected at least {least}, got {value}")
     known = default_run_config(app_dir)
     if unknown := sorted(set(run_config) - set(known)):
         raise FedfuseError(
-            f"run config has keys {unknown} that {app_dir / 'pyproject.toml'} does not have under "
-            f"[tool.flwr.app.config]; allowed: {sorted(known)}"
+            f"run config: expected keys under [tool.flwr.app.config] of "
+            f"{app_dir / 'pyproject.toml'}, {sorted(known)}, got {unknown}"
         )
     check_scalars("run config", run_config)
 
@@ -147,7 +148,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 def _on_signals(
     handler: Callable[[int, FrameType | None], None] | signal.Handlers, *numbers: int
 ) -> Iterator[None]:
-    """Handle signals in another way; outside of the main thread, which gets them all, nothing."""
+    """Handle signals in another way; does nothing outside of the main thread, which gets them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -160,7 +161,7 @@ def _on_signals(
 
 
 class Workspace:
-    """A temporary folder and what runs in it; at the end, its processes are stopped and it goes."""
+    """A temporary folder, removed at the end, after all processes in it were stopped."""
 
     def __init__(self, python_path: Sequence[Path]) -> None:
         self._python_path = python_path
@@ -192,7 +193,7 @@ class Workspace:
         """Start a program of Flower's in the working folder, out of reach of Ctrl-C."""
         path = shutil.which(program, path=self.environment["PATH"])
         if path is None:
-            raise FedfuseError(f"{program} is not on the PATH; install flwr[simulation]")
+            raise FedfuseError(f"PATH: expected {program} on it; install flwr[simulation]")
         child = subprocess.Popen(
             [path, *arguments],
             cwd=self.folder / "work",
@@ -211,31 +212,28 @@ def _environment(folder: Path, python_path: Sequence[Path]) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     paths = [str(path.resolve()) for path in python_path]
     paths += [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    environment.update(
-        {
-            _HOME: str(folder),
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-            "PATH": os.pathsep.join([sysconfig.get_path("scripts"), environment.get("PATH", "")]),
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONUNBUFFERED": "1",  # The log reaches the terminal line by line.
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-            "RAY_DEDUP_LOGS": "0",
-            "RAY_TMPDIR": str(folder),
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
-    )
-    return environment
+    return environment | {
+        _HOME: str(folder),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), environment.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",  # The log reaches the terminal line by line.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_TMPDIR": str(folder),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def start_superlink(workspace: Workspace, *options: str) -> str:
-    """Start a SuperLink, wait until it listens, and write it down as Flower's one connection.
+    """Start a SuperLink, wait until it listens, and make it Flower's one connection.
 
     Args:
-        workspace: where it runs.
-        options: of ``flower-superlink``, beside its address.
+        workspace: folder and environment that it runs in.
+        options: options of ``flower-superlink``, beside its address.
 
     Returns:
         Its address.
@@ -268,7 +266,7 @@ def start_superlink(workspace: Workspace, *options: str) -> str:
 
 
 def _stream(workspace: Workspace, *arguments: str) -> str:
-    """Run ``flwr`` with its output on the terminal; returns the last lines of it."""
+    """Run ``flwr`` with its output on the terminal; returns the last lines."""
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     flwr = workspace.start("flwr", *arguments, stdout=subprocess.PIPE)
     assert flwr.stdout is not None
@@ -281,7 +279,7 @@ def _stream(workspace: Workspace, *arguments: str) -> str:
 
 
 def readable(line: str) -> str:
-    """A line of Flower's log without colours and the level INFO; empty when it says nothing."""
+    """A line of Flower's log without colours and the level INFO; empty for noise."""
     line = _COLOUR.sub("", line).rstrip()
     if any(noise in line for noise in _NOISE):
         return ""

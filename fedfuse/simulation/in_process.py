@@ -1,10 +1,9 @@
 """Flower's grid without Ray or a SuperLink: the same two apps, one after the other, in one process.
 
-``InProcessGrid`` hands each message of a ServerApp to the ClientApp at once and returns its reply.
-It is meant for tests, for debugging under a debugger, and for small runs: what takes seconds to
-start in simulation starts in milliseconds here. An app that works here is meant to work over a
-network too, so messages, replies and what clients keep in ``Context.state`` pass through Flower's
-own wire format each time, and whatever Flower does with a failing client is done here as well.
+``InProcessGrid`` hands each message of a ServerApp to the ClientApp at once and returns its reply:
+for tests, debuggers and small runs, since it starts in milliseconds. An app that works here should
+work over a network too, so messages, replies and ``Context.state`` pass through Flower's own wire
+format each time, and clients that fail are treated as Flower treats them.
 
 Differs from Flower: messages are handled one at a time, in the order of sending; a message that
 the deadline keeps from its client is dropped, where Flower would still deliver it later; a client
@@ -45,7 +44,7 @@ _run_ids = count(1)
 
 
 def message_bytes(message: Message) -> int:
-    """The size of a message on the wire, in bytes: the protobuf of its content or error."""
+    """Size of a message on the wire, in bytes: the protobuf of its content or error."""
     proto = message_to_proto(message)
     return int((proto.content if message.has_content() else proto.error).ByteSize())
 
@@ -57,9 +56,9 @@ class InProcessGrid(Grid):
     Each grid is a run of its own: the messages made after it and before the next grid are its own.
 
     Args:
-        client_app: the ClientApp that answers for every node.
-        node_configs: the node config of each node; gives the number of nodes.
-        run_config: the run config that every node sees: flat, dotted keys, scalars.
+        client_app: ClientApp of every node.
+        node_configs: node config of each node; gives the number of nodes.
+        run_config: run config of every node: flat, dotted keys, scalars.
 
     Raises:
         FedfuseError: when a config holds anything but bool, int, float and str.
@@ -86,7 +85,7 @@ class InProcessGrid(Grid):
         self._waiting: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
-        """Take over the description of a run; the run's id stays the grid's own."""
+        """Copy the description of a run; the grid's run id stays."""
         self._run = Run(**{**vars(run), "run_id": self._run.run_id})
 
     @property
@@ -106,14 +105,14 @@ class InProcessGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """The ids of all nodes, ascending: an order that has nothing to do with partition ids."""
+        """Ids of all nodes, ascending: an order that has nothing to do with partition ids."""
         return sorted(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Stamp messages with their ids and keep them until their replies are asked for.
+        """Stamp messages with ids and keep them until their replies are pulled.
 
         Returns:
-            the ids of those with a valid form and a known node; the others are dropped.
+            Ids of those with a valid form and a known node; the others are dropped.
 
         Raises:
             FedfuseError: for a message that was made for another grid.
@@ -122,8 +121,8 @@ class InProcessGrid(Grid):
         for message in messages:
             if message.metadata.run_id != self._run.run_id:
                 raise FedfuseError(
-                    f"message of run {message.metadata.run_id} sent through the grid of run "
-                    f"{self._run.run_id}; make a message after its own grid and before the next"
+                    f"expected a message of run {self._run.run_id}, made after its own grid and "
+                    f"before the next, got one of run {message.metadata.run_id}"
                 )
             sent = _through_the_wire(message)
             faults = validate_message(sent, is_reply_message=False)
@@ -137,7 +136,7 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Run the ClientApp on each message that waits and return the replies; each comes once."""
+        """Run the ClientApp on each waiting message and return the replies, each once."""
         answers = (self._answer(self._waiting.pop(i)) for i in message_ids if i in self._waiting)
         return [reply for reply in answers if reply is not None]
 
@@ -147,7 +146,7 @@ class InProcessGrid(Grid):
         """Send messages and return the replies that came in time.
 
         Args:
-            messages: what to send; their message ids are set, so replies can be matched to them.
+            messages: messages, whose ids are set, so that replies can be matched to them.
             timeout: seconds for all messages together; a client at work is never interrupted, but
                 a reply after the deadline is lost, and no further message reaches its client.
         """
@@ -164,7 +163,7 @@ class InProcessGrid(Grid):
         return replies
 
     def _answer(self, message: Message) -> Message | None:
-        """One client's reply: what its handler returned, an error, or nothing."""
+        """A client's reply: its handler's, an error, or none."""
         node_id = message.metadata.dst_node_id
         try:
             reply = self._call(message, node_id)
@@ -192,7 +191,7 @@ class InProcessGrid(Grid):
 
     def _call(self, message: Message, node_id: int) -> Message | None:
         """Run the ClientApp on a copy of the node's context; keep the copy if all went well."""
-        context = _unpack(self._contexts[node_id])
+        context = context_from_proto(ProtoContext.FromString(self._contexts[node_id]))
         run_config = dict(context.run_config)
         try:
             returned: object = self._client_app(message, context)
@@ -214,28 +213,26 @@ def run_in_process(
     num_clients: int,
     node_configs: Sequence[Mapping[str, UserConfigValue]] = (),
 ) -> None:
-    """Run a ServerApp against clients in this process; what the ServerApp raises is raised here.
+    """Run a ServerApp against clients in this process; an error of the ServerApp is raised here.
 
     Args:
-        server_app: the ServerApp to run.
-        client_app: the ClientApp of every node.
-        run_config: the whole run config, defaults included: flat, dotted keys, scalars.
+        server_app: ServerApp to run.
+        client_app: ClientApp of every node.
+        run_config: whole run config, defaults included: flat, dotted keys, scalars.
         num_clients: number of nodes; node i has partition-id i and num-partitions as in simulation.
         node_configs: further entries for the node config of each node; none, or one mapping a node.
 
     Raises:
-        FedfuseError: when there are no clients, node_configs has another length, or a config holds
-            anything but scalars.
+        FedfuseError: for no clients, another number of node configs, or values that are no scalars.
     """
     if num_clients < 1:
-        raise FedfuseError(f"num_clients is {num_clients}; allowed: at least 1")
-    if node_configs and len(node_configs) != num_clients:
-        raise FedfuseError(f"{len(node_configs)} node configs for {num_clients} clients")
+        raise FedfuseError(f"num_clients: expected at least 1, got {num_clients}")
+    if len(node_configs) not in (0, num_clients):
+        raise FedfuseError(f"node_configs: expected none or {num_clients}, got {len(node_configs)}")
     nodes: list[UserConfig] = [
-        {PARTITION_ID_KEY: i, NUM_PARTITIONS_KEY: num_clients} for i in range(num_clients)
+        {PARTITION_ID_KEY: number, NUM_PARTITIONS_KEY: num_clients, **more}
+        for number, more in enumerate(node_configs or [{}] * num_clients)
     ]
-    for node, more in zip(nodes, node_configs, strict=False):
-        node.update(more)
     grid = InProcessGrid(client_app, nodes, run_config)
     server_app(grid, new_context(grid.run.run_id, SUPERLINK_NODE_ID, {}, run_config))
 
@@ -266,12 +263,8 @@ def _pack(context: Context) -> bytes:
     return bytes(context_to_proto(context).SerializeToString())
 
 
-def _unpack(packed: bytes) -> Context:
-    return context_from_proto(ProtoContext.FromString(packed))
-
-
 def _through_the_wire(message: Message) -> Message:
-    """Give a message its id, take it apart into what Flower sends, and build it anew from that."""
+    """Give a message its id, take it apart as Flower sends it, and build a copy from that."""
     with no_object_id_recompute():
         message_id = message.object_id
         objects = get_all_nested_objects(message)

@@ -1,4 +1,4 @@
-"""How much memory a simulation will take at most, before it starts.
+"""Prediction of the peak memory of a simulation, before it starts.
 
     total = ENGINE + SERVER + K * CLIENT                     processes without a model
           + base weights                                     once, or a copy in each process
@@ -8,8 +8,8 @@
 
 Steps take HEAP times a training step, or a pass of scoring where that takes more: its few large
 blocks are used again. K of N clients run at once, each in a process that may play any client, so it
-holds an adapter of each distinct client model and trains the largest. That all are at their peak at
-the same time is the worst case, and what happens where clients do the same work.
+has an adapter of each distinct client model and trains the largest. All may be at their peak at the
+same time, and are where clients do the same work.
 
 The constants are fitted to measurements: ``benchmarks/simulation_memory.py``.
 """
@@ -24,33 +24,33 @@ from fedfuse.errors import FedfuseError
 from fedfuse.models.dry_run import ModelNeeds
 
 MB = 1_000_000
-# SuperLink, Flower's and Ray's processes without the following two.
+# SuperLink, and the processes of Flower and Ray without the following two.
 ENGINE = 700 * MB
-# The process of ServerApp and engine, and that of a client, with all libraries and no model.
+# Process of ServerApp and engine, and process of a client, with all libraries and no model.
 SERVER = 590 * MB
 CLIENT = 405 * MB
 # Bytes of a client's state per byte of its adapter: the adapter and two moments for each of two
-# phases are 5, which Flower and Ray hold up to three times while messages come and go.
+# phases are 5, of which Flower and Ray have up to three copies while messages come and go.
 STATE = 14
-# Bytes that a process holds of its allocator per byte in use at the peak of a step: what was freed
-# between blocks that are in use does not go back to the system.
+# Bytes of the allocator per byte in use at the peak of a step: memory that was freed between blocks
+# in use does not go back to the system.
 HEAP = 2.4
 # Weights as loaded and as first drawn; gradient and two moments. A client's state passes through
 # its process: as received, unpacked, as sent, packed.
 FRESH, TRAINING, PASSING = 2, 3, 4 * 5
-# A row's knowledge: its own, as a message, translated, as a teacher.
+# Copies of a row's knowledge: the model's own, as a message, aligned, as a teacher.
 KNOWLEDGE = 4
-# What CUDA and its libraries take of a GPU per process, without any tensor.
+# Memory of CUDA and its libraries on a GPU per process, without any tensor.
 CUDA_CONTEXT = 600 * MB
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Predicted peak memory of a simulation, in bytes.
+    """Predicted peak memory of a simulation.
 
     Attributes:
-        parts: by what they are for, in the order of the table.
-        clients_at_once: that the parts are for.
+        parts: bytes by purpose, in the order of the table.
+        clients_at_once: number of clients that run at the same time.
     """
 
     parts: Mapping[str, int]
@@ -58,14 +58,11 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Of all parts."""
+        """Bytes of all parts."""
         return sum(self.parts.values())
 
     def check(self, available: int) -> None:
-        """Refuse a simulation that does not fit.
-
-        Args:
-            available: bytes of memory that are free, or can be freed.
+        """Refuse a simulation that needs more than the available bytes of memory.
 
         Raises:
             FedfuseError: naming both figures, the largest part and what helps.
@@ -76,9 +73,9 @@ class Plan:
         raise FedfuseError(
             f"the simulation needs {self.total / 1e9:.1f} GB of memory at its peak with "
             f"{self.clients_at_once} clients at once, most of it for {largest}; available: "
-            f"{available / 1e9:.1f} GB; allowed: fewer clients at once (a larger "
-            "--cpus-per-client), smaller local.max-tokens, client-distill.max-tokens and "
-            "server-distill.max-tokens, gradient-checkpointing, or smaller models"
+            f"{available / 1e9:.1f} GB; run fewer clients at once (a larger --cpus-per-client), "
+            "set smaller local.max-tokens, client-distill.max-tokens and "
+            "server-distill.max-tokens, or gradient-checkpointing, or take smaller models"
         )
 
 
@@ -91,14 +88,14 @@ def plan_memory(
     at_once: int,
     knowledge: int,
 ) -> Plan:
-    """Add up what a simulation takes.
+    """Add up the memory of a simulation.
 
     Args:
-        server: the server's model.
-        clients: the distinct models of the clients, by base model.
+        server: needs of the server's model.
+        clients: needs of the clients' distinct models, by base model.
         server_name: base model of the server.
-        number: of clients.
-        at_once: of them.
+        number: number of clients.
+        at_once: number of clients that run at the same time.
         knowledge: bytes of a model's knowledge of the public set.
     """
     mapped = {name: needs.base for name, needs in clients.items() if needs.mapped}
@@ -108,14 +105,14 @@ def plan_memory(
     else:
         copies += server.base
     own = max(needs.adapter for needs in clients.values())
-    held = FRESH * sum(needs.adapter for needs in clients.values()) + (TRAINING + PASSING) * own
+    adapters = FRESH * sum(needs.adapter for needs in clients.values()) + (TRAINING + PASSING) * own
     steps = at_once * max(map(_steps, clients.values())) + _steps(server)
     return Plan(
         {
             "processes without a model": ENGINE + SERVER + at_once * CLIENT,
             "base weights, shared": sum(mapped.values()),
             "base weights, a copy in each process": copies,
-            "adapters and optimizers": at_once * held + (FRESH + TRAINING) * server.adapter,
+            "adapters and optimizers": at_once * adapters + (FRESH + TRAINING) * server.adapter,
             "states of all clients": number * STATE * own,
             "training steps and scoring": steps,
             "knowledge of the public set": (at_once + 1) * KNOWLEDGE * knowledge,
@@ -132,9 +129,9 @@ def check_gpu(name: str, needs: ModelNeeds, share: float, total: int) -> None:
     """Refuse a share of a GPU that a client does not fit into.
 
     Args:
-        name: the client's base model.
-        needs: of its model.
-        share: of a GPU for each client, above 0.
+        name: base model of the client.
+        needs: needs of the model.
+        share: share of a GPU for each client, above 0.
         total: bytes of the GPU's memory.
 
     Raises:
@@ -146,7 +143,7 @@ def check_gpu(name: str, needs: ModelNeeds, share: float, total: int) -> None:
         enough = math.ceil(100 * wanted / total) / 100
         raise FedfuseError(
             f"a client with {name!r} needs {wanted / 1e9:.1f} GB of a GPU; with --gpus-per-client "
-            f"{share:g} it has {share * total / 1e9:.1f} of {total / 1e9:.1f} GB; allowed: "
-            f"--gpus-per-client {enough:g} or more, smaller max-tokens, "
-            "gradient-checkpointing, or a smaller model"
+            f"{share:g} it has {share * total / 1e9:.1f} of {total / 1e9:.1f} GB; set "
+            f"--gpus-per-client {enough:g} or more, smaller max-tokens or "
+            "gradient-checkpointing, or take a smaller model"
         )

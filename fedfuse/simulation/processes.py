@@ -1,10 +1,9 @@
-"""Finding and stopping everything that a command started, however far it detached itself.
+"""Finds and stops everything that a command started, however far it detached itself.
 
 Flower and Ray start processes that leave their session, outlive their parents and change their
-names, so neither process groups nor names find them. What they all do is to inherit: a command that
-is given a folder of its own as the value of an environment variable passes it on to every
-descendant. Processes that overwrite their environment when they rename themselves, as Ray's do, are
-found as children of others or by their working folder.
+names, so neither process groups nor names find them. But an environment variable with a folder of
+the command's own is inherited by all. Processes that overwrite their environment when they rename
+themselves, as Ray's do, are found as children of others or by their working folder.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _GIVE_UP = 20.0
 def started_in(folder: Path, variable: str) -> list[psutil.Process]:
     """Processes with ``variable`` set to ``folder``, those at work inside it, and their children.
 
-    Processes that have ended, and those of other users, are not among them, nor is this one.
+    Processes that have ended, those of other users, and this one are left out.
     """
     own = psutil.Process()
     found: dict[int, psutil.Process] = {}
@@ -40,7 +39,7 @@ def stop_all(folder: Path, variable: str) -> list[int]:
     """Stop all that ``started_in`` finds: ask, wait some seconds, then force; repeat for new ones.
 
     Returns:
-        the ids of the processes that are still there, if any.
+        Ids of the processes that are still there.
     """
     begin = time.monotonic()
     asked: dict[psutil.Process, float] = {}

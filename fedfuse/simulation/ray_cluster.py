@@ -1,9 +1,9 @@
-"""A Ray cluster that runs already: what it has, and what its workers must be told.
+"""A Ray cluster that runs already: its machines, and the environment that its workers need.
 
 Flower's simulation calls ``ray.init`` without an address, so Ray connects to the cluster that the
 environment variable ``RAY_ADDRESS`` names (flwr 1.41, ``RayBackend.init_ray``; ray 2.55,
-``ray.init``). Its workers inherit the environment of the cluster and not of the run: what they must
-know is put into the job's runtime environment, in the form of ``ray job submit``.
+``ray.init``). Its workers inherit the environment of the cluster and not of the run: variables of
+the run are put into the job's runtime environment, in the form of ``ray job submit``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Node:
     here: bool
 
     def clients(self, cpus_per_client: int, gpus_per_client: float) -> int:
-        """How many clients Flower lets run there at once."""
+        """Number of clients that Flower lets run there at once."""
         clients = int(self.cpus / cpus_per_client)
         return min(clients, int(self.gpus / gpus_per_client)) if gpus_per_client else clients
 
@@ -56,15 +56,16 @@ def find_nodes(address: str) -> list[Node]:
             of it.
     """
     host, _, port = address.rpartition(":")
-    allowed = "allowed: HOST:PORT of a Ray cluster that this machine is a node of (`ray start`)"
+    expected = (
+        "Ray address: expected HOST:PORT of a Ray cluster that this machine is a node of "
+        f"(`ray start`), got {address!r}"
+    )
     if "://" in address or not host or not port.isdigit():
-        raise FedfuseError(f"Ray address {address!r}; {allowed}")
+        raise FedfuseError(expected)
     try:
         socket.create_connection((host, int(port)), _SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise FedfuseError(
-            f"Ray address {address!r} does not answer ({error}); {allowed}"
-        ) from error
+        raise FedfuseError(f"{expected}, which does not answer ({error})") from error
     # In a process of its own: where it cannot connect, Ray may end the process or wait for minutes.
     command = [sys.executable, "-m", __name__, address]
     try:
@@ -74,30 +75,30 @@ def find_nodes(address: str) -> list[Node]:
         reason = f"no answer in {_JOIN_SECONDS:g} s"
         if not isinstance(error, subprocess.TimeoutExpired):
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise FedfuseError(f"Ray address {address!r}: {reason}; {allowed}") from error
+        raise FedfuseError(f"{expected}: {reason}") from error
 
 
 def check_room(nodes: list[Node], cpus_per_client: int, gpus_per_client: float) -> None:
     """Refuse a cluster on which no client has room.
 
     Raises:
-        FedfuseError: naming what each machine has.
+        FedfuseError: naming the CPUs and GPUs of each machine.
     """
     if not any(node.clients(cpus_per_client, gpus_per_client) for node in nodes):
         have = ", ".join(f"{n.address}: {n.cpus:g} CPUs, {n.gpus:g} GPUs" for n in nodes)
         raise FedfuseError(
-            f"a client needs {cpus_per_client} CPUs and {gpus_per_client:g} GPUs; no machine of "
-            f"the Ray cluster has them ({have}); allowed: fewer per client"
+            f"Ray cluster: expected a machine with {cpus_per_client} CPUs and {gpus_per_client:g} "
+            f"GPUs for a client, got {have}"
         )
 
 
 def cluster_environment(address: str) -> dict[str, str]:
-    """Environment variables of the run's processes, so that they use a cluster."""
-    told = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    told["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
+    """Environment variables by which the run's processes use a cluster."""
+    variables = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    variables["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
     return {
         "RAY_ADDRESS": address,
-        "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": told}}),
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": variables}}),
     }
 
 

@@ -1,4 +1,4 @@
-"""A run config's simulation, planned: what memory it takes, and whether this machine has it."""
+"""Memory plan of a run config's simulation, and the check that this machine has so much."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from fedfuse.models.loading import load_tokenizer, resolve_device
 from fedfuse.simulation.memory_plan import Plan, check_gpu, plan_memory
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
-# Of the longest texts, which decide how large a step gets.
-_LONGEST = 64
+_LONGEST = 64  # number of the longest texts, which decide how large a step gets
 
 
 def clients_at_once(clients: int, cpus_per_client: int, gpus_per_client: float, cores: int) -> int:
-    """How many clients Flower lets run at once on this machine; at least one."""
+    """Number of clients that Flower lets run at once on this machine; at least one."""
     fit = cores // cpus_per_client
     if gpus_per_client:
         fit = min(fit, int(torch.cuda.device_count() / gpus_per_client))
@@ -36,21 +35,22 @@ def clients_at_once(clients: int, cpus_per_client: int, gpus_per_client: float, 
 def plan_simulation(
     config: RunConfig, clients: int, at_once: int, gpus_per_client: float = 0.0
 ) -> Plan:
-    """The memory that a simulation takes on this machine at its peak; models must be built.
+    """Predict the peak memory of a simulation on this machine; models must be built.
 
     Args:
-        config: the run config, of a strategy whose clients and server have models.
-        clients: their number.
-        at_once: how many of them run at the same time.
+        config: run config, of a strategy whose clients and server have models.
+        clients: number of clients.
+        at_once: number of them that run at the same time.
         gpus_per_client: share of a GPU for each; with 0 they see none.
 
     Raises:
-        NeedsUnknown: for a model whose needs cannot be told before it runs.
+        NeedsUnknown: for a model whose needs cannot be known before it runs.
     """
     needs = {name: client_needs(config, clients, name) for name in _models(config, clients)}
     if gpus_per_client:
         needs = {name: _beside_gpu(each, config.clients.device) for name, each in needs.items()}
-    server, rows = _server_needs(config, clients)
+    phases = [(load_splits(config.data, config.seed, clients).public, config.server_distill, 1)]
+    server, rows = _needs(config, config.server, config.server.model, phases)
     server = _beside_gpu(server, config.server.device)
     row = 12 * config.knowledge.k + 16  # bytes of a label row's knowledge in memory
     return plan_memory(
@@ -67,7 +67,7 @@ def check_machine(config: RunConfig, clients: int, plan: Plan, gpus_per_client: 
     """Refuse a simulation that does not fit into this machine's memory, or its GPU's.
 
     Raises:
-        FedfuseError: naming what it needs, what there is, and what helps.
+        FedfuseError: naming the memory that it needs, that there is, and what helps.
     """
     plan.check(psutil.virtual_memory().available)
     if gpus_per_client and resolve_device(config.clients.device).type == "cuda":
@@ -88,14 +88,13 @@ def table(plan: Plan) -> Table:
 
 
 def client_needs(config: RunConfig, clients: int, name: str) -> ModelNeeds:
-    """What a client with a base model needs in its largest phase."""
+    """Needs of a client with a base model in its largest phase."""
     splits = load_splits(config.data, config.seed, clients)
     private = [sample for part in splits.private for sample in part]
-    distill = config.client_distill
     # A distilling step replays as many private samples as it has public ones.
-    times = 2 if distill.replay else 1
+    times = 2 if config.client_distill.replay else 1
     both = [*splits.public, *private]
-    phases = [(private, config.local, 1), (both, distill, times)]
+    phases = [(private, config.local, 1), (both, config.client_distill, times)]
     return _needs(config, config.clients, name, phases)[0]
 
 
@@ -106,16 +105,9 @@ def _models(config: RunConfig, clients: int) -> list[str]:
 
 
 def _beside_gpu(needs: ModelNeeds, device: str) -> ModelNeeds:
-    """What is left for the machine's own memory of a model on a device."""
-    return (
-        needs if resolve_device(device).type == "cpu" else replace(needs, base=0, step=0, scoring=0)
-    )
-
-
-def _server_needs(config: RunConfig, clients: int) -> tuple[ModelNeeds, int]:
-    public = load_splits(config.data, config.seed, clients).public
-    phases = [(public, config.server_distill, 1)]
-    return _needs(config, config.server, config.server.model, phases)
+    """Needs of a model on a device that are left for the machine's own memory."""
+    on_cpu = resolve_device(device).type == "cpu"
+    return needs if on_cpu else replace(needs, base=0, step=0, scoring=0)
 
 
 def _needs(
@@ -124,7 +116,7 @@ def _needs(
     name: str,
     phases: Sequence[tuple[Sequence[Sample], TrainingConfig, int]],
 ) -> tuple[ModelNeeds, int]:
-    """What a model needs in the largest of its phases, and label rows of the last one's samples."""
+    """Needs of a model in the largest of its phases, and label rows of the last one's samples."""
     base = str(model_folder(name)) if is_builtin(name) else name
     tokenizer = load_tokenizer(base)
     splits = load_splits(config.data, config.seed, 1)  # public and test sets are the same for all

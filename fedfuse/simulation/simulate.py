@@ -144,7 +144,7 @@ def check_importable(name: str, *, in_process: bool) -> None:
 
 
 def resume_config(folder: Path, clients: int) -> tuple[RunConfig, int]:
-    """The config to resume a run with, and its number of clients; the given one if none is known.
+    """Config to resume a run with, and its number of clients; the given one if none is known.
 
     Raises:
         FedfuseError: for a folder that holds no run, or one that has finished.
@@ -156,7 +156,7 @@ def resume_config(folder: Path, clients: int) -> tuple[RunConfig, int]:
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:
-    """Paths relative to this folder made absolute: the apps run in folders of their own."""
+    """Make relative paths absolute: the apps run in folders of their own."""
     return replace(
         config,
         output=str(Path(config.output).expanduser().resolve()),
@@ -216,7 +216,7 @@ def find_strategy(config: RunConfig) -> Any:
 
 
 def plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_address: str) -> None:
-    """Show what a simulation will take of this machine's memory, and refuse what does not fit.
+    """Show the memory plan of a simulation, and refuse one that does not fit.
 
     Raises:
         FedfuseError: when the plan exceeds the machine's memory or a GPU's.
@@ -247,7 +247,7 @@ def _absolute(name: str) -> str:
 
 
 def _absolute_model(box: BlackBoxConfig) -> str:
-    """What a service calls its model is no path, even where it looks like one."""
+    """A service's name of its model is no path, even where it looks like one."""
     return box.model if box.url else _absolute(box.model)
 
 

@@ -92,15 +92,15 @@ def test_a_signal_ends_everything(
 
 
 def test_arguments_are_checked_before_anything_starts(sums: Sums, traces: Traces) -> None:
-    with pytest.raises(FedfuseError, match=r"keys \['local.facto'\].*local.factor"):
+    with pytest.raises(FedfuseError, match=r"keys .*local.factor.*, got \['local.facto'\]"):
         flwr_run(sums.folder, {"local.facto": 1.0}, 2)
     with pytest.raises(FedfuseError, match="run config key 'out' is None"):
         flwr_run(sums.folder, {"out": None}, 2)  # type: ignore[dict-item]
-    with pytest.raises(FedfuseError, match="num_clients is 0"):
+    with pytest.raises(FedfuseError, match="num_clients: expected at least 1, got 0"):
         flwr_run(sums.folder, {}, 0)
-    with pytest.raises(FedfuseError, match="cpus_per_client is 0"):
+    with pytest.raises(FedfuseError, match="cpus_per_client: expected at least 1, got 0"):
         flwr_run(sums.folder, {}, 1, cpus_per_client=0)
-    with pytest.raises(FedfuseError, match="gpus_per_client is -1"):
+    with pytest.raises(FedfuseError, match="gpus_per_client: expected at least 0, got -1"):
         flwr_run(sums.folder, {}, 1, gpus_per_client=-1)
     assert traces.files() == []
 

@@ -243,9 +243,9 @@ def test_nodes_have_their_own_config() -> None:
 
 def test_what_is_refused() -> None:
     client, server = ClientApp(), ServerApp()
-    with pytest.raises(FedfuseError, match="num_clients is 0"):
+    with pytest.raises(FedfuseError, match="num_clients: expected at least 1, got 0"):
         run_in_process(server, client, {}, 0)
-    with pytest.raises(FedfuseError, match="1 node configs for 2 clients"):
+    with pytest.raises(FedfuseError, match="node_configs: expected none or 2, got 1"):
         run_in_process(server, client, {}, 2, node_configs=[{}])
     with pytest.raises(FedfuseError, match=r"run config key 'local.layers' is \[1\]"):
         run_in_process(server, client, {"local.layers": [1]}, 1)  # type: ignore[dict-item]
