@@ -1,9 +1,9 @@
 """Certificates and keys that a SuperLink and its SuperNodes authenticate with.
 
 A SuperLink shows a TLS certificate, signed by the federation's own authority; clients trust that
-authority and no other. A SuperNode signs every request with a key (ECDSA, P-384) of
-which the SuperLink knows the public half. Private keys are written for their owner's eyes only, and
-no file is ever overwritten but the SuperLink's certificate and key, when they are made anew.
+authority and no other. A SuperNode signs every request with a key (ECDSA, P-384) of which the
+SuperLink knows the public half. Only their owner can read private keys, and no file is overwritten
+but the SuperLink's certificate and key, when they are made anew.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fedfuse.errors import FedfuseError
 
 AUTHORITY_DAYS = 3650
-# What browsers and macOS still take.
-CERTIFICATE_DAYS = 825
+CERTIFICATE_DAYS = 825  # the most that browsers and macOS accept
 
 
 def make_superlink_files(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -49,14 +48,13 @@ def make_superlink_files(folder: Path, names: Sequence[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     authority, authority_key = _authority(folder / "ca.crt", folder / "ca.key")
     key = ec.generate_private_key(ec.SECP384R1())
-    public = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
     certificate = (
         _certificate(names[0], key, CERTIFICATE_DAYS, issuer=authority.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(public, critical=False)
-        .add_extension(_issued_by(authority_key), critical=False)
+        .add_extension(issued_by, critical=False)
         .sign(authority_key, hashes.SHA384())
     )
     files = [folder / "superlink.crt", folder / "superlink.key"]
@@ -90,12 +88,10 @@ def _authority(file: Path, key_file: Path) -> tuple[x509.Certificate, ec.Ellipti
         raise FedfuseError(f"{there} and {missing}: expected both or neither, got the first alone")
     if not file.exists():
         key = ec.generate_private_key(ec.SECP384R1())
-        public = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         certificate = (
             _certificate("fedfuse authority", key, AUTHORITY_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_may_sign(), critical=True)
-            .add_extension(public, critical=False)
             .sign(key, hashes.SHA384())
         )
         _write_secret(key_file, _pem(key))
@@ -104,9 +100,8 @@ def _authority(file: Path, key_file: Path) -> tuple[x509.Certificate, ec.Ellipti
         loaded = load_pem_private_key(key_file.read_bytes(), None)
         authority = x509.load_pem_x509_certificate(file.read_bytes())
     except (OSError, ValueError, TypeError) as error:
-        raise FedfuseError(f"{file} and {key_file} cannot be read as an authority: {error}") from (
-            error
-        )
+        message = f"{file} and {key_file}: expected the files of an authority: {error}"
+        raise FedfuseError(message) from error
     if not isinstance(loaded, ec.EllipticCurvePrivateKey):
         raise FedfuseError(f"{key_file}: expected a key of the elliptic curve P-384, got another")
     return authority, loaded
@@ -115,7 +110,7 @@ def _authority(file: Path, key_file: Path) -> tuple[x509.Certificate, ec.Ellipti
 def _certificate(
     name: str, key: ec.EllipticCurvePrivateKey, days: int, issuer: x509.Name | None = None
 ) -> x509.CertificateBuilder:
-    """A certificate for a key as it is before its extensions; by itself if no issuer is given."""
+    """A certificate for a key before further extensions; by itself if no issuer is given."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     return (
@@ -125,6 +120,7 @@ def _certificate(
         # Clocks differ: a certificate that is valid from now on is not yet, elsewhere.
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
 
@@ -140,10 +136,6 @@ def _may_sign() -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _issued_by(key: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
-    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
 
 
 def _name(name: str) -> x509.GeneralName:

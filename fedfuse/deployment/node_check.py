@@ -31,6 +31,7 @@ from fedfuse.models.loading import resolve_device
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 GIGABYTE = 2**30
+_MISSING = "none"  # in place of a version
 
 
 class CheckError(Exception):
@@ -94,39 +95,29 @@ class Machine:
 def check_machine(machine: Machine) -> None:
     """Run all checks that apply; see ``machine.results``."""
     machine.check("versions", check_versions, "install fedfuse again: make setup, or pip install")
+    fix = "correct the node config, or the run config"
     client: ClientConfig | None = machine.check(
-        "configuration",
-        lambda: _configuration(machine),
-        "correct the node config, or the run config",
+        "configuration", lambda: _configuration(machine), fix
     )
     if client:
         private = machine.check(
             "data", lambda: _data(client), "correct data in the node config, or the file"
         )
-        tokenizer = machine.check(
-            "tokenizer",
-            lambda: _tokenizer(client),
-            "take a model with a tokenizer.json, that is a fast tokenizer",
-        )
+        fix = "take a model with a tokenizer.json, that is a fast tokenizer"
+        tokenizer = machine.check("tokenizer", lambda: _tokenizer(client), fix)
         local_model: LocalModel | None = tokenizer and machine.check(
             "model", lambda: _model(client), "correct model, device or dtype in the node config"
         )
         if local_model and private:
-            machine.check(
-                "memory",
-                lambda: _memory(client, local_model, private),
-                "give samples with an answer within data.max-length",
-            )
+            fix = "give samples with an answer within data.max-length"
+            machine.check("memory", lambda: _memory(client, local_model, private), fix)
     if machine.credentials:
         credentials = machine.credentials
         authority = machine.check(
             "certificate", lambda: _authority(credentials), "copy ca.crt from the SuperLink's files"
         )
-        key = machine.check(
-            "key",
-            lambda: _key(credentials),
-            "fedfuse certs node NAME; chmod 600 NAME.key",
-        )
+        fix = "fedfuse certs node NAME; chmod 600 NAME.key"
+        key = machine.check("key", lambda: _key(credentials), fix)
         if authority and key:
             machine.check("SuperLink", lambda: _superlink(credentials), "correct --superlink")
 
@@ -138,13 +129,14 @@ def check_versions() -> tuple[str, bool]:
         CheckError: naming every package that is missing or of another version.
     """
     python, packages = dependencies(app_dir())
-    wrong = []
     here = ".".join(map(str, sys.version_info[:3]))
-    if not python.contains(here):
-        wrong.append(f"Python: expected {python}, got {here}")
-    for package in packages:
-        if found := _wrong_version(package):
-            wrong.append(found)
+    versions = [("Python", python, here)]
+    versions += [(package.name, package.specifier, _installed(package)) for package in packages]
+    wrong = [
+        f"{name}: expected {expected}, got {found}"
+        for name, expected, found in versions
+        if found == _MISSING or not expected.contains(found, prereleases=True)
+    ]
     if wrong:
         raise CheckError(
             "\n".join(wrong), "install fedfuse with its constraints: make setup, or pip install"
@@ -152,14 +144,11 @@ def check_versions() -> tuple[str, bool]:
     return f"Python {here}, flwr {version('flwr')}, torch {torch.__version__}", True
 
 
-def _wrong_version(package: Requirement) -> str:
-    """Error for a package that is missing or of another version; empty for none."""
+def _installed(package: Requirement) -> str:
     try:
-        found = version(package.name)
+        return version(package.name)
     except PackageNotFoundError:
-        return f"{package.name}: expected {package.specifier}, got none"
-    fits = package.specifier.contains(found, prereleases=True)
-    return "" if fits else f"{package.name}: expected {package.specifier}, got {found}"
+        return _MISSING
 
 
 def _configuration(machine: Machine) -> tuple[str, ClientConfig]:
@@ -249,19 +238,16 @@ def _superlink(credentials: Credentials) -> tuple[str, bool]:
     try:
         probe_superlink(credentials)
     except ssl.SSLCertVerificationError as error:
-        raise CheckError(
-            f"{where} shows a certificate that is not to be trusted: {error.verify_message}",
-            "copy the ca.crt of this SuperLink; connect by a name that its certificate has",
-        ) from error
+        found = f"shows a certificate that is not to be trusted: {error.verify_message}"
+        fix = "copy the ca.crt of this SuperLink; connect by a name that its certificate has"
+        raise CheckError(f"{where} {found}", fix) from error
     except PermissionError as error:
-        raise CheckError(
-            f"{where} does not let this machine in: {error}",
+        fix = (
             "register its public key there: flwr supernode register NAME.pub; stop a SuperNode "
-            "that has this key already; set this machine's clock",
-        ) from error
+            "that has this key already; set this machine's clock"
+        )
+        raise CheckError(f"{where} does not let this machine in: {error}", fix) from error
     except OSError as error:
-        raise CheckError(
-            f"{where} cannot be reached: {error}",
-            "start the SuperLink; open its port; correct --superlink",
-        ) from error
+        fix = "start the SuperLink; open its port; correct --superlink"
+        raise CheckError(f"{where} cannot be reached: {error}", fix) from error
     return f"{where} knows this machine", True

@@ -1,14 +1,12 @@
-"""A client process that stays: it answers all messages of a SuperNode, and keeps its model loaded.
+"""A client process that answers all messages of a SuperNode, and keeps its model loaded.
 
-By itself Flower starts a new process for each message, and importing libraries and loading a model
-takes longer than many a message. ``flower-supernode --isolation process`` leaves that to others:
-``serve`` takes one message after the other, does with it what ``flwr-clientapp`` does, in Flower's
-own functions, and hands the reply back. A client's state travels with each message as ever, so the
-results are those of new processes.
+Flower starts a new process for each message, and importing libraries and loading a model takes
+longer than many messages. With ``flower-supernode --isolation process`` it does not, and ``serve``
+answers one message after the other as ``flwr-clientapp`` does, by Flower's own functions. A
+client's state travels with each message, so the results are those of new processes.
 
 Differs from ``flwr-clientapp``: the app is loaded once, for the first message (a message of another
-version of the app restarts the process); where a handler fails, what it did to ``Context.state`` is
-forgotten.
+version of the app restarts the process); a failing handler's changes of ``Context.state`` are lost.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from fedfuse.flower.app_bundle import PACKAGES
 
 POLL_SECONDS = 0.1
-# A message that was taken by this process before it restarted itself: the token that opens it.
+# Token of a message that this process acquired before it restarted itself.
 _TOKEN = "FEDFUSE_TASK_TOKEN"
 
 
@@ -69,7 +67,7 @@ class Worker:
     """One app, loaded once.
 
     Attributes:
-        app_hash: of the bundle that the app is from; empty before the first message.
+        app_hash: hash of the app's bundle; empty before the first message.
     """
 
     def __init__(self, supernode: str) -> None:
@@ -78,7 +76,7 @@ class Worker:
         self._app: ClientApp
 
     def answer(self, token: str) -> None:
-        """Take the message that a token stands for, and hand back its reply."""
+        """Pull the message of a token, and push its reply."""
         client = _connect(self._supernode, token)
         heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
         heartbeat.start()
@@ -89,7 +87,7 @@ class Worker:
             status = SubStatus.FAILED if failure else SubStatus.COMPLETED
             push_task_output(client, None if failure else context, status, failure)
         except Exception as error:
-            # The SuperNode is gone, or it gave the message up: nobody waits for this reply.
+            # The SuperNode is gone or gave the message up: nobody waits for this reply.
             log(ERROR, "a message was lost", exc_info=error)
             with suppress(Exception):
                 push_task_output(client, None, SubStatus.FAILED, _reason(error))
@@ -99,7 +97,7 @@ class Worker:
             client.close()
 
     def _reply(self, message: Message, context: Context, run: Run, fab: Fab) -> tuple[Message, str]:
-        """The app's reply, or one that says why there is none; and that reason."""
+        """The app's reply and "", or an error and its reason."""
         try:
             if not self.app_hash:
                 self._app, self.app_hash = _load(run, fab), fab.hash_str
@@ -126,7 +124,7 @@ def _load(run: Run, fab: Fab) -> ClientApp:
 
 
 def _restart(token: str) -> NoReturn:
-    """This process anew, without the app it has loaded, for the message that a token stands for."""
+    """Restart this process, without the loaded app, for the message of a token."""
     os.execve(sys.executable, sys.orig_argv, {**os.environ, _TOKEN: token})
 
 

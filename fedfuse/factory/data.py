@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.text_world import World
 from fedfuse.config.data import BUILTIN_DATA, DataConfig
-from fedfuse.config.node import ClientConfig
+from fedfuse.config.node import ClientConfig, NodeConfig
 from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.data.sampling import round_indices
 from fedfuse.data.splits import build_splits, check_splits, own_samples
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.dataset import TokenizedDataset
+
+T = TypeVar("T")
 
 
 @lru_cache(maxsize=2)
@@ -42,11 +46,20 @@ def private_samples(client: ClientConfig) -> list[Sample]:
         shared = load_splits(config.data, config.seed, 1)
         return own_samples(node.data, config.data.template, shared)
     splits = load_splits(config.data, config.seed, node.num_partitions)
-    if node.partition_id >= len(splits.private):
+    return share_of(node, splits.private)
+
+
+def share_of(node: NodeConfig, private: Sequence[T]) -> T:
+    """A client's share of the run's private data.
+
+    Raises:
+        FedfuseError: for a partition that does not exist.
+    """
+    if node.partition_id >= len(private):
         raise FedfuseError(
-            f"partition-id: expected 0 to {len(splits.private) - 1}, got {node.partition_id}"
+            f"partition-id: expected 0 to {len(private) - 1}, got {node.partition_id}"
         )
-    return splits.private[node.partition_id]
+    return private[node.partition_id]
 
 
 def public_subset(

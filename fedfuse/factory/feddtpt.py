@@ -16,7 +16,7 @@ from fedfuse.builtin.prompt_world import WORLD_TASKS, world_task
 from fedfuse.config.feddtpt import BlackBoxConfig, FedDTPTConfig
 from fedfuse.config.node import ClientConfig
 from fedfuse.config.run_config import RunConfig, derive_seed
-from fedfuse.errors import FedfuseError
+from fedfuse.factory.data import share_of
 from fedfuse.factory.models import check_model
 from fedfuse.feddtpt.accuracy import sample_batch
 from fedfuse.feddtpt.black_box import Backend
@@ -92,11 +92,7 @@ def private_examples(client: ClientConfig) -> list[LabelledExample]:
         own = own_examples(task, node.data, config.data.template, shared)
         order = np.random.default_rng(config.seed).permutation(len(own))
         return [own[index] for index in order[: config.feddtpt.examples.private]]
-    if node.partition_id >= len(splits.private):
-        raise FedfuseError(
-            f"partition-id: expected 0 to {len(splits.private) - 1}, got {node.partition_id}"
-        )
-    return splits.private[node.partition_id]
+    return share_of(node, splits.private)
 
 
 def prompt_models(config: RunConfig) -> list[str]:

@@ -189,10 +189,7 @@ def _reference(axes: Axes, stage: str, label: str, run: RunFolder) -> None:
         axes.axhline(accuracy, color=colour, linestyle=line, linewidth=1.2, label=label)
 
 
-@plot
-def accuracy_by_queries(run: RunFolder) -> Figure | None:
-    """``accuracy_figure`` inside a page."""
-    return accuracy_figure(run)
+accuracy_by_queries = plot(accuracy_figure)
 
 
 @plot

@@ -5,7 +5,7 @@ from __future__ import annotations
 BODY = """\
 {% macro measure(cell) %}
 {% if cell.loss %}
-<td><span class="{{ cell.verdict }}">{{ cell.loss }}</span>
+<td><span class="{{ cell.trend }}">{{ cell.loss }}</span>
 {%- if cell.excess or cell.accuracy %}<small>{{ cell.excess }}
 {%- if cell.excess and cell.accuracy %} &middot; {% endif %}{{ cell.accuracy }}</small>
 {%- endif %}</td>
@@ -66,7 +66,7 @@ clients, tables all of them.</p>
 {{ measure(cell) }}
 {% endfor %}
 {% if gain_title %}
-<td class="{{ row.verdict }}">{{ row.gain }}</td>
+<td class="{{ row.trend }}">{{ row.gain }}</td>
 {% endif %}
 </tr>
 {% endfor %}

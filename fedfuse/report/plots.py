@@ -53,20 +53,13 @@ def _plotted(run: RunFolder) -> list[str]:
 # --- Headline -----------------------------------------------------------------------------------
 
 
-@plot
-def headline_svg(run: RunFolder) -> Figure | None:
-    """The headline plot for a page."""
-    return _headline(run)
-
-
 def headline(run: RunFolder) -> Figure:
-    """Every model a row, its stages as dots on an axis of losses: before and after federation;
-    of a prompt, its accuracy.
+    """Models before and after federation, of a prompt its accuracy; empty without metrics.
 
-    A figure of its own on a white ground, for ``savefig`` to PNG or SVG. Empty without metrics.
+    A figure on a white ground, for ``savefig`` to PNG or SVG.
     """
     with styled():
-        figure = _headline(run) or accuracy_figure(run) or new_figure(WIDTH, 1.0)
+        figure = headline_figure(run) or accuracy_figure(run) or new_figure(WIDTH, 1.0)
         figure.patch.set_facecolor("white")
         return figure
 
@@ -76,17 +69,15 @@ def save_headline(run: RunFolder, stem: Path) -> tuple[Path, Path]:
     figure = headline(run)
     paths = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
     for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else None
         # A picture that stands alone may meet a machine without the font: letters become paths.
         with styled(fonttype="path"), atomic_write(path) as scratch:
-            figure.savefig(scratch, format=path.suffix[1:], dpi=192, metadata=_undated(path))
+            figure.savefig(scratch, format=path.suffix[1:], dpi=192, metadata=metadata)
     return paths
 
 
-def _undated(path: Path) -> dict[str, None] | None:
-    return {"Date": None} if path.suffix == ".svg" else None
-
-
-def _headline(run: RunFolder) -> Figure | None:
+def headline_figure(run: RunFolder) -> Figure | None:
+    """Every model a row, its stages as dots on an axis of losses; None without metrics."""
     models = _plotted(run)
     if not models:
         return None
@@ -109,6 +100,9 @@ def _headline(run: RunFolder) -> Figure | None:
         axes.text(0, 1.01, "entropy floor", transform=above, ha="center", fontsize=8)
     _stage_legend(figure, run.stages)
     return figure
+
+
+headline_svg = plot(headline_figure)
 
 
 def _headline_row(run: RunFolder, axes: Axes, row: float, model: str) -> None:
@@ -150,25 +144,21 @@ def _gain_note(run: RunFolder, model: str) -> str:
 def _stage_legend(
     figure: Figure, stages: Sequence[str], *, lines: bool = False, floor: bool = False
 ) -> None:
-    handles = []
-    for stage in stages:
-        federated = stage == "federated"
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=STAGE_COLOURS[stage],
-                linestyle="-" if lines else "none",
-                marker="none" if lines and not federated else STAGE_MARKERS[stage],
-                markersize=5 if lines else 7,
-                markerfacecolor=STAGE_COLOURS[stage] if federated else "none",
-                markeredgewidth=1.8,
-                linewidth=1.8,
-                label=stage,
-            )
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=STAGE_COLOURS[stage],
+            linestyle=STAGE_LINES.get(stage, "-") if lines else "none",
+            marker="none" if lines and stage != "federated" else STAGE_MARKERS[stage],
+            markersize=5 if lines else 7,
+            markerfacecolor=STAGE_COLOURS[stage] if stage == "federated" else "none",
+            markeredgewidth=1.8,
+            linewidth=1.8,
+            label=stage,
         )
-        if lines and stage in STAGE_LINES:
-            handles[-1].set_linestyle(STAGE_LINES[stage])
+        for stage in stages
+    ]
     if floor:
         handles.append(Line2D([], [], color=INK, linewidth=1.2, label="entropy floor"))
     figure.legend(handles=handles, loc="outside upper left", ncols=min(6, len(handles)))

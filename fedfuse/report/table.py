@@ -57,7 +57,7 @@ def build_table(run: RunFolder, *, with_accuracy: bool) -> Table:
         table.add_column(gains.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         texts = [_text(item, with_accuracy) for item in row.cells]
-        last = [Text(row.gain, COLOURS[row.verdict])] if gains else []
+        last = [Text(row.gain, COLOURS[row.trend])] if gains else []
         table.add_row(Text(shorten(row.name, NAME_WIDTH)), *texts, *last)
     if run.floor is not None and rows:
         table.add_section()
@@ -82,7 +82,7 @@ def prompt_table(run: RunFolder) -> Table:
 
 def _text(item: Cell, with_accuracy: bool) -> Text:
     accuracy = f"{item.accuracy:>5}" if with_accuracy and item.loss else ""
-    return Text(item.loss + accuracy, COLOURS[item.verdict])
+    return Text(item.loss + accuracy, COLOURS[item.trend])
 
 
 def _notes(run: RunFolder) -> list[str]:

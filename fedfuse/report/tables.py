@@ -17,12 +17,12 @@ ERROR_LENGTH = 400
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One measure: loss and excess in nats/byte, accuracy; ``verdict`` is "better", "worse", ""."""
+    """One measure: loss and excess in nats/byte, accuracy; ``trend`` is "better", "worse", ""."""
 
     loss: str = ""
     excess: str = ""
     accuracy: str = ""
-    verdict: str = ""
+    trend: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +32,22 @@ class ResultRow:
     name: str
     cells: tuple[Cell, ...]
     gain: str
-    verdict: str
+    trend: str
 
 
-def cell(measure: Measure | None, verdict: str = "") -> Cell:
+def cell(measure: Measure | None, trend: str = "") -> Cell:
     """A measure as text; empty where there is none."""
     if measure is None:
         return Cell()
     excess = change_text(measure.excess) if math.isfinite(measure.loss) else ""
-    return Cell(loss_text(measure.loss), excess, percent(measure.accuracy), verdict)
+    return Cell(loss_text(measure.loss), excess, percent(measure.accuracy), trend)
 
 
 def result_rows(run: RunFolder) -> list[ResultRow]:
     """All-domain means of every model that was measured, in every stage of the run."""
     rows = []
     for model in run.measured:
-        better = verdict(run.change(model))
+        better = trend(run.change(model))
         cells = tuple(
             cell(run.overall(model, stage), better if stage == "federated" else "")
             for stage in run.stages
@@ -68,7 +68,7 @@ def gain(run: RunFolder, model: str) -> str:
     return percent(run.share_removed(model)) if run.has_floor else change_text(run.change(model))
 
 
-def verdict(change: float | None) -> str:
+def trend(change: float | None) -> str:
     """Whether a change of a loss is for the better, as far as its three digits show."""
     if change is None or loss_text(change) == loss_text(0.0):
         return ""

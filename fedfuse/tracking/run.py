@@ -46,7 +46,7 @@ class Measure:
 
     @property
     def shown(self) -> float:
-        """What plots show: the excess where the floor is known, else the loss."""
+        """Value in plots: the excess where the floor is known, else the loss."""
         return self.loss if self.excess is None else self.excess
 
 
@@ -115,7 +115,7 @@ class RunFolder:
         return clean(str(self.config.get("name") or self.folder.name))
 
     def name(self, model: str) -> str:
-        """What to call a model, or a teacher."""
+        """Name of a model or teacher for readers."""
         return self.names.get(model) or model
 
     @cached_property
@@ -139,7 +139,7 @@ class RunFolder:
         return {domain: self._measure([last[domain]]) for domain in self.domains if domain in last}
 
     def noise(self, model: str, domain: str) -> float | None:
-        """How much of a rise since the untouched model is noise, at the last round, nats/byte."""
+        """Largest rise since the untouched model that is noise, at the last round, nats/byte."""
         rounds = self._table.get((model, "federated"), {})
         last = [found[domain].noise for _, found in sorted(rounds.items()) if domain in found]
         return last[-1] if last else None
@@ -148,10 +148,14 @@ class RunFolder:
         self, model: str, stage: str, domains: Collection[str] | None = None
     ) -> Measure | None:
         """The mean over ``domains`` (default: all) at the stage's last round; None: no measure."""
-        measures = self.by_domain(model, stage)
-        if domains is not None:
-            measures = {domain: measures[domain] for domain in measures if domain in domains}
-        return _mean(measures.values())
+        of_domains = self.by_domain(model, stage).items()
+        found = [value for name, value in of_domains if domains is None or name in domains]
+        if not found:
+            return None
+        loss = sum(measure.loss for measure in found) / len(found)
+        excess = _average(measure.excess for measure in found)
+        accuracy = _average(measure.accuracy for measure in found)
+        return Measure(found[0].round, loss, excess, accuracy)
 
     def curve(self, model: str) -> list[Measure]:
         """All-domain means over the federation's rounds, from the untouched model (round 0) on."""
@@ -163,7 +167,7 @@ class RunFolder:
         return points
 
     def reference(self, model: str) -> str:
-        """The stage that federation is compared with: what the model is without it."""
+        """Stage that federation is compared with: the model without it."""
         return "zero-shot" if model == SERVER else "standalone"
 
     def before_after(self, model: str) -> tuple[Measure, Measure] | None:
@@ -192,10 +196,8 @@ class RunFolder:
         """The floor as an all-domain mean."""
         if self.floor_loss is None or not self.domains:
             return None
-        accuracies = [self.floor_accuracy[d] for d in self.domains if d in self.floor_accuracy]
-        accuracy = sum(accuracies) / len(accuracies) if accuracies else None
         loss = sum(self.floor_loss[domain] for domain in self.domains) / len(self.domains)
-        return Measure(0, loss, 0.0, accuracy)
+        return Measure(0, loss, 0.0, _average(map(self.floor_accuracy.get, self.domains)))
 
     @property
     def failures(self) -> list[MessageLine]:
@@ -204,26 +206,17 @@ class RunFolder:
 
     def _measure(self, metrics: list[Metric]) -> Measure:
         """The mean of one model's metrics in one round."""
-        loss = sum(metric.loss for metric in metrics) / len(metrics)
-        known = [metric.accuracy for metric in metrics if metric.accuracy is not None]
-        excess = None
+        loss, excess = sum(metric.loss for metric in metrics) / len(metrics), None
         if self.floor_loss is not None:
             excess = loss - sum(self.floor_loss[m.domain] for m in metrics) / len(metrics)
-        return Measure(metrics[0].round, loss, excess, sum(known) / len(known) if known else None)
+        accuracy = _average(metric.accuracy for metric in metrics)
+        return Measure(metrics[0].round, loss, excess, accuracy)
 
 
-def _mean(measures: Iterable[Measure]) -> Measure | None:
-    items = list(measures)
-    if not items:
-        return None
-    excess = [item.excess for item in items if item.excess is not None]
-    accuracy = [item.accuracy for item in items if item.accuracy is not None]
-    return Measure(
-        items[0].round,
-        sum(item.loss for item in items) / len(items),
-        sum(excess) / len(excess) if excess else None,
-        sum(accuracy) / len(accuracy) if accuracy else None,
-    )
+def _average(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def read_run(folder: Path | str) -> RunFolder:
