@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from clients.base import BaseClient
 from clients.feddtpt import FedDTPTClient
 from clients.knowledge import KnowledgeClient
-from fedfuse.config.run_config import parse
+from fedfuse.config.run_config import RunConfig, parse
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import (
     BASELINE,
@@ -26,7 +26,7 @@ from fedfuse.flower.messages import (
     unpack_context,
 )
 from fedfuse.flower.piggyback import JOINT, join, split
-from fedfuse.plugins import client_kind, load_class
+from fedfuse.plugins import load_class
 
 app = ClientApp()
 CLIENTS: Mapping[str, type[BaseClient]] = {"knowledge": KnowledgeClient, "feddtpt": FedDTPTClient}
@@ -48,6 +48,12 @@ def find_client(name: str) -> type[BaseClient]:
     return load_class("client", name, CLIENTS, BaseClient)
 
 
+def client_name(config: RunConfig) -> str:
+    """Name of the run config's kind of client; by default the kind that answers its strategy."""
+    answering = (name for name, kind in CLIENTS.items() if config.strategy in kind.strategies)
+    return config.client or next(answering, "knowledge")
+
+
 @app.query("register")
 @app.train("local")
 @app.train("distill")
@@ -61,7 +67,7 @@ def answer(message: Message, context: Context) -> Message:
     if not set(requests) <= set(METHODS):
         raise FedfuseError(f"phases: expected some of {', '.join(METHODS)}, got {list(requests)}")
     config = parse(context.run_config)
-    client = find_client(client_kind(config.strategy, config.client))(context, content)
+    client = find_client(client_name(config))(context, content)
     answers = {}
     for phase, request in requests.items():
         answers[phase] = getattr(client, METHODS[phase])(request)

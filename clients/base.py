@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from flwr.app import ConfigRecord, Context, RecordDict
@@ -36,6 +37,9 @@ class BaseClient(ABC):
     Raises:
         FedfuseError: for a message of an earlier round than the state.
     """
+
+    # Built-in strategies that this kind answers where the run config names no kind of client.
+    strategies: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: Context, request: RecordDict) -> None:
         self.client = parse_client(context.node_config, context.run_config)

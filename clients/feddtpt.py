@@ -25,6 +25,8 @@ from fedfuse.flower.messages import Metrics, unpack_context
 class FedDTPTClient(BaseClient):
     """Searches prompts for a black box."""
 
+    strategies = ("feddtpt",)
+
     @property
     def model_name(self) -> str:
         """Name of the black box."""

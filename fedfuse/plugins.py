@@ -14,16 +14,6 @@ T = TypeVar("T")
 _LOCAL: dict[str, type] = {}
 
 
-def client_kind(strategy: str, client: str) -> str:
-    """Name of the kind of client of a run.
-
-    Args:
-        strategy: ``strategy`` of the run config.
-        client: ``client`` of the run config; empty for the strategy's.
-    """
-    return client or ("feddtpt" if strategy == "feddtpt" else "knowledge")
-
-
 def class_name(named: type | str) -> str:
     """Name of a class for a run config, ``module:Class``; a name stays what it is.
 
@@ -40,20 +30,20 @@ def load_class(key: str, name: str, builtin: Mapping[str, type[T]], base: type) 
     """The class of a name.
 
     Args:
-        key: of the run config, for errors.
-        name: of a built-in class, or ``module:Class``.
+        key: key of the run config, for errors.
+        name: name of a built-in class, or ``module:Class``.
         builtin: built-in classes by name.
-        base: class that yours must be a subclass of.
+        base: class of which any other must be a subclass.
 
     Raises:
         FedfuseError: when there is none of that name, or it is no such class.
     """
     if name in builtin:
         return builtin[name]
-    allowed = f"{', '.join(builtin)}, or module:Class with a subclass of {base.__name__}"
+    expected = f"{', '.join(builtin)}, or module:Class with a subclass of {base.__name__}"
     module_name, colon, qualified_name = name.partition(":")
     if not colon:
-        raise FedfuseError(f"{key} = {name!r}: expected {allowed}")
+        raise FedfuseError(f"{key} = {name!r}: expected {expected}")
     found: object = _LOCAL.get(name)
     if found is None:
         try:
@@ -61,7 +51,7 @@ def load_class(key: str, name: str, builtin: Mapping[str, type[T]], base: type) 
             for part in qualified_name.split("."):
                 found = getattr(found, part)
         except (ImportError, AttributeError) as error:
-            raise FedfuseError(f"{key} = {name!r}: {error}; expected {allowed}") from error
+            raise FedfuseError(f"{key} = {name!r}: {error}; expected {expected}") from error
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise FedfuseError(f"{key} = {name!r}: expected {allowed}, got {found!r}")
+        raise FedfuseError(f"{key} = {name!r}: expected {expected}, got {found!r}")
     return cast(type[T], found)

@@ -13,13 +13,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
-from fedfuse.plugins import client_kind
 from fedfuse.report.html import write_report
 from fedfuse.report.plots import save_headline
 from fedfuse.tracking.logs import show
 from fedfuse.tracking.prometheus import monitored
 from fedfuse.tracking.run import read_run
-from strategies.registry import find_strategy
+from strategies.base import BaseStrategy
+from strategies.registry import STRATEGIES, find_strategy
 
 app = ServerApp()
 log = logging.getLogger("strategies")
@@ -34,10 +34,13 @@ def main(grid: Grid, context: Context) -> None:
     # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     strategy_class = find_strategy(config.strategy)
-    if not config.client and client_kind(config.strategy, "") != strategy_class.client_name():
+    needed = strategy_class.client_name()
+    # Clients know the kind that a built-in strategy needs; any other one must be named to them.
+    known = config.strategy in STRATEGIES or needed == BaseStrategy.client
+    if not (config.client or known):
         raise FedfuseError(
-            f"client: expected {strategy_class.client_name()!r} in the run config, which "
-            f"strategy {config.strategy!r} needs, got ''"
+            f"client: expected {needed!r} in the run config, which strategy {config.strategy!r} "
+            "needs, got ''"
         )
     with monitored(config.metrics_port) as monitor:
         server = strategy_class.open(config)

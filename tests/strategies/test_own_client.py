@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from clients.app import CLIENTS, find_client
+from clients.app import CLIENTS, client_name, find_client
 from fedfuse.config.run_config import flatten, parse
 from fedfuse.errors import FedfuseError
-from fedfuse.plugins import class_name, client_kind
+from fedfuse.plugins import class_name
 from strategies.registry import STRATEGIES, find_strategy, with_client
 from tests.federations import FAST, federate, lines
 
@@ -49,7 +49,7 @@ def test_a_run_without_the_client_is_refused(tmp_path: Path) -> None:
 
 def test_builtin_strategies_need_no_client_in_the_run_config() -> None:
     for name, strategy in STRATEGIES.items():
-        assert client_kind(name, "") == strategy.client_name()
+        assert client_name(parse({"strategy": name})) == strategy.client_name()
         assert find_client(strategy.client_name()) is CLIENTS[strategy.client_name()]
         assert with_client(parse({"strategy": name})).client == strategy.client_name()
 
