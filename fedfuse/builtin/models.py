@@ -49,17 +49,12 @@ class Recipe:
     """Everything that a built-in model is made from; its hash names the cache folder.
 
     Attributes:
-        architecture: a key of ``architectures``.
-        tokenizer: kind of tokenizer.
-        vocab_size: upper bound of its vocabulary.
-        width: hidden size.
-        layers: number of layers.
-        steps: pretraining steps.
-        learning_rate: peak learning rate of pretraining.
+        vocab_size: upper bound of the vocabulary.
+        learning_rate: peak of the schedule.
         batch_size: sentences per step.
         samples_per_domain: size of the pretraining text.
-        seed: of text, initialisation and batches.
-        version: raised when the code that builds models changes what it builds.
+        seed: seed of text, initialisation and batches.
+        version: raised when the code that builds models changes its result.
     """
 
     architecture: str

@@ -37,16 +37,14 @@ class PromptRecipe:
     """Recipe of a model of the world of prompts.
 
     Attributes:
-        architecture: a key of ``architectures``; ``bert`` for the masked model.
-        width: hidden size.
-        layers: number of layers.
+        architecture: one of ``ARCHITECTURES``; ``bert`` for the masked model.
         drills: training steps on drills.
         steps: training steps in all.
         learning_rate: peak of the schedule.
         batch_size: exercises per step.
         exercises: number of exercises in the training text.
         seed: seed of text, initialisation and batches.
-        version: raised when the code that builds models changes what it builds.
+        version: raised when the code that builds models changes its result.
     """
 
     architecture: str

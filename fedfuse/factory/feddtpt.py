@@ -17,7 +17,7 @@ from fedfuse.config.feddtpt import BlackBoxConfig, FedDTPTConfig
 from fedfuse.config.node import ClientConfig
 from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.factory.data import share_of
-from fedfuse.factory.models import check_model
+from fedfuse.factory.models import check_model, load_model
 from fedfuse.feddtpt.accuracy import sample_batch
 from fedfuse.feddtpt.black_box import Backend
 from fedfuse.feddtpt.http_black_box import HttpBlackBox
@@ -27,7 +27,6 @@ from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.feddtpt.scorer import PromptScorer
 from fedfuse.feddtpt.tuner import ClientPromptTuner
-from fedfuse.models.causal_lm import load_causal_lm
 from fedfuse.models.loading import resolve_device
 
 BATCH = 32  # texts at a time for a model in this process
@@ -37,13 +36,7 @@ BATCH = 32  # texts at a time for a model in this process
 def load_task(
     settings: FedDTPTConfig, template: str, seed: int, num_partitions: int
 ) -> tuple[Task, ExampleSplits]:
-    """Load the task of a run and its examples.
-
-    Args:
-        settings: section ``feddtpt``: the task and the number of examples.
-        template: ``data.template``.
-        seed: seed of the run.
-        num_partitions: number of clients; changes nothing but the private examples.
+    """Load the task of a run and its examples; clients change nothing but the private ones.
 
     Raises:
         FedfuseError: for data that cannot be read or is too small.
@@ -75,8 +68,7 @@ def load_backend(box: BlackBoxConfig, device: str) -> Backend:
     """
     if box.url:
         return HttpBlackBox(box)
-    base = str(build(box.model)) if is_builtin(box.model) else box.model
-    return LocalBlackBox(load_causal_lm(base, device=device), box.max_tokens, BATCH)
+    return LocalBlackBox(load_model(box.model, device=device), box.max_tokens, BATCH)
 
 
 def private_examples(client: ClientConfig) -> list[LabelledExample]:
@@ -145,13 +137,8 @@ def centralized_tuner(
     """Make a tuner with everybody's private examples, which only a simulation has at hand.
 
     Prompts are compared on as many of them as three clients have: on all of them, hardly more
-    prompts could be tried than one client tries.
-
-    Args:
-        config: run config.
-        scorer: the server's scorer.
-        clients: number of clients.
-        queries: budget of the one search: what the federation has paid.
+    prompts could be tried than one client tries. ``queries`` is the budget of the one search: the
+    queries that the federation has paid.
     """
     settings, seed = config.feddtpt, derive_seed(config, "search", "server")
     _, splits = load_task(settings, config.data.template, config.seed, clients)

@@ -58,9 +58,9 @@ def partition_examples(
         pool: examples to draw from.
         num_partitions: number of clients.
         per_client: examples of each, at most.
-        scheme: ``iid`` or ``dirichlet-equal``; see ``partition``.
-        alpha: see ``partition``.
-        seed: see ``partition``.
+        scheme: one of ``SCHEMES``; for this and the rest see ``data.partition.partition``.
+        alpha: skew.
+        seed: seed of all draws.
 
     Raises:
         FedfuseError: for another scheme; as ``partition``.
@@ -91,9 +91,9 @@ def read_task(
         template: that makes an input of a record, empty for the default; see ``to_samples``.
         counts: examples in each split, at most; public and validation ones are balanced between the
             labels as far as the data allows.
-        num_partitions: number of clients.
-        scheme: see ``partition_examples``.
-        alpha: see ``partition_examples``.
+        num_partitions: number of clients; for the rest see ``partition_examples``.
+        scheme: one of ``SCHEMES``.
+        alpha: skew.
         seed: seed of all draws.
 
     Raises:
@@ -129,11 +129,11 @@ def read_task(
 def own_examples(
     task: Task, source: str, template: str, shared: Collection[LabelledExample]
 ) -> list[LabelledExample]:
-    """The private examples of a client that has data of its own: all of it, but for what all share.
+    """All examples of a client's own data, but for those that all share.
 
     Args:
-        task: of the run, whose labels these must have.
-        source: as for ``read_task``; of what has splits, the one named ``train``.
+        task: task of the run, whose labels these must have.
+        source: as for ``read_task``; of splits, the one named ``train``.
         template: see ``read_task``.
         shared: examples whose texts are left out.
 

@@ -34,14 +34,8 @@ NOISE = -1
 class PromptRow:
     """The global prompt after a round, or a baseline's at the end, as text.
 
-    Attributes:
-        name: round or baseline.
-        tokens: text of each token and the clients it comes from; no clients where the prompt was
-            not aggregated.
-        test: accuracy on the test set.
-        private: mean accuracy on the clients' private examples.
-        queries: number of queries paid for it.
-        chosen: name of the candidate that was selected.
+    ``tokens`` are the text of each token and the clients it comes from, "" where the prompt was not
+    aggregated; ``test`` and ``private`` accuracies; ``chosen`` the candidate that was selected.
     """
 
     name: str
@@ -59,11 +53,8 @@ class PromptRow:
 
 def global_lines(run: RunFolder) -> list[PromptLine]:
     """Lines of the global prompt by round, the manual one first."""
-    lines = {
-        line.round: line
-        for line in run.prompts
-        if line.model == SERVER and line.stage in ("zero-shot", "federated")
-    }
+    of_server = (line for line in run.prompts if line.model == SERVER)
+    lines = {line.round: line for line in of_server if line.stage in ("zero-shot", "federated")}
     return [lines[number] for number in sorted(lines)]
 
 
@@ -104,19 +95,13 @@ def prompt_rows(run: RunFolder) -> list[PromptRow]:
 
 def _row(name: str, line: PromptLine, made: AggregationLine | None) -> PromptRow:
     kept = made.kept if made and made.chosen == AGGREGATED else []
-    # A prompt whose text is tokenized otherwise than it was put together has no origins to show.
-    if [token.token for token in kept] == line.tokens:
-        origins = [", ".join(token.clients) for token in kept]
-    else:
+    origins = [", ".join(token.clients) for token in kept]
+    if [token.token for token in kept] != line.tokens:
+        # A prompt whose text is tokenized otherwise than it was put together has no origins.
         origins = [""] * len(line.tokens)
-    return PromptRow(
-        name,
-        tuple(zip(line.tokens, origins, strict=True)),
-        percent(line.test),
-        percent(line.private),
-        f"{line.queries:,}",
-        made.chosen if made else "",
-    )
+    tokens = tuple(zip(line.tokens, origins, strict=True))
+    accuracies = percent(line.test), percent(line.private)
+    return PromptRow(name, tokens, *accuracies, f"{line.queries:,}", made.chosen if made else "")
 
 
 def prompts_text(run: RunFolder) -> str:
@@ -133,8 +118,7 @@ def prompts_text(run: RunFolder) -> str:
         ("federated", "The clients' own prompts reached"),
         ("standalone", "Search alone reached"),
     ):
-        ends = at_the_end(run, stage)
-        if ends:
+        if ends := at_the_end(run, stage):
             best = max(line.test or 0.0 for line in ends)
             text += f" {name} {percent(mean_test(ends))} in the mean, {percent(best)} at best."
     if ends := at_the_end(run, "centralized"):
@@ -210,17 +194,13 @@ def token_clusters(run: RunFolder) -> Figure | None:
         axes.scatter(xs, ys, s=22, color=colour, marker=marker, alpha=0.8)
         for point in points:
             mark = (point.token, cluster)
-            if mark in kept and mark not in labelled:
-                axes.scatter(point.x, point.y, s=80, facecolors="none", edgecolors=colour)
-            if mark not in labelled:
-                axes.annotate(
-                    shorten(point.token, 14),
-                    (point.x, point.y),
-                    xytext=(4, 3),
-                    textcoords="offset points",
-                    fontsize=7.5,
-                )
+            if mark in labelled:
+                continue
             labelled.add(mark)
+            place, text = (point.x, point.y), shorten(point.token, 14)
+            if mark in kept:
+                axes.scatter(*place, s=80, facecolors="none", edgecolors=colour)
+            axes.annotate(text, place, (4, 3), textcoords="offset points", fontsize=7.5)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(f"round {made.round}")

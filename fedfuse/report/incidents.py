@@ -1,4 +1,4 @@
-"""What happened to a run: who was absent, what failed, what was resumed."""
+"""Incidents of a run: absent clients, resumed runs, lost states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = {
 
 
 class EventRow(NamedTuple):
-    """What happened to whom, after or in which round."""
+    """One event, after or in a round."""
 
     round: int
     name: str
@@ -26,14 +26,14 @@ class EventRow(NamedTuple):
 
 
 class AbsenceRow(NamedTuple):
-    """A client and the rounds of which the server has no good reply of it at all."""
+    """A client and the rounds without any good reply of it."""
 
     name: str
     rounds: str
 
 
 def event_rows(run: RunFolder) -> list[EventRow]:
-    """Everything out of the ordinary that is no failed message, in the order it happened."""
+    """Everything out of the ordinary that is no failed message, in order."""
     return [
         EventRow(item.round, run.name(item.client), WORDS[item.event], item.detail)
         for item in run.events
@@ -41,21 +41,18 @@ def event_rows(run: RunFolder) -> list[EventRow]:
 
 
 def absences(run: RunFolder) -> dict[str, list[int]]:
-    """Rounds that a client was asked in and answered nothing of, by client."""
-    asked: dict[tuple[str, int], bool] = {}
-    for item in run.messages:
-        if item.client != SERVER:
-            key = item.client, item.round
-            asked[key] = asked.get(key, False) or item.error is None
+    """Rounds in which a client was asked and gave no good reply, by client."""
+    asked = dict.fromkeys((m.client, m.round) for m in run.messages if m.client != SERVER)
+    answered = {(m.client, m.round) for m in run.messages if m.error is None}
     found: dict[str, list[int]] = {}
-    for (client, number), heard in asked.items():
-        if not heard:
+    for client, number in asked:
+        if (client, number) not in answered:
             found.setdefault(client, []).append(number)
     return found
 
 
 def absence_rows(run: RunFolder) -> list[AbsenceRow]:
-    """The same as text, in the order of the clients."""
+    """``absences`` as text, in the order of the clients."""
     found = absences(run)
     order = [*run.clients, *sorted(found.keys() - set(run.clients))]
     return [

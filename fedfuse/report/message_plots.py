@@ -5,7 +5,7 @@ Each function takes a run and returns an SVG, "" where the run has nothing to sh
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -123,21 +123,28 @@ def _teacher_label(run: RunFolder, teacher: str) -> str:
 @plot
 def traffic(run: RunFolder) -> Figure | None:
     """Bytes per round, stacked by phase: a panel for each direction on one scale."""
-    phases = [phase for phase, total in _phase_bytes(run).items() if total]
+    totals: Counter[str] = Counter()
+    for message in run.messages:
+        totals[message.phase] += message.sent_bytes + message.received_bytes
+    phases = [phase for phase, total in totals.items() if total]
     if not phases:
         return None
     labels = [shorten(phase, 26) for phase in phases]
     figure = new_figure(WIDTH, 2.4 + legend_height(labels))
     down, up = figure.subplots(1, 2, sharey=True, sharex=True)
-    sent = _round_bytes(run, "sent_bytes")
-    received = _round_bytes(run, "received_bytes")
-    largest = max(sum(phases.values()) for sides in (sent, received) for phases in sides.values())
-    divisor, unit = byte_unit(largest)
+    sent, received = (_round_bytes(run, side) for side in ("sent_bytes", "received_bytes"))
+    divisor, unit = byte_unit(max(x.total() for side in (sent, received) for x in side.values()))
     for axes, title, rounds in (
         (down, "server to clients", sent),
         (up, "clients to server", received),
     ):
-        _traffic_panel(axes, rounds, phases, divisor)
+        bottom: dict[int, float] = {}
+        for index, phase in enumerate(phases):
+            heights = {number: found[phase] / divisor for number, found in rounds.items()}
+            stack(axes, bottom, heights, category_fill(index))
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        whole_rounds(axes)
         axes.set_title(title)
         axes.set_xlabel("round")
     down.set_ylabel(f"{unit} per round")
@@ -145,33 +152,9 @@ def traffic(run: RunFolder) -> Figure | None:
     return figure
 
 
-def _phase_bytes(run: RunFolder) -> dict[str, int]:
-    """Bytes of each phase both ways, in the order in which the phases first came."""
-    totals: dict[str, int] = {}
-    for message in run.messages:
-        both = message.sent_bytes + message.received_bytes
-        totals[message.phase] = totals.get(message.phase, 0) + both
-    return totals
-
-
-def _round_bytes(run: RunFolder, side: str) -> dict[int, dict[str, int]]:
+def _round_bytes(run: RunFolder, side: str) -> dict[int, Counter[str]]:
     """``[round][phase]`` bytes of one direction."""
-    rounds: dict[int, dict[str, int]] = {}
+    rounds: dict[int, Counter[str]] = defaultdict(Counter)
     for message in run.messages:
-        phases = rounds.setdefault(message.round, defaultdict(int))
-        phases[message.phase] += getattr(message, side)
+        rounds[message.round][message.phase] += getattr(message, side)
     return rounds
-
-
-def _traffic_panel(
-    axes: Axes, rounds: dict[int, dict[str, int]], phases: Sequence[str], divisor: float
-) -> None:
-    bottom: dict[int, float] = {}
-    for index, phase in enumerate(phases):
-        heights = {
-            r: phases_of_round.get(phase, 0) / divisor for r, phases_of_round in rounds.items()
-        }
-        stack(axes, bottom, heights, category_fill(index))
-    axes.set_ylim(bottom=0)
-    axes.grid(axis="y")
-    whole_rounds(axes)
