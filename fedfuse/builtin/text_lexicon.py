@@ -30,10 +30,10 @@ class Lexicon:
     """The vocabulary of one domain.
 
     Attributes:
-        name: the domain's name.
-        frames: prompt templates; ``{place}`` and ``{entity}`` are filled in.
-        entities: what a sentence is about.
-        answers: what can be said of it.
+        name: name of the domain.
+        frames: prompt templates with ``{place}`` and ``{entity}``.
+        entities: subjects of sentences.
+        answers: answers about them.
     """
 
     name: str

@@ -157,7 +157,7 @@ def _draw(domain: Domain, count: int, seen: set[str], rng: np.random.Generator) 
 
 
 def pretraining_text(samples_per_domain: int, seed: int) -> list[Sample]:
-    """The language without the associations: what base models are pretrained on.
+    """Pretraining text of base models: the language without the associations.
 
     Half of the sentences are the domains' own, with uniform answers. The other half are facts about
     single words: the shelf mark under which each is filed, asked both ways. As in real pretrained

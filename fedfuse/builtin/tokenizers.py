@@ -33,7 +33,7 @@ def train_tokenizer(kind: str, vocab_size: int, texts: Sequence[str]) -> PreTrai
     Args:
         kind: one of ``KINDS``.
         vocab_size: upper bound of the vocabulary, special tokens included.
-        texts: what to train on.
+        texts: training texts.
     """
     return _with_roles(_TRAINED[kind](vocab_size, texts))
 
@@ -139,7 +139,7 @@ def _wordpiece(vocab_size: int, texts: Sequence[str]) -> Tokenizer:
 
 
 def _words(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[str]:
-    """How often each word is in the texts, as the tokenizer normalises and cuts them."""
+    """Counts of the words of texts, as the tokenizer normalises and cuts them."""
     counts: Counter[str] = Counter()
     for text in texts:
         normalized = tokenizer.normalizer.normalize_str(text)

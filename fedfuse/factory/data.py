@@ -39,7 +39,7 @@ def private_samples(client: ClientConfig) -> list[Sample]:
     """Private samples of a client: its own data, or its share of the run's.
 
     Raises:
-        FedfuseError: for data that cannot be read, or a share that there is not.
+        FedfuseError: for data that cannot be read, or a partition that does not exist.
     """
     node, config = client.node, client.config
     if node.data:

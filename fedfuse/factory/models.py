@@ -46,12 +46,12 @@ def load_local_model(
     """A model with a fresh adapter on the run's public and test sets.
 
     Args:
-        role: ``server`` or ``client``. One process may play both; all clients with one base model
+        role: ``server`` or ``client``: one process may play both. All clients with one base model
             share one, and bring their adapters along.
-        name: the base model.
-        model: how to load it, and its adapter.
-        data: the data of the run.
-        seed: of the run.
+        name: base model.
+        model: options of loading and of the adapter.
+        data: data of the run.
+        seed: seed of the run.
 
     Raises:
         FedfuseError: for a model that cannot be loaded or takes less than ``data.max-length``.

@@ -1,4 +1,4 @@
-"""FedAvg of continuous prompts: what clients could do if the language model were no black box.
+"""FedAvg of continuous prompts, which clients could tune if the model were no black box.
 
 A baseline for ``FedDTPT``. The prompt is a matrix of embeddings (Lester et al., "The Power of Scale
 for Parameter-Efficient Prompt Tuning", arXiv 2104.08691), which clients train by gradients through

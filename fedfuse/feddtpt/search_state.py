@@ -55,7 +55,7 @@ class Edit:
 
 @dataclass(slots=True)
 class Feedback:
-    """What edits brought so far, by which the next ones are drawn (the paper's "feedback").
+    """Effects of the edits so far, by which the next ones are drawn (the paper's "feedback").
 
     Attributes:
         weights: how often a place is drawn, by kind of edit and the token there; 1 if nothing is

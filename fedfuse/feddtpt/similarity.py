@@ -1,4 +1,4 @@
-"""How alike uploaded tokens are: their weights by the other clients' tokens, and their clusters.
+"""Similarity of uploaded tokens: their weights by the other clients' tokens, and clusters.
 
 References: Wu et al., "FedDTPT", arXiv:2411.00985, Section 3.4 and Algorithm 2; Ester et al., "A
 Density-Based Algorithm for Discovering Clusters", KDD 1996 (DBSCAN); Satopää et al., "Finding a

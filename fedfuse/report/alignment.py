@@ -1,4 +1,4 @@
-"""How two tokenizers align, on the terminal: counts, and texts with their tokens side by side.
+"""Alignment of two tokenizers on the terminal: counts, and texts with tokens side by side.
 
 Blocks stand next to each other, their tokens one above the other, the match between them::
 
@@ -35,7 +35,7 @@ _GAP = "  "
 def print_statistics(
     console: Console, source: str, target: str, statistics: TableStatistics, unit: str
 ) -> None:
-    """Print what the table from ``source`` to ``target``, two names, does to the vocabulary."""
+    """Print counts of the table from ``source`` to ``target``, two names."""
     for label, name in zip(("SRC  ", "DST  "), (source, target), strict=True):
         console.print(Text().append(label, "bold").append(shorten(clean(name), console.width - 6)))
     console.print(_counts("vocabulary", formatted.statistics_rows(statistics, unit)))
@@ -48,7 +48,7 @@ def print_alignment(
     mode: str,
     limit: int = BLOCKS,
 ) -> None:
-    """Print what is covered of texts, and their first ``limit`` blocks in all, side by side."""
+    """Print the coverage of texts, and their first ``limit`` blocks in all, side by side."""
     title = f"{count(len(texts), 'text')}, positions by {mode}"
     console.print(_counts(title, formatted.coverage_rows(coverage)))
     for match, mark in MARKS.items():
@@ -76,7 +76,7 @@ def print_alignment(
 def layout(blocks: Sequence[Block], width: int) -> Iterator[Text]:
     """Lines of at most ``width`` cells: groups of three, source, match, target, a gap between.
 
-    A block that is wider than a line is cut, which an ellipsis tells.
+    A block that is wider than a line is cut, with an ellipsis.
     """
     room = max(width - len(_LABELS[0]), 8)
     group: list[tuple[Block, str, str, int]] = []

@@ -1,4 +1,4 @@
-"""What both views of an alignment share: tokens made visible, marks, and rows of numbers."""
+"""Parts of both views of an alignment: visible tokens, marks, and rows of numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How two tokenizers align, as one self-contained HTML file in the style of a run's report."""
+"""Alignment of two tokenizers, as one self-contained HTML file."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def render(run: RunFolder) -> str:
 
 
 def _settings(run: RunFolder) -> list[tuple[str, dict[str, str]]]:
-    """Headed groups of keys and values: what the run was made with."""
+    """Headed groups of keys and values: origin, models, versions and config of the run."""
     origin = {"seed": run.seed, "commit": run.commit or "unknown", "folder": run.folder.name}
     groups: list[tuple[str, dict[str, Any]]] = [
         ("Run", origin),

@@ -1,4 +1,4 @@
-"""What crossed the network, as plots: who taught whom, and the bytes it took.
+"""Plots of the traffic of a run: who taught whom, and bytes.
 
 Each function takes a run and returns an SVG, "" where the run has nothing to show.
 """

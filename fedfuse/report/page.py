@@ -1,4 +1,4 @@
-"""What all pages share: modules, since Flower's bundles carry no HTML and CSS files."""
+"""The frame and style of all pages: in Python, since Flower's bundles carry no HTML or CSS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run reached, as plots: headline, loss per round, and clients by domains.
+"""Plots of a run's results: headline, loss per round, and clients by domains.
 
 Each function takes a run and returns an SVG, "" where the run has nothing to show. Where the
 entropy floor is known the plots show the loss above it, so that 0 is the best any model can do;

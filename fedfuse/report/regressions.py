@@ -1,4 +1,4 @@
-"""What the federation made worse, what was taken back for it, and how gates learned."""
+"""Losses that the federation made worse, phases that were taken back, and gates' losses."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def taken_back_rows(run: RunFolder) -> list[TakenBackRow]:
 
 @plot
 def gates(run: RunFolder) -> Figure | None:
-    """What each learned gate minimises, before and after each round's learning."""
+    """Loss of each learned gate, before and after each round's learning."""
     learned = {loss.model for loss in run.gate_losses}
     models = [model for model in (SERVER, *run.plotted) if model in learned]
     if not models:

@@ -1,4 +1,4 @@
-"""A finished run, as Python users have it: what was measured, its table and its report."""
+"""A finished run for users of Python: its measurements, table and report."""
 
 from __future__ import annotations
 

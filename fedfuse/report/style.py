@@ -1,4 +1,4 @@
-"""How plots look, and how a figure becomes an SVG that can stand inside a page.
+"""Style of plots, and figures as SVG inside a page.
 
 Colours follow those of Okabe and Ito, which readers with any colour vision tell apart; stages
 differ in their markers and lines as well. Nothing here touches matplotlib's global state for longer
@@ -120,7 +120,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 class Fill(NamedTuple):
-    """How a category's bars are filled."""
+    """Filling of a category's bars."""
 
     colour: str
     hatch: str = ""

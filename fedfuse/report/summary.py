@@ -1,4 +1,4 @@
-"""A run told in a few sentences, each built from numbers and left out where they are missing."""
+"""Summary of a run in sentences; one is left out where its numbers are missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNCHANGED = 5e-4
 
 
 def summary(run: RunFolder) -> list[str]:
-    """What the run shows: setting, server, baselines of the server, clients, cost."""
+    """Sentences about setting, server, baselines of the server, clients, and cost."""
     sentences = [
         _setting(run),
         *([prompts_text(run)] if run.prompts else []),

@@ -40,8 +40,8 @@ def print_table(run: RunFolder, console: Console | None = None) -> Table:
     what = "loss in nats/byte, accuracy" if measured else "loss in nats/byte"
     console.print(Text(f"{shorten(run.title, 60)}: {what}", "bold"))
     console.print(table)
-    for note in _notes(run):
-        console.print(Text(note, "dim"))
+    for line in _footnotes(run):
+        console.print(Text(line, "dim"))
     return table
 
 
@@ -85,6 +85,6 @@ def _text(item: Cell, with_accuracy: bool) -> Text:
     return Text(item.loss + accuracy, COLOURS[item.trend])
 
 
-def _notes(run: RunFolder) -> list[str]:
+def _footnotes(run: RunFolder) -> list[str]:
     floor = "; entropy floor: the best any model can do" if run.has_floor else ""
     return [f"means over domains{floor}", *filter(None, [gain_note(run)]), *late_models(run)]

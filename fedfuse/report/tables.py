@@ -1,4 +1,4 @@
-"""The rows of a report's tables, as text: what the page and the terminal both show."""
+"""Rows of a report's tables as text, for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def trend(change: float | None) -> str:
 
 
 def gain_note(run: RunFolder) -> str:
-    """What the column of ``gain`` compares with."""
+    """Footnote of the column of ``gain``: the stages that it compares."""
     models = [model for model in run.measured if run.before_after(model) is not None]
     parts = ["zero-shot (server)"] if SERVER in models else []
     parts += ["standalone (clients)"] if any(model != SERVER for model in models) else []
@@ -107,7 +107,7 @@ def domain_rows(run: RunFolder) -> list[DomainRow]:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """What a group of messages cost: bytes each way, seconds, number, number of failures."""
+    """Cost of a group of messages: bytes each way, seconds, number, number of failures."""
 
     name: str
     sent: str

@@ -1,4 +1,4 @@
-"""How the tokens of one tokenizer stand for those of another: as text, or as a page."""
+"""Alignment of two tokenizers, as text or as a page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TokenizerAlignment:
         target: tokenizer that they are mapped to.
         table: nearest target tokens of each source token, and their distances.
         unit: unit of the distances, one of ``UNITS``.
-        names: what to call source and target.
+        names: names of source and target for readers.
     """
 
     source: TextTokenizer
@@ -39,7 +39,7 @@ class TokenizerAlignment:
 
     @cached_property
     def statistics(self) -> TableStatistics:
-        """How many tokens have an exact counterpart, and how far the others are from theirs."""
+        """Numbers of exact counterparts, and of distances to the others."""
         return table_statistics(*self._pair)
 
     @property

@@ -76,7 +76,7 @@ class InProcessGrid(Grid):
         TaskIdentity.task_id = 1
         TaskIdentity.run_id = self._run.run_id
         TaskIdentity.node_id = SUPERLINK_NODE_ID
-        # Contexts rest as bytes: what a client adds to one before it fails is lost, as in Flower.
+        # Contexts are kept as bytes: a client that fails loses its changes of them, as in Flower.
         self._contexts: dict[int, bytes] = {}
         for number, node_config in enumerate(node_configs):
             node_id = int.from_bytes(hashlib.sha256(b"node %d" % number).digest()[:8], "little")

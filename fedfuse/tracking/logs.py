@@ -8,13 +8,13 @@ import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-# What the process is at: run, round and phase.
+# Run, round and phase that the process is at.
 _now: ContextVar[dict[str, str | int]] = ContextVar("now")
 
 
-def now(**what: str | int) -> None:
-    """Say what the process is at; every JSON line tells it."""
-    _now.set(_now.get({}) | what)
+def now(**facts: str | int) -> None:
+    """Set facts of the progress, which every JSON line has."""
+    _now.set(_now.get({}) | facts)
 
 
 class JsonLines(logging.Formatter):

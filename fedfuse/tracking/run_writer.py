@@ -115,13 +115,13 @@ class RunWriter:
         self.describe(**{name: {**self._about[name], **new} for name, new in facts.items()})
 
     def listen(self, listener: Listener) -> None:
-        """Call ``listener`` with each line from now on: its file, or ``progress``, and values."""
+        """Call ``listener`` with each line: its file's name, or ``progress``, and its values."""
         self._listeners.append(listener)
 
-    def progress(self, **what: str | int) -> None:
+    def progress(self, **facts: str | int) -> None:
         """Pass progress to log and listeners: round, phase, connected clients, last checkpoint."""
-        now(**what)
-        self._notify("progress", what)
+        now(**facts)
+        self._notify("progress", facts)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file of measurements, all of them on the disk."""
