@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from fedfuse.errors import FedfuseError
-from fedfuse.tracking.records import SERVER
+from fedfuse.tracking.run import SERVER
 
 # From another machine through a proxy or a tunnel, which authenticate the caller.
 HOST = "127.0.0.1"

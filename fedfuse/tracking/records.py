@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SERVER = "server"  # id of the server among models and clients
 # A run went on after it was cut off; a checkpoint or a client's state was damaged; a client joined
 # late, came back, or lost its state; a step did not fit into memory.
 EVENTS = ("resumed", "damaged", "joined", "returned", "lost", "out-of-memory")

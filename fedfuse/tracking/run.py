@@ -20,7 +20,6 @@ from fedfuse.tracking.feddtpt_records import AggregationLine, PromptLine
 from fedfuse.tracking.json_fields import Fields, clean, read_object
 from fedfuse.tracking.line_files import LineReader
 from fedfuse.tracking.records import (
-    SERVER,
     STAGES,
     AcceptanceLine,
     Event,
@@ -30,6 +29,7 @@ from fedfuse.tracking.records import (
     TeacherShare,
 )
 
+SERVER = "server"  # id of the server among models and clients
 # Shares of an excess smaller than this (nats/byte) would be shares of the test set's noise.
 SMALLEST_EXCESS = 1e-3
 MOST_PLOTTED = 15
@@ -206,7 +206,8 @@ class RunFolder:
 
     def _measure(self, metrics: list[Metric]) -> Measure:
         """The mean of one model's metrics in one round."""
-        loss, excess = sum(metric.loss for metric in metrics) / len(metrics), None
+        loss = sum(metric.loss for metric in metrics) / len(metrics)
+        excess = None
         if self.floor_loss is not None:
             excess = loss - sum(self.floor_loss[m.domain] for m in metrics) / len(metrics)
         accuracy = _average(metric.accuracy for metric in metrics)
