@@ -58,27 +58,20 @@ class Task:
 
     def __post_init__(self) -> None:
         if len(self.verbalizer) < 2:
-            given = ", ".join(self.verbalizer) or "none"
-            raise FedfuseError(f"task {self.name!r}: expected two or more labels, got {given}")
+            raise _error(self.name, "two or more labels", ", ".join(self.verbalizer) or "none")
         owner: dict[str, str] = {}
         for label, words in self.verbalizer.items():
             if not words or not all(map(_folded, words)):
-                raise FedfuseError(
-                    f"task {self.name!r}: expected at least one word for label {label!r} and none "
-                    f"empty, got {list(words)}"
-                )
+                expected = f"at least one word for label {label!r} and none empty"
+                raise _error(self.name, expected, list(words))
             for word in words:
-                if owner.setdefault(_folded(word), label) != label:
-                    raise FedfuseError(
-                        f"task {self.name!r}: expected words of one label, got {word!r} for "
-                        f"{owner[_folded(word)]!r} and {label!r}"
-                    )
+                if (other := owner.setdefault(_folded(word), label)) != label:
+                    got = f"{word!r} for {other!r} and {label!r}"
+                    raise _error(self.name, "words of one label", got)
         fields = sorted(field for _, field in parse_template(self.template) if field is not None)
         if fields != ["input", "prompt"]:
-            raise FedfuseError(
-                f"task {self.name!r}: expected a template with {{prompt}} and {{input}}, once "
-                f"each, got {self.template!r}"
-            )
+            expected = "a template with {prompt} and {input}, once each"
+            raise _error(self.name, expected, repr(self.template))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -145,10 +138,9 @@ def label_task(
     """
     sizes = [len(sample.options) for sample in samples]
     if not sizes or min(sizes) < 2 or max(sizes) > len(ascii_uppercase):
-        raise FedfuseError(
-            f"task {name!r}: expected at least one sample, each with 2 to {len(ascii_uppercase)} "
-            f"options, got {len(sizes)} samples with {sorted(set(sizes))} options"
-        )
+        expected = f"at least one sample, each with 2 to {len(ascii_uppercase)} options"
+        got = f"{len(sizes)} samples with {sorted(set(sizes))} options"
+        raise _error(name, expected, got)
     if len({sample.options for sample in samples}) == 1:
         labels = [option.strip() for option in samples[0].options]
         examples = [LabelledExample(sample.prompt, labels[sample.label]) for sample in samples]
@@ -157,15 +149,17 @@ def label_task(
         examples = [LabelledExample(_choices(sample), labels[sample.label]) for sample in samples]
     given = dict(words or {})
     if unknown := given.keys() - labels:
-        raise FedfuseError(
-            f"task {name!r}: expected words for its labels {', '.join(labels)}, got some for "
-            f"{', '.join(sorted(unknown))}"
-        )
+        expected = f"words for its labels {', '.join(labels)}"
+        raise _error(name, expected, f"some for {', '.join(sorted(unknown))}")
     verbalizer = {
         label: tuple(dict.fromkeys(given.get(label, (label, label.replace("_", " ")))))
         for label in labels
     }
     return Task(name, verbalizer, template), examples
+
+
+def _error(name: str, expected: str, got: object) -> FedfuseError:
+    return FedfuseError(f"task {name!r}: expected {expected}, got {got}")
 
 
 def _choices(sample: Sample) -> str:

@@ -93,7 +93,14 @@ def flwr_run(
         SimulationFailed: when the app did not finish.
     """
     app_dir = app_dir.resolve()
-    _check(app_dir, run_config, num_clients, cpus_per_client, gpus_per_client)
+    for name, value, least in (
+        ("num_clients", num_clients, 1),
+        ("cpus_per_client", cpus_per_client, 1),
+        ("gpus_per_client", gpus_per_client, 0),
+    ):
+        if value < least:
+            raise FedfuseError(f"{name}: expected at least {least}, got {value}")
+    _check_keys(app_dir, run_config)
     if ray_address:
         check_room(find_nodes(ray_address), cpus_per_client, gpus_per_client)
     resources = (
@@ -116,21 +123,7 @@ def flwr_run(
             raise SimulationFailed(f"simulation ended as {status}; its log ends with\n{tail}")
 
 
-def _check(
-    app_dir: Path,
-    run_config: Mapping[str, UserConfigValue],
-    num_clients: int,
-    cpus_per_client: int,
-    gpus_per_client: float,
-) -> None:
-    """Refuse what Flower would accept and fail on later."""
-    for name, value, least in (
-        ("num_clients", num_clients, 1),
-        ("cpus_per_client", cpus_per_client, 1),
-        ("gpus_per_client", gpus_per_client, 0),
-    ):
-        if value < least:
-            raise FedfuseError(f"{name}: expected at least {least}, got {value}")
+def _check_keys(app_dir: Path, run_config: Mapping[str, UserConfigValue]) -> None:
     known = default_run_config(app_dir)
     if unknown := sorted(set(run_config) - set(known)):
         raise FedfuseError(
