@@ -36,7 +36,7 @@ from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.distillation.training import train
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -101,9 +101,8 @@ def recipe_of(name: str) -> Recipe | PromptRecipe:
     """
     known: dict[str, Recipe | PromptRecipe] = {**RECIPES, **PROMPT_RECIPES}
     short = name.removeprefix(PREFIX)
-    if short not in known:
-        expected = ", ".join(PREFIX + other for other in known)
-        raise FedfuseError(f"built-in model: expected one of {expected}, got {name!r}")
+    expected = ", ".join(PREFIX + other for other in known)
+    check("built-in model", repr(name), f"one of {expected}", short in known)
     return known[short]
 
 

@@ -13,7 +13,7 @@ from random import Random
 from fedfuse.builtin.instructions import answer, draw_note
 from fedfuse.builtin.prompt_lexicon import ASPECTS, FORMS, LAYOUT, Aspect
 from fedfuse.config.feddtpt import ExampleCounts, FedDTPTConfig
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.label_datasets import POOL, ExampleSplits, partition_examples
 from fedfuse.feddtpt.label_tasks import LabelledExample, Task
 
@@ -76,8 +76,7 @@ def world_task(name: str) -> WorldTask:
     Raises:
         FedfuseError: for another name.
     """
-    if name not in WORLD_TASKS:
-        raise FedfuseError(f"task: expected one of {', '.join(WORLD_TASKS)}, got {name!r}")
+    check("task", repr(name), f"one of {', '.join(WORLD_TASKS)}", name in WORLD_TASKS)
     asked, form = name.rsplit("-", 1)
     aspect = next(aspect for aspect in ASPECTS if aspect.name == asked)
     values = range(len(aspect.labels))

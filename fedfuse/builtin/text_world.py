@@ -30,7 +30,7 @@ from fedfuse.builtin.text_lexicon import (
 from fedfuse.config.data import DataConfig
 from fedfuse.data.partition import partition
 from fedfuse.data.sample import Floor, Sample, Splits
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 
 # Concentration of the Dirichlet prior of a table's rows: about five plausible answers of 16.
 CONCENTRATION = 0.15
@@ -115,8 +115,8 @@ class World:
         Raises:
             FedfuseError: for a number of domains that the lexicon does not hold.
         """
-        if not 1 <= domains <= len(LEXICONS):
-            raise FedfuseError(f"data.domains: expected 1 to {len(LEXICONS)}, got {domains}")
+        good = 1 <= domains <= len(LEXICONS)
+        check("data.domains", domains, f"1 to {len(LEXICONS)}", good)
         self.seed = seed
         self.domains = [Domain(lexicon, seed) for lexicon in LEXICONS[:domains]]
 

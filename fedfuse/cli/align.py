@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fedfuse.alignment.positions import MODES
 from fedfuse.alignment.vocabulary_map import UNITS
 from fedfuse.builtin.models import cache_root
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.files import atomic_write
 from fedfuse.report import tokenizer_alignment
 from fedfuse.report.alignment import WIDTH
@@ -56,12 +56,12 @@ def align(
 
     SRC and DST are each a Hugging Face hub id, a folder, or a tokenizer.json.
     """
-    _check_choice("--alignment", alignment, MODES)
-    _check_choice("--unit", unit, UNITS)
+    check("--alignment", repr(alignment), " or ".join(MODES), alignment in MODES)
+    check("--unit", repr(unit), " or ".join(UNITS), unit in UNITS)
     for option, path in (("--export", export), ("--html", html)):
         _check_output(option, path)
-    if export is not None and html is not None and export.resolve() == html.resolve():
-        raise FedfuseError(f"--export and --html: expected two files, got {str(html)!r} for both")
+    same = export is not None and html is not None and export.resolve() == html.resolve()
+    check("--export and --html", f"{str(html)!r} for both", "two files", not same)
     texts = _texts(text or [], text_file, alignment)
     found = _align(source, target, unit)
     if export is not None:
@@ -123,8 +123,7 @@ def _texts(given: Sequence[str], file: Path | None, mode: str) -> list[str]:
                 f"--text-file: expected a UTF-8 file, got {str(file)!r}: {error}"
             ) from error
         found = [line.rstrip("\r") for line in lines if line.strip()]
-        if not found:
-            raise FedfuseError(f"--text-file: expected a line of text, got {str(file)!r}")
+        check("--text-file", repr(str(file)), "a line of text", found)
         texts += found
     for text in texts:
         _check_text(text, mode)
@@ -136,29 +135,17 @@ def _check_text(text: str, mode: str) -> None:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise FedfuseError(f"--text: expected UTF-8, got {text[:40]!r}") from error
-    if not size:
-        raise FedfuseError("--text: expected at least one character, got ''")
-    if mode == "dtw" and size > MAX_WARPED_BYTES:
-        raise FedfuseError(
-            f"text {text[:40]!r}...: expected at most {MAX_WARPED_BYTES} bytes with --alignment "
-            f"dtw, got {size}"
-        )
-
-
-def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise FedfuseError(f"{option}: expected {' or '.join(choices)}, got {value!r}")
+    check("--text", "''", "at least one character", size)
+    expected = f"at most {MAX_WARPED_BYTES} bytes with --alignment dtw"
+    check(f"text {text[:40]!r}...", size, expected, mode != "dtw" or size <= MAX_WARPED_BYTES)
 
 
 def _check_output(option: str, path: Path | None) -> None:
-    """Refuse a file that could not be written before the work whose result it is to hold."""
-    if path is None:
-        return
-    parent = path.parent
-    if not parent.is_dir() or path.is_dir() or not os.access(parent, os.W_OK):
-        raise FedfuseError(
-            f"{option}: expected a file in a folder that exists and is writable, got {str(path)!r}"
-        )
+    """Refuse, before the work, a file that could not be written."""
+    if path is not None:
+        parent = path.parent
+        good = parent.is_dir() and not path.is_dir() and os.access(parent, os.W_OK)
+        check(option, repr(str(path)), "a file in a folder that exists and is writable", good)
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfuse.config.run_config import RunConfig, Scalar, flat_keys, flatten
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 
 
 def read_config(path: Path | None, sets: Iterable[str]) -> dict[str, Any]:
@@ -26,8 +26,7 @@ def read_config(path: Path | None, sets: Iterable[str]) -> dict[str, Any]:
     standard = flatten(RunConfig())
     for option in sets:
         key, equals, value = option.partition("=")
-        if not equals:
-            raise FedfuseError(f"--set: expected KEY=VALUE, got {option!r}")
+        check("--set", repr(option), "KEY=VALUE", equals)
         given[key.strip()] = _typed(value.strip(), standard.get(key.strip(), ""))
     return given
 

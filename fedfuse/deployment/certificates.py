@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 825  # the most that browsers and macOS accept
@@ -43,8 +43,7 @@ def make_superlink_files(folder: Path, names: Sequence[str]) -> list[Path]:
     Raises:
         FedfuseError: for no names, or an authority of which one file is missing or unreadable.
     """
-    if not names:
-        raise FedfuseError("names of the SuperLink: expected at least one, got none")
+    check("names of the SuperLink", "none", "at least one", names)
     folder.mkdir(parents=True, exist_ok=True)
     authority, authority_key = _authority(folder / "ca.crt", folder / "ca.key")
     key = ec.generate_private_key(ec.SECP384R1())

@@ -20,7 +20,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 
 SECONDS = 10.0
 
@@ -50,11 +50,9 @@ class Credentials:
             found = x509.load_pem_x509_certificate(file.read_bytes())
         except (OSError, ValueError) as error:
             raise FedfuseError(f"{file}: expected a certificate in PEM: {error}") from error
-        if not found.not_valid_before_utc <= datetime.now(UTC) <= found.not_valid_after_utc:
-            raise FedfuseError(
-                f"{file}: expected a certificate that is valid today, got one for "
-                f"{found.not_valid_before_utc:%Y-%m-%d} to {found.not_valid_after_utc:%Y-%m-%d}"
-            )
+        first, last = found.not_valid_before_utc, found.not_valid_after_utc
+        dates, valid = f"{first:%Y-%m-%d} to {last:%Y-%m-%d}", first <= datetime.now(UTC) <= last
+        check(str(file), f"one for {dates}", "a certificate that is valid today", valid)
         return found
 
     def key(self) -> ec.EllipticCurvePrivateKey:
@@ -71,10 +69,7 @@ class Credentials:
             raise FedfuseError(f"{file}: expected a private key of OpenSSH: {error}") from error
         if not isinstance(found, ec.EllipticCurvePrivateKey):
             raise FedfuseError(f"{file}: expected an ECDSA key such as P-384, got another kind")
-        if mode & 0o077:
-            raise FedfuseError(
-                f"{file}: expected mode 600, got {mode & 0o777:o}: others can read it"
-            )
+        check(str(file), f"{mode & 0o777:o}: others can read it", "mode 600", not mode & 0o077)
         return found
 
 
@@ -116,8 +111,7 @@ def probe_superlink(credentials: Credentials) -> None:
 def _tls_handshake(credentials: Credentials) -> None:
     """Do the TLS handshake alone, whose errors Flower's client hides."""
     host, _, port = credentials.superlink.rpartition(":")
-    if not host or not port.isdigit():
-        raise FedfuseError(f"SuperLink: expected HOST:PORT, got {credentials.superlink!r}")
+    check("SuperLink", repr(credentials.superlink), "HOST:PORT", host and port.isdigit())
     context = ssl.create_default_context(cafile=credentials.root_certificates)
     with (
         socket.create_connection((host.strip("[]"), int(port)), SECONDS) as plain,

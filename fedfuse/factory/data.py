@@ -14,7 +14,7 @@ from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.data.sampling import round_indices
 from fedfuse.data.splits import build_splits, check_splits, own_samples
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 T = TypeVar("T")
@@ -55,11 +55,9 @@ def share_of(node: NodeConfig, private: Sequence[T]) -> T:
     Raises:
         FedfuseError: for a partition that does not exist.
     """
-    if node.partition_id >= len(private):
-        raise FedfuseError(
-            f"partition-id: expected 0 to {len(private) - 1}, got {node.partition_id}"
-        )
-    return private[node.partition_id]
+    number = node.partition_id
+    check("partition-id", number, f"0 to {len(private) - 1}", number < len(private))
+    return private[number]
 
 
 def public_subset(

@@ -19,7 +19,7 @@ from fedfuse.config.data import DataConfig
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, model_of_partition
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.factory.data import load_splits
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
@@ -60,11 +60,8 @@ def load_local_model(
     lm = load_model(name, dtype=model.dtype, device=model.device, quantization=quantization)
     lm = replace(lm, autocast=model.autocast)
     # One length for all: models that cut a text at different places would disagree on its rows.
-    if lm.max_length < data.max_length:
-        raise FedfuseError(
-            f"data.max-length: expected at most {lm.max_length}, the limit of model {name!r}, got "
-            f"{data.max_length}"
-        )
+    expected = f"at most {lm.max_length}, the limit of model {name!r}"
+    check("data.max-length", data.max_length, expected, data.max_length <= lm.max_length)
     lm = add_lora(lm, model.lora, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
     splits = load_splits(data, seed, 1)
     return LocalModel(

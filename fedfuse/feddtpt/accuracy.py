@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.black_box import BlackBox
 from fedfuse.feddtpt.label_tasks import LabelledExample, Task
 
@@ -53,11 +53,8 @@ def sample_batch(
     rng = np.random.default_rng(seed)
     own = [private[i] for i in rng.permutation(len(private))[: sizes[0]]]
     shared = balanced([public[i] for i in rng.permutation(len(public))], sizes[1])
-    if not own and not shared:
-        raise FedfuseError(
-            f"expected a batch of at least one example, got {sizes[0]} private and {sizes[1]} "
-            f"public ones out of {len(private)} and {len(public)}"
-        )
+    given = f"{sizes[0]} private, {sizes[1]} public ones of {len(private)} and {len(public)}"
+    check("batch", given, "at least one example", own or shared)
     kinds = [kind for kind in (own, shared) if kind]
     drawn = [(example, Fraction(1, len(kind) * len(kinds))) for kind in kinds for example in kind]
     mixed = [drawn[i] for i in rng.permutation(len(drawn))]

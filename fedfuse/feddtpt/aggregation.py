@@ -36,7 +36,7 @@ from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.config.feddtpt import AggregationConfig
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from fedfuse.feddtpt.similarity import (
     NOISE,
@@ -139,8 +139,7 @@ def aggregate(
         FedfuseError: for no tokens at all, or gains that do not fit a prompt.
     """
     clients = [name for name in sorted(tuned) if _check(name, tuned[name]).prompt.tokens]
-    if not clients:
-        raise FedfuseError(f"expected at least one token, got {len(tuned)} prompts without any")
+    check("tuned prompts", f"{len(tuned)} without any", "at least one token", clients)
     prompts = [tuned[name].prompt for name in clients]
     embeddings = np.concatenate([embed(prompt) for prompt in prompts])
     owners = np.repeat(np.arange(len(clients)), [len(prompt.tokens) for prompt in prompts])
@@ -177,12 +176,9 @@ def aggregate(
 
 def _check(name: str, tuned: TunedPrompt) -> TunedPrompt:
     """Refuse gains other than one number in [-1, 1] a token."""
-    gains = np.asarray(tuned.gain, dtype=float)
-    if len(gains) != len(tuned.prompt.tokens) or not (np.abs(gains) <= 1).all():
-        raise FedfuseError(
-            f"client {name!r}: expected {len(tuned.prompt.tokens)} gains in [-1, 1], one a token, "
-            f"got {tuned.gain}"
-        )
+    gains, size = np.asarray(tuned.gain, dtype=float), len(tuned.prompt.tokens)
+    good = len(gains) == size and (np.abs(gains) <= 1).all()
+    check(f"client {name!r}", tuned.gain, f"{size} gains in [-1, 1], one a token", good)
     return tuned
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.label_tasks import LabelledExample, Task
 from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.models.causal_lm import CausalLM
@@ -43,11 +43,9 @@ class ContinuousSettings:
     learning_rate: float = 0.03
 
     def __post_init__(self) -> None:
-        if self.examples < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise FedfuseError(
-                "continuous prompt: expected at least 1 example, batches of at least 1, a learning "
-                f"rate above 0, got {self.examples}, {self.batch_size}, {self.learning_rate}"
-            )
+        good = self.examples >= 1 and self.batch_size >= 1 and self.learning_rate > 0
+        expected = "at least 1 example, batches of at least 1, a learning rate above 0"
+        check("continuous prompt", self, expected, good)
 
 
 class ContinuousPrompt:
@@ -67,10 +65,7 @@ class ContinuousPrompt:
 
     def __init__(self, lm: CausalLM, task: Task, start: str, max_tokens: int = 8) -> None:
         (encoded,) = lm.tokenizer.encode([start])
-        if not len(encoded.ids):
-            raise FedfuseError(
-                f"manual prompt {start!r}: expected at least one token, got no tokens"
-            )
+        check(f"manual prompt {start!r}", "no tokens", "at least one token", len(encoded.ids))
         self._lm, self._task, self._max_tokens = lm, task, max_tokens
         tokens = torch.from_numpy(encoded.ids.copy()).to(lm.model.device)
         self._trained = nn.Parameter(self._embed(tokens).float().clone())

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import httpx
 
 from fedfuse.config.feddtpt import BlackBoxConfig
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.black_box import BlackBoxError, Reply, TransientError
 
 # Timeout, conflict, too many requests; besides, all that is the server's fault.
@@ -168,11 +168,9 @@ def _read_key(variable: str) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     # httpx would quote a header that it cannot send.
-    if not key or not all("!" <= character <= "~" for character in key):
-        state = "nothing" if not key else "other characters"
-        raise FedfuseError(
-            f"environment variable {variable!r}: expected a key of visible ASCII, got {state}"
-        )
+    good = key and all("!" <= character <= "~" for character in key)
+    found = "other characters" if key else "nothing"
+    check(f"environment variable {variable!r}", found, "a key of visible ASCII", good)
     return key
 
 

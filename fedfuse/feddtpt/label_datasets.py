@@ -12,7 +12,7 @@ from fedfuse.data.records import available_splits, load_records, source_name
 from fedfuse.data.sample import Sample
 from fedfuse.data.splits import build_splits
 from fedfuse.data.templates import to_samples
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.accuracy import balanced
 from fedfuse.feddtpt.label_tasks import LabelledExample, Task, label_task
 
@@ -65,8 +65,7 @@ def partition_examples(
     Raises:
         FedfuseError: for another scheme; as ``partition``.
     """
-    if scheme not in SCHEMES:
-        raise FedfuseError(f"scheme: expected {' or '.join(SCHEMES)}, got {scheme!r}")
+    check("scheme", repr(scheme), " or ".join(SCHEMES), scheme in SCHEMES)
     labels = task.labels
     samples = [Sample(e.text, e.label, task.name, labels, labels.index(e.label)) for e in pool]
     parts = partition(samples, scheme, num_partitions, alpha, seed)
@@ -115,11 +114,9 @@ def read_task(
     rest, test = examples[: len(train)], examples[len(train) :]
     public, rest = _cut(rest, counts.public)
     validation, rest = _cut(rest, counts.validation)
-    if not rest:
-        raise FedfuseError(
-            f"data set {source!r}: expected more training examples than the {counts.public} public "
-            f"and {counts.validation} validation ones, got {len(train)}"
-        )
+    needed = f"the {counts.public} public and {counts.validation} validation ones"
+    expected = f"more training examples than {needed}"
+    check(f"data set {source!r}", len(train), expected, rest)
     # The number of clients changes nothing but the private examples.
     pool = rest[: POOL * counts.private * num_partitions]
     private = partition_examples(task, pool, num_partitions, counts.private, scheme, alpha, seed)
@@ -144,18 +141,13 @@ def own_examples(
     _, examples = label_task(
         task.name, to_samples(records, domain=source_name(source), template=template)
     )
-    if unknown := {example.label for example in examples} - set(task.labels):
-        raise FedfuseError(
-            f"data source {source!r}: expected the labels of task {task.name!r}, "
-            f"{', '.join(task.labels)}, got {', '.join(sorted(unknown))}"
-        )
+    unknown = sorted({example.label for example in examples} - set(task.labels))
+    expected = f"the labels of task {task.name!r}, {', '.join(task.labels)}"
+    check(f"data source {source!r}", ", ".join(unknown), expected, not unknown)
     known = {example.text for example in shared}
     own = [example for example in dict.fromkeys(examples) if example.text not in known]
-    if not own:
-        raise FedfuseError(
-            f"data source {source!r}: expected at least one text that is not in the public, "
-            "validation or test set, got none"
-        )
+    expected = "at least one text that is not in the public, validation or test set"
+    check(f"data source {source!r}", "none", expected, own)
     return own
 
 

@@ -15,7 +15,7 @@ from string import ascii_uppercase
 
 from fedfuse.data.sample import Sample
 from fedfuse.data.templates import parse_template
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 
 TEMPLATE = "{prompt}\n\n{input}\nAnswer:"
 # Between the words of a phrase, as labels are spelled and as tokenizers give them back.
@@ -57,21 +57,19 @@ class Task:
     template: str = TEMPLATE
 
     def __post_init__(self) -> None:
-        if len(self.verbalizer) < 2:
-            raise _error(self.name, "two or more labels", ", ".join(self.verbalizer) or "none")
+        name, given = f"task {self.name!r}", ", ".join(self.verbalizer) or "none"
+        check(name, given, "two or more labels", len(self.verbalizer) > 1)
         owner: dict[str, str] = {}
         for label, words in self.verbalizer.items():
-            if not words or not all(map(_folded, words)):
-                expected = f"at least one word for label {label!r} and none empty"
-                raise _error(self.name, expected, list(words))
+            expected = f"at least one word for label {label!r} and none empty"
+            check(name, list(words), expected, words and all(map(_folded, words)))
             for word in words:
-                if (other := owner.setdefault(_folded(word), label)) != label:
-                    got = f"{word!r} for {other!r} and {label!r}"
-                    raise _error(self.name, "words of one label", got)
+                other = owner.setdefault(_folded(word), label)
+                found = f"{word!r} for {other!r} and {label!r}"
+                check(name, found, "words of one label", other == label)
         fields = sorted(field for _, field in parse_template(self.template) if field is not None)
-        if fields != ["input", "prompt"]:
-            expected = "a template with {prompt} and {input}, once each"
-            raise _error(self.name, expected, repr(self.template))
+        expected = "a template with {prompt} and {input}, once each"
+        check(name, repr(self.template), expected, fields == ["input", "prompt"])
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -136,11 +134,10 @@ def label_task(
         FedfuseError: for no samples, samples with fewer than 2 or more than 26 options, or words
             for labels that are not.
     """
-    sizes = [len(sample.options) for sample in samples]
-    if not sizes or min(sizes) < 2 or max(sizes) > len(ascii_uppercase):
-        expected = f"at least one sample, each with 2 to {len(ascii_uppercase)} options"
-        got = f"{len(sizes)} samples with {sorted(set(sizes))} options"
-        raise _error(name, expected, got)
+    sizes, most = [len(sample.options) for sample in samples], len(ascii_uppercase)
+    found = f"{len(sizes)} samples with {sorted(set(sizes))} options"
+    expected = f"at least one sample, each with 2 to {most} options"
+    check(f"task {name!r}", found, expected, sizes and min(sizes) >= 2 and max(sizes) <= most)
     if len({sample.options for sample in samples}) == 1:
         labels = [option.strip() for option in samples[0].options]
         examples = [LabelledExample(sample.prompt, labels[sample.label]) for sample in samples]
@@ -148,18 +145,14 @@ def label_task(
         labels = list(ascii_uppercase[: max(sizes)])
         examples = [LabelledExample(_choices(sample), labels[sample.label]) for sample in samples]
     given = dict(words or {})
-    if unknown := given.keys() - labels:
-        expected = f"words for its labels {', '.join(labels)}"
-        raise _error(name, expected, f"some for {', '.join(sorted(unknown))}")
+    found = f"some for {', '.join(sorted(given.keys() - labels))}"
+    expected = f"words for its labels {', '.join(labels)}"
+    check(f"task {name!r}", found, expected, given.keys() <= set(labels))
     verbalizer = {
         label: tuple(dict.fromkeys(given.get(label, (label, label.replace("_", " ")))))
         for label in labels
     }
     return Task(name, verbalizer, template), examples
-
-
-def _error(name: str, expected: str, got: object) -> FedfuseError:
-    return FedfuseError(f"task {name!r}: expected {expected}, got {got}")
 
 
 def _choices(sample: Sample) -> str:

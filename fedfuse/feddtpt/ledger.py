@@ -24,7 +24,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.feddtpt.black_box import BudgetExceeded, Reply
 
 _TABLES = """
@@ -68,8 +68,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("queries", "tokens"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise FedfuseError(f"budget of {name}: expected at least 0, got {value}")
+            check(f"budget of {name}", value, "at least 0", value is None or value >= 0)
 
     def check(self, account: str, spent: Spent, more: Spent) -> None:
         """Refuse to spend more than is left; what costs nothing is never refused.

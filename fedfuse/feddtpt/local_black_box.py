@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.black_box import Reply
 from fedfuse.models.causal_lm import CausalLM
 
@@ -41,11 +41,9 @@ class LocalBlackBox:
         batch_size: int = 32,
         prefix: Float[Tensor, "tokens width"] | None = None,
     ) -> None:
-        if max_tokens < 1 or batch_size < 1 or max_tokens >= lm.max_length:
-            raise FedfuseError(
-                f"local model {lm.name!r}: expected max_tokens from 1 to {lm.max_length - 1} and "
-                f"batch_size from 1, got {max_tokens} and {batch_size}"
-            )
+        good = 1 <= max_tokens < lm.max_length and batch_size >= 1
+        expected = f"max_tokens from 1 to {lm.max_length - 1} and batch_size from 1"
+        check(f"local model {lm.name!r}", f"{max_tokens} and {batch_size}", expected, good)
         self.batch_size = batch_size
         # Of the weights, not only the folder: a model trained anew must not find the old answers.
         self.name = f"local {_fingerprint(lm)} greedy max_tokens={max_tokens}"
@@ -119,11 +117,8 @@ class LocalBlackBox:
         (encoded,) = self._lm.tokenizer.encode([text])
         prefix = 0 if self._prefix is None else len(self._prefix)
         room = self._lm.max_length - self._max_tokens - prefix
-        if 1 + len(encoded.ids) > room:
-            raise FedfuseError(
-                f"text {text[:60]!r}... for {self._lm.name!r}: expected at most {room - 1} tokens, "
-                f"so that an answer fits in, got {len(encoded.ids)}"
-            )
+        name, size = f"text {text[:60]!r}... for {self._lm.name!r}", len(encoded.ids)
+        check(name, size, f"at most {room - 1} tokens, so that an answer fits in", size < room)
         return [self._lm.tokenizer.bos_id, *encoded.ids.tolist()]
 
 

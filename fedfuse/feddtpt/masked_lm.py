@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int64
 from numpy import ndarray
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.prompt import Prompt
 from fedfuse.models.loading import loading_errors, model_source, resolve_device
 from fedfuse.tokenizers.load import from_transformers
@@ -38,12 +38,10 @@ class MaskedLM:
     name: str
 
     def __post_init__(self) -> None:
-        if "mask" not in self.tokenizer.special_ids:
-            roles = ", ".join(self.tokenizer.special_ids) or "none"
-            raise FedfuseError(
-                f"masked language model {self.name!r}: expected a tokenizer with a mask token, got "
-                f"the special tokens {roles}"
-            )
+        roles = self.tokenizer.special_ids
+        found = f"the special tokens {', '.join(roles) or 'none'}"
+        name = f"masked language model {self.name!r}"
+        check(name, found, "a tokenizer with a mask token", "mask" in roles)
 
     @classmethod
     def load(cls, name: str, device: str = "cpu") -> MaskedLM:
@@ -64,17 +62,12 @@ class MaskedLM:
                 source, **options, use_safetensors=True, output_loading_info=True
             )
         model, info = loaded
-        if info["missing_keys"]:
-            raise FedfuseError(
-                f"model {name!r}: expected a checkpoint of a complete masked language model, got "
-                f"no weights for {sorted(info['missing_keys'])[:5]}"
-            )
-        rows = model.get_input_embeddings().weight.shape[0]
-        if tokenizer.vocab_size > rows:
-            raise FedfuseError(
-                f"model {name!r}: expected no more tokens than embeddings, got "
-                f"{tokenizer.vocab_size} tokens and {rows} embeddings"
-            )
+        found = f"no weights for {sorted(info['missing_keys'])[:5]}"
+        expected = "a checkpoint of a complete masked language model"
+        check(f"model {name!r}", found, expected, not info["missing_keys"])
+        size, rows = tokenizer.vocab_size, model.get_input_embeddings().weight.shape[0]
+        found = f"{size} tokens and {rows} embeddings"
+        check(f"model {name!r}", found, "no more tokens than embeddings", size <= rows)
         return cls(model.requires_grad_(False).to(place).eval(), tokenizer, name)
 
     @cached_property
@@ -110,11 +103,9 @@ class MaskedLM:
         (encoded,) = self.tokenizer.encode([text])
         prompt = Prompt(tuple(encoded.ids.tolist()))
         unknown = self.tokenizer.special_ids.get("unk")
-        if not prompt.tokens or unknown in prompt.tokens:
-            raise FedfuseError(
-                f"prompt {text!r}: expected text that the tokenizer of {self.name!r} can "
-                "represent, got unknown tokens or none"
-            )
+        known = prompt.tokens and unknown not in prompt.tokens
+        expected = f"text that the tokenizer of {self.name!r} can represent"
+        check(f"prompt {text!r}", "unknown tokens or none", expected, known)
         return self.canonical(prompt)
 
     def text(self, prompt: Prompt) -> str:
@@ -160,8 +151,7 @@ class MaskedLM:
         """
         tokens = prompt.tokens
         last = len(tokens) - (how == "replace")
-        if not 0 <= position <= last:
-            raise FedfuseError(f"position to {how}: expected 0 to {last}, got {position}")
+        check(f"position to {how}", position, f"0 to {last}", 0 <= position <= last)
         mask = self.tokenizer.special_ids["mask"]
         rest = tokens[position + (how == "replace") :]
         hidden = self._framed((*tokens[:position], mask, *rest))
@@ -189,10 +179,7 @@ class MaskedLM:
 
     def _framed(self, tokens: tuple[int, ...]) -> torch.Tensor:
         """Input ids ``[1, n]`` with the tokenizer's own special tokens around them."""
-        if not 1 <= len(tokens) <= self.max_length + 1:
-            raise FedfuseError(
-                f"prompt for {self.name!r}: expected 1 to {self.max_length} tokens, "
-                f"got {len(tokens)}"
-            )
+        expected, fits = f"1 to {self.max_length} tokens", 1 <= len(tokens) <= self.max_length + 1
+        check(f"prompt for {self.name!r}", len(tokens), expected, fits)
         before, after = self.tokenizer.special_prefix_suffix
         return torch.tensor([[*before, *tokens, *after]], device=self.model.device)

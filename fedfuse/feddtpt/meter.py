@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.black_box import Backend, BlackBoxError, Reply, TransientError
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent, key_of
 
@@ -39,10 +39,8 @@ class Retry:
     longest: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or not 0 <= self.first <= self.longest < float("inf"):
-            raise FedfuseError(
-                f"expected at least 1 attempt and 0 <= first <= longest, finite, got {self}"
-            )
+        good = self.attempts >= 1 and 0 <= self.first <= self.longest < float("inf")
+        check("back-off", self, "at least 1 attempt and 0 <= first <= longest, finite", good)
 
     def wait(self, failures: int, rng: random.Random) -> float:
         """Seconds before the next attempt, after a number of failures, at least 1."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fedfuse.config.feddtpt import BEST_CLIENT, AggregationConfig
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.feddtpt.aggregation import AggregatedPrompt, aggregate
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
@@ -61,8 +61,7 @@ def select_prompt(
     Raises:
         FedfuseError: for no prompts.
     """
-    if not tuned:
-        raise FedfuseError("expected at least one tuned prompt, got none")
+    check("tuned prompts", "none", "at least one", tuned)
     own = {name: tuned[name].prompt for name in sorted(tuned)}
     if config.method == BEST_CLIENT or len(tuned) == 1:
         aggregated, competing = None, own
@@ -90,8 +89,7 @@ def best_candidate(
     Raises:
         FedfuseError: for no candidates.
     """
-    if not candidates:
-        raise FedfuseError("expected at least one candidate, got none")
+    check("candidates", "none", "at least one", candidates)
     once = {prompt: score(prompt) for prompt in dict.fromkeys(candidates.values())}
     scores = {name: once[prompt] for name, prompt in candidates.items()}
     return max(scores, key=lambda name: scores[name]), scores

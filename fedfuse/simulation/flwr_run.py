@@ -29,7 +29,7 @@ from typing import NoReturn, Self
 
 from flwr.app import UserConfigValue
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.flower.app_bundle import check_scalars, default_run_config
 from fedfuse.simulation.processes import listens, stop_all
 from fedfuse.simulation.ray_cluster import check_room, cluster_environment, find_nodes
@@ -93,14 +93,14 @@ def flwr_run(
         SimulationFailed: when the app did not finish.
     """
     app_dir = app_dir.resolve()
-    for name, value, least in (
-        ("num_clients", num_clients, 1),
-        ("cpus_per_client", cpus_per_client, 1),
-        ("gpus_per_client", gpus_per_client, 0),
-    ):
-        if value < least:
-            raise FedfuseError(f"{name}: expected at least {least}, got {value}")
-    _check_keys(app_dir, run_config)
+    check("num_clients", num_clients, "at least 1", num_clients >= 1)
+    check("cpus_per_client", cpus_per_client, "at least 1", cpus_per_client >= 1)
+    check("gpus_per_client", gpus_per_client, "at least 0", gpus_per_client >= 0)
+    known = default_run_config(app_dir)
+    unknown = sorted(set(run_config) - set(known))
+    place = f"{app_dir / 'pyproject.toml'}, [tool.flwr.app.config]"
+    check("run config", unknown, f"keys of {place}: {sorted(known)}", not unknown)
+    check_scalars("run config", run_config)
     if ray_address:
         check_room(find_nodes(ray_address), cpus_per_client, gpus_per_client)
     resources = (
@@ -121,16 +121,6 @@ def flwr_run(
         status = _status(workspace)
         if status != "finished:completed":
             raise SimulationFailed(f"simulation ended as {status}; its log ends with\n{tail}")
-
-
-def _check_keys(app_dir: Path, run_config: Mapping[str, UserConfigValue]) -> None:
-    known = default_run_config(app_dir)
-    if unknown := sorted(set(run_config) - set(known)):
-        raise FedfuseError(
-            f"run config: expected keys under [tool.flwr.app.config] of "
-            f"{app_dir / 'pyproject.toml'}, {sorted(known)}, got {unknown}"
-        )
-    check_scalars("run config", run_config)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -35,7 +35,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.flower.app_bundle import check_scalars
 
 logger = logging.getLogger(__name__)
@@ -119,11 +119,9 @@ class InProcessGrid(Grid):
         """
         ids = []
         for message in messages:
-            if message.metadata.run_id != self._run.run_id:
-                raise FedfuseError(
-                    f"expected a message of run {self._run.run_id}, made after its own grid and "
-                    f"before the next, got one of run {message.metadata.run_id}"
-                )
+            run, own = message.metadata.run_id, self._run.run_id
+            expected = f"run {own}: make a message after its own grid and before the next"
+            check("run of the message", run, expected, run == own)
             sent = _through_the_wire(message)
             faults = validate_message(sent, is_reply_message=False)
             if sent.metadata.dst_node_id not in self._contexts:
@@ -225,10 +223,9 @@ def run_in_process(
     Raises:
         FedfuseError: for no clients, another number of node configs, or values that are no scalars.
     """
-    if num_clients < 1:
-        raise FedfuseError(f"num_clients: expected at least 1, got {num_clients}")
-    if len(node_configs) not in (0, num_clients):
-        raise FedfuseError(f"node_configs: expected none or {num_clients}, got {len(node_configs)}")
+    check("num_clients", num_clients, "at least 1", num_clients >= 1)
+    number = len(node_configs)
+    check("node_configs", number, f"none or {num_clients}", number in (0, num_clients))
     nodes: list[UserConfig] = [
         {PARTITION_ID_KEY: number, NUM_PARTITIONS_KEY: num_clients, **more}
         for number, more in enumerate(node_configs or [{}] * num_clients)

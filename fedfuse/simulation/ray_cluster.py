@@ -15,7 +15,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 
 _SECONDS = 5.0  # for a port to answer
 _JOIN_SECONDS = 60.0  # for a cluster to answer
@@ -84,12 +84,10 @@ def check_room(nodes: list[Node], cpus_per_client: int, gpus_per_client: float) 
     Raises:
         FedfuseError: naming the CPUs and GPUs of each machine.
     """
-    if not any(node.clients(cpus_per_client, gpus_per_client) for node in nodes):
-        have = ", ".join(f"{n.address}: {n.cpus:g} CPUs, {n.gpus:g} GPUs" for n in nodes)
-        raise FedfuseError(
-            f"Ray cluster: expected a machine with {cpus_per_client} CPUs and {gpus_per_client:g} "
-            f"GPUs for a client, got {have}"
-        )
+    found = ", ".join(f"{n.address}: {n.cpus:g} CPUs, {n.gpus:g} GPUs" for n in nodes)
+    expected = f"a machine with {cpus_per_client} CPUs and {gpus_per_client:g} GPUs for a client"
+    good = any(node.clients(cpus_per_client, gpus_per_client) for node in nodes)
+    check("Ray cluster", found, expected, good)
 
 
 def cluster_environment(address: str) -> dict[str, str]:

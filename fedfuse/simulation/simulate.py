@@ -17,7 +17,7 @@ from fedfuse.config.feddtpt import BlackBoxConfig
 from fedfuse.config.run_config import RunConfig, flat_keys, flatten, parse
 from fedfuse.data.hub import looks_like_path
 from fedfuse.data.records import local_path
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import check
 from fedfuse.flower.app_bundle import app_dir, import_app_module
 from fedfuse.plugins import class_name
 from fedfuse.report.run import Run
@@ -137,10 +137,9 @@ def strategy_name(strategy: str | type, *, in_process: bool) -> str:
 
 def check_importable(name: str, *, in_process: bool) -> None:
     """Refuse a class that only this process knows, where other processes must import it."""
-    if not in_process and ("<locals>" in name or name.startswith("__main__:")):
-        raise FedfuseError(
-            f"expected a class at the top of a module that other processes can import, got {name}"
-        )
+    local = "<locals>" in name or name.startswith("__main__:")
+    expected = "one at the top of a module that other processes can import"
+    check("class", name, expected, in_process or not local)
 
 
 def resume_config(folder: Path, clients: int) -> tuple[RunConfig, int]:
@@ -181,11 +180,8 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     Raises:
         FedfuseError: for data that cannot be split, models that do not exist, too few clients.
     """
-    if clients < config.min_clients:
-        raise FedfuseError(
-            f"min-clients: expected at most the number of clients, {clients}, got "
-            f"{config.min_clients}"
-        )
+    expected = f"at most the number of clients, {clients}"
+    check("min-clients", config.min_clients, expected, config.min_clients <= clients)
     free_folder(Path(config.output).expanduser(), config.name)
     find_strategy(config).check_inputs(config, clients)
 

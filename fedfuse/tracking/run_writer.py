@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.evaluation.scoring import Score
 from fedfuse.files import append_line, atomic_write, sync
 from fedfuse.tracking.json_fields import read_object
@@ -71,10 +71,8 @@ class RunWriter:
             FedfuseError: for a folder that holds no run, or one that cannot go on.
         """
         found = read_object(folder / "config.json")
-        if found.values.get("status") == "finished":
-            raise FedfuseError(
-                f"{folder}: expected a run that was cut off, got one that has finished"
-            )
+        cut_off = found.values.get("status") != "finished"
+        check(str(folder), "one that has finished", "a run that was cut off", cut_off)
         found.text("id")
         writer = cls.__new__(cls)
         writer.folder, writer._about, writer._listeners = folder, found.values, []
@@ -209,12 +207,11 @@ class RunWriter:
             domains = [line.domain]
         elif isinstance(line, AcceptanceLine):
             domains = sorted(filter(None, line.changes))
-        known = self._about["domains"]
-        unknown = [domain for domain in domains if known and domain not in known]
-        if unknown:
-            raise FedfuseError(f"domain: expected one of {', '.join(known)}, got {unknown[0]!r}")
-        if isinstance(line, TeacherShare) and not 0 <= line.share <= 1:
-            raise FedfuseError(f"share: expected 0 to 1, got {line.share!r}")
+        if known := self._about["domains"]:
+            for domain in domains:
+                check("domain", repr(domain), f"one of {', '.join(known)}", domain in known)
+        if isinstance(line, TeacherShare):
+            check("share", repr(line.share), "0 to 1", 0 <= line.share <= 1)
 
     def _notify(self, kind: str, line: Mapping[str, Any]) -> None:
         for listener in self._listeners:
@@ -227,10 +224,9 @@ def free_folder(output: Path, name: str) -> Path:
     Raises:
         FedfuseError: for a name that is no plain folder name, or an output that is no folder.
     """
-    if output.exists() and not output.is_dir():
-        raise FedfuseError(f"output: expected a folder, got {str(output)!r}")
-    if not name or name in (".", "..") or Path(name).name != name:
-        raise FedfuseError(f"name: expected a folder name without separators, got {name!r}")
+    check("output", repr(str(output)), "a folder", output.is_dir() or not output.exists())
+    good = name and name not in (".", "..") and Path(name).name == name
+    check("name", repr(name), "a folder name without separators", good)
     number = 1
     while (folder := output / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
