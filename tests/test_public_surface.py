@@ -49,7 +49,7 @@ def test_a_class_that_other_processes_cannot_import_is_refused() -> None:
     class Own:
         pass
 
-    with pytest.raises(FedfuseError, match="expected a class at the top of a module"):
+    with pytest.raises(FedfuseError, match="class: expected one at the top of a module"):
         strategy_name(Own, in_process=False)
     from strategies.fedmkt import FedMKT
 

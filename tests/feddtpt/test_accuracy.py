@@ -44,7 +44,7 @@ def test_a_batch_follows_from_its_seed_and_mixes() -> None:
     kinds = [example.text.split()[0] for example in batches[0].examples]
     assert kinds not in (sorted(kinds), sorted(kinds, reverse=True))
     assert len(sample_batch(SKEWED, PUBLIC, (99, 99), 0).examples) == 54
-    with pytest.raises(FedfuseError, match="got 0 private and 3 public ones out of 20 and 0"):
+    with pytest.raises(FedfuseError, match="got 0 private, 3 public ones of 20 and 0"):
         sample_batch(SKEWED, [], (0, 3), 0)
 
 

@@ -158,7 +158,7 @@ def test_what_a_report_draws_fits_together(method: str) -> None:
 
 def test_an_empty_prompt_is_left_out() -> None:
     assert run({**CLIENTS, "z": tuned("")}, "gain").kept == run(CLIENTS, "gain").kept
-    with pytest.raises(FedfuseError, match="at least one token, got 1 prompts without any"):
+    with pytest.raises(FedfuseError, match="at least one token, got 1 without any"):
         run({"z": tuned("")}, "gain")
 
 
@@ -200,5 +200,5 @@ def test_the_best_candidate_is_chosen_and_equal_ones_are_scored_once() -> None:
 def test_a_tie_leaves_the_first() -> None:
     name, _ = best_candidate({"previous": Prompt((1,)), "aggregated": Prompt((2,))}, lambda _: 0.5)
     assert name == "previous"
-    with pytest.raises(FedfuseError, match="at least one candidate"):
+    with pytest.raises(FedfuseError, match="candidates: expected at least one"):
         best_candidate({}, lambda _: 0.5)

@@ -78,5 +78,5 @@ def test_one_client_is_not_aggregated() -> None:
 
 
 def test_nobody() -> None:
-    with pytest.raises(FedfuseError, match="expected at least one tuned prompt, got none"):
+    with pytest.raises(FedfuseError, match="tuned prompts: expected at least one, got none"):
         follow(MERGED, "all", {})
