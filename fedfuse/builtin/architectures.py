@@ -20,8 +20,7 @@ def tiny_causal_lm(
     """
     config = _config(architecture, vocab_size, width, layers)
     config.tie_word_embeddings &= tied
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model
+    return _initialised(AutoModelForCausalLM, config)
 
 
 def tiny_masked_lm(
@@ -29,7 +28,11 @@ def tiny_masked_lm(
 ) -> PreTrainedModel:
     """A masked language model, in all else as ``tiny_causal_lm``; the one architecture is BERT."""
     config = _config(architecture, vocab_size, width, layers)
-    model: PreTrainedModel = AutoModelForMaskedLM.from_config(config)
+    return _initialised(AutoModelForMaskedLM, config)
+
+
+def _initialised(factory: Any, config: Any) -> PreTrainedModel:
+    model: PreTrainedModel = factory.from_config(config)
     return model
 
 

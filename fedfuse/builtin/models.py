@@ -185,8 +185,10 @@ def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]
     data = TokenizedDataset(text_tokenizer, plain, MAX_LENGTH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        size = {"vocab_size": len(tokenizer), "width": recipe.width, "layers": recipe.layers}
-        model = tiny_causal_lm(recipe.architecture, **size)
+        width, layers = recipe.width, recipe.layers
+        model = tiny_causal_lm(
+            recipe.architecture, vocab_size=len(tokenizer), width=width, layers=layers
+        )
         settings = TrainingConfig(recipe.steps, recipe.batch_size, recipe.learning_rate)
         lm = CausalLM(model, text_tokenizer, recipe.architecture, len(tokenizer), MAX_LENGTH)
         train(lm, data, settings, seed=recipe.seed, on_step=lambda step, _: on_step(step))

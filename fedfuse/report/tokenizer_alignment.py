@@ -67,8 +67,15 @@ class TokenizerAlignment:
         """The same as one self-contained HTML page."""
         coverage, alignments = align_texts(*self._pair, texts, mode=alignment)
         examples = table_examples(*self._pair)
-        found = self.statistics, coverage, alignments, examples
-        return render(*self.names, *found, unit=self.unit, mode=alignment)
+        return render(
+            *self.names,
+            self.statistics,
+            coverage,
+            alignments,
+            examples,
+            unit=self.unit,
+            mode=alignment,
+        )
 
 
 def align(

@@ -237,5 +237,5 @@ def test_an_old_report_survives_a_crash(
 
 
 def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(FedfuseError, match="is no run folder"):
+    with pytest.raises(FedfuseError, match="expected a run folder"):
         write_report(tmp_path)

@@ -78,7 +78,7 @@ def test_what_was_taken_back(small: Path) -> None:
 def test_lines_are_checked(small: Path) -> None:
     wrong = {"round": 1, "model": "server", "keep": 1, "changes": {}}
     write_lines(small / "acceptance.jsonl", [wrong])
-    with pytest.raises(FedfuseError, match=r"line 1: 'keep'.* allowed: true or false"):
+    with pytest.raises(FedfuseError, match=r"line 1: 'keep': expected true or false"):
         read_run(small)
 
 
@@ -92,7 +92,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         (1, "server", 2.0, 1.5)
     ]
     assert [(v.keep, v.changes) for v in run.acceptances] == [(False, {"": 0.1, "bank": 0.2})]
-    with pytest.raises(FedfuseError, match="domain 'cour': allowed: bank"):
+    with pytest.raises(FedfuseError, match="domain: expected one of bank, got 'cour'"):
         writer.acceptance(1, "server", keep=False, changes={"cour": 0.1})
 
 

@@ -29,7 +29,7 @@ def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_file_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FedfuseError, match=r"output = .*file'"):
+    with pytest.raises(FedfuseError, match=r"output: expected a folder, got .*file'"):
         RunWriter(tmp_path / "file", "run", {})
 
 
