@@ -190,7 +190,7 @@ def test_a_tokenizer_without_a_fast_form_is_refused(refused: Any, tmp_path: Path
 
 def test_a_file_in_the_place_of_the_output_is_refused(refused: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "output = " in refused(*sets("output=file"))
+    assert "output: expected a folder" in refused(*sets("output=file"))
 
 
 def test_help_and_report(tmp_path: Path) -> None:

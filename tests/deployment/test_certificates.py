@@ -67,7 +67,7 @@ def test_half_an_authority_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FedfuseError, match=r"ca.crt and .*ca.key: expected both or neither"):
         make_superlink_files(tmp_path, ["localhost"])
     (tmp_path / "ca.key").write_text("none")
-    with pytest.raises(FedfuseError, match="cannot be read as an authority"):
+    with pytest.raises(FedfuseError, match="expected the files of an authority"):
         make_superlink_files(tmp_path, ["localhost"])
     with pytest.raises(FedfuseError, match="expected at least one, got none"):
         make_superlink_files(tmp_path, [])

@@ -41,7 +41,7 @@ def test_a_run_leaves_the_cluster_as_it_was(
     assert [(node.cpus, node.gpus, node.here) for node in before] == [(2.0, 0.0, True)]
     out = tmp_path / "out.json"
     config = {"out": str(out), "local.factor": 3.0}
-    with pytest.raises(FedfuseError, match=r"a client needs 3 CPUs .*: 2 CPUs, 0 GPUs"):
+    with pytest.raises(FedfuseError, match=r"a machine with 3 CPUs .*: 2 CPUs, 0 GPUs"):
         flwr_run(sums.folder, config, 2, cpus_per_client=3, ray_address=cluster)
     flwr_run(sums.folder, config, 2, ray_address=cluster)
     assert json.loads(out.read_text()) == EXPECTED
@@ -86,7 +86,7 @@ def test_clients_that_a_machine_has_room_for() -> None:
     node = Node("10.0.0.1", cpus=7.0, gpus=2.0, here=False)
     assert [node.clients(1, 0.0), node.clients(2, 0.0), node.clients(1, 0.5)] == [7, 3, 4]
     check_room([Node("10.0.0.2", 0.0, 0.0, True), node], 2, 2.0)
-    with pytest.raises(FedfuseError, match=r"8 CPUs and 0 GPUs; .*10.0.0.1: 7 CPUs, 2 GPUs"):
+    with pytest.raises(FedfuseError, match=r"8 CPUs and 0 GPUs .*10.0.0.1: 7 CPUs, 2 GPUs"):
         check_room([node], 8, 0.0)
     with pytest.raises(FedfuseError, match=r"1 CPUs and 2.5 GPUs"):
         check_room([node], 1, 2.5)
