@@ -17,12 +17,12 @@ from flwr.serverapp.strategy import Result
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
 from fedfuse.tracking.checkpoints import strip_prefix
+from fedfuse.tracking.run import SERVER
 from strategies.hooks import StrategyHooks
 from strategies.messenger import Messenger, ReplyStream, require
 from strategies.phases import Phase, PhaseRunner
 from strategies.piggyback import PiggybackRunner
 from strategies.results import restore_result, result_facts
-from strategies.server_state import SERVER
 
 log = logging.getLogger(__name__)
 

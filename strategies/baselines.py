@@ -7,7 +7,8 @@ from dataclasses import replace
 from flwr.app import Message
 
 from fedfuse.flower import messages
-from strategies.server_state import SERVER, ServerState, all_private
+from fedfuse.tracking.run import SERVER
+from strategies.server_state import ServerState, all_private
 
 
 def server_baselines(server: ServerState) -> None:

@@ -13,9 +13,9 @@ from flwr.serverapp import Grid
 
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
+from fedfuse.tracking.run import SERVER
 from fedfuse.tracking.run_writer import RunWriter
 from strategies.messenger import Messenger
-from strategies.server_state import SERVER
 
 
 @dataclass(frozen=True, slots=True)

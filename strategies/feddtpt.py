@@ -43,11 +43,12 @@ from fedfuse.flower import messages
 from fedfuse.flower.feddtpt_messages import pack_prompt, unpack_registration, unpack_tuned
 from fedfuse.tracking.checkpoints import Checkpoint, as_array, as_texts
 from fedfuse.tracking.feddtpt_records import PromptLine, aggregation_line
+from fedfuse.tracking.run import SERVER
 from fedfuse.tracking.run_writer import RunWriter
 from strategies.base import FEDERATED, ZERO_SHOT, BaseStrategy
 from strategies.client_registry import ClientInfo
 from strategies.messenger import require
-from strategies.server_state import SERVER, checkpoints, open_run, restore_latest
+from strategies.server_state import checkpoints, open_run, restore_latest
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,10 @@ from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.knowledge.channel import KnowledgeChannel
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tracking.checkpoints import strip_prefix
+from fedfuse.tracking.run import SERVER
 from strategies.knowledge_cache import DiskCache
 from strategies.model import ModelStrategy, mean_loss, take_loss
-from strategies.server_state import SERVER, ServerState, log_progress
+from strategies.server_state import ServerState, log_progress
 
 
 class FedMKT(ModelStrategy):

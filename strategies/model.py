@@ -17,10 +17,11 @@ from fedfuse.flower import messages
 from fedfuse.simulation.memory_plan import Plan
 from fedfuse.simulation.run_memory import plan_simulation
 from fedfuse.tokenizers.tokenizer import TextTokenizer
+from fedfuse.tracking.run import SERVER
 from strategies.base import FEDERATED, ZERO_SHOT, BaseStrategy
 from strategies.baselines import client_baselines, server_baselines
 from strategies.client_registry import ClientInfo
-from strategies.server_state import SERVER, ServerState, open_server_state
+from strategies.server_state import ServerState, open_server_state
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

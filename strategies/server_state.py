@@ -30,9 +30,9 @@ from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, strip_prefix
+from fedfuse.tracking.run import SERVER
 from fedfuse.tracking.run_writer import RunWriter
 
-SERVER = "server"
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0

@@ -29,7 +29,8 @@ def model_source(name: str) -> tuple[str, dict[str, Any]]:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return str(path), {"trust_remote_code": False, "local_files_only": True}
+        folder = str(path) if name.startswith("~") else name  # errors name it as it was given
+        return folder, {"trust_remote_code": False, "local_files_only": True}
     if looks_like_path(name) or path.exists():
         raise FedfuseError(
             "model: expected a folder with config.json, model.safetensors and tokenizer.json, or "
