@@ -3,6 +3,7 @@
 # PYTHON  the interpreter to make the virtual environment with; the first of 3.11 to 3.14 if not given
 # VENV    where the virtual environment is
 # LOWEST  where that of make test-lowest is; UV_TORCH_BACKEND=cpu spares it gigabytes of CUDA
+# JOBS    processes that run the tests
 # ARGS    more arguments, such as: make test ARGS="tests/fusion -x", make run ARGS="--help"
 
 .DEFAULT_GOAL := help
@@ -11,6 +12,7 @@
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 ARGS ?=
+JOBS ?= 2
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo $$python && break; done)
@@ -40,8 +42,8 @@ experiments: $(STAMP) ## Repeat the quickstart experiment and write its results
 	$(BIN)/python -m experiments.quickstart.run $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## Run the tests, in two processes
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 messages: half an hour

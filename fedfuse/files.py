@@ -65,4 +65,4 @@ def sync(path: Path) -> None:
 def unwritable(path: Path, error: Exception) -> FedfuseError:
     """The error for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or error
-    return FedfuseError(f"{str(path)!r} cannot be written: {reason}; allowed: a disk with room")
+    return FedfuseError(f"{str(path)!r} cannot be written: {reason}; expected a disk with room")

@@ -37,6 +37,22 @@ class Tiny(CausalLM):
         return TokenizedDataset(self.tokenizer, samples, max_length)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, a file's tests share one, as their fixtures are dear.
+
+    All files whose tests start simulations, or look at what the machine's processes leave, share
+    one too: they would see each other's.
+    """
+    apart = {
+        item.path
+        for item in items
+        if item.get_closest_marker("slow") or "traces" in getattr(item, "fixturenames", ())
+    }
+    for item in items:
+        name = "simulations" if item.path in apart else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Nothing that tests build goes to the user's cache, and torch takes one core."""

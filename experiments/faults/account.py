@@ -25,7 +25,7 @@ class Absence:
 
 def lapses(folder: Path, clients: int, absences: list[Absence]) -> list[str]:
     """Nothing, if all is well: the run is finished, every adapter saved, every message noted, and
-    every reply of a client that was well was heard and used.
+    every reply of a client that was well was answered and used.
     """
     run, names = read_run(folder), [str(number) for number in range(clients)]
     found = unfinished(run, [SERVER, *names]) + _missing(run, names)
@@ -65,18 +65,18 @@ def _missing(run: RunFolder, names: list[str]) -> list[str]:
 def _unheard(mine: list[tuple[int, MessageLine]], absences: list[Absence]) -> list[str]:
     """Messages that failed although the client was well, and a client that never came back.
 
-    What it hands over first may be late, so it is well again with the first reply that is heard
+    What it hands over first may be late, so it is well again with the first reply that is answered
     from it after.
     """
     excused: set[int] = set()
     found = []
     for absence in absences:
         after = [(n, line) for n, line in mine if absence.end is not None and n >= absence.end]
-        heard = [n for n, line in after if not line.error]
-        until = heard[0] if heard else len(mine) and mine[-1][0]
+        answered = [n for n, line in after if not line.error]
+        until = answered[0] if answered else len(mine) and mine[-1][0]
         excused |= {n for n, _ in mine if absence.begin <= n <= until}
-        if not heard and len(after) > 1:
-            found.append(f"client {absence.client} was back and not heard again")
+        if not answered and len(after) > 1:
+            found.append(f"client {absence.client} was back and not answered again")
     return found + [
         f"round {line.round}, {line.phase}: client {line.client} was well: {line.error}"
         for n, line in mine
@@ -86,13 +86,13 @@ def _unheard(mine: list[tuple[int, MessageLine]], absences: list[Absence]) -> li
 
 def _unused(run: RunFolder, name: str, mine: list[MessageLine]) -> list[str]:
     """Rounds whose every message the client answered, and in which it taught nobody."""
-    heard: dict[int, list[MessageLine]] = defaultdict(list)
+    answered: dict[int, list[MessageLine]] = defaultdict(list)
     for line in mine:
         if line.phase in (messages.LOCAL, JOINT):
-            heard[line.round].append(line)
+            answered[line.round].append(line)
     taught = {x.round for x in run.teacher_shares if (x.direction, x.teacher) == ("up", name)}
     return [
         f"round {number}: what client {name} knew was not used"
-        for number, lines in heard.items()
+        for number, lines in answered.items()
         if all(not line.error for line in lines) and number not in taught
     ]

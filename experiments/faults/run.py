@@ -84,8 +84,8 @@ def lapses(folder: Path, fleets: list[Fleet]) -> list[str]:
     """What a run should have done and did not; nothing, if all is well."""
     run = read_run(folder)
     phase = messages.EVALUATE
-    heard = {str(c) for fleet in fleets for _, kind, c in fleet.delivered if kind == phase}
-    found = unfinished(run, sorted({SERVER, *heard})) + _message_log(run, fleets)
+    answered = {str(c) for fleet in fleets for _, kind, c in fleet.delivered if kind == phase}
+    found = unfinished(run, sorted({SERVER, *answered})) + _message_log(run, fleets)
     for fleet in fleets:
         for place, fault in fleet.delivered.items():
             found += _reply(run, place, fault)

@@ -144,7 +144,7 @@ def hold_out(data: DataSet, material: Path, target: Path) -> tuple[Task, list[La
             kept.append((record, example))
     if len(kept) <= HELD:
         raise FedfuseError(
-            f"data set {source!r} has {len(kept)} distinct train texts; allowed: more than {HELD}"
+            f"data set {source!r}: expected more than {HELD} distinct train texts, got {len(kept)}"
         )
     Random(0).shuffle(kept)
     target.mkdir(parents=True, exist_ok=True)

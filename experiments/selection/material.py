@@ -89,10 +89,10 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
 
         # What is tested has no say in how clients were trained.
         client.adapter = cached(cache, {**what, "untested": ""}, fit)
-        told = cached(cache, {**what, "public": scenario.public_noise}, tell)
-        context_loss = told.pop("context_loss")
+        arrays = cached(cache, {**what, "public": scenario.public_noise}, tell)
+        context_loss = arrays.pop("context_loss")
         fingerprints = client.tokenizer.fingerprint, client.encode(public).fingerprint
-        knowledge = Knowledge(**told, tokenizer=fingerprints[0], public=fingerprints[1])
+        knowledge = Knowledge(**arrays, tokenizer=fingerprints[0], public=fingerprints[1])
         held_out = cached(cache, {**what, "held-out": True}, test)["loss"]
         return ClientTeacher(knowledge, client.tokenizer, context_loss), held_out
 
@@ -125,8 +125,8 @@ def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig
         return RunConfig(seed=seed)
     if material is None:
         raise FedfuseError(
-            f"scenario {scenario.name!r} reads real text; allowed: --material with the folder that "
-            "holds datasets/trec and models/stories260K"
+            f"scenario {scenario.name!r}: expected --material with the folder that holds "
+            "datasets/trec and models/stories260K, got none"
         )
     model = ModelConfig(model=str(material / "models" / "stories260K"), lora=AdapterConfig(rank=8))
     return RunConfig(

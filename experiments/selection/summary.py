@@ -40,7 +40,7 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
     sigma = training_noise(cells)
     found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in MEASURES}
 
-    def note(scenario: str, variant: str, measures: Mapping[str, float | None]) -> None:
+    def put(scenario: str, variant: str, measures: Mapping[str, float | None]) -> None:
         for name, value in measures.items():
             found[name].setdefault(scenario, {})[variant] = value
 
@@ -49,14 +49,14 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
     losses: dict[str, dict[str, dict[int, float]]] = {}  # scenario -> variant -> seed -> mean
     for (scenario, variant), mine in tried.items():
         of_seed = losses.setdefault(scenario, {})[variant] = loss_by_seed(mine)
-        note(scenario, variant, harness.mean_and_std("server_loss", list(of_seed.values())))
-        note(scenario, variant, harm(mine, sigma))
-        note(scenario, variant, trust(chosen.get((scenario, variant), [])))
+        put(scenario, variant, harness.mean_and_std("server_loss", list(of_seed.values())))
+        put(scenario, variant, harm(mine, sigma))
+        put(scenario, variant, trust(chosen.get((scenario, variant), [])))
     ablations = {}
     for scenario, of_variant in losses.items():
         if {"min-ce", "oracle"} <= of_variant.keys():
             for variant in of_variant:
-                note(scenario, variant, gap(of_variant, variant))
+                put(scenario, variant, gap(of_variant, variant))
         if scenario in ABLATED and "trained" in of_variant and ABLATIONS.keys() & of_variant.keys():
             trusted = {
                 variant: trust(chosen.get((scenario, variant), [])) for variant in of_variant
@@ -64,7 +64,7 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
             ablations[scenario] = ablated(of_variant, trusted)
     for variant, mine in harness.grouped(cells, "variant").items():
         if all((scenario, variant) in tried for scenario in losses):
-            note(ALL, variant, harm(mine, sigma))
+            put(ALL, variant, harm(mine, sigma))
     return {"training_noise": round(sigma, 5), **found, "ablations": ablations}
 
 

@@ -109,7 +109,9 @@ def check_scalars(name: str, config: Mapping[str, UserConfigValue]) -> None:
     """
     for key, value in config.items():
         if not isinstance(value, (bool, int, float, str)):
-            raise FedfuseError(f"{name} key {key!r} is {value!r}; allowed: bool, int, float or str")
+            raise FedfuseError(
+                f"{name} key {key!r}: expected a bool, int, float or str, got {value!r}"
+            )
 
 
 def _source_dir(library: Path) -> Path:

@@ -189,7 +189,7 @@ class InProcessGrid(Grid):
 
     def _call(self, message: Message, node_id: int) -> Message | None:
         """Run the ClientApp on a copy of the node's context; keep the copy if all went well."""
-        context = context_from_proto(ProtoContext.FromString(self._contexts[node_id]))
+        context = _unpack(self._contexts[node_id])
         run_config = dict(context.run_config)
         try:
             returned: object = self._client_app(message, context)
@@ -258,6 +258,10 @@ def new_context(
 
 def _pack(context: Context) -> bytes:
     return bytes(context_to_proto(context).SerializeToString())
+
+
+def _unpack(packed: bytes) -> Context:
+    return context_from_proto(ProtoContext.FromString(packed))
 
 
 def _through_the_wire(message: Message) -> Message:

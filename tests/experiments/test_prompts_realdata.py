@@ -167,7 +167,7 @@ def test_wrong_arguments_are_named(made: Made, tmp_path: Path) -> None:
     few.mkdir(parents=True)
     (few / "train.jsonl").write_text("\n".join(file.read_text().splitlines()[:HELD]))
     (few / "test.jsonl").write_text(file.read_text())
-    with pytest.raises(FedfuseError, match=r"has 0 distinct train texts; allowed: more than 220"):
+    with pytest.raises(FedfuseError, match=r"expected more than 220 distinct train texts, got 0"):
         hold_out(DATA_SETS[0], tmp_path, tmp_path / "data")
 
 

@@ -133,7 +133,7 @@ def test_a_client_may_come_later() -> None:
 
 
 def test_real_text_needs_its_folder() -> None:
-    with pytest.raises(FedfuseError, match=r"scenario 'trec' reads real text; allowed: --material"):
+    with pytest.raises(FedfuseError, match=r"scenario 'trec': expected --material"):
         config_of(0, SCENARIOS["trec"], None)
 
 

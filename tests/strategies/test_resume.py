@@ -223,7 +223,7 @@ def test_what_cannot_go_on_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         FedfuseError, match="expected a run that was cut off, got one that has finished"
     ):
         federate(tmp_path, **keys)
-    with pytest.raises(FedfuseError, match="cannot be read"):
+    with pytest.raises(FedfuseError, match=r"config.json: expected UTF-8 text, got .*No such file"):
         federate(tmp_path, **{**keys, "resume": str(tmp_path)})
 
 
