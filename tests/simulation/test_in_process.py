@@ -252,7 +252,7 @@ def test_what_is_refused() -> None:
         match=r"run config key 'local.layers': expected .*, got \[1\]",
     ):
         run_in_process(server, client, {"local.layers": [1]}, 1)  # type: ignore[dict-item]
-    with pytest.raises(FedfuseError, match="node config key 'x': expected .*, got None"):
+    with pytest.raises(FedfuseError, match=r"node config key 'x': expected .*, got None"):
         new_context(1, 1, {"x": None}, {})  # type: ignore[dict-item]
 
 
