@@ -126,7 +126,7 @@ def test_who_is_back_must_be_heard(whole: Path, tmp_path: Path) -> None:
 
     folder = edited(whole, tmp_path / "run", of_one, "no reply")
     assert lapses(folder, 3, [Absence("1", 0)]) == []
-    assert lapses(folder, 3, [Absence("1", 0, 3)]) == ["client 1 was back and not heard again"]
+    assert lapses(folder, 3, [Absence("1", 0, 3)]) == ["client 1 was back and not answered again"]
 
 
 def test_every_phase_needs_a_line(whole: Path, tmp_path: Path) -> None:
