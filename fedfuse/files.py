@@ -21,7 +21,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         FedfuseError: when it cannot be written; what was at ``path`` before stays.
     """
-    scratch = path.with_name(f".{path.name}.new")
+    # Other processes may be writing the same file.
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield scratch

@@ -50,6 +50,14 @@ class SparseDistribution:
         """Number of entries per row."""
         return int(self.indices.shape[1])
 
+    def with_self_weight(self, self_weight: Float32[ndarray, " samples"]) -> SparseDistribution:
+        """The same, fused for a model with this trust in itself."""
+        return replace(self, self_weight=self_weight)
+
+    def without_tail(self) -> SparseDistribution:
+        """The same, with the kept entries taken for all there is."""
+        return replace(self, tail_logprob=np.full_like(self.tail_logprob, -np.inf))
+
     def __getitem__(self, rows: slice | Int64[ndarray, " some"]) -> SparseDistribution:
         """Some of the rows."""
         return replace(

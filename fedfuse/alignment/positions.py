@@ -3,13 +3,13 @@
 Rows are label rows: row t predicts token t+1, and ``LabelRows.byte_start`` is the number of bytes
 of the text before the predicted token. Three modes:
 
-``exact-boundary``: two rows are paired when both predict from the same bytes of the same text.
-Exact and linear. Not in the paper.
+``events``: two rows are paired when both predict from the same bytes of the same text; several
+rows of the source belong to one long target token (``num_source_tokens``), and one of its rows to
+several short target tokens (``tokens_into``), as ``fedfuse.alignment.event_rows`` says. Not in the
+paper.
 
-``chain-rule``: as ``exact-boundary``, and where the two tokenizers cut the text differently after
-that place, the source still teaches: several of its rows speak together of one long target token
-(``num_source_tokens``), and one of its rows of several short target tokens (``tokens_into``), as
-``fedfuse.alignment.chain_rule`` says. Not in the paper.
+``exact-boundary``: rows are paired at the same bytes alone, whatever the tokens that follow. Exact,
+linear, and harmful where the source's tokens are the shorter ones. Not in the paper.
 
 ``dtw``: FedMKT (arXiv 2406.02224), Section 3.2 and Appendix B: dynamic time warping of the two
 token sequences with the edit distance between tokens as cost. A target row is matched when exactly
@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from numpy import ndarray
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
@@ -34,7 +34,7 @@ from fedfuse.tokenizers.label_rows import LabelRows
 from fedfuse.tokenizers.token_bytes import VocabularyBytes
 
 UNALIGNED = -1
-MODES = ("chain-rule", "exact-boundary", "dtw")
+MODES = ("events", "exact-boundary", "dtw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +62,24 @@ def one_to_one(source_row: Int64[ndarray, " target_rows"]) -> Alignment:
 def align_rows(
     source: LabelRows,
     target: LabelRows,
-    mode: str = "exact-boundary",
+    mode: str = "events",
     source_bytes: VocabularyBytes | None = None,
     target_bytes: VocabularyBytes | None = None,
     table: VocabularyTable | None = None,
+    *,
+    verbatim: Bool[ndarray, " source_rows"] | None = None,
 ) -> Alignment:
     """Pair the target's label rows with the source's.
 
     Args:
         source: label rows of the samples under the source tokenizer, T_s in all.
         target: label rows of the same samples under the target tokenizer.
-        mode: "exact-boundary", "chain-rule" (what runs use, together with ``spell``) or "dtw".
+        mode: "events", "exact-boundary" or "dtw".
         source_bytes: bytes of the source's tokens; needed by "dtw".
         target_bytes: bytes of the target's tokens; needed by "dtw".
         table: source to target vocabulary; if given, "dtw" keeps a pair only if the tokens agree.
+        verbatim: ``[T_s]`` see ``verbatim_rows``; if given, "events" leaves out target rows that
+            any other source row would teach: what it predicts is not what the text says.
 
     Raises:
         FedfuseError: for an unknown mode, missing token bytes, or different numbers of samples.
@@ -87,8 +91,9 @@ def align_rows(
         )
     if mode == "exact-boundary":
         return one_to_one(_by_boundary(source, target))
-    if mode == "chain-rule":
-        return _merged(source, target)
+    if mode == "events":
+        nested = _nested(source, target)
+        return nested if verbatim is None else _only_verbatim(nested, verbatim)
     if mode != "dtw":
         raise FedfuseError(f"alignment mode: expected {', '.join(MODES)}, got {mode!r}")
     if source_bytes is None or target_bytes is None:
@@ -119,7 +124,7 @@ def _by_boundary(source: LabelRows, target: LabelRows) -> Int64[ndarray, " targe
     return matched
 
 
-def _merged(source: LabelRows, target: LabelRows) -> Alignment:
+def _nested(source: LabelRows, target: LabelRows) -> Alignment:
     """Boundary pairs whose tokens nest, and the rows inside a source token that begins at a pair.
 
     Where tokens overlap without nesting, no sum over whole tokens says what comes next.
@@ -157,6 +162,18 @@ def _merged(source: LabelRows, target: LabelRows) -> Alignment:
     row[inside] = covering[inside]
     tokens_into[inside] = (number - before)[inside]
     return Alignment(row, num_source_tokens, tokens_into)
+
+
+def _only_verbatim(found: Alignment, verbatim: Bool[ndarray, " source_rows"]) -> Alignment:
+    """Without the target rows that a source row teaches which is not verbatim."""
+    changed = np.concatenate([[0], np.cumsum(~verbatim)])
+    row, tokens = found.source_row, found.num_source_tokens
+    good = (row >= 0) & (changed[row + tokens] == changed[row])
+    return Alignment(
+        np.where(good, row, UNALIGNED),
+        np.where(good, tokens, 1),
+        np.where(good, found.tokens_into, 0),
+    )
 
 
 def _longest(source: LabelRows, target: LabelRows) -> int:

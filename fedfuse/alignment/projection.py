@@ -19,9 +19,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from fedfuse.alignment.chain_rule import merged_rows
 from fedfuse.alignment.positions import Alignment
-from fedfuse.alignment.spelling import Spelling
 from fedfuse.alignment.vocabulary_map import VocabularyTable
 from fedfuse.errors import check
 from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution, safe_log, top_k
@@ -38,9 +36,6 @@ def project(
     alignment: Alignment,
     target: LabelRows,
     *,
-    source: LabelRows | None = None,
-    spelling: Spelling | None = None,
-    label_logprob: Float32[ndarray, " source_rows"] | None = None,
     duplicate_tokens: str = "sum",
     unaligned_positions: str = "skip",
 ) -> SparseDistribution:
@@ -51,15 +46,12 @@ def project(
         table: teacher's vocabulary to student's.
         alignment: which of the teacher's rows speak of each of the student's (``align_rows``).
         target: the student's label rows.
-        source: the teacher's label rows; needed with ``spelling``.
-        spelling: teacher's tokens in the student's (``spell``); needed for alignments of mode
-            "chain-rule", for the rows that no single row of the teacher answers.
         duplicate_tokens: what happens to entries that reach the same target id: "sum" or "first".
         unaligned_positions: what a row without a teacher's row gets: "skip" (nothing) or "one-hot".
 
     Raises:
-        FedfuseError: for an unknown rule, rows or ids out of range, or a merged alignment without
-            spelling.
+        FedfuseError: for an unknown rule, an alignment of mode "events", or rows or ids out of
+            range.
     """
     check(
         "duplicate_tokens",
@@ -79,13 +71,14 @@ def project(
     _in_range("source_row", paired, -1, teacher.num_rows)
     _in_range("teacher.indices", teacher.indices, 0, len(table.target))
     single = (alignment.num_source_tokens == 1) & (alignment.tokens_into == 0)
+    check("alignment", "rows of several tokens", "pairs of single rows", bool(single.all()))
 
     result = SparseDistribution.empty(rows, k, tail_logprob=0.0)
     share = None
     if table.target.shape[1] > 1:
         with np.errstate(divide="ignore"):
             share = np.log(table.weight)
-    matched = np.flatnonzero(single & (paired >= 0))
+    matched = np.flatnonzero(paired >= 0)
     parts = [matched[start : start + _ROWS] for start in range(0, len(matched), _ROWS)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter meanwhile
         list(
@@ -96,14 +89,6 @@ def project(
                 parts,
             )
         )
-    if spelling is None or source is None or label_logprob is None:
-        check("spelling", None, "given for a merged alignment", bool(single.all()))
-    else:
-        merged = merged_rows(
-            teacher, label_logprob, source, target, alignment, spelling, k, duplicate_tokens
-        )
-        for part, found in merged:
-            _fill(result, part, found)
     if unaligned_positions == "one-hot":
         alone = result.weight == 0
         result.indices[alone, 0] = target.token[alone]
@@ -135,15 +120,6 @@ def _project_single(
         tail_logprob = np.where(lost > 0, grown, tail_logprob)
     result.tail_logprob[part] = tail_logprob
     result.weight[part] = 1.0
-
-
-def _fill(
-    result: SparseDistribution, part: Int64[ndarray, " part"], found: SparseDistribution
-) -> None:
-    """Rows whose entries were put together from several rows or tokens."""
-    known = found.weight > 0
-    for name in ("indices", "logprobs", "tail_logprob", "weight"):
-        getattr(result, name)[part[known]] = getattr(found, name)[known]
 
 
 def _in_range(name: str, values: Int64[ndarray, " ..."], low: int, stop: int) -> None:

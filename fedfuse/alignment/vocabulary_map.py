@@ -12,8 +12,6 @@ to itself by the identity. A token may also be spread over its m nearest targets
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from jaxtyping import Float32, Int32, Int64
 from numpy import ndarray
 
 from fedfuse.alignment.nearest import Progress, nearest_texts
+from fedfuse.alignment.table_cache import load_arrays, save_arrays
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -112,7 +111,7 @@ def minimum_edit_distance_table(
     table = _load(path, source.vocab_size, target.vocab_size)
     if table is None:
         table = _build(source.vocabulary_bytes, target.vocabulary_bytes, unit, m, progress)
-        _save(path, table)
+        save_arrays(path, target=table.target, distance=table.distance)
     return table
 
 
@@ -170,26 +169,12 @@ def _special_target(source: VocabularyBytes, target: VocabularyBytes, token_id: 
     return min(same, default=None)
 
 
-def _save(path: Path, table: VocabularyTable) -> None:
-    """Write whole or not at all: another process may be reading or writing the same table."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, target=table.target, distance=table.distance)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def _load(path: Path, source_size: int, target_size: int) -> VocabularyTable | None:
     """The table in the file; None when there is none or it is damaged."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            target, distance = arrays["target"], arrays["distance"]
-    except Exception:  # damage shows in many ways: in the zip, the compression, the array header
+    arrays = load_arrays(path, "target", "distance")
+    if arrays is None:
         return None
+    target, distance = arrays
     shaped = target.shape == distance.shape and target.ndim == 2 and len(target) == source_size
     typed = target.dtype == np.int64 and distance.dtype == np.int32
     if not (shaped and target.size and typed and target.min() >= 0 and target.max() < target_size):

@@ -43,7 +43,7 @@ def align(
     ] = None,
     alignment: Annotated[
         str, typer.Option(help=f"How positions are paired: {', '.join(MODES)}.")
-    ] = "chain-rule",
+    ] = "events",
     unit: Annotated[
         str, typer.Option(help=f"What distances count: {' or '.join(UNITS)}.")
     ] = "bytes",

@@ -19,13 +19,13 @@ class KnowledgeConfig:
         public_share: share of the public samples in a round, above 0 to 1; rounds take turns.
         delta_threshold: total variation, 0 to 1; a row that moved by less since it was last sent is
             not sent again; 0 sends every row. Needs a ``public-share`` of 1.
-        alignment: pairing of source and target rows: at the same byte boundary, tokens of different
-            lengths by the ``chain-rule``; at an ``exact-boundary`` alone; or by time warping
-            (``dtw``, the paper's).
-        duplicate_tokens: entries that map to one target token: the ``sum`` of their probabilities,
-            or the ``first`` and largest alone (the paper's).
+        alignment: how a teacher with other tokens teaches: the student's probabilities summed by
+            ``events`` (the teacher's tokens); or the teacher's projected to the nearest tokens at
+            an ``exact-boundary``, or at rows paired by time warping (``dtw``, the paper's).
+        duplicate_tokens: entries that project to one token: the ``sum`` of their probabilities, or
+            the ``first`` and largest alone (the paper's); ``sum`` with ``events``.
         unaligned_positions: teacher of a row without a partner: none (``skip``), or a ``one-hot``
-            on its own token (the paper's).
+            on its own token (the paper's); ``skip`` with ``events``.
         tail: compare the probability outside the k entries too; the paper takes it as zero.
     """
 
@@ -34,7 +34,7 @@ class KnowledgeConfig:
     logprob_bits: int = one_of(16, 16, 8)
     public_share: float = between(1.0, 0, 1, above=True)
     delta_threshold: float = between(0.0, 0, 1)
-    alignment: str = one_of("chain-rule", "chain-rule", "exact-boundary", "dtw")
+    alignment: str = one_of("events", "events", "exact-boundary", "dtw")
     duplicate_tokens: str = one_of("sum", "sum", "first")
     unaligned_positions: str = one_of("skip", "skip", "one-hot")
     tail: bool = True

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sampling import parts_by_length
 from fedfuse.distillation.loss import DistillationTargets
-from fedfuse.distillation.targets import batch_losses
+from fedfuse.distillation.targets import Teacher, batch_losses
+from fedfuse.events import TeacherTargets
 from fedfuse.models.causal_lm import CausalLM
-from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 Named = Mapping[str, nn.Parameter]
@@ -93,7 +93,7 @@ def estimate_ewc(
     lm: CausalLM,
     named: Named,
     data: TokenizedDataset,
-    teacher: SparseDistribution,
+    teacher: Teacher,
     config: TrainingConfig,
     *,
     seed: int,
@@ -115,6 +115,8 @@ def estimate_ewc(
     Returns:
         The penalty; None for targets without the student's trust.
     """
+    if isinstance(teacher, TeacherTargets):
+        teacher = teacher.tokens
     if teacher.self_weight is None:
         return None
     generator = torch.Generator().manual_seed(seed % 2**63)

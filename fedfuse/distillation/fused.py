@@ -1,7 +1,7 @@
 """The joint loss from hidden states, without ever holding the logits of all rows.
 
 The loss is that of ``fedfuse.distillation.loss``, with logits ``z = head(h)``. It depends on a
-row's V logits only through the k kept ones, the label's, and ``o``, the log-sum-exp of the others.
+row's V logits only through a few kept ones, the label's, and ``o``, the log-sum-exp of the others.
 So with ``L`` a row's loss
 
     dL/dz = dL/do * softmax of the others  +  dL/dkept and dL/dlabel, added at k + 1 places
@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fedfuse.config.training import Objective
-from fedfuse.distillation.loss import DistillationTargets, kept_indices, row_losses
+from fedfuse.distillation.loss import Targets
 from fedfuse.models.head import Head, rows_per_chunk
 from fedfuse.models.logsumexp import logsumexp_excluding_
 
@@ -42,7 +42,7 @@ def fused_distillation_loss(
     hidden: Float[Tensor, "rows width"],
     head: Head,
     label: Int64[Tensor, " rows"],
-    teacher: DistillationTargets | None,
+    teacher: Targets | None,
     objective: Objective,
     *,
     chunk: int | None = None,
@@ -86,7 +86,7 @@ class _FusedLoss(torch.autograd.Function):
         bias: Tensor | None,
         head: Head,
         label: Tensor,
-        teacher: DistillationTargets | None,
+        teacher: Targets | None,
         objective: Objective,
         chunk: int,
     ) -> Tensor:
@@ -134,26 +134,32 @@ def _loss_and_gradient(
     head: Head,
     states: Float[Tensor, "rows width"],
     label: Int64[Tensor, " rows"],
-    teacher: DistillationTargets | None,
+    teacher: Targets | None,
     objective: Objective,
     wanted: bool,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"] | None]:
     """A chunk's summed loss and, ``[r, V]``, its derivative by ``h W^T + bias`` if wanted."""
     logits = head.logits(states)  # [r, vocab]
     slope = head.slope(logits)
-    indices = kept_indices(label, teacher)  # [r, k]
-    kept, label_score = logits.gather(1, indices), logits.gather(1, label[:, None])
-    outside, softmax_ = logsumexp_excluding_(logits, indices)
+    row, token = (label[:0], label[:0]) if teacher is None else teacher.read()
+    places = row * logits.shape[1] + token
+    kept, label_score = logits.view(-1)[places], logits.gather(1, label[:, None])
+    outside, softmax_ = logsumexp_excluding_(logits, places)
 
     scores = [kept, outside, label_score[:, 0]]
     with torch.enable_grad():
         kept, outside, label_score = (score.requires_grad_(wanted) for score in scores)
-        loss = row_losses(kept, outside, label_score, teacher, objective).sum()
+        if teacher is None:
+            loss = (outside - label_score).sum()
+        else:
+            loss = teacher.losses(kept, outside, label_score, objective).sum()
     if not wanted:
         return loss, None
-    by_kept, by_outside, by_label = torch.autograd.grad(loss, scores, materialize_grads=True)
+    by_kept, by_outside, by_label = torch.autograd.grad(
+        loss, scores, allow_unused=True, materialize_grads=True
+    )
     gradient = softmax_(by_outside)
-    gradient.scatter_add_(1, indices, by_kept)
+    gradient.view(-1).scatter_add_(0, places, by_kept)
     gradient.scatter_add_(1, label[:, None], by_label[:, None])
     return loss.detach(), gradient if slope is None else gradient.mul_(slope)
 

@@ -5,7 +5,7 @@ FedMKT (arXiv 2406.02224), Eq. 5-10: ``L = lambda * CE(labels) + (1 - lambda) * 
 A teacher names k tokens of a row and the mass outside them, the "tail". Student and teacher are
 compared as distributions over these k + 1 classes: the student's tail is its own mass outside the
 same k tokens. So a row's loss needs no more of the student's logits than k values, the label's, and
-one log-sum-exp over the others (``row_losses``), and the same lines serve logits that exist
+one log-sum-exp over the others (``Targets.losses``), and the same lines serve logits that exist
 (``distillation_loss``) and logits that never do (``fedfuse.distillation.fused``).
 
 Differs from the paper: the tail is a class instead of being taken as zero. The paper's rule is the
@@ -15,6 +15,7 @@ same loss on a teacher without a tail. The paper knows cross-entropy only, witho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,9 +31,39 @@ from fedfuse.tokenizers.dataset import to_tensor
 LEAST_PROBABILITY = 1e-6
 
 
+class Targets(Protocol):
+    """What teaches R label rows, as a few classes of the student's vocabulary on each row."""
+
+    def read(self) -> tuple[Int64[Tensor, " read"], Int64[Tensor, " read"]]:
+        """``[M]`` row and ``[M]`` token of the logits that the loss reads one by one."""
+
+    def losses(
+        self,
+        kept: Float[Tensor, " read"],
+        outside: Float[Tensor, " rows"],
+        label_score: Float[Tensor, " rows"],
+        objective: Objective,
+    ) -> Float[Tensor, " rows"]:
+        """The joint loss of each row, from what it needs of the student's logits.
+
+        Args:
+            kept: ``[M]`` logits of ``read``, float32 or wider.
+            outside: ``[R]`` log-sum-exp of all other logits, summed over them, because one minus
+                the kept mass would round a small rest to 0; -inf where there are none.
+            label_score: ``[R]`` the label's logit.
+            objective: weight of the labels, divergence and temperature.
+
+        Returns:
+            ``[R]`` nats.
+        """
+
+    def __getitem__(self, rows: slice) -> Targets:
+        """Some of the rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class DistillationTargets:
-    """A teacher's distributions on R label rows, in the student's vocabulary.
+    """A teacher's distributions on R label rows, in the student's tokens.
 
     Attributes:
         indices: ``[R, k]`` token ids; an unused slot repeats an earlier one of its row.
@@ -62,11 +93,35 @@ class DistillationTargets:
             self.indices[rows], self.probs[rows], self.tail[rows], self.weight[rows]
         )
 
+    def read(self) -> tuple[Int64[Tensor, " read"], Int64[Tensor, " read"]]:
+        """Rows and kept tokens, k for each row."""
+        rows, k = self.indices.shape
+        row = torch.arange(rows, device=self.indices.device).repeat_interleave(k)
+        return row, self.indices.reshape(-1)
+
+    def losses(
+        self,
+        kept: Float[Tensor, " read"],
+        outside: Float[Tensor, " rows"],
+        label_score: Float[Tensor, " rows"],
+        objective: Objective,
+    ) -> Float[Tensor, " rows"]:
+        """The joint loss of each row; see ``Targets``."""
+        kept = kept.view(self.indices.shape).masked_fill(repeated(self.indices), -torch.inf)
+        scores = torch.cat([kept, outside[:, None]], 1)  # [rows, k + 1]
+        label_loss = scores.logsumexp(1) - label_score
+        # A tail that the student cannot have, as no token is left for it, is no class.
+        tail = torch.where(outside.isneginf(), 0.0, self.tail)
+        probs = torch.cat([self.probs, tail[:, None]], 1).to(scores.dtype)
+        teacher_loss = divergence(scores, probs, objective)
+        label_weight = objective.label_weight
+        return label_weight * label_loss + (1 - label_weight) * self.weight * teacher_loss
+
 
 def distillation_loss(
     logits: Float[Tensor, "rows vocab"],
     label: Int64[Tensor, " rows"],
-    teacher: DistillationTargets | None,
+    teacher: Targets | None,
     objective: Objective,
 ) -> Float[Tensor, ""]:
     """Mean over label rows of the joint loss.
@@ -81,53 +136,15 @@ def distillation_loss(
         A scalar, nats per label row, float32 or wider; 0 without rows.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    indices = kept_indices(label, teacher)  # [rows, k]
-    kept = logits.gather(1, indices)
-    outside = logits.scatter(1, indices, -torch.inf).logsumexp(1)  # [rows]
     label_score = logits.gather(1, label[:, None])[:, 0]
-    losses = row_losses(kept, outside, label_score, teacher, objective)
-    return losses.sum() / max(1, len(losses))
-
-
-def kept_indices(
-    label: Int64[Tensor, " rows"], teacher: DistillationTargets | None
-) -> Int64[Tensor, "rows k"]:
-    """``[R, k]`` the tokens that are classes of their own: the teacher's, or none."""
-    return label.new_empty(len(label), 0) if teacher is None else teacher.indices
-
-
-def row_losses(
-    kept: Float[Tensor, "rows k"],
-    outside: Float[Tensor, " rows"],
-    label_score: Float[Tensor, " rows"],
-    teacher: DistillationTargets | None,
-    objective: Objective,
-) -> Float[Tensor, " rows"]:
-    """The joint loss of each row, from what it needs of the student's logits.
-
-    Args:
-        kept: ``[R, k]`` logits of the teacher's k tokens, float32 or wider; k is 0 without a
-            teacher.
-        outside: ``[R]`` log-sum-exp of all other logits, summed over them, because one minus the
-            kept mass would round a small rest to 0; -inf where the k are the whole vocabulary.
-        label_score: ``[R]`` the label's logit.
-        teacher: as for ``distillation_loss``.
-        objective: as for ``distillation_loss``.
-
-    Returns:
-        ``[R]`` nats.
-    """
     if teacher is None:
-        return outside - label_score
-    kept = kept.masked_fill(repeated(teacher.indices), -torch.inf)
-    scores = torch.cat([kept, outside[:, None]], 1)  # [rows, k + 1]
-    label_loss = scores.logsumexp(1) - label_score
-    # A tail that the student cannot have, as no token is left for it, is no class.
-    tail = torch.where(outside.isneginf(), 0.0, teacher.tail)
-    probs = torch.cat([teacher.probs, tail[:, None]], 1).to(scores.dtype)
-    teacher_loss = divergence(scores, probs, objective)
-    label_weight = objective.label_weight
-    return label_weight * label_loss + (1 - label_weight) * teacher.weight * teacher_loss
+        losses = logits.logsumexp(1) - label_score
+    else:
+        row, token = teacher.read()
+        places, flat = row * logits.shape[1] + token, logits.reshape(-1)
+        outside = flat.scatter(0, places, -torch.inf).view(logits.shape).logsumexp(1)  # [rows]
+        losses = teacher.losses(flat[places], outside, label_score, objective)
+    return losses.sum() / max(1, len(losses))
 
 
 def divergence(

@@ -7,18 +7,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedfuse.config.training import Objective
+from fedfuse.distillation.event_targets import EventClasses
 from fedfuse.distillation.fused import fused_distillation_loss
-from fedfuse.distillation.loss import DistillationTargets, distillation_loss
+from fedfuse.distillation.loss import DistillationTargets, Targets, distillation_loss
+from fedfuse.events import TeacherTargets
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.forward import label_row_logits, label_row_states
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import Batch
 
+# Targets of a data set's label rows: one mixture over the student's tokens, or more.
+Teacher = SparseDistribution | TeacherTargets
+
 
 def batch_losses(
     lm: CausalLM,
     batch: Batch,
-    teacher: SparseDistribution | None,
+    teacher: Teacher | None,
     objective: Objective,
     *,
     taught: int | None = None,
@@ -39,12 +44,15 @@ def batch_losses(
     states = label_row_states(lm, batch)
     logits = None if states else label_row_logits(lm, batch)
 
-    def loss(rows: slice, teacher: SparseDistribution | None) -> Tensor:
+    def loss(rows: slice, teacher: Teacher | None) -> Tensor:
         label = batch.label[rows]
-        targets = None
-        if teacher is not None:
+        targets: Targets | None = None
+        if isinstance(teacher, TeacherTargets):
             some = teacher[batch.index[rows]]
-            targets = DistillationTargets.from_sparse(some, label.device)
+            targets = EventClasses.from_targets(some, label.device)
+        elif teacher is not None:
+            mixed = teacher[batch.index[rows]]
+            targets = DistillationTargets.from_sparse(mixed, label.device)
         if logits is not None:
             return distillation_loss(logits[rows], label, targets, objective)
         assert states is not None

@@ -29,9 +29,8 @@ from fedfuse.distillation.optimizer_state import (
     restore_scaler,
     scaler_state,
 )
-from fedfuse.distillation.targets import batch_losses
+from fedfuse.distillation.targets import Teacher, batch_losses
 from fedfuse.models.causal_lm import CausalLM
-from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def train(
     config: TrainingConfig,
     *,
     seed: int,
-    teacher: SparseDistribution | None = None,
+    teacher: Teacher | None = None,
     replay: TokenizedDataset | None = None,
     state: TrainingState | None = None,
     on_step: Callable[[int, float], None] | None = None,
@@ -94,7 +93,7 @@ class Training:
         config: TrainingConfig,
         *,
         seed: int,
-        teacher: SparseDistribution | None = None,
+        teacher: Teacher | None = None,
         replay: TokenizedDataset | None = None,
         state: TrainingState | None = None,
     ) -> None:

@@ -8,12 +8,16 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
+from jaxtyping import Int32
+from numpy import ndarray
 
 from fedfuse.errors import FedfuseError
+from fedfuse.events import EventDistribution
 from fedfuse.fusion.fuser import AlignedTeacher
 from fedfuse.sparse import SparseDistribution
 
-FIELDS = ("indices", "logprobs", "tail_logprob", "weight")
+TOKEN_FIELDS = ("indices", "logprobs", "tail_logprob", "weight")
+EVENT_FIELDS = ("order", "start", "stop", "logprobs", "tail_logprob", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +38,40 @@ class BufferedRows:
         Raises:
             FedfuseError: when the file cannot be read.
         """
-        try:
-            # Mapped anew each time: pages of a map that stays open count as memory of the process.
-            table = np.array(np.load(self.path, mmap_mode="r")[rows])
-        except (OSError, ValueError) as error:
-            raise FedfuseError(
-                f"{self.path}: expected the rows that were written, got {error}"
-            ) from error
-        return SparseDistribution(**{name: table[name] for name in FIELDS})
+        return SparseDistribution(**_read(self.path, rows))
+
+
+@dataclass(frozen=True, slots=True)
+class BufferedEvents:
+    """The same of a teacher over events.
+
+    Attributes:
+        path: .npy file with one record per row.
+        k: events per row.
+        orders: permutations that ranges are in; in memory, shared by all teachers of a tokenizer.
+    """
+
+    path: Path
+    k: int
+    orders: Int32[ndarray, "orders vocab"]
+
+    def __getitem__(self, rows: slice) -> EventDistribution:
+        """Read some of the rows.
+
+        Raises:
+            FedfuseError: when the file cannot be read.
+        """
+        return EventDistribution(self.orders, **_read(self.path, rows))
+
+
+def _read(path: Path, rows: slice) -> dict[str, ndarray]:
+    """The fields of some rows of a file."""
+    try:
+        # Mapped anew each time: pages of a map that stays open count as memory of the process.
+        table = np.array(np.load(path, mmap_mode="r")[rows])
+    except (OSError, ValueError) as error:
+        raise FedfuseError(f"{path}: expected the rows that were written, got {error}") from error
+    return {name: table[name] for name in table.dtype.names or ()}
 
 
 class DiskBuffer:
@@ -74,7 +104,8 @@ class DiskBuffer:
             FedfuseError: when the disk is full or cannot be written.
         """
         whole = teacher.distributions[slice(None)]
-        arrays = {name: getattr(whole, name) for name in FIELDS}
+        fields = TOKEN_FIELDS if isinstance(whole, SparseDistribution) else EVENT_FIELDS
+        arrays = {name: getattr(whole, name) for name in fields}
         record = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
         table = np.empty(len(whole.weight), dtype=record)
         for name, array in arrays.items():
@@ -88,4 +119,6 @@ class DiskBuffer:
                 f"{path}: expected a disk with {table.nbytes} bytes free for each client, got "
                 f"{error.strerror or error}"
             ) from error
+        if isinstance(whole, EventDistribution):
+            return replace(teacher, distributions=BufferedEvents(path, whole.k, whole.orders))
         return replace(teacher, distributions=BufferedRows(path, whole.k))

@@ -8,13 +8,13 @@ which it has weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from fedfuse.fusion.mixing import SparseRows, mix
+from fedfuse.events import EventDistribution, TeacherTargets
+from fedfuse.fusion.mixing import AlignedRows, fuse_rows
 from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.teacher_stats import TeacherStats, compute_stats, stack_stats
 from fedfuse.fusion.weights import Weights, row_weights
@@ -30,12 +30,13 @@ class FusedTargets:
     """Targets of one model in one round, and whose they are.
 
     Attributes:
-        teacher: fused targets on the model's own label rows.
+        teacher: targets of the model's own label rows: one mixture where all candidates have the
+            model's tokens, else mixture and events.
         weights: ``[N, C]`` weights per public sample, the mean over its rows; column 0 is the model
             itself, column c the c-th teacher.
     """
 
-    teacher: SparseDistribution
+    teacher: SparseDistribution | TeacherTargets
     weights: Weights
 
 
@@ -51,7 +52,7 @@ class AlignedTeacher:
     """
 
     stats: TeacherStats
-    distributions: SparseRows
+    distributions: AlignedRows
 
 
 class KnowledgeFuser:
@@ -68,7 +69,7 @@ class KnowledgeFuser:
     ) -> None:
         self._aligner = aligner
         self._offsets = own.offsets
-        self._own = aligner.identity(own)
+        self._own = own.distribution
         self._state = contexts.state if contexts else None
         context_loss = contexts.loss if contexts else None
         self._own_candidate = AlignedTeacher(
@@ -109,17 +110,17 @@ class KnowledgeFuser:
         candidates = [self._own_candidate, *others]
         stats = stack_stats([c.stats for c in candidates], self._offsets, self._state)
         weights = row_weights(rule(stats), stats)
-        teacher = mix([c.distributions for c in candidates], weights, k)
+        teacher = fuse_rows([c.distributions for c in candidates], weights, k)
         if not tail:
-            teacher = replace(teacher, tail_logprob=np.full_like(teacher.tail_logprob, -np.inf))
+            teacher = teacher.without_tail()
         sample_weights = stats.to_samples(weights)
         # Where nobody else is trusted, the model goes on as it is.
         self_weight = (1 - sample_weights[:, 1:].sum(1)).clip(0, 1)
-        return FusedTargets(replace(teacher, self_weight=self_weight), sample_weights)
+        return FusedTargets(teacher.with_self_weight(self_weight), sample_weights)
 
     def _compute_stats(
         self,
-        candidate: SparseDistribution,
+        candidate: SparseDistribution | EventDistribution,
         loss: Float32[ndarray, " samples"],
         context_loss: Float32[ndarray, " samples"] | None,
     ) -> TeacherStats:

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
-from fedfuse.sparse import SparseDistribution
+from fedfuse.events import EventDistribution
+from fedfuse.sparse import SparseDistribution, safe_log
 
 # What a distribution gives at least to a token that it does not keep: no single label is proof.
 LEAST_LOGPROB = np.float32(np.log(1e-6))
@@ -152,7 +153,7 @@ def stack_stats(
 
 
 def compute_stats(
-    candidate: SparseDistribution,
+    candidate: SparseDistribution | EventDistribution,
     own: SparseDistribution,
     label: Int64[ndarray, " rows"],
     vocab_size: int,
@@ -177,13 +178,18 @@ def compute_stats(
     tail = np.exp(candidate.tail_logprob.astype(np.float64))
     entropy = -(_xlogx(mass).sum(1) + _xlogx(tail))
     second = mass[:, 1] if mass.shape[1] > 1 else np.zeros(len(mass))
-    label_logprob = token_logprobs(candidate, label[:, None], vocab_size)[:, 0]
+    if isinstance(candidate, EventDistribution):
+        label_logprob = event_logprobs(candidate, label)
+        own_logs = own_event_logprobs(candidate, own)
+    else:
+        label_logprob = token_logprobs(candidate, label[:, None], vocab_size)[:, 0]
+        own_logs = token_logprobs(own, candidate.indices, vocab_size)
     columns = {
         "label_logprob": np.maximum(label_logprob, LEAST_LOGPROB),
         "entropy": entropy,
         "margin": mass[:, 0] - second,
         "kept_mass": (mass * used).sum(1),
-        "cross_entropy_to_student": _cross_entropy(candidate, mass, tail, own, vocab_size),
+        "cross_entropy_to_student": _cross_entropy(mass, tail, own_logs),
     }
     rows = {name: np.where(usable, v, 0).astype(np.float32) for name, v in columns.items()}
     if context_loss is None:
@@ -212,15 +218,47 @@ def token_logprobs(
     return found
 
 
+def event_logprobs(
+    candidate: EventDistribution, label: Int64[ndarray, " rows"]
+) -> Float32[ndarray, " rows"]:
+    """``[T]`` log-probability of the event that each label is in.
+
+    A label outside the events has an equal share of the mass outside with all other tokens there.
+    """
+    place = candidate.places(label[:, None])
+    inside = (candidate.start <= place) & (place < candidate.stop)
+    kept = np.where(inside, candidate.logprobs, -np.inf).max(1, initial=-np.inf)
+    covered = (candidate.stop - candidate.start).sum(1)
+    others = np.maximum(candidate.orders.shape[1] - covered, 1)
+    outside = candidate.tail_logprob - np.log(others).astype(np.float32)
+    found: Float32[ndarray, " rows"] = np.where(inside.any(1), kept, outside)
+    return found
+
+
+def own_event_logprobs(
+    candidate: EventDistribution, own: SparseDistribution
+) -> Float32[ndarray, "rows k"]:
+    """``[T, k]`` log of the learning model's own probability of the candidate's events.
+
+    Of its kept tokens only: what its tail gives to an event is not known.
+    """
+    result = np.empty(candidate.start.shape, dtype=np.float32)
+    for begin in range(0, len(result), _ROWS):
+        part = slice(begin, begin + _ROWS)
+        events, mass = candidate[part], np.exp(own.logprobs[part])
+        place = events.places(own.indices[part])[:, None, :]  # [rows, 1, k of own]
+        inside = (events.start[:, :, None] <= place) & (place < events.stop[:, :, None])
+        result[part] = safe_log((inside * mass[:, None, :]).sum(2, dtype=np.float64))
+    return result
+
+
 def _cross_entropy(
-    candidate: SparseDistribution,
     mass: Float64[ndarray, "rows k"],
     tail: Float64[ndarray, " rows"],
-    own: SparseDistribution,
-    vocab_size: int,
+    own_logs: Float32[ndarray, "rows k"],
 ) -> Float64[ndarray, " rows"]:
     """``-sum_j p_j log q_j`` over the candidate's entries and its tail, q the learning model's."""
-    own_logs = token_logprobs(own, candidate.indices, vocab_size).astype(np.float64)
+    own_logs = own_logs.astype(np.float64)
     own_logs = np.maximum(own_logs, LEAST_LOGPROB)
     own_mass = np.where(mass > 0, np.exp(own_logs), 0).sum(1)
     own_tail = np.log(np.maximum(1 - own_mass, np.exp(LEAST_LOGPROB)))

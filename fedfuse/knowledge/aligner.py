@@ -1,4 +1,4 @@
-"""Translate a foreign model's knowledge into one's own vocabulary and positions.
+"""Align another model's knowledge to one model's tokens and label rows.
 
 FedMKT (arXiv 2406.02224), Algorithm 1, steps 4 and 9; Section 3.2 and Appendix B (MinED).
 """
@@ -7,55 +7,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
+from fedfuse.alignment.event_rows import PlaceTables, event_distribution, space_shifts
+from fedfuse.alignment.event_table import EventTable, event_table
 from fedfuse.alignment.positions import Alignment, align_rows
 from fedfuse.alignment.projection import project
-from fedfuse.alignment.spelling import Spelling, spell, spelled_table
+from fedfuse.alignment.spelling import spaced
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
+from fedfuse.events import EventDistribution
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import scored_bytes
-from fedfuse.tokenizers.label_rows import LabelRows, label_rows
+from fedfuse.tokenizers.label_rows import LabelRows, label_rows, verbatim_rows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+Aligned = SparseDistribution | EventDistribution
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerPair:
-    """What depends on two tokenizers and the public text alone; made once per pair.
+    """All that depends only on two tokenizers and the public samples; made once per pair.
 
     Attributes:
-        rows: the source's label rows on the public set.
+        rows: the source's label rows.
         label_bytes: ``[N]`` bytes of the answers that they predict.
-        table: where a source token's mass goes: to the nearest target token or, for
-            alignment "chain-rule", to the first one of its spelling.
-        alignment: the source rows that teach each target row.
-        spelling: source tokens in terms of target tokens; only for alignment "chain-rule".
+        alignment: source rows that teach each target row.
+        table: nearest target token of each source token; None for alignment "events" between
+            different tokenizers.
+        events: events at each target row, where there is no table.
     """
 
     rows: LabelRows
     label_bytes: Int64[ndarray, " samples"]
-    table: VocabularyTable
     alignment: Alignment
-    spelling: Spelling | None
+    table: VocabularyTable | None = None
+    events: PlaceTables | None = None
 
 
 class KnowledgeAligner:
-    """Translates into one model's terms; keeps one dictionary per foreign tokenizer.
+    """Aligns others' knowledge to one model's tokens and rows; keeps one pair per tokenizer.
 
     Args:
         tokenizer: the model's own.
         public: the public samples.
         max_length: tokens of a sample; what is beyond is cut off.
         config: rules of alignment and projection; see ``align_rows`` and ``project``.
-        cache: folder of vocabulary maps; None for none.
+        cache: folder of tables that are made once; None for none.
+
+    Raises:
+        FedfuseError: for a rule of projection that does not go with alignment "events".
     """
 
     def __init__(
@@ -66,48 +75,61 @@ class KnowledgeAligner:
         config: KnowledgeConfig,
         cache: Path | None = None,
     ) -> None:
+        if config.alignment == "events":
+            for key, only in (("duplicate_tokens", "sum"), ("unaligned_positions", "skip")):
+                found = getattr(config, key)
+                name = f"knowledge.{key.replace('_', '-')} with alignment 'events'"
+                check(name, repr(found), repr(only), found == only)
         self.tokenizer = tokenizer
         self._public = list(public)
         self._max_length, self._config, self._cache = max_length, config, cache
         _, self.rows = label_rows(tokenizer, public, max_length)
         self._pairs: dict[str, TokenizerPair] = {}
-        self._vocabularies: dict[str, tuple[VocabularyTable, Spelling | None]] = {}
+        self._tables: dict[str, VocabularyTable] = {}
+        self._event_tables: dict[tuple[str, int], EventTable] = {}
 
     def for_samples(self, public: Sequence[Sample]) -> KnowledgeAligner:
         """The same for other samples; what depends on tokenizers alone is shared."""
         arguments = (self._max_length, self._config, self._cache)
         other = KnowledgeAligner(self.tokenizer, public, *arguments)
-        other._vocabularies = self._vocabularies
+        other._tables, other._event_tables = self._tables, self._event_tables
         return other
 
     def pair(self, source: TextTokenizer) -> TokenizerPair:
-        """The dictionary from a foreign tokenizer."""
+        """What is needed to align knowledge in another model's tokens."""
         known = self._pairs.get(source.fingerprint)
         if known is None:
-            _, rows = label_rows(source, self._public, self._max_length)
-            table, spelling = self._vocabulary(source)
-            alignment = align_rows(
-                rows,
-                self.rows,
-                self._config.alignment,
-                source.vocabulary_bytes,
-                self.tokenizer.vocabulary_bytes,
-                table,
-            )
-            label_bytes = scored_bytes(self._public, rows, self._max_length)
-            known = TokenizerPair(rows, label_bytes, table, alignment, spelling)
-            self._pairs[source.fingerprint] = known
+            known = self._pairs[source.fingerprint] = self._new_pair(source)
         return known
 
-    def _vocabulary(self, source: TextTokenizer) -> tuple[VocabularyTable, Spelling | None]:
-        known = self._vocabularies.get(source.fingerprint)
+    def _new_pair(self, source: TextTokenizer) -> TokenizerPair:
+        _, rows = label_rows(source, self._public, self._max_length)
+        label_bytes = scored_bytes(self._public, rows, self._max_length)
+        own, other = self.tokenizer.vocabulary_bytes, source.vocabulary_bytes
+        if self._config.alignment == "events" and source.fingerprint != self.tokenizer.fingerprint:
+            verbatim = verbatim_rows(source, self._public, rows)
+            alignment = align_rows(rows, self.rows, "events", verbatim=verbatim)
+            shift = space_shifts(rows, self.rows, alignment, spaced(other), spaced(own))
+            tables = PlaceTables.of_rows(shift, partial(self._event_table, source))
+            return TokenizerPair(rows, label_bytes, alignment, events=tables)
+        table = self._table(source)
+        alignment = align_rows(rows, self.rows, self._config.alignment, other, own, table)
+        return TokenizerPair(rows, label_bytes, alignment, table)
+
+    def _table(self, source: TextTokenizer) -> VocabularyTable:
+        """MinED table from another tokenizer."""
+        known = self._tables.get(source.fingerprint)
         if known is None:
-            table, spelling = minimum_edit_distance_table(source, self.tokenizer, self._cache), None
-            if self._config.alignment == "chain-rule":
-                spelling = spell(source, self.tokenizer, table)
-                table = spelled_table(table, spelling)
-            known = self._vocabularies[source.fingerprint] = table, spelling
+            known = minimum_edit_distance_table(source, self.tokenizer, self._cache)
+            self._tables[source.fingerprint] = known
         return known
+
+    def _event_table(self, source: TextTokenizer, space_shift: int) -> EventTable:
+        key = source.fingerprint, space_shift
+        if key not in self._event_tables:
+            table = event_table(source, self.tokenizer, space_shift, self._cache)
+            self._event_tables[key] = table
+        return self._event_tables[key]
 
     def verify(self, knowledge: Knowledge, source: TextTokenizer, public: str) -> None:
         """Refuse knowledge that is malformed or whose claimed losses contradict its distributions.
@@ -121,15 +143,15 @@ class KnowledgeAligner:
         Raises:
             FedfuseError: naming the field, what is expected and what it holds.
         """
-        dictionary = self.pair(source)
-        labels = dictionary.rows
+        pair = self.pair(source)
+        labels = pair.rows
         knowledge.validate(
             vocab_size=source.vocab_size,
             tokenizer=source.fingerprint,
             public=public,
             num_rows=len(labels.token),
         )
-        expected = {"offsets": labels.offsets, "label_bytes": dictionary.label_bytes}
+        expected = {"offsets": labels.offsets, "label_bytes": pair.label_bytes}
         for name, values in expected.items():
             if not np.array_equal(getattr(knowledge, name), values):
                 raise FedfuseError(
@@ -152,21 +174,28 @@ class KnowledgeAligner:
                 f"its own distribution allows {(at_label if kept[row] else bound)[row]:.4f}"
             )
 
-    def __call__(self, knowledge: Knowledge, source: TextTokenizer) -> SparseDistribution:
-        """Foreign knowledge on one's own label rows."""
-        dictionary = self.pair(source)
+    def __call__(self, knowledge: Knowledge, source: TextTokenizer) -> Aligned:
+        """Align another model's knowledge to the model's label rows.
+
+        Returns:
+            Over events for alignment "events" between different tokenizers, else over tokens.
+        """
+        pair = self.pair(source)
+        if pair.events:
+            return event_distribution(
+                knowledge.distribution,
+                knowledge.label_logprob,
+                pair.rows,
+                self.rows,
+                pair.alignment,
+                pair.events,
+            )
+        assert pair.table
         return project(
             knowledge.distribution,
-            dictionary.table,
-            dictionary.alignment,
+            pair.table,
+            pair.alignment,
             self.rows,
-            source=dictionary.rows,
-            spelling=dictionary.spelling,
-            label_logprob=knowledge.label_logprob,
             duplicate_tokens=self._config.duplicate_tokens,
             unaligned_positions=self._config.unaligned_positions,
         )
-
-    def identity(self, knowledge: Knowledge) -> SparseDistribution:
-        """One's own knowledge, as a candidate beside translated ones."""
-        return knowledge.distribution

@@ -83,7 +83,8 @@ def _collect(chunks: Iterable[Logits], data: TokenizedDataset, k: int) -> Knowle
         label = logits.gather(1, batch.label[:, None])
         # What is left is summed over the others, not 1 - mass, which loses a small rest to
         # rounding. That overwrites the logits: a chunk of them is all that there ever is.
-        rest = logsumexp_excluding_(logits, chosen)[0][:, None]  # [rows, 1]
+        places = chosen + torch.arange(len(logits), device=logits.device)[:, None] * logits.shape[1]
+        rest = logsumexp_excluding_(logits, places.view(-1))[0][:, None]  # [rows, 1]
         everything = torch.logaddexp(top.logsumexp(1, keepdim=True), rest)  # [rows, 1]
         indices[batch.index] = chosen.cpu().numpy()
         logprobs[batch.index] = (top - everything).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Log-sum-exp of logits without some tokens of each row, which are known one by one."""
+"""Log-sum-exp of logits without some tokens of each row, whose logits are read one by one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from torch import Tensor
 
 
 def logsumexp_excluding_(
-    logits: Float[Tensor, "rows vocab"], indices: Int64[Tensor, "rows k"]
+    logits: Float[Tensor, "rows vocab"], places: Int64[Tensor, " places"]
 ) -> tuple[Float[Tensor, " rows"], Callable[[Tensor], Tensor]]:
     """Log-sum-exp and softmax over all but some tokens of each row, in the memory of the logits.
+
+    Args:
+        logits: contiguous; overwritten.
+        places: the tokens, each as ``row * V + token``.
 
     Returns:
         ``[R]`` log-sum-exp of the others' logits, -inf where there are none; and a function that
         turns the logits into the others' softmax (0 for the tokens themselves) times a factor
         ``[R]``, ``[R, V]``. It can be called once.
     """
-    logits.scatter_(1, indices, -torch.inf)
+    logits.view(-1).scatter_(0, places, -torch.inf)
     if logits.dtype == torch.float32 and has_kernels(logits.device.type):
         from fedfuse.models import kernels
 

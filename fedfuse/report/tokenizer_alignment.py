@@ -46,7 +46,7 @@ class TokenizerAlignment:
     def _pair(self) -> tuple[TextTokenizer, TextTokenizer, VocabularyTable]:
         return self.source, self.target, self.table
 
-    def explain(self, *texts: str, alignment: str = "chain-rule") -> str:
+    def explain(self, *texts: str, alignment: str = "events") -> str:
         """The tokens of both on texts, side by side, after counts of the whole vocabulary.
 
         Args:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from numpy import ndarray
 
 from fedfuse.data.sample import Sample
@@ -96,3 +96,26 @@ def _rows_of(text: TokenizedText, prompt_bytes: int, length: int) -> Int64[ndarr
     row = np.flatnonzero(character > prompt_bytes)
     before = np.concatenate([[0], ends])[row]
     return np.stack([ids[row], row, before, ends[row]])
+
+
+def verbatim_rows(
+    tokenizer: TextTokenizer, samples: Sequence[Sample], rows: LabelRows
+) -> Bool[ndarray, " rows"]:
+    """``[T]`` whether a row's label token is the text's own bytes, perhaps behind one space.
+
+    It is not where the tokenizer changes the text (lower case, an unknown token), or where the ends
+    of a token are unknown.
+
+    Args:
+        tokenizer: the tokenizer of the rows.
+        samples: the N samples that the rows are of.
+        rows: label rows, T in all.
+    """
+    texts, own = [sample.text.encode() for sample in samples], tokenizer.token_bytes
+    found = np.zeros(len(rows.token), dtype=bool)
+    columns = np.stack([rows.sample_of_row, rows.token, rows.byte_start, rows.byte_end], axis=1)
+    for i, (sample, token, start, end) in enumerate(columns.tolist()):
+        if start >= 0 and end >= 0:
+            text, piece = texts[sample][start:end], own[token]
+            found[i] = piece in (text, b" " + text)
+    return found

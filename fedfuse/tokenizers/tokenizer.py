@@ -210,6 +210,16 @@ class TextTokenizer:
             result.append(TokenizedText(np.array(ids, dtype=np.int64), ends))
         return result
 
+    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids alone, several times faster than ``encode``.
+
+        Raises:
+            FedfuseError: when the tokenizer cannot represent a text.
+        """
+        with _rust_errors("text cannot be tokenized"):
+            encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of plain tokens; special tokens leave nothing."""
         with _rust_errors("tokens cannot be decoded"):

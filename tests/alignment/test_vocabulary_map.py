@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from fedfuse.alignment import vocabulary_map as vocabulary
+from fedfuse.alignment.table_cache import save_arrays
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -163,15 +164,11 @@ def _pickled(path: Path, size: int) -> None:
 
 
 def _out_of_range(path: Path, size: int) -> None:
-    vocabulary._save(
-        path, VocabularyTable(np.full((size, 1), 10**6), np.zeros((size, 1), dtype=np.int32))
-    )
+    save_arrays(path, target=np.full((size, 1), 10**6), distance=np.zeros((size, 1), np.int32))
 
 
 def _too_short(path: Path, size: int) -> None:
-    vocabulary._save(
-        path, VocabularyTable(np.zeros((3, 1), dtype=np.int64), np.zeros((3, 1), dtype=np.int32))
-    )
+    save_arrays(path, target=np.zeros((3, 1), np.int64), distance=np.zeros((3, 1), np.int32))
 
 
 @pytest.mark.parametrize(
@@ -203,10 +200,9 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def fail(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(vocabulary.os, "replace", fail)
-    table = VocabularyTable(np.zeros((3, 1), dtype=np.int64), np.zeros((3, 1), dtype=np.int32))
-    with pytest.raises(OSError, match="disk full"):
-        vocabulary._save(tmp_path / "table.npz", table)
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(FedfuseError, match="disk full"):
+        save_arrays(tmp_path / "table.npz", target=np.zeros((3, 1)))
     assert list(tmp_path.iterdir()) == []
 
 

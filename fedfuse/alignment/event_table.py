@@ -1,0 +1,161 @@
+"""Which student tokens each of a teacher's tokens stands for: one table for a pair of tokenizers.
+
+Student tokens are ordered by their spelling in the teacher's tokens. Those whose spelling begins
+with the same teacher tokens are then neighbours, so that an event, after any number of teacher
+tokens that were read, is a range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Int64
+from numpy import ndarray
+
+from fedfuse.alignment.spelling import LONGEST, NO_TOKEN, spellings
+from fedfuse.alignment.table_cache import load_arrays, save_arrays
+from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+# Part of every cache file's name: raise it when the same tokenizers would give other spellings.
+_CACHE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixLevel:
+    """Ranges of student tokens whose spellings agree in their first ``depth + 1`` tokens.
+
+    Attributes:
+        key: ``[n]`` start of the range at the depth before, times the teacher's vocabulary size,
+            plus the next token of the spelling; ascending.
+        start: ``[n]`` first place of each range.
+        stop: ``[n]`` place behind its last.
+    """
+
+    key: Int64[ndarray, " n"]
+    start: Int64[ndarray, " n"]
+    stop: Int64[ndarray, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventTable:
+    """Events of a teacher's tokens in a student's vocabulary.
+
+    Attributes:
+        order: ``[V_student]`` student tokens by spelling; those without one come last.
+        place: ``[V_student]`` place of each token in ``order``.
+        student_pieces: ``[V_teacher, 16]`` spelling of each teacher token in student tokens.
+        levels: prefix ranges by depth.
+    """
+
+    order: Int32[ndarray, " student_vocab"]
+    place: Int32[ndarray, " student_vocab"]
+    student_pieces: Int32[ndarray, "teacher_vocab longest"]
+    levels: list[PrefixLevel]
+
+    def event(
+        self, depth: int, before: Int64[ndarray, " *shape"], token: Int64[ndarray, " *shape"]
+    ) -> tuple[Int64[ndarray, " *shape"], Int64[ndarray, " *shape"]]:
+        """Look up the ranges of student tokens that go on with a teacher token.
+
+        Args:
+            depth: teacher tokens read before.
+            before: start of the range of student tokens that begin with those; 0 at depth 0.
+            token: teacher tokens.
+
+        Returns:
+            start and stop; equal where no student token goes on so.
+        """
+        if depth >= len(self.levels):
+            return np.zeros_like(token), np.zeros_like(token)
+        level = self.levels[depth]
+        key = before * len(self.student_pieces) + token
+        at = np.minimum(np.searchsorted(level.key, key), len(level.key) - 1)
+        found = (level.key[at] == key) & (before >= 0)
+        start = np.where(found, level.start[at], 0)
+        return start, np.where(found, level.stop[at], start)
+
+
+def event_table(
+    teacher: TextTokenizer,
+    student: TextTokenizer,
+    space_shift: int = 0,
+    cache_dir: Path | None = None,
+) -> EventTable:
+    """Build the table of a pair.
+
+    Args:
+        teacher: tokenizer of V_teacher tokens.
+        student: tokenizer of V_student tokens.
+        space_shift: for places where only the student's tokens begin with a space that the text
+            does not have (1), only the teacher's do (-1), or both agree (0).
+        cache_dir: folder that keeps spellings between runs, made if missing; None keeps none.
+            Damaged files in it are replaced.
+
+    Raises:
+        FedfuseError: when the folder cannot be written.
+    """
+    return table_of_spellings(
+        _cached_spellings(student, teacher, -space_shift, cache_dir),
+        _cached_spellings(teacher, student, space_shift, cache_dir),
+    )
+
+
+def _cached_spellings(
+    source: TextTokenizer, target: TextTokenizer, space_shift: int, cache_dir: Path | None
+) -> Int32[ndarray, "source_vocab longest"]:
+    if cache_dir is None:
+        return spellings(source, target, space_shift)
+    pair = f"{source.fingerprint[:32]}-{target.fingerprint[:32]}"
+    path = cache_dir / f"spellings-v{_CACHE_VERSION}-{space_shift}-{pair}.npz"
+    [pieces] = load_arrays(path, "pieces") or [np.empty(0)]
+    shaped = pieces.shape == (source.vocab_size, LONGEST) and pieces.dtype == np.int32
+    if shaped and pieces.min() >= NO_TOKEN and pieces.max() < target.vocab_size:
+        return pieces
+    pieces = spellings(source, target, space_shift)
+    save_arrays(path, pieces=pieces)
+    return pieces
+
+
+def table_of_spellings(
+    teacher_pieces: Int32[ndarray, "student_vocab longest"],
+    student_pieces: Int32[ndarray, "teacher_vocab longest"],
+) -> EventTable:
+    """Build the table from the spellings of the student's tokens, and of the teacher's."""
+    size = len(student_pieces)
+    # Tokens without a spelling come last, shorter spellings before longer ones that go on.
+    first = np.where(teacher_pieces[:, 0] == NO_TOKEN, size, teacher_pieces[:, 0])
+    order = np.lexsort([*teacher_pieces.T[:0:-1], first])
+    pieces = teacher_pieces[order].astype(np.int64)
+    num_spelled = int(np.searchsorted(first[order], size))
+    levels = []
+    new = np.zeros(len(order), dtype=bool)
+    before = np.zeros(len(order), dtype=np.int64)
+    for depth in range(LONGEST):
+        column = pieces[:, depth]
+        new[1:] |= column[1:] != column[:-1]
+        begins = new.copy()
+        begins[:1] = True
+        starts = np.flatnonzero(begins)
+        stops = np.append(starts[1:], len(order))
+        kept = (column[starts] != NO_TOKEN) & (starts < num_spelled)
+        if not kept.any():
+            break
+        starts, stops = starts[kept], np.minimum(stops[kept], num_spelled)
+        levels.append(PrefixLevel(before[starts] * size + column[starts], starts, stops))
+        within = np.repeat(starts, stops - starts)
+        before = np.full(len(order), -1, dtype=np.int64)
+        before[_ranges(starts, stops)] = within
+    place = np.empty(len(order), dtype=np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    return EventTable(order.astype(np.int32), place, student_pieces, levels)
+
+
+def _ranges(start: Int64[ndarray, " n"], stop: Int64[ndarray, " n"]) -> Int64[ndarray, " total"]:
+    """All places of some ranges, one range behind the other."""
+    length = stop - start
+    ends = length.cumsum()
+    places: Int64[ndarray, " total"]
+    places = np.arange(length.sum()) + np.repeat(start - ends + length, length)
+    return places

@@ -1,0 +1,210 @@
+"""The joint loss of labels and teachers over events: sets of the student's tokens.
+
+A teacher's k events and its tail are k + 1 classes, as its k tokens are in
+``fedfuse.distillation.loss``; the student's score of a class is the log-sum-exp of the logits of
+its tokens. A row may have several teachers, each with events of its own: the row's loss is the sum
+of theirs by weight.
+
+Nothing of the size of the vocabulary is formed for a teacher. The tokens of all events of a row,
+whoever's, are read one by one; the log-sum-exp of the others is taken once, whatever the number of
+teachers.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int32, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from fedfuse.config.training import Objective
+from fedfuse.distillation.loss import divergence
+from fedfuse.events import TeacherTargets
+from fedfuse.tokenizers.dataset import to_tensor
+
+_orders: dict[tuple[int, str], Tensor] = {}
+
+
+@dataclass(frozen=True)
+class EventClasses:
+    """Classes of G teachers of R label rows: ranges of permutations of the student's tokens.
+
+    Attributes:
+        num_rows: number of label rows R.
+        row: ``[G]`` the row that each teaches, ascending.
+        orders: ``[O, V]`` permutations of the student's tokens.
+        order: ``[G]`` the permutation of each one's ranges; -1 for token ids themselves.
+        start: ``[G, k]`` first place of each class.
+        stop: ``[G, k]`` place behind its last; ``start`` in unused slots.
+        probs: ``[G, k + 1]`` probabilities, the tail's last; they sum to 1.
+        weight: ``[G]`` weight of each one's loss.
+    """
+
+    num_rows: int
+    row: Int64[Tensor, " teachers"]
+    orders: Int32[Tensor, "orders vocab"]
+    order: Int64[Tensor, " teachers"]
+    start: Int64[Tensor, "teachers k"]
+    stop: Int64[Tensor, "teachers k"]
+    probs: Float32[Tensor, "teachers k_plus_1"]
+    weight: Float32[Tensor, " teachers"]
+
+    @classmethod
+    def from_targets(cls, teacher: TeacherTargets, device: torch.device | str) -> EventClasses:
+        """The rows of targets as tensors; a mixture over tokens is one more teacher."""
+        tokens, events = teacher.tokens, teacher.events.distribution
+        num_rows = tokens.num_rows
+        taught = np.flatnonzero(tokens.weight > 0)
+        mixture = tokens[taught]
+        used = mixture.logprobs > -np.inf
+        wide = max(tokens.k, events.k)
+
+        def column(first: np.ndarray, second: np.ndarray, empty: float = 0) -> np.ndarray:
+            parts = [
+                np.pad(part, ((0, 0), (0, wide - part.shape[1])), constant_values=empty)
+                for part in (first, second)
+            ]
+            return np.concatenate(parts)
+
+        row = np.concatenate(
+            [taught, np.repeat(np.arange(num_rows), np.diff(teacher.events.offsets))]
+        )
+        logs = column(mixture.logprobs, events.logprobs, -np.inf)
+        mass = np.exp(np.column_stack([logs, np.append(mixture.tail_logprob, events.tail_logprob)]))
+        mass /= np.maximum(mass.sum(1, keepdims=True), 1e-30)
+        arrays = {
+            "row": row,
+            "order": np.append(np.full(len(taught), -1), events.order).astype(np.int64),
+            "start": column(mixture.indices * used, events.start).astype(np.int64),
+            "stop": column((mixture.indices + 1) * used, events.stop).astype(np.int64),
+            "probs": mass,
+            "weight": np.append(mixture.weight, events.weight),
+        }
+        by_row = np.argsort(row, kind="stable")
+        return cls(
+            num_rows,
+            orders=_orders_on(device, events.orders),
+            **{name: to_tensor(values[by_row], device) for name, values in arrays.items()},
+        )
+
+    def __getitem__(self, rows: slice) -> EventClasses:
+        """Some of the rows, which follow each other."""
+        first, behind, _ = rows.indices(self.num_rows)
+        bounds = torch.tensor([first, behind], device=self.row.device)
+        a, b = torch.searchsorted(self.row, bounds).tolist()
+        return EventClasses(
+            behind - first,
+            self.row[a:b] - first,
+            self.orders,
+            self.order[a:b],
+            self.start[a:b],
+            self.stop[a:b],
+            self.probs[a:b],
+            self.weight[a:b],
+        )
+
+    def read(self) -> tuple[Int64[Tensor, " read"], Int64[Tensor, " read"]]:
+        """Rows and tokens of all events, each token of a row once, by row."""
+        key, vocab_size = self._members[0], self.orders.shape[1]
+        return key // vocab_size, key % vocab_size
+
+    def losses(
+        self,
+        kept: Float[Tensor, " read"],
+        outside: Float[Tensor, " rows"],
+        label_score: Float[Tensor, " rows"],
+        objective: Objective,
+    ) -> Float[Tensor, " rows"]:
+        """The joint loss of each row; see ``Targets``."""
+        _, member, slot = self._members
+        teachers, classes = self.probs.shape
+        values = kept if member is None else kept[member]
+        scores = segment_logsumexp(values, slot, teachers * classes).view(teachers, classes)
+        tail = _logaddexp(scores[:, -1], outside[self.row])
+        scores = torch.cat([scores[:, :-1], tail[:, None]], 1)
+        # A tail that the student cannot have, as no token is left for it, is no class.
+        probs = self.probs.to(scores.dtype).clone()
+        probs[:, -1].masked_fill_(tail.isneginf(), 0.0)
+        by_teacher = self.weight * divergence(scores, probs, objective)
+        zeros = torch.zeros_like(outside)
+        teacher_loss = zeros.index_add(0, self.row, by_teacher.to(zeros.dtype))
+        # All classes of any teacher of a row are its whole vocabulary.
+        whole = outside.index_copy(0, self.row[self._first], scores[self._first].logsumexp(1))
+        label_weight = objective.label_weight
+        return label_weight * (whole - label_score) + (1 - label_weight) * teacher_loss
+
+    @cached_property
+    def _first(self) -> Int64[Tensor, " taught_rows"]:
+        """The first teacher of each row that has one."""
+        new = torch.ones_like(self.row, dtype=torch.bool)
+        new[1:] = self.row[1:] != self.row[:-1]
+        return new.nonzero()[:, 0]
+
+    @cached_property
+    def _members(
+        self,
+    ) -> tuple[Int64[Tensor, " read"], Int64[Tensor, " pairs"] | None, Int64[Tensor, " pairs"]]:
+        """Keys ``row * V + token`` of what is read, and pairs of one (its number) and a class.
+
+        A token of a row is in one class of each of the row's teachers; in the tail where none of
+        its events has it. The numbers are None where each token is in one pair, in order.
+        """
+        (teachers, k), vocab_size = self.start.shape, self.orders.shape[1]
+        length = (self.stop - self.start).view(-1)
+        event = torch.repeat_interleave(length)  # [members] teacher * k + slot
+        teacher = event // max(1, k)
+        within = torch.arange(len(event), device=event.device) - _starts(length)[event]
+        spot, order = self.start.view(-1)[event] + within, self.order[teacher]
+        token = torch.where(order < 0, spot, self.orders[order, spot].long())
+        key = self.row[teacher] * vocab_size + token
+        slot = event + teacher  # of k + 1 classes
+        if len(self._first) == teachers:
+            return key, None, slot
+        key, number = torch.unique(key, return_inverse=True)
+        count = torch.bincount(key // vocab_size, minlength=self.num_rows)  # [rows]
+        first_member = _starts(count)[self.row]  # [teachers]
+        size = count[self.row]
+        first_pair = _starts(size)
+        of = torch.repeat_interleave(size)  # [pairs] teacher
+        member = torch.arange(len(of), device=of.device) - first_pair[of] + first_member[of]
+        pair_slot = of * (k + 1) + k
+        pair_slot[first_pair[teacher] + number - first_member[teacher]] = slot
+        return key, member, pair_slot
+
+
+def _orders_on(device: torch.device | str, orders: ndarray) -> Int32[Tensor, "orders vocab"]:
+    """Permutations on a device, copied there once for all batches of a phase."""
+    key = id(orders), str(device)
+    if key not in _orders:
+        _orders[key] = to_tensor(orders, device)
+        weakref.finalize(orders, _orders.pop, key, None)
+    return _orders[key]
+
+
+def segment_logsumexp(
+    values: Float[Tensor, " n"], segment: Int64[Tensor, " n"], count: int
+) -> Float[Tensor, " segments"]:
+    """``[count]`` log-sum-exp of the values of each segment; -inf for one without values."""
+    largest = values.new_full((count,), -torch.inf)
+    largest = largest.scatter_reduce(0, segment, values.detach(), "amax")
+    largest = largest.masked_fill(largest.isneginf(), 0.0)
+    total = values.new_zeros(count).index_add(0, segment, (values - largest[segment]).exp())
+    empty = total == 0
+    return (total.masked_fill(empty, 1.0).log() + largest).masked_fill(empty, -torch.inf)
+
+
+def _logaddexp(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """``torch.logaddexp``, with a gradient of 0 where both are -inf."""
+    neither = one.isneginf() & other.isneginf()
+    safe = torch.logaddexp(one.masked_fill(neither, 0.0), other.masked_fill(neither, 0.0))
+    return safe.masked_fill(neither, -torch.inf)
+
+
+def _starts(length: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Where each of some stretches begins that lie behind each other."""
+    return length.cumsum(0) - length
