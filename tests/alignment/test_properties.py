@@ -76,7 +76,7 @@ def check_pairs(source: LabelRows, target: LabelRows, found: Alignment, mode: st
         before = target.byte_start[level]
         assert (before >= 0).all()
         assert (source.byte_start[found.source_row[level]] == before).all()
-    if mode == "chain-rule":
+    if mode == "events":
         paired = found.source_row[matched]
         last = paired + found.num_source_tokens[matched] - 1
         whole = found.num_source_tokens[matched] > 1
@@ -108,7 +108,7 @@ def test_alignment(one: str, other: str) -> None:
         goal = label_rows(target, [sample], target_length)[1]
         check_text(one, sample, rows, source_length)
         check_text(other, sample, goal, target_length)
-        for mode in ("exact-boundary", "chain-rule", "dtw"):
+        for mode in ("exact-boundary", "events", "dtw"):
             check_pairs(rows, goal, align_rows(rows, goal, mode, *shapes), mode)
         # Where both begin at the first byte of the answer, they are paired there.
         if len(rows.token) and len(goal.token) and rows.byte_start[0] == goal.byte_start[0] >= 0:

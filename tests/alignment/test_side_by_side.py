@@ -73,13 +73,13 @@ class TestTexts:
         letters, merged = pair
         forth, back = table_of(letters, merged), table_of(merged, letters)
         # Both of the source's rows make the target's.
-        coverage, _ = align_texts(letters, merged, forth, ["abcd"], mode="chain-rule")
+        coverage, _ = align_texts(letters, merged, forth, ["abcd"], mode="events")
         assert (coverage.with_source, coverage.used) == (3, 4)
         # The target's second row has no boundary of the source, but stands inside its token.
         coverage, (alignment,) = align_texts(merged, letters, back, ["abcd"])
         assert (coverage.with_source, coverage.used, coverage.target_tokens) == (3, 3, 4)
         assert [t.paired for t in alignment.blocks[0].target] == [True, False]
-        coverage, _ = align_texts(merged, letters, back, ["abcd"], mode="chain-rule")
+        coverage, _ = align_texts(merged, letters, back, ["abcd"], mode="events")
         assert (coverage.with_source, coverage.used) == (4, 3)
 
     def test_near(self, pair: tuple[TextTokenizer, TextTokenizer]) -> None:
@@ -115,7 +115,7 @@ class TestTexts:
         assert [a.text for a in alignments] == texts
 
     def test_unknown_positions(self, pair: tuple[TextTokenizer, TextTokenizer]) -> None:
-        with pytest.raises(FedfuseError, match=r"expected chain-rule.*got 'guess'"):
+        with pytest.raises(FedfuseError, match=r"expected events.*got 'guess'"):
             align_texts(*pair, table_of(*pair), ["a"], mode="guess")
 
     @pytest.mark.parametrize("mode", MODES)

@@ -86,7 +86,7 @@ def test_prints_statistics_and_texts(align: Any) -> None:
     out = align(*PAIR, "--text", "the cat sat", "--text", "日本 😀")
     assert "SRC  byte-level.json\nDST  unigram.json" in out
     assert "exact match" in out
-    assert "2 texts, positions by chain-rule" in out
+    assert "2 texts, positions by events" in out
     assert "text 1\nSRC  " in out
     assert "<F0 9F>" in out  # a part of a character, by the byte-level one
     assert "\x1b" not in out
@@ -109,7 +109,7 @@ def test_text_file(align: Any, place: Path) -> None:
     assert "\\r" not in out
 
 
-@pytest.mark.parametrize("mode", ["exact-boundary", "chain-rule", "dtw"])
+@pytest.mark.parametrize("mode", ["exact-boundary", "events", "dtw"])
 def test_positions(align: Any, mode: str) -> None:
     assert f"positions by {mode}" in align(*PAIR, "--alignment", mode)
 
@@ -159,7 +159,7 @@ def test_a_folder_and_a_tokenizer_without_specials(align: Any, place: Path) -> N
     [
         (["./none", "unigram.json"], "tokenizer './none' does not exist: expected a folder"),
         (["byte-level.json", "none.json"], "tokenizer 'none.json' does not exist: expected"),
-        ([*PAIR, "--alignment", "guess"], "--alignment: expected chain-rule or "),
+        ([*PAIR, "--alignment", "guess"], "--alignment: expected events or "),
         ([*PAIR, "--unit", "words"], "--unit: expected bytes or characters, got 'words'"),
         ([*PAIR, "--export", "no/map.json"], "--export: expected a file in a folder"),
         ([*PAIR, "--html", "no/page.html"], "--html: expected a file in a folder"),

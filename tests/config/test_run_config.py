@@ -136,7 +136,7 @@ def test_every_error_is_reported_at_once() -> None:
     assert sorted(line.strip() for line in lines) == [
         "baselines: expected bool, got 1 of type int",
         "data.source: expected text that is not empty, got '  '",
-        "knowledge.alignment: expected 'chain-rule', 'exact-boundary', 'dtw', got 'dwt'",
+        "knowledge.alignment: expected 'events', 'exact-boundary', 'dtw', got 'dwt'",
         "local.learning-rat = 0.1: no such key; did you mean 'local.learning-rate'?",
         "rounds: expected int, got True of type bool",
         "seed: expected int, got 1.0 of type float",

@@ -55,7 +55,7 @@ def printed(
     colours = "standard" if terminal else None
     console = Console(file=file, width=width, force_terminal=terminal, color_system=colours)
     print_statistics(console, "some/source", "other", STATISTICS, "bytes")
-    print_alignment(console, COVERAGE, texts, "chain-rule", limit)
+    print_alignment(console, COVERAGE, texts, "events", limit)
     return file.getvalue()
 
 
@@ -130,7 +130,7 @@ class TestTerminal:
         text = printed(TEXT)
         assert "SRC  some/source\nDST  other\n" in text
         assert re.search(r"exact match +500 +50\.0%", text)
-        assert re.search(r"1 text, positions by chain-rule", text)
+        assert re.search(r"1 text, positions by events", text)
         assert re.search(r"target positions with a source, of 16 +12 +75\.0%", text)
         for mark in (*MARKS.values(), "·", "┊", "°"):
             assert re.search(rf"(^|\n|, ){mark} \w", text), mark
@@ -219,7 +219,7 @@ def page_of(*blocks: Block, name: str = "some/source", total: int | None = None)
     examples = [[Example(3, b" it", 5, HOSTILE, 1)], [], [], [], []]
     text = TextAlignment("x", blocks, total or len(blocks))
     return render(
-        name, "other", STATISTICS, COVERAGE, [text], examples, unit="bytes", mode="chain-rule"
+        name, "other", STATISTICS, COVERAGE, [text], examples, unit="bytes", mode="events"
     )
 
 
