@@ -62,7 +62,7 @@ def one_to_one(source_row: Int64[ndarray, " target_rows"]) -> Alignment:
 def align_rows(
     source: LabelRows,
     target: LabelRows,
-    mode: str = "events",
+    mode: str = "exact-boundary",
     source_bytes: VocabularyBytes | None = None,
     target_bytes: VocabularyBytes | None = None,
     table: VocabularyTable | None = None,
