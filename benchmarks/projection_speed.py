@@ -15,12 +15,15 @@ from numpy import ndarray
 from benchmarks.harness import Timings
 from benchmarks.material import cut, load_text, load_tokenizer
 from benchmarks.plain_alignment import align_and_project
+from fedfuse.alignment.event_rows import PlaceTables, event_distribution, space_shifts
+from fedfuse.alignment.event_table import event_table
 from fedfuse.alignment.positions import MODES, align_rows
 from fedfuse.alignment.projection import project
-from fedfuse.alignment.spelling import spell, spelled_table
+from fedfuse.alignment.spelling import spaced
 from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample, fingerprint
+from fedfuse.events import EventDistribution
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import DUPLICATE_RULES, SparseDistribution
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
@@ -53,8 +56,7 @@ class AlignmentBench:
         self.source = load_tokenizer(material, source)
         self.target = load_tokenizer(material, target)
         self.table = minimum_edit_distance_table(self.source, self.target, None)
-        self.spelling = spell(self.source, self.target, self.table)
-        self.spelled = spelled_table(self.table, self.spelling)
+        self._events = {s: event_table(self.source, self.target, s) for s in (0, 1, -1)}
         self.source_bytes = self.source.vocabulary_bytes
         self.target_bytes = self.target.vocabulary_bytes
         self._text = load_text(material)
@@ -81,19 +83,24 @@ class AlignmentBench:
         mode: str = DEFAULT,
         duplicate_tokens: str = DUPLICATE_RULES[0],
         unaligned_positions: str = "skip",
-    ) -> SparseDistribution:
-        """Align and project, with what a run has ready: surfaces, table and spelling."""
+    ) -> SparseDistribution | EventDistribution:
+        """Align and project, with what a run has ready: token bytes and tables."""
         alignment = align_rows(
             case.source, case.target, mode, self.source_bytes, self.target_bytes, self.table
         )
+        knowledge = case.knowledge.distribution
+        if mode == "events":
+            rows = case.source, case.target
+            spaces = spaced(self.source_bytes), spaced(self.target_bytes)
+            shift = space_shifts(*rows, alignment, *spaces)
+            tables = PlaceTables.of_rows(shift, self._events.__getitem__)
+            label_logprob = case.knowledge.label_logprob
+            return event_distribution(knowledge, label_logprob, *rows, alignment, tables)
         return project(
-            case.knowledge.distribution,
-            self.spelled if mode == "chain-rule" else self.table,
+            knowledge,
+            self.table,
             alignment,
             case.target,
-            source=case.source,
-            spelling=self.spelling if mode == "chain-rule" else None,
-            label_logprob=case.knowledge.label_logprob,
             duplicate_tokens=duplicate_tokens,
             unaligned_positions=unaligned_positions,
         )
@@ -165,7 +172,11 @@ def measure_modes(
     cases = {mode: dtw if mode == "dtw" else plain for mode in MODES}
     for mode, case in cases.items():
         bench.library(case, mode)  # the first call pays for memory that later ones find ready
-    variants = {f"{mode} {rule}": (mode, rule) for mode in MODES for rule in DUPLICATE_RULES}
+    variants = {
+        f"{mode} {rule}": (mode, rule)
+        for mode in MODES
+        for rule in (DUPLICATE_RULES[:1] if mode == "events" else DUPLICATE_RULES)
+    }
     jobs = {
         f"rows {name}": partial(bench.library, cases[mode], mode, rule)
         for name, (mode, rule) in variants.items()

@@ -90,7 +90,7 @@ def test_alignment_reports_every_number(material: Path, tmp_path: Path) -> None:
     assert all(0 < value < np.inf for value in found["results"].values())
     assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
     modes = set(found["raw"]["rows"]["rows_per_second"])
-    assert {"exact-boundary sum", "exact-boundary first", "chain-rule sum", "dtw first"} <= modes
+    assert {"exact-boundary sum", "exact-boundary first", "events sum", "dtw first"} <= modes
     cold = found["raw"]["mined"]["cold_median_seconds"]
     slowest = max(cold.values())
     assert found["results"]["mined_gpt2_llama2_seconds"] == pytest.approx(slowest, rel=1e-3)
