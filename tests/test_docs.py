@@ -11,7 +11,6 @@ from types import ModuleType
 import pytest
 
 from benchmarks import deployment, simulation_memory
-from experiments.alignment import draw as alignment
 from experiments.faults import tables as faults
 from experiments.prompts import continuous, many, realdata, world
 from experiments.prompts import summary as prompts
@@ -74,11 +73,6 @@ def test_the_tree_in_the_architecture_is_complete() -> None:
         assert {name for name in modules if f"  {name} " not in tree} == set()
     packages = {file.parent.name for file in (ROOT / "fedfuse").glob("*/__init__.py")}
     assert {name for name in packages if f"  {name}/ " not in tree} == set()
-
-
-def test_the_table_of_the_alignment_study_is_its_results() -> None:
-    results = json.loads((ROOT / "experiments" / "alignment" / "results.json").read_text())
-    assert alignment.table(results["summary"]) in (ROOT / "docs" / "alignment.md").read_text()
 
 
 def test_the_table_of_the_scale_study_is_its_results() -> None:

@@ -14,6 +14,7 @@ from benchmarks.harness import model_of
 from experiments.selection.material import Material, losses
 from experiments.selection.variants import Variant
 from fedfuse.config.run_config import derive_seed
+from fedfuse.distillation.targets import Teacher
 from fedfuse.evaluation.acceptance import acceptance_test
 from fedfuse.factory.models import new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
@@ -22,7 +23,6 @@ from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.knowledge.contexts import view_contexts
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.causal_lm import AdapterState
-from fedfuse.sparse import SparseDistribution
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class Trial:
         self.server.adapter = after
         return acceptance_test(old, new, [sample.domain for sample in samples]).keep
 
-    def _fuse(self, rule: Rule, outcome: Outcome) -> SparseDistribution:
+    def _fuse(self, rule: Rule, outcome: Outcome) -> Teacher:
         """The round's teacher; who is trusted, and the seconds that choosing took, are noted."""
         k = self.material.config.knowledge.k
         own = extract(self.server.lm, self.data, k)

@@ -20,6 +20,7 @@ from benchmarks.harness import model_of
 from experiments import harness
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed
+from fedfuse.distillation.targets import Teacher
 from fedfuse.factory.data import load_splits
 from fedfuse.factory.models import new_aligner
 from fedfuse.fusion.fuser import KnowledgeFuser
@@ -27,7 +28,6 @@ from fedfuse.fusion.rules import dual_min_ce
 from fedfuse.knowledge.codec import decode, encode
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.knowledge.top_p import trim
-from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 TOP_PS = (1.0, 0.99, 0.95)
@@ -110,7 +110,7 @@ def train_clients(config: RunConfig) -> list[KnowledgeByK]:
 
 def deliver(
     config: RunConfig, server: LocalModel, clients: list[KnowledgeByK], variant: Encoding
-) -> tuple[SparseDistribution, float]:
+) -> tuple[Teacher, float]:
     """What the untrained server should learn, and the bytes a label row that it took to tell."""
     server.reset()
     aligner = new_aligner(server, config.knowledge)
@@ -125,9 +125,7 @@ def deliver(
     return fused_targets.teacher, round(size / rows, 2)
 
 
-def distil(
-    config: RunConfig, server: LocalModel, teacher: SparseDistribution, order: int
-) -> dict[str, float]:
+def distil(config: RunConfig, server: LocalModel, teacher: Teacher, order: int) -> dict[str, float]:
     """The server's test loss and accuracy after one phase, with batches in some order."""
     server.reset()
     seed = derive_seed(config, "server", "distill", order)

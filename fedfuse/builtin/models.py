@@ -78,6 +78,8 @@ RECIPES = {
     "opt": Recipe("opt", "byte-level-bpe", 2048, 64, 2, 1500),
     "gpt-neox": Recipe("gpt_neox", "wordpiece", 440, 64, 2, 1500),
     "server": Recipe("llama", "byte-level-bpe", 760, 128, 2, 1500, learning_rate=2e-3),
+    # Whole words like opt, by another kind of tokenizer: for experiments on alignment.
+    "words": Recipe("gpt2", "unigram", 1800, 64, 2, 1500),
 }
 
 Progress = Callable[[str, int, int], None]

@@ -59,7 +59,7 @@ class Domain:
         """Draw the grammar around a given entity and answer."""
         frame = self.lexicon.frames[rng.integers(len(self.lexicon.frames))]
         prompt = _prompt(frame, {"entity": self.lexicon.entities[entity]}, rng)
-        return Sample(prompt, _answer(self.lexicon.answers[answer]), self.name)
+        return Sample(prompt, answer_text(self.lexicon.answers[answer]), self.name)
 
     def draw_answers(self, entities: Sequence[int], rng: np.random.Generator) -> list[int]:
         """One independent draw from the table per entity."""
@@ -82,7 +82,7 @@ class Domain:
 
     def answer_bytes(self) -> float:
         """Expected UTF-8 bytes of an answer."""
-        lengths = np.array([len(_answer(a).encode()) for a in self.lexicon.answers])
+        lengths = np.array([len(answer_text(a).encode()) for a in self.lexicon.answers])
         return float((self.table @ lengths).mean())
 
     def question(self, seen: set[str], rng: np.random.Generator) -> tuple[Sample, float]:
@@ -100,7 +100,7 @@ class Domain:
         choices = rng.permutation([right, *wrong])
         weights = self.table[entity, choices]
         sentence = _unseen(self, entity, right, seen, rng)
-        options = tuple(_answer(self.lexicon.answers[c]) for c in choices)
+        options = tuple(answer_text(self.lexicon.answers[c]) for c in choices)
         label = int(np.flatnonzero(choices == right)[0])
         asked = Sample(sentence.prompt, options[label], self.name, options, label)
         return asked, float(weights.max() / weights.sum())
@@ -201,7 +201,8 @@ def _prompt(frame: str, fill: dict[str, str], rng: np.random.Generator) -> str:
     return f"{when} {moment} {frame.format(place=place, **fill)}"
 
 
-def _answer(word: str) -> str:
+def answer_text(word: str) -> str:
+    """An answer as it stands behind a prompt."""
     return f" {word}."
 
 

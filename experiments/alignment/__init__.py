@@ -1,1 +1,0 @@
-"""What each choice in token alignment costs."""

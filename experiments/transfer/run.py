@@ -1,0 +1,73 @@
+"""What is lost between tokenizers, and by which rule: ``python -m experiments.transfer.run``.
+
+The same teacher, student, public samples and steps for every rule, and no label loss beside the
+teacher's. Each rule has the learning rate that serves it best on seeds of its own (``tune``).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+from experiments import harness
+from experiments.transfer.trial import METHODS, run_trial
+from experiments.transfer.tune import RATES
+from experiments.transfer.world import PAIRS
+
+MEASURES = ("total_variation", "never_used", "taught")
+COLUMNS = {
+    "taught by": "{method}",
+    **{pair.replace("_", " -> "): f"{{{pair}}}" for pair in PAIRS},
+}
+
+
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """By pair: share of the zero-shot excess that each rule closes, and of what exact closes."""
+    by = harness.grouped(rows, "pair", "method")
+    closed = {pair: {m: _closed(by[pair, m]) for m in METHODS} for pair in PAIRS}
+    share = {p: round(c["events"]["mean"] / c["exact"]["mean"], 4) for p, c in closed.items()}
+    measures = {
+        name: {
+            pair: {m: harness.mean_of(by[pair, m], name) for m in METHODS if name in by[pair, m][0]}
+            for pair in PAIRS
+        }
+        for name in MEASURES
+    }
+    return {"share_of_exact": share, "closed": closed, **measures}
+
+
+def _closed(rows: list[dict[str, Any]]) -> dict[str, float]:
+    shares = [1 - row["after"] / row["before"] for row in rows]
+    return {"mean": round(sum(shares) / len(shares), 4), "std": round(harness.spread(shares), 4)}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Share of the excess closed, by rule and pair."""
+    rows = [
+        {"method": method}
+        | {
+            pair: "{mean:.0%} \N{PLUS-MINUS SIGN} {std:.0%}".format_map(found[method])
+            for pair, found in summary["closed"].items()
+        }
+        for method in METHODS
+    ]
+    return harness.formatted(COLUMNS, rows)
+
+
+@harness.experiment("results.json", "alignment.md", {"transfer": table})
+def main(seeds: harness.Seeds = "0,1,2,3,4", parallel: harness.Parallel = 1) -> harness.Study:
+    """Teach every student by every rule; write results.json beside this file, and the table."""
+    rates = json.loads(RATES.read_text())["summary"]
+    return harness.Study(
+        cells={
+            (pair, seed, method): partial(run_trial, pair, method, rates[pair][method], seed)
+            for pair in PAIRS
+            for seed in harness.numbers(seeds)
+            for method in METHODS
+        },
+        folder="transfer",
+        shared=2,
+        parallel=parallel,
+        summarize=summarize,
+    )
