@@ -11,16 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
 from benchmarks.memory import peak_beyond
+from fedfuse.alignment.event_rows import merge_events
+from fedfuse.alignment.event_table import EventTable
 from fedfuse.config.training import Objective
+from fedfuse.distillation.event_targets import EventClasses
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import DistillationTargets
+from fedfuse.events import EventDistribution, TeacherTargets
+from fedfuse.fusion.event_mixing import fuse_rows
 from fedfuse.fusion.mixing import mix
 from fedfuse.models.head import Head
-from fedfuse.sparse import SparseDistribution
+from fedfuse.sparse import SparseDistribution, safe_log
 
 LABEL_WEIGHT = 0.1
 
@@ -38,15 +44,25 @@ class StepSize:
 
 
 class LossBench:
-    """Hidden states, a head, labels, and teachers that agree on nothing, which is most to merge."""
+    """Hidden states, a head, labels, and teachers that agree on nothing, which is most to merge.
 
-    def __init__(self, size: StepSize, teachers: int, seed: int) -> None:
+    With a table of events, all of them teach every row over events too.
+    """
+
+    def __init__(
+        self, size: StepSize, teachers: int, seed: int, table: EventTable | None = None
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.size = size
         self.hidden = _normal(rng, size.rows, size.width).requires_grad_()
         self.weight = _normal(rng, size.vocab, size.width) / math.sqrt(size.width)
         self.label = torch.from_numpy(rng.integers(size.vocab, size=size.rows))
         self.teachers = [_teacher(rng, size) for _ in range(teachers)]
+        if table:
+            orders = table.order[None]
+            self.event_teachers = [
+                _event_teacher(rng, size, table, orders) for _ in range(teachers)
+            ]
 
     def plain(self) -> Tensor:
         """Cross-entropy of the labels, over logits: what fine-tuning costs."""
@@ -74,26 +90,44 @@ class LossBench:
             fused_distillation_loss(self.hidden, head, self.label, targets, Objective(LABEL_WEIGHT))
         )
 
+    def events(self) -> Tensor:
+        """The same of teachers over events, which have one tokenizer."""
+        nobody = SparseDistribution.empty(self.size.rows, 1, tail_logprob=0.0)
+        weights = np.full((self.size.rows, 1 + len(self.event_teachers)), 0, np.float32)
+        weights[:, 1:] = 1 / len(self.event_teachers)
+        fused_targets = fuse_rows([nobody, *self.event_teachers], weights, self.size.k)
+        assert isinstance(fused_targets, TeacherTargets)
+        targets = EventClasses.from_targets(fused_targets, "cpu")
+        head = Head(self.weight)
+        return self._step(
+            fused_distillation_loss(self.hidden, head, self.label, targets, Objective(LABEL_WEIGHT))
+        )
+
     def _step(self, loss: Tensor) -> Tensor:
         self.hidden.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
 
-def peak_memory(kind: str, size: StepSize, teachers: int, seed: int) -> int:
+def peak_memory(
+    kind: str, size: StepSize, teachers: int, seed: int, table: EventTable | None = None
+) -> int:
     """Bytes that a step needs at its peak beyond its input, in a process of its own.
 
     That is the largest resident size during the step less the size before it, where a small step
     came first, so that what is only loaded and set up once is not counted. (Linux only.)
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory, (kind, size, teachers, seed))
+        return pool.apply(_peak_memory, (kind, size, teachers, seed, table))
 
 
-def _peak_memory(kind: str, size: StepSize, teachers: int, seed: int) -> int:
-    small = LossBench(StepSize(rows=8, vocab=100, width=8, k=4), teachers, seed)
-    getattr(small, kind)()
-    return peak_beyond(getattr(LossBench(size, teachers, seed), kind))
+def _peak_memory(
+    kind: str, size: StepSize, teachers: int, seed: int, table: EventTable | None
+) -> int:
+    # A small step comes first; over events it has the table's vocabulary.
+    few = StepSize(rows=8, vocab=size.vocab if table else 100, width=8, k=4)
+    getattr(LossBench(few, teachers, seed, table), kind)()
+    return peak_beyond(getattr(LossBench(size, teachers, seed, table), kind))
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
@@ -110,5 +144,30 @@ def _teacher(rng: np.random.Generator, size: StepSize) -> SparseDistribution:
         indices=indices,
         logprobs=np.log(np.maximum(mass, 1e-9)).astype(np.float32),
         tail_logprob=np.full(size.rows, math.log(0.1), dtype=np.float32),
+        weight=np.ones(size.rows, dtype=np.float32),
+    )
+
+
+def _event_teacher(
+    rng: np.random.Generator, size: StepSize, table: EventTable, orders: ndarray
+) -> EventDistribution:
+    """The same over events: any k of the teacher's tokens, the frequent ones more often."""
+    vocab = len(table.student_pieces)
+    # Byte pairs that were merged early are frequent.
+    frequency = 1 / np.arange(10, vocab + 10)
+    drawn = rng.random((size.rows, size.k))
+    ids = np.searchsorted(frequency.cumsum() / frequency.sum(), drawn).clip(max=vocab - 1)
+    mass = rng.dirichlet(np.ones(size.k), size=size.rows) * 0.9
+    start, stop = table.event(0, np.zeros_like(ids), ids)
+    start, stop, mass = merge_events(start, stop, mass)
+    best = np.argsort(-mass, axis=1, kind="stable")
+    start, stop, mass = (np.take_along_axis(x, best, axis=1) for x in (start, stop, mass))
+    return EventDistribution(
+        orders,
+        order=np.zeros(size.rows, dtype=np.int32),
+        start=start.astype(np.int32),
+        stop=stop.astype(np.int32),
+        logprobs=safe_log(mass).astype(np.float32),
+        tail_logprob=np.log(1 - mass.sum(axis=1)).astype(np.float32),
         weight=np.ones(size.rows, dtype=np.float32),
     )

@@ -41,6 +41,28 @@ class EventDistribution:
     tail_logprob: Float32[ndarray, " rows"]
     weight: Float32[ndarray, " rows"]
 
+    @classmethod
+    def empty(
+        cls, orders: Int32[ndarray, "orders vocab"], num_rows: int, k: int
+    ) -> EventDistribution:
+        """Rows of which nothing is known, to be filled in."""
+        return cls(
+            orders,
+            order=np.zeros(num_rows, dtype=np.int32),
+            start=np.zeros((num_rows, k), dtype=np.int32),
+            stop=np.zeros((num_rows, k), dtype=np.int32),
+            logprobs=np.full((num_rows, k), -np.inf, dtype=np.float32),
+            tail_logprob=np.zeros(num_rows, dtype=np.float32),
+            weight=np.zeros(num_rows, dtype=np.float32),
+        )
+
+    def fill(self, rows: slice | Int64[ndarray, " some"], found: EventDistribution) -> None:
+        """Put other rows, of the same permutations and at most as many events, into these."""
+        for name in ("order", "tail_logprob", "weight"):
+            getattr(self, name)[rows] = getattr(found, name)
+        for name in ("start", "stop", "logprobs"):
+            getattr(self, name)[rows, : found.k] = getattr(found, name)
+
     @property
     def num_rows(self) -> int:
         """Number of label rows T."""

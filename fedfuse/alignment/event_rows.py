@@ -82,15 +82,7 @@ def event_distribution(
         Distributions of T_t rows with at most as many events as the teacher has entries, or one.
     """
     rows, k = len(target.token), max(teacher.k, 1)
-    result = EventDistribution(
-        orders=tables.orders,
-        order=np.zeros(rows, dtype=np.int32),
-        start=np.zeros((rows, k), dtype=np.int32),
-        stop=np.zeros((rows, k), dtype=np.int32),
-        logprobs=np.full((rows, k), -np.inf, dtype=np.float32),
-        tail_logprob=np.zeros(rows, dtype=np.float32),
-        weight=np.zeros(rows, dtype=np.float32),
-    )
+    result = EventDistribution.empty(tables.orders, rows, k)
     along = alignment.tokens_into == 0
     for number, events in enumerate(tables.tables):
         here = (alignment.source_row >= 0) & (tables.table_of_row == number)

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from fedfuse.events import EventDistribution, TeacherTargets
-from fedfuse.fusion.mixing import AlignedRows, fuse_rows
+from fedfuse.fusion.event_mixing import AlignedRows, fuse_rows
 from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.teacher_stats import TeacherStats, compute_stats, stack_stats
 from fedfuse.fusion.weights import Weights, row_weights

@@ -1,20 +1,16 @@
 """Weighted fusion of sparse distributions, without a dense tensor per candidate.
 
-Fusion-X (arXiv 2505.23844), dynamic weighted fusion: ``p = sum_n w_n p_n``. Candidates over events
-(``fedfuse.events``) cannot be mixed into one distribution; each keeps its own, and its weight.
-"""
+Fusion-X (arXiv 2505.23844), dynamic weighted fusion: ``p = sum_n w_n p_n``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32
+from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-from fedfuse.events import EventDistribution, TeacherTargets, stack_events
 from fedfuse.sparse import SparseDistribution, sum_duplicates
 
 # Rows, and entries of all candidates, at a time: what is needed to merge them stays small, however
@@ -35,57 +31,6 @@ class SparseRows(Protocol):
 
     def __getitem__(self, rows: slice) -> SparseDistribution:
         """Some of the rows."""
-
-
-class EventRows(Protocol):
-    """The same over events: an ``EventDistribution``, or ``BufferedEvents`` in a file."""
-
-    @property
-    def orders(self) -> Int32[ndarray, "orders vocab"]:
-        """Permutations of the student's tokens."""
-
-    @property
-    def k(self) -> int:
-        """Number of events per row."""
-
-    def __getitem__(self, rows: slice) -> EventDistribution:
-        """Some of the rows."""
-
-
-AlignedRows = SparseRows | EventRows
-
-
-def fuse_rows(
-    candidates: Sequence[AlignedRows], row_weights: Float32[ndarray, "rows candidates"], k: int
-) -> SparseDistribution | TeacherTargets:
-    """Fuse candidates over tokens and over events.
-
-    Args:
-        candidates: C candidates on the same T label rows, one at least of them over tokens.
-        row_weights: ``[T, C]`` weight of each candidate on each row.
-        k: entries to keep of the mixture over tokens.
-
-    Returns:
-        The mixture; with candidates over events, the mixture and them. Weights of a row that sum to
-        more than one are scaled down to it.
-    """
-    over_events = [c for c, rows in enumerate(candidates) if hasattr(rows, "orders")]
-    over_tokens = [c for c in range(len(candidates)) if c not in over_events]
-    mixed = [cast(SparseRows, candidates[c]) for c in over_tokens]
-    tokens = mix(mixed, row_weights[:, over_tokens], k)
-    if not over_events:
-        return tokens
-    parts, total = [], tokens.weight.copy()
-    for c in over_events:
-        trusted = np.flatnonzero(row_weights[:, c])
-        part = cast(EventRows, candidates[c])[:][trusted]
-        weight = part.weight * row_weights[trusted, c]
-        total[trusted] += weight
-        parts.append((trusted[weight > 0], replace(part, weight=weight)[weight > 0]))
-    scale = 1 / np.maximum(total, 1)
-    scaled = [(rows, replace(p, weight=p.weight * scale[rows])) for rows, p in parts]
-    tokens = replace(tokens, weight=tokens.weight * scale)
-    return TeacherTargets(tokens, stack_events(scaled, len(row_weights)))
 
 
 def mix(

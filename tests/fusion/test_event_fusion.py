@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,13 @@ import pytest
 
 from fedfuse.events import EventDistribution, TeacherTargets
 from fedfuse.fusion.disk_buffer import DiskBuffer
+from fedfuse.fusion.event_mixing import fuse_rows, mix_events
 from fedfuse.fusion.fuser import AlignedTeacher
-from fedfuse.fusion.mixing import fuse_rows, mix
+from fedfuse.fusion.mixing import mix
 from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, compute_stats
 from tests.distillation.test_event_targets import random_events
 from tests.fusion.test_mixing import VOCAB, random_candidate
+from tests.oracles.events import joined
 
 ROWS, K = 30, 3
 
@@ -112,3 +114,36 @@ def test_evidence_is_in_the_teachers_own_terms() -> None:
         rest = max(1 - sum(np.exp(logs)), np.exp(LEAST_LOGPROB))
         expected = -sum(p * q for (_, p), q in zip(said, logs, strict=True)) - tail * np.log(rest)
         assert stats.cross_entropy_to_student[row] == pytest.approx(expected, abs=1e-4)
+
+
+def test_teachers_of_one_tokenizer_are_mixed() -> None:
+    """As sets of tokens: the mixture of those that are equal, disjoint or nested."""
+    rng = np.random.default_rng(4)
+    one = events(rng)
+    # The same events in part, with other probabilities, and one that is inside another.
+    mass = rng.dirichlet(np.ones(K + 1), size=ROWS)
+    logs = np.where(one.stop > one.start, np.log(mass[:, :K]), -np.inf).astype(np.float32)
+    tail = np.log(1 - np.exp(logs).sum(1)).astype(np.float32)
+    stop = one.stop.copy()
+    wide = one.stop[:, 0] > one.start[:, 0] + 1
+    stop[wide, 0] -= 1
+    other = replace(one, stop=stop, logprobs=logs, tail_logprob=tail, weight=one.weight[::-1])
+    weights = rng.choice([0, 0.4, 0.6], size=(ROWS, 2)).astype(np.float32)
+    found = mix_events([one, other], weights, 2 * K)
+    for row in range(ROWS):
+        usable = [weights[row, 0] * one.weight[row], weights[row, 1] * other.weight[row]]
+        assert found.weight[row] == pytest.approx(sum(usable))
+        if not sum(usable):
+            continue
+        said = [
+            (frozenset(range(a, b)), share / sum(usable) * float(np.exp(p)))
+            for teacher, share in zip((one, other), usable, strict=True)
+            for a, b, p in zip(
+                teacher.start[row], teacher.stop[row], teacher.logprobs[row], strict=True
+            )
+            if b > a
+        ]
+        spans = zip(found.start[row], found.stop[row], found.logprobs[row], strict=True)
+        mine = {frozenset(range(a, b)): float(np.exp(p)) for a, b, p in spans if b > a}
+        assert mine == pytest.approx(dict(joined(said)), rel=1e-5)
+        assert np.exp(found.tail_logprob[row]) == pytest.approx(1 - sum(mine.values()), abs=1e-6)
