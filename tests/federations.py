@@ -48,11 +48,10 @@ FAST: Mapping[str, Scalar] = {
 @pytest.fixture(scope="package")
 def tiny_builtin() -> Iterator[dict[str, Path]]:
     """Built-in models that are built in a second; their folders by name, for other processes."""
+    small: dict[str, Any] = {"width": 16, "layers": 1, "steps": 5, "samples_per_domain": 60}
     recipes = {
-        name: replace(
-            recipe, vocab_size=VOCABULARY[name], width=16, layers=1, steps=5, samples_per_domain=60
-        )
-        for name, recipe in builtin.RECIPES.items()
+        name: replace(builtin.RECIPES[name], vocab_size=size, **small)
+        for name, size in VOCABULARY.items()
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, recipe in recipes.items():

@@ -8,6 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.record import Knowledge
@@ -39,15 +40,7 @@ def check(
     """Share of the student's rows that have a teacher, each of which must teach the label."""
     taught = total = 0
     for length in lengths:
-        aligner = KnowledgeAligner(
-            target,
-            samples,
-            length,
-            alignment="events",
-            duplicate_tokens="sum",
-            unaligned_positions="skip",
-            cache=None,
-        )
+        aligner = KnowledgeAligner(target, samples, length, KnowledgeConfig(alignment="events"))
         found = aligner(certain(source, samples, length), source)
         place = found.places(aligner.rows.token[:, None])
         at_label = (found.start <= place) & (place < found.stop)

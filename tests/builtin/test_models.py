@@ -198,7 +198,7 @@ def test_recipes_are_complete() -> None:
         assert recipe.architecture in ARCHITECTURES
         assert recipe.tokenizer in KINDS
         assert recipe.width % 4 == 0
-    assert {"gpt2", "llama", "opt", "gpt-neox", "server"} == set(builtin.RECIPES)
+    assert {"gpt2", "llama", "opt", "gpt-neox", "server", "words"} == set(builtin.RECIPES)
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_all_are_built_with_their_steps_shown() -> None:
 
 
 def test_an_unknown_name_is_told_what_there_is() -> None:
-    with pytest.raises(FedfuseError, match="builtin:server, builtin:instructed-llama"):
+    with pytest.raises(FedfuseError, match="builtin:words, builtin:instructed-llama"):
         recipe_of("builtin:instructed-gpt2")
     assert not set(builtin.RECIPES) & set(PROMPT_RECIPES)
 
