@@ -26,7 +26,7 @@ from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Part of every cache file's name: raise it when the same tokenizers would give another table.
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 UNITS = ("bytes", "characters")
 # What a special token may become, by its role, best first. An id with several roles (GPT-2's end of
 # text) is predicted as an end, so ends come first.

@@ -26,6 +26,9 @@ from fedfuse.tokenizers.pre_tokenization import components, pre_tokenization
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # What the WordPiece decoder with its setting ``cleanup`` writes without the space in front.
 _CLEANED_UP = frozenset(".,?!")
+# Bytes that no UTF-8 text has. Byte-level alphabets write them as letters: DeepSeek-Coder's added
+# tokens for umlauts look like such bytes, and are found where the text has the letter.
+_NEVER_IN_TEXT = frozenset([0xC0, 0xC1, *range(0xF5, 0x100)])
 
 
 class TokenDecoder:
@@ -43,6 +46,9 @@ class TokenDecoder:
         self._suffix: str = model.get("end_of_word_suffix") or ""
         self._byte_level = _has("ByteLevel", [*normalizer, *pre_tokenizer, *decoder])
         self._byte_level_text = _has("ByteLevel", normalizer)
+        two_words = self._pre_tokenization.normalize("ab cd")
+        self._spaces_stay = " " in two_words
+        self._marked = self._pre_tokenization.marker in two_words
         self._fallback = bool(model.get("byte_fallback")) or _has("ByteFallback", decoder)
         cleanup = any(part["type"] == "WordPiece" and part["cleanup"] for part in decoder)
         self._joined = _CLEANED_UP if cleanup else frozenset[str]()
@@ -67,21 +73,18 @@ class TokenDecoder:
             settings: its entry in ``added_tokens``.
             in_model: the model has the same token, so it can come from there as well.
         """
-        if in_model:
-            value = self.of_model(token)
+        of_model = self.of_model(token) if in_model else b""
+        if in_model and not _NEVER_IN_TEXT.intersection(of_model):
+            value = of_model
         else:
             # A normalized one is looked for in the normalized text, in its own normalized form.
-            normalized = (
-                self._pre_tokenization.normalize(token) if settings.get("normalized") else ""
-            )
-            text = normalized or token
-            if normalized and self._byte_level_text:
-                value = _from_byte_level(text)
-            else:
-                value = text.encode() if self._byte_level else self._literal(text)
+            read = self._pre_tokenization.normalize(token) if settings.get("normalized") else ""
+            value = self._in_normalized(read) if read else token.encode()
             known = self._every_word or self._prefix or self._suffix
-            if known and self._after_space(text):
+            if known and self._after_space(read or token):
                 value = b" " + value
+        if settings.get("normalized") and not self._spaces_stay:
+            return value  # there is no whitespace to strip where it is found
         if settings.get("lstrip") and not value.startswith(b" "):
             value = b" " + value
         if (
@@ -91,6 +94,12 @@ class TokenDecoder:
         ):
             value += b" "
         return value
+
+    def _in_normalized(self, text: str) -> bytes:
+        """Bytes of normalized text; a marker that only the pre-tokenizer writes is none there."""
+        if self._byte_level_text:
+            return _from_byte_level(text)
+        return (text.replace(self._pre_tokenization.marker, " ") if self._marked else text).encode()
 
     def _continues(self, token: str) -> bool:
         return bool(self._prefix) and token.startswith(self._prefix) and token != self._prefix

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.token_bytes import token_bytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
-from tests.tokenizer_kinds import KINDS, by_hand
+from tests.tokenizer_kinds import KINDS, SPECIALS, by_hand
 
 
 def convert(token: str, **spec: Any) -> bytes:
@@ -222,6 +224,59 @@ def test_added_token_that_the_model_has_too() -> None:
     assert convert("Ġ", **spec) == b" "
     spec["model"] = BPE
     assert convert("Ġ", **spec) == "Ġ".encode()
+
+
+@pytest.mark.parametrize("in_model", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_added_letters_that_look_like_bytes(in_model: bool, normalized: bool) -> None:
+    """DeepSeek-Coder's umlauts: no text has the byte that the letter is in the alphabet's terms."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [token for token in alphabet if in_model or token not in "öü"]
+    rust = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.add_tokens([AddedToken(token, normalized=normalized) for token in "öü"])
+    tokenizer = TextTokenizer.from_json(rust.to_str())
+    (encoded,) = tokenizer.encode(["für é"])
+    found = [tokenizer.token_bytes[i] for i in encoded.ids]
+    assert found == [b"f", "ü".encode(), b"r", b" ", b"\xc3", b"\xa9"]
+    assert encoded.ends.tolist() == [1, 3, 4, 5, 6, 7]
+
+
+def _lower_case_without_accents(text: str) -> str:
+    plain = unicodedata.normalize("NFD", text)
+    return "".join(c for c in plain if unicodedata.category(c) != "Mn").lower()
+
+
+# What kinds make of a text before they look for the added tokens that are normalized.
+READS: dict[str, Callable[[str], str]] = {
+    "byte-level": str,
+    "sentencepiece": lambda text: text.replace("▁", " "),
+    "unigram": str,
+    "wordpiece": _lower_case_without_accents,
+}
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("strips", ["", "l", "r", "lr"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_added_tokens_are_the_text_that_they_cover(
+    rust: dict[str, Tokenizer], kind: str, strips: str, normalized: bool
+) -> None:
+    """What the Rust library's offsets say in one text at least, perhaps behind a word's space."""
+    whole = Tokenizer.from_str(rust[kind].to_str())
+    contents = ["qux", "▁qux", "Ġqux", "##qux", "qux</w>", " x", "<0x0A>q", "ö"]
+    flags = {"lstrip": "l" in strips, "rstrip": "r" in strips, "normalized": normalized}
+    whole.add_tokens([AddedToken(content, **flags) for content in contents])
+    tokenizer = TextTokenizer.from_json(whole.to_str(), SPECIALS)
+    for content in contents:
+        token_id, covered = tokenizer.vocabulary[content], set()
+        for text in (content, f"a{content} b", f"a {content} b", f"\n{content}\n"):
+            encoding = whole.encode(text, add_special_tokens=False)
+            for found, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+                if found == token_id:
+                    read = READS[kind](text[start:stop]) if normalized else text[start:stop]
+                    covered |= {read, f" {read}"}
+        assert tokenizer.token_bytes[token_id].decode() in covered
 
 
 def test_byte_level_normalizer_and_normalized_added_tokens() -> None:
