@@ -86,6 +86,7 @@ def event_distribution(
     along = alignment.tokens_into == 0
     for number, events in enumerate(tables.tables):
         here = (alignment.source_row >= 0) & (tables.table_of_row == number)
+        here &= ~np.isin(target.token, list(events.special))
         for tokens, found in _groups(np.where(here & along, alignment.num_source_tokens, 0)):
             for part in _parts(found):
                 first, label = alignment.source_row[part], target.token[part]
@@ -186,13 +187,14 @@ def _inside(
 ) -> Found:
     """The same inside a teacher's token, from the student's tokens in it, the label last.
 
-    The share of probability outside the entries is taken to be the same as at the teacher's row:
-    nothing is known of it.
+    The share of probability outside the entries that are spelled is taken to be the same as at the
+    teacher's row: nothing is known of it.
     """
     entries = teacher.indices[row]
     mass = np.exp(teacher.logprobs[row].astype(np.float64))
     before, label = tokens[:, :-1], tokens[:, -1]
     is_label = entries == source.token[row][:, None]
+    spelled = is_label | (events.student_pieces[entries, 0] != NO_TOKEN)
     depth = before.shape[1]
     if depth < LONGEST:
         pieces = events.student_pieces[entries]
@@ -202,9 +204,9 @@ def _inside(
         goes_on, following = is_label, np.full(entries.shape, NO_TOKEN, dtype=np.int32)
     # The teacher's label token is what the student reads, however it is spelled alone.
     following = np.where(is_label, label[:, None], following)
+    kept = np.where(spelled, mass, 0.0).sum(axis=1)
     mass = np.where(goes_on | is_label, mass, 0.0)
     total = mass.sum(axis=1)
-    kept = 1.0 - np.exp(teacher.tail_logprob[row].astype(np.float64))
     mass = mass * (kept / np.where(total > 0, total, 1.0))[:, None]
     empty = np.zeros(entries.shape, dtype=np.int64)
     start, stop = _or_single(empty, empty, events, following)

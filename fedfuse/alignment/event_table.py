@@ -19,7 +19,7 @@ from fedfuse.alignment.table_cache import load_arrays, save_arrays
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Part of every cache file's name: raise it when the same tokenizers would give other spellings.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,15 @@ class EventTable:
         place: ``[V_student]`` place of each token in ``order``.
         student_pieces: ``[V_teacher, 16]`` spelling of each teacher token in student tokens.
         levels: prefix ranges by depth.
+        special: the student's special tokens: where a text has one, unknown or written out, nobody
+            teaches it.
     """
 
     order: Int32[ndarray, " student_vocab"]
     place: Int32[ndarray, " student_vocab"]
     student_pieces: Int32[ndarray, "teacher_vocab longest"]
     levels: list[PrefixLevel]
+    special: frozenset[int] = frozenset()
 
     def event(
         self, depth: int, before: Int64[ndarray, " *shape"], token: Int64[ndarray, " *shape"]
@@ -99,6 +102,7 @@ def event_table(
     return table_of_spellings(
         _cached_spellings(student, teacher, -space_shift, cache_dir),
         _cached_spellings(teacher, student, space_shift, cache_dir),
+        student.vocabulary_bytes.special,
     )
 
 
@@ -121,6 +125,7 @@ def _cached_spellings(
 def table_of_spellings(
     teacher_pieces: Int32[ndarray, "student_vocab longest"],
     student_pieces: Int32[ndarray, "teacher_vocab longest"],
+    special: frozenset[int] = frozenset(),
 ) -> EventTable:
     """Build the table from the spellings of the student's tokens, and of the teacher's."""
     size = len(student_pieces)
@@ -149,7 +154,7 @@ def table_of_spellings(
         before[_ranges(starts, stops)] = within
     place = np.empty(len(order), dtype=np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    return EventTable(order.astype(np.int32), place, student_pieces, levels)
+    return EventTable(order.astype(np.int32), place, student_pieces, levels, special)
 
 
 def _ranges(start: Int64[ndarray, " n"], stop: Int64[ndarray, " n"]) -> Int64[ndarray, " total"]:

@@ -16,6 +16,7 @@ from jaxtyping import Int32, Int64
 from numpy import ndarray
 
 from fedfuse.alignment.vocabulary_map import ids_of_texts
+from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -25,6 +26,8 @@ LONGEST = 16
 # What stands in front of a token while it is spelled, so that it is not at the beginning of a text:
 # a newline or, for a token with whitespace in front, which a newline may merge with, a letter.
 _FRONTS = ("\n", "a")
+# Letters of dead scripts, which a vocabulary without bytes does not have.
+_RARE = "\U00010380\U00010000\U00010a60"
 
 
 def spellings(
@@ -64,10 +67,16 @@ def spellings(
 
 
 def _ids_of_roles(tokenizer: TextTokenizer) -> dict[str, int]:
-    """Special tokens by the one role that they are predicted in: an end, where they can be one."""
+    """Special tokens by the one role that they are predicted in: an end, where they can be one.
+
+    An unknown token has none, even if it is the end token too: it may stand for a text. (Only where
+    every text has tokens, as with GPT-2, it never does.)
+    """
     roles = tokenizer.vocabulary_bytes.roles
     main = {i: "eos" if "eos" in names else names[0] for i, names in roles.items()}
-    return {role: i for i, role in main.items() if role != "unk"}
+    rare = {i for ids in _encode(tokenizer, [_RARE]) for i in ids or ()}
+    unknown = {i for i, names in roles.items() if "unk" in names and i in rare}
+    return {role: i for i, role in main.items() if role != "unk" and i not in unknown}
 
 
 def spaced(vocabulary: VocabularyBytes) -> Int64[ndarray, " vocab"]:
@@ -89,21 +98,40 @@ def _spell(
     """Target ids of every text: as the target tokenizes it or, where the result is not exactly the
     text, by the longest tokens; empty where it has no tokens for it.
     """
+    special = target.vocabulary_bytes.special
     result: list[Sequence[int]] = [()] * len(texts)
     left = list(range(len(texts)))
     whole = [text.decode(errors="replace") for text in texts]
     for front in _FRONTS:
-        before, *encoded = target.encode_ids([front, *(front + whole[i] for i in left)])
+        before, *encoded = _encode(target, [front, *(front + whole[i] for i in left)])
         dirty = []
         for i, ids in zip(left, encoded, strict=True):
-            inside = ids[len(before) :]
+            inside = _behind(before, ids)
             exact = b"".join([target.token_bytes[piece] for piece in inside]) == texts[i]
-            if exact and ids[: len(before)] == before:
+            if exact and special.isdisjoint(inside):
                 result[i] = inside
             else:
                 dirty.append(i)
         left = [i for i in dirty if texts[i][:1].isspace()]
     return [ids or _by_longest(text, id_of) for ids, text in zip(result, texts, strict=True)]
+
+
+def _encode(tokenizer: TextTokenizer, texts: Sequence[str]) -> list[list[int] | None]:
+    """Ids of each text; None where the tokenizer, which has no unknown token, cannot write it."""
+    try:
+        return list(tokenizer.encode_ids(texts))
+    except FedfuseError:
+        if len(texts) == 1:
+            return [None]
+    half = len(texts) // 2
+    return _encode(tokenizer, texts[:half]) + _encode(tokenizer, texts[half:])
+
+
+def _behind(front: list[int] | None, ids: list[int] | None) -> list[int]:
+    """What follows the front; nothing where what follows has changed it."""
+    if front is None or ids is None or ids[: len(front)] != front:
+        return []
+    return ids[len(front) :]
 
 
 def _by_longest(text: bytes, id_of: dict[bytes, int]) -> list[int]:

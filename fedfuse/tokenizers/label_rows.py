@@ -103,8 +103,8 @@ def verbatim_rows(
 ) -> Bool[ndarray, " rows"]:
     """``[T]`` whether a row's label token is the text's own bytes, perhaps behind one space.
 
-    It is not where the tokenizer changes the text (lower case, an unknown token), or where the ends
-    of a token are unknown.
+    It is not where the tokenizer changes the text (lower case, an unknown token), where a special
+    token is written out in the text and found there, or where the ends of a token are unknown.
 
     Args:
         tokenizer: the tokenizer of the rows.
@@ -112,10 +112,11 @@ def verbatim_rows(
         rows: label rows, T in all.
     """
     texts, own = [sample.text.encode() for sample in samples], tokenizer.token_bytes
+    special = tokenizer.vocabulary_bytes.special
     found = np.zeros(len(rows.token), dtype=bool)
     columns = np.stack([rows.sample_of_row, rows.token, rows.byte_start, rows.byte_end], axis=1)
     for i, (sample, token, start, end) in enumerate(columns.tolist()):
-        if start >= 0 and end >= 0:
+        if start >= 0 and end >= 0 and token not in special:
             text, piece = texts[sample][start:end], own[token]
             found[i] = piece in (text, b" " + text)
     return found

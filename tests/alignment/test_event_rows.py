@@ -109,6 +109,10 @@ def teach(
     return named, math.exp(found.tail_logprob[row])
 
 
+def name_of(tokenizer: TextTokenizer, token_id: int) -> str:
+    return next(name for name, i in tokenizer.vocabulary.items() if i == token_id)
+
+
 def words(*names: str) -> frozenset[str]:
     return frozenset(names)
 
@@ -205,10 +209,56 @@ def test_unknown_and_other_special_tokens_are_tail() -> None:
     source = by_hand(
         "wordpiece", ["[U]", "[CLS]", "a", "[SEP]", "[E]"], cls="[CLS]", sep="[SEP]", eos="[E]"
     )
-    target = by_hand("wordpiece", ["[X]", "a", "b"], unk="[X]", eos="[X]")
+    target = by_hand("wordpiece", ["[X]", "a", "[E]", "[P]"], unk="[X]", eos="[E]", pad="[P]")
     got, tail = teach(source, target, "a", [{"a": 0.4, "[U]": 0.2, "[SEP]": 0.1, "[E]": 0.3}])
-    assert got == pytest.approx({words("a"): 0.4, words("[X]"): 0.3})
+    assert got == pytest.approx({words("a"): 0.4, words("[E]"): 0.3})
     assert tail == pytest.approx(0.3)
+
+
+def test_unknown_and_end_in_one_are_the_end_only_where_nothing_is_unknown() -> None:
+    """GPT-2 has bytes for every text; with word pieces a text may become the token."""
+    pieces = by_hand("wordpiece", ["[X]", "a", "b"], unk="[X]", eos="[X]")
+    plain = by_hand("wordpiece", ["[U]", "a", "[E]", "[C]"], eos="[E]", cls="[C]")
+    letters = by_hand("byte-level", ["<e>", "a"], bos="<e>", eos="<e>", unk="<e>")
+    for source, target, end, expected in (
+        (pieces, plain, "[X]", {}),
+        (plain, pieces, "[E]", {}),
+        (letters, plain, "<e>", {words("[E]"): 0.3}),
+        (plain, letters, "[E]", {words("<e>"): 0.3}),
+        (pieces, letters, "[X]", {}),
+    ):
+        got, tail = teach(source, target, "a", [{"a": 0.4, end: 0.3}])
+        assert got == pytest.approx({words("a"): 0.4} | expected)
+        assert tail == pytest.approx(0.6 - sum(expected.values()))
+
+
+def test_a_row_of_a_special_token_teaches_nothing_and_is_not_taught() -> None:
+    """Unknown, or written out in the text and found there."""
+    pieces = by_hand("wordpiece", ["[U]", "[CLS]", "a", "b"], cls="[CLS]")
+    letters = byte_level("abc\u0120[CLS]")
+    texts = [Sample("", "a"), Sample("", "c"), Sample("", "a c"), Sample("", "[CLS]")]
+    for source, target in ((pieces, letters), (letters, pieces)):
+        rows, own = (label_rows(t, texts, 100)[1] for t in (source, target))
+        found = project(
+            source, target, texts, knowledge_of(rows, [{i: 1.0} for i in rows.token.tolist()], 1)
+        )
+        known = found.weight > 0
+        assert known.sum() == 2
+        assert not {"[U]", "[CLS]"} & {name_of(target, i) for i in own.token[known].tolist()}
+
+
+@pytest.mark.parametrize(("one", "other"), list(permutations(KINDS, 2)))
+def test_what_a_model_puts_on_its_unknown_token_is_tail(
+    tokenizers: dict[str, TextTokenizer], one: str, other: str
+) -> None:
+    source, target = tokenizers[one], tokenizers[other]
+    samples = [Sample("", text) for text in TEXTS]
+    rows = label_rows(source, samples, 100)[1]
+    said = [{source.special_ids["unk"]: 0.9, token: 0.1} for token in rows.token.tolist()]
+    found = project(source, target, samples, knowledge_of(rows, said, 2))
+    known = found.weight > 0
+    assert known.mean() > 0.3
+    assert (np.exp(found.tail_logprob[known]) > 0.9 - 1e-6).all()
 
 
 @pytest.mark.parametrize(("one", "other"), list(permutations(KINDS, 2)))
@@ -230,6 +280,20 @@ def test_pieces_are_the_tokens_bytes(
         elif other in LOSSLESS and text and shift >= 0:
             assert len(ids) == LONGEST
     assert spelled >= 5
+
+
+@pytest.mark.parametrize("model", [models.WordLevel, models.WordPiece])
+def test_a_tokenizer_without_an_unknown_token_spells_what_it_can(model: type) -> None:
+    rust = Tokenizer(model({"<s>": 0, "ab": 1, "c": 2}))
+    rust.pre_tokenizer = pre_tokenizers.Whitespace()
+    words_only = TextTokenizer.from_json(rust.to_str(), {"bos": "<s>"})
+    letters = byte_level("abcd\u0120", ("a", "b"), ("\u0120", "c"))
+    found = spellings(letters, words_only)[:, 0]
+    spelled = {name: found[i] for name, i in letters.vocabulary.items() if found[i] != NO_TOKEN}
+    assert spelled == {"<s>": 0, "\u0120c": 2}
+    back = spellings(words_only, letters)
+    ids = [letters.vocabulary[name] for name in ("\u0120", "ab", "\u0120c")]
+    assert back[:3, :3].tolist() == [[0, -1, -1], [ids[0], ids[1], -1], [ids[2], -1, -1]]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -295,14 +359,15 @@ def test_equals_the_oracle(tokenizers: dict[str, TextTokenizer], one: str, other
         knowledge = random_knowledge(rows, source.vocab_size, 5, seed)
         found = project(source, target, samples, knowledge, length)
         for t, (row, number, into) in enumerate(oracle.alignment(rows, own, paired)):
-            if row < 0 or not verbatim[row : row + number].all():
+            label = int(own.token[t])
+            known = label not in target.vocabulary_bytes.special
+            if row < 0 or not known or not verbatim[row : row + number].all():
                 assert found.weight[t] == 0
                 continue
             shift = oracle.space_shift_of(
                 rows, own, row, t - into, source.token_bytes, target.token_bytes
             )
             student, teacher = spelled[shift]
-            label = int(own.token[t])
             if into:
                 before = own.token[t - into : t].tolist()
                 expected = oracle.inside(knowledge, rows, row, before, label, teacher)

@@ -129,11 +129,13 @@ def inside(
 ) -> list[tuple[Event, float]]:
     """Events and probabilities where the student has read ``before`` of the teacher's token."""
     kept: list[tuple[Event, float]] = []
-    total = 0.0
+    total = known = 0.0
     for entry, logprob in zip(knowledge.indices[row], knowledge.logprobs[row], strict=True):
         if logprob == -math.inf:
             continue
         spelled = list(student_spelling.get(int(entry), []))
+        if spelled or int(entry) == int(source.token[row]):
+            known += math.exp(logprob)
         if int(entry) == int(source.token[row]):
             event = frozenset([label])
         elif spelled[: len(before)] == list(before):
@@ -142,7 +144,6 @@ def inside(
             continue
         total += math.exp(logprob)
         kept.append((event, math.exp(logprob)))
-    known = 1 - math.exp(knowledge.tail_logprob[row])
     return joined((event, mass / total * known) for event, mass in kept)
 
 
