@@ -104,8 +104,8 @@ def space_shifts(
     source: LabelRows,
     target: LabelRows,
     alignment: Alignment,
-    source_spaced: Int64[ndarray, " source_vocab"],
-    target_spaced: Int64[ndarray, " target_vocab"],
+    source_spaced: Int64[ndarray, "2 source_vocab"],
+    target_spaced: Int64[ndarray, "2 target_vocab"],
 ) -> Int64[ndarray, " target_rows"]:
     """Where one side's tokens begin with a space that the text does not have.
 
@@ -113,8 +113,8 @@ def space_shifts(
         source: the teacher's label rows.
         target: the student's.
         alignment: which of the teacher's rows speak of each of the student's.
-        source_spaced: ``[V_source]`` bytes of each token that begins with a space, else 0.
-        target_spaced: ``[V_target]`` the same of the student's tokens.
+        source_spaced: ``[2, V_source]`` see ``fedfuse.alignment.spelling.spaced``.
+        target_spaced: ``[2, V_target]`` the same of the student's tokens.
 
     Returns:
         ``[T_t]`` 1 where only the student's token has a space of its own, -1 where only the
@@ -125,8 +125,9 @@ def space_shifts(
     # A token with a space of its own in front is one byte longer than what it covers.
     covered_here = target.byte_end[begin] - target.byte_start[begin]
     covered_there = source.byte_end[row] - source.byte_start[row]
-    extra_here = target_spaced[target.token[begin]] == covered_here + 1
-    extra_there = source_spaced[source.token[row]] == covered_there + 1
+    inside = (target.byte_start[begin] > 0).astype(np.int64)
+    extra_here = target_spaced[inside, target.token[begin]] == covered_here + 1
+    extra_there = source_spaced[inside, source.token[row]] == covered_there + 1
     known = (target.byte_end[begin] >= 0) & (source.byte_end[row] >= 0)
     shift = np.zeros_like(target.token)
     shift[paired] = np.where(known, extra_here.astype(np.int64) - extra_there, 0)

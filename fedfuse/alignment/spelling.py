@@ -26,6 +26,10 @@ LONGEST = 16
 # What stands in front of a token while it is spelled, so that it is not at the beginning of a text:
 # a newline or, for a token with whitespace in front, which a newline may merge with, a letter.
 _FRONTS = ("\n", "a")
+# Where tokens do not say whether a space was dropped before them, the letter tells: a comma follows
+# it without a space or with one, letters go on with its word. The second is for those that merge
+# with the first.
+_FRONTS_WITHOUT_SPACES = ("a", "q")
 # Letters of dead scripts, which a vocabulary without bytes does not have.
 _RARE = "\U00010380\U00010000\U00010a60"
 
@@ -79,9 +83,16 @@ def _ids_of_roles(tokenizer: TextTokenizer) -> dict[str, int]:
     return {role: i for i, role in main.items() if role != "unk" and i not in unknown}
 
 
-def spaced(vocabulary: VocabularyBytes) -> Int64[ndarray, " vocab"]:
-    """``[V]`` bytes of each token that begins with a space, else 0."""
-    return np.array([len(b) if b[:1] == b" " else 0 for b in vocabulary.bytes], dtype=np.int64)
+def spaced(vocabulary: VocabularyBytes) -> Int64[ndarray, "2 vocab"]:
+    """Bytes of tokens that begin with a space, where the text may lack it; 0 for others.
+
+    Returns:
+        ``[2, V]`` at the beginning of a text, and inside, where a token that begins with a letter
+        lacks it only if all do that come there. A comma always may.
+    """
+    size = np.array([len(b) if b[:1] == b" " else 0 for b in vocabulary.bytes], dtype=np.int64)
+    word = [b.decode(errors="replace")[1:2].isalnum() for b in vocabulary.bytes]
+    return np.stack([size, np.where(word, size, 0)])
 
 
 def _shifted(text: bytes, space_shift: int) -> bytes:
@@ -98,21 +109,22 @@ def _spell(
     """Target ids of every text: as the target tokenizes it or, where the result is not exactly the
     text, by the longest tokens; empty where it has no tokens for it.
     """
-    special = target.vocabulary_bytes.special
+    special, drops = target.vocabulary_bytes.special, target.drops_spaces
     result: list[Sequence[int]] = [()] * len(texts)
     left = list(range(len(texts)))
     whole = [text.decode(errors="replace") for text in texts]
-    for front in _FRONTS:
+    for front in _FRONTS_WITHOUT_SPACES if drops else _FRONTS:
         before, *encoded = _encode(target, [front, *(front + whole[i] for i in left)])
         dirty = []
         for i, ids in zip(left, encoded, strict=True):
             inside = _behind(before, ids)
-            exact = b"".join([target.token_bytes[piece] for piece in inside]) == texts[i]
+            found, text = b"".join([target.token_bytes[piece] for piece in inside]), texts[i]
+            exact = found == text or (drops and _squeezed(found) == _squeezed(text))
             if exact and special.isdisjoint(inside):
                 result[i] = inside
             else:
                 dirty.append(i)
-        left = [i for i in dirty if texts[i][:1].isspace()]
+        left = [i for i in dirty if drops or texts[i][:1].isspace()]
     return [ids or _by_longest(text, id_of) for ids, text in zip(result, texts, strict=True)]
 
 
@@ -132,6 +144,10 @@ def _behind(front: list[int] | None, ids: list[int] | None) -> list[int]:
     if front is None or ids is None or ids[: len(front)] != front:
         return []
     return ids[len(front) :]
+
+
+def _squeezed(text: bytes) -> bytes:
+    return b"".join(text.split())
 
 
 def _by_longest(text: bytes, id_of: dict[bytes, int]) -> list[int]:

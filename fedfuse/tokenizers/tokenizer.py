@@ -21,6 +21,7 @@ from numpy import ndarray
 from tokenizers import Tokenizer
 
 from fedfuse.errors import FedfuseError, check
+from fedfuse.tokenizers.pre_tokenization import pre_tokenization
 from fedfuse.tokenizers.token_bytes import VocabularyBytes, byte_fallback_ids, token_bytes
 from fedfuse.tokenizers.token_ends import token_ends
 
@@ -173,6 +174,12 @@ class TextTokenizer:
         """Ids of the added tokens that the tokenizer itself marks special."""
         added = self._spec.get("added_tokens") or []
         return frozenset(int(token["id"]) for token in added if token.get("special"))
+
+    @cached_property
+    def drops_spaces(self) -> bool:
+        """Whether spaces between words are dropped, so that no token says if there was one."""
+        with _rust_errors("tokenizer's normalizer and pre-tokenizer cannot be used"):
+            return pre_tokenization(self._spec).dropped
 
     @cached_property
     def token_bytes(self) -> list[bytes]:

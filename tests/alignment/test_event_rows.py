@@ -276,7 +276,10 @@ def test_pieces_are_the_tokens_bytes(
             text = b" " + text if shift > 0 else text[1:]
         if ids and len(ids) < LONGEST:
             spelled += 1
-            assert b"".join(target.token_bytes[i] for i in ids) == text
+            joined = b"".join(target.token_bytes[i] for i in ids)
+            if target.drops_spaces:
+                joined, text = b"".join(joined.split()), b"".join(text.split())
+            assert joined == text
         elif other in LOSSLESS and text and shift >= 0:
             assert len(ids) == LONGEST
     assert spelled >= 5

@@ -62,8 +62,10 @@ def space_shift_of(
     """What is to be done to the source's tokens: 1 a space in front, -1 the space taken away."""
 
     def extra(rows: LabelRows, at: int, texts: Sequence[bytes]) -> bool:
-        text = texts[int(rows.token[at])]
-        return text.startswith(b" ") and len(text) == rows.byte_end[at] - rows.byte_start[at] + 1
+        text, begin = texts[int(rows.token[at])], rows.byte_start[at]
+        # Inside a text a comma has no space in front although words that may come there have one.
+        word = begin == 0 or text.decode(errors="replace")[1:2].isalnum()
+        return word and text.startswith(b" ") and len(text) == rows.byte_end[at] - begin + 1
 
     if source.byte_end[row] < 0 or target.byte_end[t] < 0:
         return 0
