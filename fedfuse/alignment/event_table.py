@@ -19,7 +19,7 @@ from fedfuse.alignment.table_cache import load_arrays, save_arrays
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 # Part of every cache file's name: raise it when the same tokenizers would give other spellings.
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,16 +54,11 @@ def spellings(
     """
     own, id_of = source.vocabulary_bytes, ids_of_texts(target.vocabulary_bytes)
     pieces = np.full((source.vocab_size, LONGEST), NO_TOKEN, dtype=np.int32)
-    open_ids, open_texts = [], []
-    for token_id in sorted(own.used - own.special):
-        text = _shifted(own.bytes[token_id], space_shift)
-        if text in id_of:
-            pieces[token_id, 0] = id_of[text]
-        elif text:
-            open_ids.append(token_id)
-            open_texts.append(text)
-    for token_id, spelled in zip(open_ids, _spell(open_texts, target, id_of), strict=True):
-        pieces[token_id, : len(spelled[:LONGEST])] = spelled[:LONGEST]
+    text_of = {i: _shifted(own.bytes[i], space_shift) for i in sorted(own.used - own.special)}
+    text_of = {i: text for i, text in text_of.items() if text}
+    spelled = _spell(list(text_of.values()), target, id_of)
+    for token_id, ids in zip(text_of, spelled, strict=True):
+        pieces[token_id, : len(ids[:LONGEST])] = ids[:LONGEST]
     counterparts = _ids_of_roles(target)
     for role, token_id in _ids_of_roles(source).items():
         pieces[token_id, 0] = counterparts.get(role, NO_TOKEN)
@@ -109,7 +104,7 @@ def _spell(
     """Target ids of every text: as the target tokenizes it or, where the result is not exactly the
     text, by the longest tokens; empty where it has no tokens for it.
     """
-    special, drops = target.vocabulary_bytes.special, target.drops_spaces
+    own, special, drops = target.token_bytes, target.vocabulary_bytes.special, target.drops_spaces
     result: list[Sequence[int]] = [()] * len(texts)
     left = list(range(len(texts)))
     whole = [text.decode(errors="replace") for text in texts]
@@ -118,7 +113,7 @@ def _spell(
         dirty = []
         for i, ids in zip(left, encoded, strict=True):
             inside = _behind(before, ids)
-            found, text = b"".join([target.token_bytes[piece] for piece in inside]), texts[i]
+            found, text = b"".join([own[piece] for piece in inside]), texts[i]
             exact = found == text or (drops and _squeezed(found) == _squeezed(text))
             if exact and special.isdisjoint(inside):
                 result[i] = inside

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from fedfuse.alignment import event_table as module
 from fedfuse.alignment.event_rows import (
@@ -283,6 +283,23 @@ def test_pieces_are_the_tokens_bytes(
         elif other in LOSSLESS and text and shift >= 0:
             assert len(ids) == LONGEST
     assert spelled >= 5
+
+
+def test_a_token_that_its_tokenizer_never_writes_is_no_spelling() -> None:
+    """Of equal bytes, but not made by any merge, or an added token is found first (Pythia's)."""
+    model = Tokenizer(
+        models.BPE(
+            {"<s>": 0, "a": 1, "b": 2, "ab": 3, "\u0120": 4, "\u0120\u0120": 5},
+            [("\u0120", "\u0120")],
+        )
+    )
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.add_tokens([AddedToken("  ", normalized=False)])
+    target = TextTokenizer.from_json(model.to_str(), {"bos": "<s>"})
+    source = byte_level("ab\u0120", ("a", "b"), ("\u0120", "\u0120"))
+    found = spellings(source, target)
+    assert found[source.vocabulary["ab"], :3].tolist() == [1, 2, NO_TOKEN]
+    assert found[source.vocabulary["\u0120\u0120"], :2].tolist() == [6, NO_TOKEN]
 
 
 @pytest.mark.parametrize("model", [models.WordLevel, models.WordPiece])
