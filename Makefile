@@ -48,7 +48,7 @@ test: $(STAMP) ## Run the tests, in two processes
 .PHONY: test-slow
 test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 messages: half an hour
 	FEDFUSE_EXAMPLES=10000 FEDFUSE_MUTATIONS=100000 $(BIN)/python -m pytest \
-		tests/alignment/test_properties.py tests/knowledge/test_mutations.py $(ARGS)
+		tests/alignment/test_properties.py tests/alignment/test_brute_force.py tests/knowledge/test_mutations.py $(ARGS)
 
 .PHONY: test-lowest
 test-lowest: $(STAMP) ## Run the tests with the lowest versions that pyproject.toml allows
