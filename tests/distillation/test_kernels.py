@@ -17,6 +17,7 @@ CHECK = """
 import torch
 from fedfuse.config.training import Objective
 from fedfuse.distillation import fused
+from fedfuse.distillation.event_targets import EventClasses
 from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.models import kernels, logsumexp
 from fedfuse.models.head import Head
@@ -38,16 +39,40 @@ hidden, weight = torch.randn(rows, width), torch.randn(vocab, width)
 label = torch.randint(vocab, (rows,))
 mass = torch.distributions.Dirichlet(torch.ones(k + 1)).sample((rows,))
 indices = torch.stack([torch.randperm(vocab)[:k] for _ in range(rows)])
-teacher = DistillationTargets(indices, mass[:, :k], mass[:, k], torch.rand(rows))
-results = []
-for usable in (False, True):
-    logsumexp.has_kernels = lambda device, usable=usable: usable
-    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    loss = fused.fused_distillation_loss(h, Head(w), label, teacher, Objective(0.3), chunk=4)
-    loss.backward()
-    results.append((loss.detach(), h.grad, w.grad))
-torch.testing.assert_close(results[1], results[0])
-print("checked", len(results))
+tokens = DistillationTargets(indices, mass[:, :k], mass[:, k], torch.rand(rows))
+
+# Over events: ranges of two permutations, from one token to all of them; one row has three
+# teachers, one of them over tokens, the last has none.
+teaches = torch.tensor([0, 0, 0, 1, 2, 3, 4])
+start = torch.tensor([[5, 900], [0, 4000], [7, 8], [3, 70], [2000, 0], [0, 0], [4498, 0]])
+stop = torch.tensor([[6, 950], [3000, 4200], [8, 9], [4, 71], [2600, 0], [vocab, 0], [vocab, 30]])
+used = torch.cat([stop > start, torch.ones(len(teaches), 1, dtype=torch.bool)], 1)
+probs = torch.distributions.Dirichlet(torch.ones(3)).sample((len(teaches),)) * used
+events = EventClasses(
+    num_rows=rows,
+    row=teaches,
+    orders=torch.stack([torch.randperm(vocab, dtype=torch.int32) for _ in range(2)]),
+    order=torch.tensor([0, 1, -1, -1, 0, 1, 1]),
+    start=start,
+    stop=stop,
+    probs=probs / probs.sum(1, keepdim=True),
+    weight=torch.rand(len(teaches)),
+)
+checked = 0
+for teacher in (tokens, events, None):
+    for head in ({}, {"scale": 0.7, "softcap": 20.0}):
+        results = []
+        for usable in (False, True):
+            logsumexp.has_kernels = lambda device, usable=usable: usable
+            h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+            loss = fused.fused_distillation_loss(
+                h, Head(w, **head), label, teacher, Objective(0.3), chunk=4
+            )
+            loss.backward()
+            results.append((loss.detach(), h.grad, w.grad))
+        torch.testing.assert_close(results[1], results[0])
+        checked += results[1][1].isfinite().all().item()
+print("checked", checked)
 """
 
 
@@ -61,4 +86,4 @@ def test_kernels_equal_the_chunked_path() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "checked 2"
+    assert done.stdout.strip() == "checked 6"
