@@ -46,9 +46,10 @@ test: $(STAMP) ## Run the tests, in two processes
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 messages: half an hour
+test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 messages: an hour
 	FEDFUSE_EXAMPLES=10000 FEDFUSE_MUTATIONS=100000 $(BIN)/python -m pytest \
-		tests/alignment/test_properties.py tests/alignment/test_brute_force.py tests/knowledge/test_mutations.py $(ARGS)
+		tests/alignment/test_properties.py tests/alignment/test_brute_force.py \
+		tests/alignment/test_certain_teacher.py tests/knowledge/test_mutations.py $(ARGS)
 
 .PHONY: test-lowest
 test-lowest: $(STAMP) ## Run the tests with the lowest versions that pyproject.toml allows
