@@ -59,6 +59,7 @@ class AlignmentBench:
         self._events = {s: event_table(self.source, self.target, s) for s in (0, 1, -1)}
         self.source_bytes = self.source.vocabulary_bytes
         self.target_bytes = self.target.vocabulary_bytes
+        self._spaced = spaced(self.source_bytes), spaced(self.target_bytes)
         self._text = load_text(material)
         self._ends = self.source.encode([self._text])[0].ends
         self._generator = np.random.default_rng(seed)
@@ -91,8 +92,7 @@ class AlignmentBench:
         knowledge = case.knowledge.distribution
         if mode == "events":
             rows = case.source, case.target
-            spaces = spaced(self.source_bytes), spaced(self.target_bytes)
-            shift = space_shifts(*rows, alignment, *spaces)
+            shift = space_shifts(*rows, alignment, *self._spaced)
             tables = PlaceTables.of_rows(shift, self._events.__getitem__)
             label_logprob = case.knowledge.label_logprob
             return event_distribution(knowledge, label_logprob, *rows, alignment, tables)

@@ -152,9 +152,7 @@ def _nested(source: LabelRows, target: LabelRows) -> Alignment:
     number = np.arange(len(row))
     before = np.maximum.accumulate(np.where(row >= 0, number, 0))
     covering = row[before]
-    inside = (
-        (row < 0) & (covering >= 0) & (num_source_tokens[before] == 1) & (target.byte_start >= 0)
-    )
+    inside = (row < 0) & (covering >= 0) & (target.byte_start >= 0)
     inside &= target.sample_of_row == target.sample_of_row[before]
     inside &= (target.byte_start < source.byte_end[covering]) & (
         target.byte_end <= source.byte_end[covering]

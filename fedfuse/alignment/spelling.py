@@ -112,7 +112,7 @@ def _spell(
         before, *encoded = _encode(target, [front, *(front + whole[i] for i in left)])
         dirty = []
         for i, ids in zip(left, encoded, strict=True):
-            inside = _behind(before, ids)
+            inside = [] if before is None or ids is None else ids[len(before) :]
             found, text = b"".join([own[piece] for piece in inside]), texts[i]
             exact = found == text or (drops and _squeezed(found) == _squeezed(text))
             if exact and special.isdisjoint(inside):
@@ -132,13 +132,6 @@ def _encode(tokenizer: TextTokenizer, texts: Sequence[str]) -> list[list[int] | 
             return [None]
     half = len(texts) // 2
     return _encode(tokenizer, texts[:half]) + _encode(tokenizer, texts[half:])
-
-
-def _behind(front: list[int] | None, ids: list[int] | None) -> list[int]:
-    """What follows the front; nothing where what follows has changed it."""
-    if front is None or ids is None or ids[: len(front)] != front:
-        return []
-    return ids[len(front) :]
 
 
 def _squeezed(text: bytes) -> bytes:
