@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fedfuse.config.training import Objective
 from fedfuse.distillation.loss import divergence
+from fedfuse.errors import check
 from fedfuse.events import TeacherTargets
 from fedfuse.tokenizers.dataset import to_tensor
 
@@ -110,7 +111,7 @@ class EventClasses:
 
     def read(self) -> tuple[Int64[Tensor, " read"], Int64[Tensor, " read"]]:
         """Rows and tokens of all events, each token of a row once, by row."""
-        key, vocab_size = self._members[0], self.orders.shape[1]
+        key, vocab_size = self._members.key, self.orders.shape[1]
         return key // vocab_size, key % vocab_size
 
     def losses(
@@ -121,10 +122,9 @@ class EventClasses:
         objective: Objective,
     ) -> Float[Tensor, " rows"]:
         """The joint loss of each row; see ``Targets``."""
-        _, member, slot = self._members
-        teachers, classes = self.probs.shape
-        values = kept if member is None else kept[member]
-        scores = segment_logsumexp(values, slot, teachers * classes).view(teachers, classes)
+        members = self._members
+        values, count = members.values(kept), self.probs.numel()
+        scores = segment_logsumexp(values, members.slot, count).view(self.probs.shape)
         tail = _logaddexp(scores[:, -1], outside[self.row])
         scores = torch.cat([scores[:, :-1], tail[:, None]], 1)
         # A tail that the student cannot have, as no token is left for it, is no class.
@@ -146,13 +146,11 @@ class EventClasses:
         return new.nonzero()[:, 0]
 
     @cached_property
-    def _members(
-        self,
-    ) -> tuple[Int64[Tensor, " read"], Int64[Tensor, " pairs"] | None, Int64[Tensor, " pairs"]]:
-        """Keys ``row * V + token`` of what is read, and pairs of one (its number) and a class.
+    def _members(self) -> _Members:
+        """The tokens that are read, and how the classes' scores follow from them.
 
-        A token of a row is in one class of each of the row's teachers; in the tail where none of
-        its events has it. The numbers are None where each token is in one pair, in order.
+        A token of a row is in one class of each of the row's teachers: in one of its events, or in
+        its tail, where the tokens come together that are in the events of the same others.
         """
         (teachers, k), vocab_size = self.start.shape, self.orders.shape[1]
         length = (self.stop - self.start).view(-1)
@@ -164,17 +162,55 @@ class EventClasses:
         key = self.row[teacher] * vocab_size + token
         slot = event + teacher  # of k + 1 classes
         if len(self._first) == teachers:
-            return key, None, slot
+            return _Members(key, slot)
         key, number = torch.unique(key, return_inverse=True)
-        count = torch.bincount(key // vocab_size, minlength=self.num_rows)  # [rows]
-        first_member = _starts(count)[self.row]  # [teachers]
+        position = torch.arange(teachers, device=key.device) - torch.searchsorted(
+            self.row, self.row
+        )  # among the teachers of a row
+        check("teachers of a row", int(position.max()) + 1, "62 at most", int(position.max()) < 62)
+        mask = torch.zeros_like(key).index_add_(0, number, (1 << position)[teacher])
+        masks, mask = torch.unique(mask, return_inverse=True)
+        groups, group = torch.unique(key // vocab_size * len(masks) + mask, return_inverse=True)
+        count = torch.bincount(groups // len(masks), minlength=self.num_rows)  # [rows]
         size = count[self.row]
-        first_pair = _starts(size)
-        of = torch.repeat_interleave(size)  # [pairs] teacher
-        member = torch.arange(len(of), device=of.device) - first_pair[of] + first_member[of]
-        pair_slot = of * (k + 1) + k
-        pair_slot[first_pair[teacher] + number - first_member[teacher]] = slot
-        return key, member, pair_slot
+        tail = torch.repeat_interleave(size)  # [pairs] teacher
+        first = (_starts(count)[self.row] - _starts(size))[tail]
+        which = torch.arange(len(tail), device=tail.device) + first  # [pairs] group
+        others = (masks[groups % len(masks)][which] >> position[tail]) % 2 == 0
+        return _Members(
+            key,
+            torch.cat([slot, tail[others] * (k + 1) + k]),
+            torch.cat([number, len(key) + which[others]]),
+            group,
+            len(groups),
+        )
+
+
+@dataclass(frozen=True)
+class _Members:
+    """Which scores each class is the log-sum-exp of.
+
+    Attributes:
+        key: ``[read]`` what is read, each once, by row: ``row * V + token``.
+        slot: ``[pairs]`` class, ``teacher * (k + 1) + class``.
+        member: ``[pairs]`` what is in it: a number of ``key``, or behind them of a group; None for
+            ``key`` itself.
+        group: ``[read]`` group of each token, or None.
+        num_groups: how many groups there are.
+    """
+
+    key: Int64[Tensor, " read"]
+    slot: Int64[Tensor, " pairs"]
+    member: Int64[Tensor, " pairs"] | None = None
+    group: Int64[Tensor, " read"] | None = None
+    num_groups: int = 0
+
+    def values(self, kept: Float[Tensor, " read"]) -> Float[Tensor, " pairs"]:
+        """The scores of all pairs."""
+        if self.member is None or self.group is None:
+            return kept
+        together = segment_logsumexp(kept, self.group, self.num_groups)
+        return torch.cat([kept, together])[self.member]
 
 
 def _orders_on(device: torch.device | str, orders: ndarray) -> Int32[Tensor, "orders vocab"]:
