@@ -19,10 +19,9 @@ from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, parse
 from fedfuse.factory.data import load_splits
 from fedfuse.factory.models import new_aligner
+from fedfuse.fusion.event_mixing import AlignedRows, fuse_rows
 from fedfuse.fusion.gating.learned_gate import LearnedGate
-from fedfuse.fusion.mixing import mix
 from fedfuse.fusion.teacher_stats import StackedStats, compute_stats, stack_stats
-from fedfuse.sparse import SparseDistribution
 
 CLIENTS = 32
 KINDS = 4
@@ -41,7 +40,7 @@ class Work:
         self.own = who.knowledge(k)
         self.received = [(c.knowledge(k), c.tokenizer) for c in candidates]
         self.context_losses = [self.view.loss, *(c.view_contexts().loss for c in candidates)]
-        self.projected = [self.aligner.identity(self.own), *self.align()]
+        self.projected = [self.own.distribution, *self.align()]
 
     def jobs(self, private: Any) -> dict[str, Callable[[], Any]]:
         """By name."""
@@ -49,7 +48,7 @@ class Work:
         gates = iter([LearnedGate(config.gate, seed=0) for _ in range(99)])
         stats = self.stats()
         weights = LearnedGate(config.gate, seed=0)(stats)
-        teacher = mix(self.projected, weights, k)
+        teacher = fuse_rows(self.projected, weights, k)
         phase = config.server_distill if private is None else config.client_distill
         options = {"seed": 0, "teacher": teacher, "replay": private}
         jobs: dict[str, Callable[[], Any]] = {
@@ -57,7 +56,7 @@ class Work:
             "align": self.align,
             "compute stats": self.stats,
             "weigh": lambda: next(gates)(stats),
-            "fuse": lambda: mix(self.projected, weights, k),
+            "fuse": lambda: fuse_rows(self.projected, weights, k),
             "distil": lambda: who.learn(who.public, phase, **options),
             "evaluate": who.score,
         }
@@ -68,7 +67,7 @@ class Work:
             jobs["local"] = lambda: who.learn(private, config.local, seed=0)
         return jobs
 
-    def align(self) -> list[SparseDistribution]:
+    def align(self) -> list[AlignedRows]:
         """What the candidates know, in the side's own terms."""
         return [self.aligner(known, tokenizer) for known, tokenizer in self.received]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -162,9 +162,8 @@ def _event_teacher(
     start, stop, mass = merge_events(start, stop, mass)
     best = np.argsort(-mass, axis=1, kind="stable")
     start, stop, mass = (np.take_along_axis(x, best, axis=1) for x in (start, stop, mass))
-    return EventDistribution(
-        orders,
-        order=np.zeros(size.rows, dtype=np.int32),
+    return replace(
+        EventDistribution.empty(orders, size.rows, size.k),
         start=start.astype(np.int32),
         stop=stop.astype(np.int32),
         logprobs=safe_log(mass).astype(np.float32),

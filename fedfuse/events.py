@@ -5,18 +5,24 @@ goes on with something whose spelling in the teacher's tokens begins with u"; a 
 belongs to it if its bytes are spelled so. So it is the student's distribution that is projected,
 by sums, and never the teacher's. With student tokens ordered by their spelling
 (``fedfuse.alignment.event_table``) every event is a range of that order.
+
+Where tokens overlap so that no token of one side ends where one of the other's does, there is one
+event more: that the text goes on as it does, to the next place where both end
+(``fedfuse.alignment.chunks``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 from numpy import ndarray
 
 from fedfuse.sparse import SparseDistribution
+
+BY_EVENT = ("start", "stop", "logprobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,9 @@ class EventDistribution:
         logprobs: ``[T, k]`` log-probabilities of the events, descending; -inf in unused slots.
         tail_logprob: ``[T]`` log of the probability outside the k events; -inf for none.
         weight: ``[T]`` in [0, 1], 0 where nothing is known of the row.
+        chunk_rows: ``[T]`` rows of the chunk that begins at this row and that the teacher has a
+            likelihood of; 0 for none.
+        chunk_logprob: ``[T]`` log-probability of its text; 0 where there is none.
     """
 
     orders: Int32[ndarray, "orders vocab"]
@@ -40,6 +49,8 @@ class EventDistribution:
     logprobs: Float32[ndarray, "rows k"]
     tail_logprob: Float32[ndarray, " rows"]
     weight: Float32[ndarray, " rows"]
+    chunk_rows: Int32[ndarray, " rows"]
+    chunk_logprob: Float32[ndarray, " rows"]
 
     @classmethod
     def empty(
@@ -54,14 +65,22 @@ class EventDistribution:
             logprobs=np.full((num_rows, k), -np.inf, dtype=np.float32),
             tail_logprob=np.zeros(num_rows, dtype=np.float32),
             weight=np.zeros(num_rows, dtype=np.float32),
+            chunk_rows=np.zeros(num_rows, dtype=np.int32),
+            chunk_logprob=np.zeros(num_rows, dtype=np.float32),
         )
+
+    def columns(self) -> dict[str, ndarray]:
+        """What is there for each row, by name: ``[T]``, or ``[T, k]`` for those of ``BY_EVENT``."""
+        names = [field.name for field in fields(self) if field.name != "orders"]
+        return {name: getattr(self, name) for name in names}
 
     def fill(self, rows: slice | Int64[ndarray, " some"], found: EventDistribution) -> None:
         """Put other rows, of the same permutations and at most as many events, into these."""
-        for name in ("order", "tail_logprob", "weight"):
-            getattr(self, name)[rows] = getattr(found, name)
-        for name in ("start", "stop", "logprobs"):
-            getattr(self, name)[rows, : found.k] = getattr(found, name)
+        for name, values in found.columns().items():
+            if name in BY_EVENT:
+                getattr(self, name)[rows, : found.k] = values
+            else:
+                getattr(self, name)[rows] = values
 
     @property
     def num_rows(self) -> int:
@@ -75,15 +94,7 @@ class EventDistribution:
 
     def __getitem__(self, rows: slice | Int64[ndarray, " some"]) -> EventDistribution:
         """Some of the rows."""
-        return replace(
-            self,
-            order=self.order[rows],
-            start=self.start[rows],
-            stop=self.stop[rows],
-            logprobs=self.logprobs[rows],
-            tail_logprob=self.tail_logprob[rows],
-            weight=self.weight[rows],
-        )
+        return replace(self, **{name: values[rows] for name, values in self.columns().items()})
 
     def without_tail(self) -> EventDistribution:
         """The same, with the events taken for all there is."""
@@ -159,25 +170,19 @@ def stack_events(
     known: dict[int, int] = {}
     orders: list[ndarray] = []
     k = max(part.k for _, part in parts)
-    fields: dict[str, list[ndarray]] = {}
+    columns: dict[str, list[ndarray]] = {}
     for _, part in parts:
         if id(part.orders) not in known:
             known[id(part.orders)] = sum(map(len, orders))
             orders.append(part.orders)
-        wider = ((0, 0), (0, k - part.k))
-        columns = {
-            "order": part.order + np.int32(known[id(part.orders)]),
-            "start": np.pad(part.start, wider),
-            "stop": np.pad(part.stop, wider),
-            "logprobs": np.pad(part.logprobs, wider, constant_values=-np.inf),
-            "tail_logprob": part.tail_logprob,
-            "weight": part.weight,
-        }
-        for name, values in columns.items():
-            fields.setdefault(name, []).append(values)
+        wide = EventDistribution.empty(part.orders, part.num_rows, k)
+        wide.fill(slice(None), part)
+        wide.order[:] += known[id(part.orders)]
+        for name, values in wide.columns().items():
+            columns.setdefault(name, []).append(values)
     by_row = np.argsort(row, kind="stable")
     offsets = np.searchsorted(row[by_row], np.arange(num_rows + 1))
     whole = EventDistribution(
-        np.concatenate(orders), **{name: np.concatenate(v) for name, v in fields.items()}
+        np.concatenate(orders), **{name: np.concatenate(v) for name, v in columns.items()}
     )
     return EventTargets(offsets, whole[by_row])

@@ -12,18 +12,20 @@ Where the student stands inside a teacher's token (``tokens_into``), those of th
 remain that begin with what the student has read, and each is the event of its next student token.
 
 Probability that no event can take (entries without a spelling, unknown tokens, entries beyond the k
-largest) goes to the tail. Not in the papers.
+largest) goes to the tail. Where tokens overlap without nesting, the likelihood of a chunk of the
+text stands for them (``chunk_likelihoods``). Not in the papers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from numpy import ndarray
 
+from fedfuse.alignment.chunks import Chunks
 from fedfuse.alignment.event_table import EventTable
 from fedfuse.alignment.positions import Alignment
 from fedfuse.alignment.spelling import LONGEST, NO_TOKEN
@@ -98,6 +100,26 @@ def event_distribution(
                 where = _inside(teacher, source, alignment.source_row[part], before, events)
                 _fill(result, part, number, *where)
     return result
+
+
+def chunk_likelihoods(
+    into: EventDistribution,
+    label_logprob: Float32[ndarray, " source_rows"],
+    chunks: Chunks,
+) -> EventDistribution:
+    """Let a teacher teach its likelihoods of chunks, beside what it teaches already.
+
+    Args:
+        into: distributions on the student's T_t label rows; not changed.
+        label_logprob: ``[T_s]`` log-probability of the teacher's label tokens.
+        chunks: of the teacher's rows and the student's.
+    """
+    first, nats = chunks.target_start, np.append(0.0, np.cumsum(label_logprob, dtype=np.float64))
+    rows, logprob, weight = into.chunk_rows.copy(), into.chunk_logprob.copy(), into.weight.copy()
+    rows[first] = chunks.target_stop - first
+    logprob[first] = nats[chunks.source_stop] - nats[chunks.source_start]
+    weight[first] = 1.0
+    return replace(into, chunk_rows=rows, chunk_logprob=logprob, weight=weight)
 
 
 def space_shifts(

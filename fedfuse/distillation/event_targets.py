@@ -5,6 +5,10 @@ A teacher's k events and its tail are k + 1 classes, as its k tokens are in
 its tokens. A row may have several teachers, each with events of its own: the row's loss is the sum
 of theirs by weight.
 
+A teacher may also know the likelihood of a chunk, the text of several rows from one on. It is
+compared with the student's, the product of its labels' probabilities on these rows, as in ALM
+(arXiv 2503.20083).
+
 Nothing of the size of the vocabulary is formed for a teacher. The tokens of all events of a row,
 whoever's, are read one by one; the log-sum-exp of the others is taken once, whatever the number of
 teachers.
@@ -13,12 +17,13 @@ teachers.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 from numpy import ndarray
 from torch import Tensor
 
@@ -27,6 +32,12 @@ from fedfuse.distillation.loss import divergence
 from fedfuse.errors import check
 from fedfuse.events import TeacherTargets
 from fedfuse.tokenizers.dataset import to_tensor
+
+# As in the paper's experiments.
+CHUNK_TEMPERATURE = 100.0
+# Certainty that likelihoods are taken to have at most: the divergence from a certain student is
+# infinite.
+_LEAST_NATS = 1e-6
 
 _orders: dict[tuple[int, str], Tensor] = {}
 
@@ -44,6 +55,9 @@ class EventClasses:
         stop: ``[G, k]`` place behind its last; ``start`` in unused slots.
         probs: ``[G, k + 1]`` probabilities, the tail's last; they sum to 1.
         weight: ``[G]`` weight of each one's loss.
+        chunk_rows: ``[G]`` rows of the chunk that begins at the row; 0 for none.
+        chunk_logprob: ``[G]`` the teacher's log-probability of its text.
+        whole: ``[R+1]`` (NumPy) whether a row and the one before are of no common chunk.
     """
 
     num_rows: int
@@ -54,6 +68,9 @@ class EventClasses:
     stop: Int64[Tensor, "teachers k"]
     probs: Float32[Tensor, "teachers k_plus_1"]
     weight: Float32[Tensor, " teachers"]
+    chunk_rows: Int64[Tensor, " teachers"]
+    chunk_logprob: Float32[Tensor, " teachers"]
+    whole: Bool[ndarray, " rows_plus_1"]
 
     @classmethod
     def from_targets(cls, teacher: TeacherTargets, device: torch.device | str) -> EventClasses:
@@ -85,11 +102,14 @@ class EventClasses:
             "stop": column((mixture.indices + 1) * used, events.stop).astype(np.int64),
             "probs": mass,
             "weight": np.append(mixture.weight, events.weight),
+            "chunk_rows": np.append(np.zeros_like(taught), events.chunk_rows),
+            "chunk_logprob": np.append(np.zeros_like(mixture.weight), events.chunk_logprob),
         }
         by_row = np.argsort(row, kind="stable")
         return cls(
             num_rows,
             orders=_orders_on(device, events.orders),
+            whole=_outside_chunks(row, arrays["chunk_rows"], num_rows),
             **{name: to_tensor(values[by_row], device) for name, values in arrays.items()},
         )
 
@@ -107,7 +127,18 @@ class EventClasses:
             self.stop[a:b],
             self.probs[a:b],
             self.weight[a:b],
+            self.chunk_rows[a:b],
+            self.chunk_logprob[a:b],
+            self.whole[first : behind + 1],
         )
+
+    def parts(self, size: int) -> Iterator[slice]:
+        """Stretches of about ``size`` rows, or somewhat more, that no chunk crosses."""
+        bounds, start = np.flatnonzero(self.whole), 0
+        while start < self.num_rows:
+            stop = int(bounds[np.searchsorted(bounds, min(start + size, self.num_rows))])
+            yield slice(start, stop)
+            start = stop
 
     def read(self) -> tuple[Int64[Tensor, " read"], Int64[Tensor, " read"]]:
         """Rows and tokens of all events, each token of a row once, by row."""
@@ -135,8 +166,29 @@ class EventClasses:
         teacher_loss = zeros.index_add(0, self.row, by_teacher.to(zeros.dtype))
         # All classes of any teacher of a row are its whole vocabulary.
         whole = outside.index_copy(0, self.row[self._first], scores[self._first].logsumexp(1))
+        label_loss = whole - label_score
+        if not self.whole.all() or len(self._chunks):
+            teacher_loss = teacher_loss + self._chunk_losses(label_loss)
         label_weight = objective.label_weight
-        return label_weight * (whole - label_score) + (1 - label_weight) * teacher_loss
+        return label_weight * label_loss + (1 - label_weight) * teacher_loss
+
+    def _chunk_losses(self, label_loss: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """Divergence of the student's likelihoods of chunks, where they begin."""
+        chunks = self._chunks
+        length = self.chunk_rows[chunks]
+        of = torch.repeat_interleave(length)
+        row = self.row[chunks][of] + torch.arange(len(of), device=of.device) - _starts(length)[of]
+        zeros = label_loss.new_zeros(len(chunks))
+        student = zeros.index_add(0, of, -label_loss[row])
+        teacher = self.chunk_logprob[chunks].to(student.dtype)
+        losses = self.weight[chunks] * likelihood_divergence(student, teacher)
+        result = torch.zeros_like(label_loss)
+        return result.index_add(0, self.row[chunks], losses.to(result.dtype))
+
+    @cached_property
+    def _chunks(self) -> Int64[Tensor, " chunks"]:
+        """The teachers that know a chunk."""
+        return self.chunk_rows.nonzero()[:, 0]
 
     @cached_property
     def _first(self) -> Int64[Tensor, " taught_rows"]:
@@ -211,6 +263,39 @@ class _Members:
             return kept
         together = segment_logsumexp(kept, self.group, self.num_groups)
         return torch.cat([kept, together])[self.member]
+
+
+def likelihood_divergence(
+    student: Float[Tensor, " chunks"], teacher: Float[Tensor, " chunks"]
+) -> Float[Tensor, " chunks"]:
+    """Divergence of the student's likelihoods of chunks from a teacher's.
+
+    ALM (arXiv 2503.20083): Kullback-Leibler divergence of two binary events, of probability
+    ``p ** (1 / temperature)``, times the temperature, so that the slope by a log-probability is
+    one at most however high the temperature is.
+
+    Args:
+        student: ``[B]`` log-probabilities.
+        teacher: ``[B]`` log-probabilities.
+
+    Returns:
+        ``[B]`` nats; 0 where both are equal.
+    """
+    yes, own_yes = (p.clamp_max(-_LEAST_NATS) / CHUNK_TEMPERATURE for p in (teacher, student))
+    no, own_no = ((-p.expm1()).log() for p in (yes, own_yes))
+    return CHUNK_TEMPERATURE * (yes.exp() * (yes - own_yes) + no.exp() * (no - own_no))
+
+
+def _outside_chunks(
+    row: Int64[ndarray, " teachers"], chunk_rows: Int64[ndarray, " teachers"], num_rows: int
+) -> Bool[ndarray, " rows_plus_1"]:
+    """Bounds between rows, and at both ends, that are inside no chunk."""
+    step = np.zeros(num_rows + 2, dtype=np.int64)
+    some = chunk_rows > 0
+    np.add.at(step, row[some] + 1, 1)
+    np.add.at(step, row[some] + chunk_rows[some], -1)
+    outside: Bool[ndarray, " rows_plus_1"] = step.cumsum()[:-1] == 0
+    return outside
 
 
 def _orders_on(device: torch.device | str, orders: ndarray) -> Int32[Tensor, "orders vocab"]:

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fedfuse.config.training import Objective
-from fedfuse.distillation.loss import Targets
+from fedfuse.distillation.loss import Targets, even_parts
 from fedfuse.models.head import Head, rows_per_chunk
 from fedfuse.models.logsumexp import logsumexp_excluding_
 
@@ -100,8 +100,7 @@ class _FusedLoss(torch.autograd.Function):
             )
         ]
         total = hidden.new_zeros((), dtype=wide)
-        for start in range(0, len(hidden), chunk):
-            rows = slice(start, start + chunk)
+        for rows in even_parts(len(hidden), chunk) if teacher is None else teacher.parts(chunk):
             part = None if teacher is None else teacher[rows]
             states = hidden[rows].to(weight.dtype)
             loss, gradient = _loss_and_gradient(

@@ -14,6 +14,7 @@ same loss on a teacher without a tail. The paper knows cross-entropy only, witho
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +61,9 @@ class Targets(Protocol):
     def __getitem__(self, rows: slice) -> Targets:
         """Some of the rows."""
 
+    def parts(self, size: int) -> Iterator[slice]:
+        """Stretches of about ``size`` rows whose losses can be had apart, in order."""
+
 
 @dataclass(frozen=True, slots=True)
 class DistillationTargets:
@@ -93,6 +97,10 @@ class DistillationTargets:
             self.indices[rows], self.probs[rows], self.tail[rows], self.weight[rows]
         )
 
+    def parts(self, size: int) -> Iterator[slice]:
+        """Stretches of ``size`` rows."""
+        return even_parts(len(self.tail), size)
+
     def read(self) -> tuple[Int64[Tensor, " read"], Int64[Tensor, " read"]]:
         """Rows and kept tokens, k for each row."""
         rows, k = self.indices.shape
@@ -116,6 +124,11 @@ class DistillationTargets:
         teacher_loss = divergence(scores, probs, objective)
         label_weight = objective.label_weight
         return label_weight * label_loss + (1 - label_weight) * self.weight * teacher_loss
+
+
+def even_parts(num_rows: int, size: int) -> Iterator[slice]:
+    """Stretches of ``size`` rows, the last one of what is left."""
+    return (slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size))
 
 
 def distillation_loss(

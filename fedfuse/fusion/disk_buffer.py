@@ -17,7 +17,6 @@ from fedfuse.fusion.fuser import AlignedTeacher
 from fedfuse.sparse import SparseDistribution
 
 TOKEN_FIELDS = ("indices", "logprobs", "tail_logprob", "weight")
-EVENT_FIELDS = ("order", "start", "stop", "logprobs", "tail_logprob", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +103,10 @@ class DiskBuffer:
             FedfuseError: when the disk is full or cannot be written.
         """
         whole = teacher.distributions[slice(None)]
-        fields = TOKEN_FIELDS if isinstance(whole, SparseDistribution) else EVENT_FIELDS
-        arrays = {name: getattr(whole, name) for name in fields}
+        if isinstance(whole, SparseDistribution):
+            arrays = {name: getattr(whole, name) for name in TOKEN_FIELDS}
+        else:
+            arrays = whole.columns()
         record = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
         table = np.empty(len(whole.weight), dtype=record)
         for name, array in arrays.items():

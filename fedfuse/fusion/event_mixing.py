@@ -129,6 +129,11 @@ def _mix(
     best = np.argsort(-merged, axis=1, kind="stable")[:, :k]
     start, stop, merged = (np.take_along_axis(x, best, axis=1) for x in (start, stop, merged))
     used = merged > 0
+    chunk_mass = np.zeros(len(total))
+    for n, c in enumerate(candidates):
+        likelihood = np.exp(c.chunk_logprob.astype(np.float64))
+        chunk_mass += np.where(c.chunk_rows > 0, share[:, n] * likelihood, 0)
+    chunk_rows = np.max([c.chunk_rows for c in candidates], axis=0)
     return EventDistribution(
         candidates[0].orders,
         order=np.max([c.order for c in candidates], axis=0),
@@ -137,4 +142,6 @@ def _mix(
         logprobs=safe_log(merged).astype(np.float32),
         tail_logprob=safe_log(np.maximum(1 - merged.sum(axis=1), 0)).astype(np.float32),
         weight=total,
+        chunk_rows=chunk_rows,
+        chunk_logprob=np.where(chunk_rows > 0, safe_log(chunk_mass), 0).astype(np.float32),
     )

@@ -110,7 +110,7 @@ class KnowledgeFuser:
         candidates = [self._own_candidate, *others]
         stats = stack_stats([c.stats for c in candidates], self._offsets, self._state)
         weights = row_weights(rule(stats), stats)
-        teacher = fuse_rows([c.distributions for c in candidates], weights, k)
+        teacher = fuse_rows([c.distributions for c in candidates], weights, max(1, k))
         if not tail:
             teacher = teacher.without_tail()
         sample_weights = stats.to_samples(weights)

@@ -164,7 +164,7 @@ def compute_stats(
 
     Args:
         candidate: its knowledge, aligned to the learning model.
-        own: the learning model's own knowledge (``KnowledgeAligner.identity``);
+        own: the learning model's own knowledge (``Knowledge.distribution``);
             ``candidate`` may be it.
         label: ``[T]`` label tokens of the learning model's rows.
         vocab_size: of the learning model.
@@ -177,9 +177,12 @@ def compute_stats(
     mass = np.exp(candidate.logprobs.astype(np.float64))
     tail = np.exp(candidate.tail_logprob.astype(np.float64))
     entropy = -(_xlogx(mass).sum(1) + _xlogx(tail))
-    second = mass[:, 1] if mass.shape[1] > 1 else np.zeros(len(mass))
+    first, second = np.pad(mass, ((0, 0), (0, 2)))[:, :2].T
     if isinstance(candidate, EventDistribution):
-        label_logprob = event_logprobs(candidate, label)
+        # A row without events is known by its chunk alone.
+        label_logprob = np.where(
+            used.any(1), event_logprobs(candidate, label), candidate.chunk_logprob
+        )
         own_logs = own_event_logprobs(candidate, own)
     else:
         label_logprob = token_logprobs(candidate, label[:, None], vocab_size)[:, 0]
@@ -187,7 +190,7 @@ def compute_stats(
     columns = {
         "label_logprob": np.maximum(label_logprob, LEAST_LOGPROB),
         "entropy": entropy,
-        "margin": mass[:, 0] - second,
+        "margin": first - second,
         "kept_mass": (mass * used).sum(1),
         "cross_entropy_to_student": _cross_entropy(mass, tail, own_logs),
     }

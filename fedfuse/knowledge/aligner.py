@@ -5,7 +5,7 @@ FedMKT (arXiv 2406.02224), Algorithm 1, steps 4 and 9; Section 3.2 and Appendix 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,15 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from fedfuse.alignment.event_rows import PlaceTables, event_distribution, space_shifts
+from fedfuse.alignment.chunks import byte_aligned_chunks
+from fedfuse.alignment.event_rows import (
+    PlaceTables,
+    chunk_likelihoods,
+    event_distribution,
+    space_shifts,
+)
 from fedfuse.alignment.event_table import EventTable, event_table
-from fedfuse.alignment.positions import Alignment, align_rows
+from fedfuse.alignment.positions import align_rows
 from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import spaced
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
@@ -31,6 +37,8 @@ from fedfuse.tokenizers.label_rows import LabelRows, label_rows, verbatim_rows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 Aligned = SparseDistribution | EventDistribution
+# Alignments over events between different tokenizers, that leave equal ones as they are.
+BY_EVENTS = ("events", "events+alm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +48,12 @@ class TokenizerPair:
     Attributes:
         rows: the source's label rows.
         label_bytes: ``[N]`` bytes of the answers that they predict.
-        alignment: source rows that teach each target row.
-        table: nearest target token of each source token; None for alignment "events" between
-            different tokenizers.
-        events: events at each target row, where there is no table.
+        project: from the source's knowledge to the target's rows.
     """
 
     rows: LabelRows
     label_bytes: Int64[ndarray, " samples"]
-    alignment: Alignment
-    table: VocabularyTable | None = None
-    events: PlaceTables | None = None
+    project: Callable[[Knowledge], Aligned]
 
 
 class KnowledgeAligner:
@@ -64,7 +67,7 @@ class KnowledgeAligner:
         cache: folder of tables that are made once; None for none.
 
     Raises:
-        FedfuseError: for a rule of projection that does not go with alignment "events".
+        FedfuseError: for rules of the config that do not go together.
     """
 
     def __init__(
@@ -75,11 +78,7 @@ class KnowledgeAligner:
         config: KnowledgeConfig,
         cache: Path | None = None,
     ) -> None:
-        if config.alignment == "events":
-            for key, only in (("duplicate_tokens", "sum"), ("unaligned_positions", "skip")):
-                found = getattr(config, key)
-                name = f"knowledge.{key.replace('_', '-')} with alignment 'events'"
-                check(name, repr(found), repr(only), found == only)
+        _check_rules(config)
         self.tokenizer = tokenizer
         self._public = list(public)
         self._max_length, self._config, self._cache = max_length, config, cache
@@ -105,16 +104,57 @@ class KnowledgeAligner:
     def _new_pair(self, source: TextTokenizer) -> TokenizerPair:
         _, rows = label_rows(source, self._public, self._max_length)
         label_bytes = scored_bytes(self._public, rows, self._max_length)
+        equal, rule = source.fingerprint == self.tokenizer.fingerprint, self._config.alignment
+        if rule == "alm" or (rule in BY_EVENTS and not equal):
+            return TokenizerPair(rows, label_bytes, self._by_events(source, rows))
+        return TokenizerPair(rows, label_bytes, self._by_tokens(source, rows))
+
+    def _by_events(
+        self, source: TextTokenizer, rows: LabelRows
+    ) -> Callable[[Knowledge], EventDistribution]:
+        """Projection onto events, the likelihoods of chunks, or both."""
+        verbatim, own_verbatim = (
+            verbatim_rows(tokenizer, self._public, found)
+            for tokenizer, found in ((source, rows), (self.tokenizer, self.rows))
+        )
+        alignment = align_rows(rows, self.rows, "events", verbatim=verbatim)
+        chunks = byte_aligned_chunks(rows, self.rows)
+        chunks = chunks[chunks.of_source(verbatim) & chunks.of_target(own_verbatim)]
+        if self._config.alignment == "events":  # elsewhere events say all that a chunk says
+            chunks = chunks[~chunks.of_target(alignment.source_row >= 0)]
+        if self._config.alignment == "alm":
+            orders = np.arange(self.tokenizer.vocab_size, dtype=np.int32)[None]
+            nothing = EventDistribution.empty(orders, len(self.rows.token), 0)
+            return lambda known: chunk_likelihoods(nothing, known.label_logprob, chunks)
+        spaces = (spaced(t.vocabulary_bytes) for t in (source, self.tokenizer))
+        shift = space_shifts(rows, self.rows, alignment, *spaces)
+        tables = PlaceTables.of_rows(shift, partial(self._event_table, source))
+
+        def project_onto_events(known: Knowledge) -> EventDistribution:
+            label_logprob = known.label_logprob
+            found = event_distribution(
+                known.distribution, label_logprob, rows, self.rows, alignment, tables
+            )
+            return chunk_likelihoods(found, label_logprob, chunks)
+
+        return project_onto_events
+
+    def _by_tokens(
+        self, source: TextTokenizer, rows: LabelRows
+    ) -> Callable[[Knowledge], SparseDistribution]:
+        """Projection onto the nearest tokens; of equal tokenizers, onto the tokens themselves."""
         own, other = self.tokenizer.vocabulary_bytes, source.vocabulary_bytes
-        if self._config.alignment == "events" and source.fingerprint != self.tokenizer.fingerprint:
-            verbatim = verbatim_rows(source, self._public, rows)
-            alignment = align_rows(rows, self.rows, "events", verbatim=verbatim)
-            shift = space_shifts(rows, self.rows, alignment, spaced(other), spaced(own))
-            tables = PlaceTables.of_rows(shift, partial(self._event_table, source))
-            return TokenizerPair(rows, label_bytes, alignment, events=tables)
-        table = self._table(source)
-        alignment = align_rows(rows, self.rows, self._config.alignment, other, own, table)
-        return TokenizerPair(rows, label_bytes, alignment, table)
+        table, rule = self._table(source), self._config.alignment
+        mode = "exact-boundary" if rule in BY_EVENTS else rule
+        alignment = align_rows(rows, self.rows, mode, other, own, table)
+        return lambda known: project(
+            known.distribution,
+            table,
+            alignment,
+            self.rows,
+            duplicate_tokens=self._config.duplicate_tokens,
+            unaligned_positions=self._config.unaligned_positions,
+        )
 
     def _table(self, source: TextTokenizer) -> VocabularyTable:
         """MinED table from another tokenizer."""
@@ -144,6 +184,7 @@ class KnowledgeAligner:
             FedfuseError: naming the field, what is expected and what it holds.
         """
         pair = self.pair(source)
+        check("knowledge.k", knowledge.k, "at least 1", knowledge.k or not self._config.k)
         labels = pair.rows
         knowledge.validate(
             vocab_size=source.vocab_size,
@@ -178,24 +219,31 @@ class KnowledgeAligner:
         """Align another model's knowledge to the model's label rows.
 
         Returns:
-            Over events for alignment "events" between different tokenizers, else over tokens.
+            Over events for alignment "alm", and for "events" and "events+alm" between different
+            tokenizers; else over tokens.
+
+        Raises:
+            FedfuseError: for knowledge of other samples.
         """
         pair = self.pair(source)
-        if pair.events:
-            return event_distribution(
-                knowledge.distribution,
-                knowledge.label_logprob,
-                pair.rows,
-                self.rows,
-                pair.alignment,
-                pair.events,
-            )
-        assert pair.table
-        return project(
-            knowledge.distribution,
-            pair.table,
-            pair.alignment,
-            self.rows,
-            duplicate_tokens=self._config.duplicate_tokens,
-            unaligned_positions=self._config.unaligned_positions,
-        )
+        found, expected = knowledge.num_rows, len(pair.rows.token)
+        check("knowledge.num_rows", found, expected, found == expected)
+        return pair.project(knowledge)
+
+
+def _check_rules(config: KnowledgeConfig) -> None:
+    """Refuse rules that would have no effect, or leave nothing to teach.
+
+    Raises:
+        FedfuseError: naming both rules.
+    """
+    rule = config.alignment
+    if rule in BY_EVENTS or rule == "alm":
+        for key, only in (("duplicate_tokens", "sum"), ("unaligned_positions", "skip")):
+            found = getattr(config, key)
+            name = f"knowledge.{key.replace('_', '-')} with alignment {rule!r}"
+            check(name, repr(found), repr(only), found == only)
+    if not config.k:
+        check("knowledge.alignment with k = 0", repr(rule), "'alm'", rule == "alm")
+        threshold = config.delta_threshold
+        check("knowledge.delta-threshold with k = 0", threshold, "0", not threshold)

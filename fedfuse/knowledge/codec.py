@@ -52,7 +52,8 @@ def encode(knowledge: Knowledge, logprob_bits: int = 16) -> bytes:
     _check_encodable(knowledge)
     codes = quantizer.codes(knowledge.logprobs)  # [T, k], unused slots at quantizer.zero_code
     used = codes < quantizer.zero_code
-    k = int(used.sum(1).max(initial=1))  # slots that no row uses are not sent either
+    # Slots that no row uses are not sent either.
+    k = int(used.sum(1).max(initial=min(1, knowledge.k)))
     smallest = np.where(used, codes, 0).max(1, initial=0)  # [T]
     label = quantizer.codes(knowledge.label_logprob)
     tail_logprob = quantizer.codes(knowledge.tail_logprob)
@@ -94,7 +95,7 @@ def decode(message: bytes, *, num_rows: int | None = None, k: int | None = None)
     Args:
         message: as received.
         num_rows: label rows that the public set has under the sender's tokenizer, if that is known.
-        k: entries of a row that are accepted at most, if that is known.
+        k: entries of a row that are accepted at most, if that is known; one at least, if not 0.
 
     Raises:
         FedfuseError: for a message that is damaged, of another version, too large (before its
@@ -104,6 +105,7 @@ def decode(message: bytes, *, num_rows: int | None = None, k: int | None = None)
     header, fields = unpack(message)
     check("num_rows", header.num_rows, num_rows, num_rows in (None, header.num_rows))
     check("k", header.k, f"at most {k}", k is None or header.k <= k)
+    check("k", header.k, "at least 1", not k or header.k)
     quantizer = QUANTIZERS[header.logprob_bits]
     sizes = unpack_numbers("offsets", fields["offsets"], header.num_samples)
     check("offsets", int(sizes.sum()), header.num_rows, sizes.sum() == header.num_rows)
@@ -174,8 +176,9 @@ def _decode_entries(
     row = decode_gaps(counts, gaps, remainders, header.num_rows)
     kept = np.bincount(row, minlength=header.num_rows)
     found = (int(kept.min(initial=header.k)), int(kept.max(initial=0)))
-    good = not header.num_rows or (found[0] >= 1 and found[1] == header.k)
-    check("gaps", f"{found} entries a row", f"(1, {header.k}), the least and the most", good)
+    least = min(1, header.k)
+    good = not header.num_rows or (found[0] >= least and found[1] == header.k)
+    check("gaps", f"{found} entries a row", f"({least}, {header.k}), the least and the most", good)
     code = smallest[row] - _unpack_codes("logprobs", fields, header.num_entries, quantizer)
     check("logprobs", int(code.min(initial=0)), "codes from 0", code.min(initial=0) >= 0)
 
@@ -242,5 +245,5 @@ def _check_encodable(knowledge: Knowledge) -> None:
     good = least >= 0 and most < 1 << 32
     check("label_bytes", (int(least), int(most)), f"0..{2**32 - 1}", good)
     knowledge.check_values(MAX_VOCABULARY)
-    kept = bool(np.isfinite(knowledge.logprobs).any(1).all())
+    kept = not knowledge.k or bool(np.isfinite(knowledge.logprobs).any(1).all())
     check("logprobs", "a row without an entry", "at least one a row", kept)

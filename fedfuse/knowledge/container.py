@@ -170,11 +170,11 @@ def unpack_numbers(
 
 def _check_sizes(header: Header) -> None:
     rows, samples, entries = header.num_rows, header.num_samples, header.num_entries
-    room = header.k * rows
-    check("k", header.k, "at least 1", header.k >= 1)
-    check("k x rows", room, f"at most {MAX_ENTRIES}", room <= MAX_ENTRIES)
+    least, room = min(1, header.k) * rows, header.k * rows
+    check("k", header.k, "at least 0", header.k >= 0)
+    check("k x rows", max(rows, room), f"at most {MAX_ENTRIES}", max(rows, room) <= MAX_ENTRIES)
     check("num_samples", samples, f"at most {MAX_SAMPLES}", samples <= MAX_SAMPLES)
     # A row without an entry says nothing, and would let few bytes claim many rows.
-    check("num_entries", entries, f"{rows} to {room}, 1 to k a row", rows <= entries <= room)
+    check("num_entries", entries, f"{least} to {room}, 1 to k a row", least <= entries <= room)
     most = min(entries, MAX_VOCABULARY)
     check("num_tokens", header.num_tokens, f"at most {most}", header.num_tokens <= most)

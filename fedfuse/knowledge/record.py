@@ -9,7 +9,7 @@ claimed loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -35,7 +35,8 @@ class Knowledge:
 
     Attributes:
         offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
-        indices: ``[T, k]`` token ids in the vocabulary of ``tokenizer``.
+        indices: ``[T, k]`` token ids in the vocabulary of ``tokenizer``; with k = 0 only labels
+            have a probability.
         logprobs: ``[T, k]`` their log-probabilities, descending; -inf fills unused slots.
         tail_logprob: ``[T]`` log of the mass outside the k kept entries; -inf for none.
         label_logprob: ``[T]`` log-probability of the label token.
@@ -57,6 +58,9 @@ class Knowledge:
     def distribution(self) -> SparseDistribution:
         """The distributions alone, all rows of them known."""
         weight = np.ones(self.num_rows, dtype=np.float32)
+        if not self.k:  # one slot, unused
+            nothing = SparseDistribution.empty(self.num_rows, 1, tail_logprob=0.0)
+            return replace(nothing, weight=weight)
         return SparseDistribution(self.indices, self.logprobs, self.tail_logprob, weight)
 
     @property
@@ -111,7 +115,8 @@ class Knowledge:
         descending = bool((self.logprobs[:, 1:] <= self.logprobs[:, :-1]).all())
         check("logprobs", "unsorted rows", "descending rows", descending)
         # A label's probability can be no larger than the largest that the row holds.
-        bound = np.maximum(self.logprobs[:, 0], self.tail_logprob) + MASS_TOLERANCE
+        largest = self.logprobs.max(1, initial=-np.inf)
+        bound = np.maximum(largest, self.tail_logprob) + MASS_TOLERANCE
         good = bool((self.label_logprob <= bound).all())
         check("label_logprob", "above the row's largest probability", "at most that", good)
 
@@ -126,7 +131,6 @@ class Knowledge:
         for name in ("indices", "tail_logprob", "label_logprob"):
             found = len(getattr(self, name))
             check(name, f"{found} rows", f"{self.num_rows} rows", found == self.num_rows)
-        check("k", self.k, "at least 1", self.k >= 1)
         found = len(self.label_bytes)
         check("label_bytes", found, self.num_samples, found == self.num_samples)
         good = self.offsets[0] == 0 and self.offsets[-1] == self.num_rows

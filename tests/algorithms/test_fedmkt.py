@@ -123,7 +123,7 @@ def test_a_client_that_cannot_be_aligned_is_left_out() -> None:
     )
     assert distilled.teachers == ["0"]
     assert list(refused) == ["1"]
-    assert "source_row: expected" in refused["1"]
+    assert "knowledge.num_rows: expected" in refused["1"]
 
 
 @pytest.mark.usefixtures("tiny_builtin")

@@ -275,7 +275,7 @@ def test_phases_before_and_after_are_the_same_work(
             results[f"{side}_loss_before"], rel=1e-3
         )
     assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
-    side = phases.Side(parse(QUICK), 0)
+    side = phases.Side(parse({**QUICK, **phases.DENSE}), 0)
     before, after = (side.extract(way) for way in phases.WAYS)
     for name in ("logprobs", "tail_logprob", "label_logprob"):
         np.testing.assert_allclose(before[name], getattr(after, name), atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,15 @@ def random_events(
         ranges = [orders[order[row], a:b] for a, b in zip(cuts[::2], cuts[1::2], strict=True)]
         said.append([(frozenset(r.tolist()), float(p)) for r, p in zip(ranges, mass, strict=True)])
     weight = rng.choice([0.0, 0.5, 1.0], size=rows).astype(np.float32)
-    return EventDistribution(orders, order, start, stop, logs, tail, weight), said
+    return replace(
+        EventDistribution.empty(orders, rows, k),
+        order=order,
+        start=start,
+        stop=stop,
+        logprobs=logs,
+        tail_logprob=tail,
+        weight=weight,
+    ), said
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -203,8 +212,13 @@ def test_single_tokens_are_what_they_are_without_events() -> None:
     plain = SparseDistribution(indices, logs, tail, weight)
     orders = np.arange(vocab, dtype=np.int32)[None]
     start = indices.astype(np.int32)
-    events = EventDistribution(
-        orders, np.zeros(rows, np.int32), start, start + 1, logs, tail, weight
+    events = replace(
+        EventDistribution.empty(orders, rows, k),
+        start=start,
+        stop=start + 1,
+        logprobs=logs,
+        tail_logprob=tail,
+        weight=weight,
     )
     nobody = SparseDistribution.empty(rows, k, 0.0)
     both = TeacherTargets(nobody, stack_events([(np.arange(rows), events)], rows))

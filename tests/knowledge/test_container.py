@@ -72,7 +72,7 @@ def test_another_version() -> None:
         ({"num_entries": 13}, "num_entries: expected 3 to 12.*, got 13"),
         ({"num_entries": 2}, "num_entries: expected 3 to 12.*, got 2"),
         ({"num_tokens": 10}, "num_tokens: expected at most 9.*, got 10"),
-        ({"k": 0}, "k: expected at least 1.*, got 0"),
+        ({"k": 0}, "num_entries: expected 0 to 0.*, got 9"),
         (
             {"k": 2**16, "num_rows": 100, "num_entries": 100},
             "num_entries: expected at most 32.*, got 100",

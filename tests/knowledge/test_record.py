@@ -59,7 +59,7 @@ MUTATIONS: dict[str, tuple[str, Mutation]] = {
     "rows": ("num_rows", lambda k, _: random_knowledge(rows=6)),
     "columns": ("indices", lambda k, _: replace(k, indices=k.indices[:, :-1])),
     "no entries": (
-        "k",
+        "mass",
         lambda k, _: replace(k, indices=k.indices[:, :0], logprobs=k.logprobs[:, :0]),
     ),
     "short indices": (
