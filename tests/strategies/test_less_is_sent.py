@@ -129,3 +129,24 @@ def test_a_refused_update_is_followed_by_everything(tmp_path: Path) -> None:
     keys = SHORT | {"rounds": 4, "min_clients": 1, "knowledge__delta_threshold": SMALL}
     federate(tmp_path, **keys, app=sabotage({0: spoil}))
     assert changes == [False, True, False, True]
+
+
+def test_labels_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALM needs a byte or two of a label, and teaches with them."""
+    seen: list[Knowledge] = []
+    receive = FedMKT.receive
+
+    def watch(self: FedMKT, reply: Message) -> Knowledge:
+        seen.append(receive(self, reply))
+        return seen[-1]
+
+    monkeypatch.setattr(FedMKT, "receive", watch)
+    keys: dict[str, Any] = SHORT | {"rounds": 1, "data__public": 1000}
+    small: dict[str, Any] = {"knowledge__k": 0, "knowledge__logprob_bits": 8}
+    folder = federate(tmp_path, **keys, **small, knowledge__alignment="alm")
+    assert [knowledge.k for knowledge in seen] == [0, 0]
+    rows = sum(knowledge.num_rows for knowledge in seen)
+    # Of a sample besides: its number of rows and bytes, compressed.
+    assert traffic(folder, "train.distill", "sent_bytes")[1] < 2 * rows
+    shares = {line["teacher"]: line["share"] for line in lines(folder, "teacher_shares")}
+    assert max(shares["0"], shares["1"]) > 0
