@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.data.sample import Sample
+from fedfuse.events import EventDistribution
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenizers.label_rows import label_rows
@@ -114,11 +115,15 @@ def check(
     """Share of the student's rows that have a teacher, each of which must teach the label."""
     aligner = KnowledgeAligner(target, samples, length, KnowledgeConfig(alignment="events"))
     found = aligner(certain(source, samples, length), source)
+    assert isinstance(found, EventDistribution)
     place = found.places(aligner.rows.token[:, None])
     at_label = (found.start <= place) & (place < found.stop)
     mass = np.where(at_label, np.exp(found.logprobs), 0).sum(1)
-    rows = found.weight > 0
+    rows = (found.weight > 0) & (found.stop > found.start).any(1)
     np.testing.assert_allclose(mass[rows], 1.0, atol=1e-6)
+    np.testing.assert_array_equal(found.chunk_logprob, 0)
+    for first in np.flatnonzero(found.chunk_rows).tolist():
+        rows[first : first + found.chunk_rows[first]] = True
     return float(rows.mean())
 
 
