@@ -30,9 +30,11 @@ from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
-STEPS = 200
+STEPS = 300
 PROJECTIONS = {
     "events": KnowledgeConfig(),
+    "alm": KnowledgeConfig(alignment="alm"),
+    "events+alm": KnowledgeConfig(alignment="events+alm"),
     "unaligned": KnowledgeConfig(alignment="exact-boundary"),
     "fedmkt": KnowledgeConfig(
         alignment="dtw", duplicate_tokens="first", unaligned_positions="one-hot"
@@ -93,11 +95,14 @@ def compare(
     """How near targets are to the exact ones, on rows that have any.
 
     Returns:
-        ``total_variation``: median over rows, over the classes of the targets; ``never_used``: mean
-        probability of classes without any token that the student's tokenizer would use there;
-        ``taught``: share of rows with a teacher.
+        ``taught``: share of rows with a teacher; where some have one: ``total_variation``, median
+        over rows, over the classes of the targets; ``never_used``, mean probability of classes
+        without any token that the student's tokenizer would use there.
     """
-    rows = np.flatnonzero(found.weight > 0)
+    rows = np.flatnonzero((found.weight > 0) & np.isfinite(found.logprobs).any(axis=1))
+    taught = {"taught": len(rows) / found.num_rows}
+    if not len(rows):
+        return taught
     distance, unused = np.zeros(len(rows)), np.zeros(len(rows))
     for i, row in enumerate(rows.tolist()):
         expected = np.exp(right.logprobs[row].astype(np.float64))
@@ -109,10 +114,9 @@ def compare(
         tail = abs(np.exp(float(found.tail_logprob[row])) - (1 - own.sum()))
         distance[i] = 0.5 * (np.abs(mass - own).sum() + tail)
         unused[i] = mass[own == 0].sum()
-    return {
+    return taught | {
         "total_variation": float(np.median(distance)),
         "never_used": float(unused.mean()),
-        "taught": len(rows) / found.num_rows,
     }
 
 

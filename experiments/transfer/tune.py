@@ -11,7 +11,7 @@ from experiments.transfer.trial import METHODS, run_trial
 from experiments.transfer.world import PAIRS
 
 RATES = Path(__file__).with_name("rates.json")
-CHOICES = (1e-3, 3e-3, 8e-3)
+CHOICES = (1e-3, 3e-3, 8e-3, 2e-2)
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -30,14 +30,14 @@ def main(seeds: harness.Seeds = "100,101", parallel: harness.Parallel = 1) -> ha
     """Teach with every learning rate; write rates.json beside this file."""
     return harness.Study(
         cells={
-            (pair, seed, method, str(rate)): partial(run_trial, pair, method, rate, seed)
-            for pair in PAIRS
+            (seed, pair, method, str(rate)): partial(run_trial, pair, method, rate, seed)
             for seed in harness.numbers(seeds)
+            for pair in PAIRS
             for method in METHODS
             for rate in CHOICES
         },
         folder="transfer-rates",
-        shared=2,
+        shared=1,
         parallel=parallel,
         summarize=summarize,
     )

@@ -31,7 +31,7 @@ PAIRS = {
     "fine_coarse": ("server", "opt"),
     "finest_coarse": ("llama", "opt"),
 }
-DATA = DataConfig(private=2000, public=100, holdout=0, questions=0)
+DATA = DataConfig(private=2000, public=300, holdout=0, questions=0)
 TEACHER = TrainingConfig(steps=700, learning_rate=5e-3)
 ADAPTER = AdapterConfig()
 K = 16
@@ -92,7 +92,7 @@ def excess(lm: CausalLM, seed: int) -> float:
     return float(np.mean(losses))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def teaching(name: str, seed: int) -> Teaching:
     """Train a teacher on everybody's private samples, and ask it for every answer."""
     found, lm = splits(seed), new_model(name, seed)
