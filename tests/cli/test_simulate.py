@@ -90,7 +90,8 @@ def sets(*options: str) -> list[str]:
         (["local.step=5"], "local.step = '5': no such key; did you mean 'local.steps'?"),
         (
             ["knowledge.alignment=guess"],
-            "knowledge.alignment: expected 'events', 'exact-boundary', 'dtw', got 'guess'",
+            "knowledge.alignment: expected 'events', 'alm', 'events+alm', 'exact-boundary', 'dtw', "
+            "got 'guess'",
         ),
         (
             ["strategy=fedsomething"],

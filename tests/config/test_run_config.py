@@ -136,7 +136,8 @@ def test_every_error_is_reported_at_once() -> None:
     assert sorted(line.strip() for line in lines) == [
         "baselines: expected bool, got 1 of type int",
         "data.source: expected text that is not empty, got '  '",
-        "knowledge.alignment: expected 'events', 'exact-boundary', 'dtw', got 'dwt'",
+        "knowledge.alignment: expected 'events', 'alm', 'events+alm', 'exact-boundary', 'dtw', "
+        "got 'dwt'",
         "local.learning-rat = 0.1: no such key; did you mean 'local.learning-rate'?",
         "rounds: expected int, got True of type bool",
         "seed: expected int, got 1.0 of type float",
@@ -160,7 +161,7 @@ def test_every_error_is_reported_at_once() -> None:
         ("local.steps", -1, "at least 0"),
         ("local.learning-rate", 0.0, "above 0"),
         ("client-distill.label-weight", -0.1, "at least 0, at most 1"),
-        ("knowledge.k", 0, "at least 1"),
+        ("knowledge.k", -1, "at least 0"),
         ("knowledge.top-p", 0.0, "above 0, at most 1"),
         ("knowledge.top-p", 1.01, "above 0, at most 1"),
         ("knowledge.logprob-bits", 32, "16, 8"),
