@@ -188,9 +188,14 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(teachers: int) -> None:
     parts = []
     for _ in range(teachers):
         orders = rng.permutation(vocab).astype(np.int32)[None]
-        ones, zeros = np.ones(rows, np.float32), np.zeros(rows, np.int32)
-        events = EventDistribution(
-            orders, zeros, start, start + 5, logs, np.log(0.1 * ones), ones / teachers
+        ones = np.ones(rows, np.float32)
+        events = replace(
+            EventDistribution.empty(orders, rows, 3),
+            start=start,
+            stop=start + 5,
+            logprobs=logs,
+            tail_logprob=np.log(0.1 * ones),
+            weight=ones / teachers,
         )
         parts.append((np.arange(rows), events))
     nobody = SparseDistribution.empty(rows, 1, 0.0)
