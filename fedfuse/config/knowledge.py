@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from fedfuse.config.fields import between, one_of
 
+# Alignments over events between different tokenizers, that leave equal ones as they are.
+BY_EVENTS = ("events", "events+alm")
+
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeConfig:
@@ -41,3 +44,24 @@ class KnowledgeConfig:
     duplicate_tokens: str = one_of("sum", "sum", "first")
     unaligned_positions: str = one_of("skip", "skip", "one-hot")
     tail: bool = True
+
+    def contradictions(self) -> list[str]:
+        """Errors for values that are valid alone but not together."""
+        found = []
+
+        def expect(key: str, value: object, why: str) -> None:
+            given = getattr(self, key)
+            if given != value:
+                name = key.replace("_", "-")
+                found.append(f"knowledge.{name}: expected {value!r} with {why}, got {given!r}")
+
+        if self.alignment in (*BY_EVENTS, "alm"):
+            for key, value in (("duplicate_tokens", "sum"), ("unaligned_positions", "skip")):
+                expect(key, value, f"knowledge.alignment {self.alignment!r}")
+        if not self.k:
+            expect("alignment", "alm", "a knowledge.k of 0")
+            expect("delta_threshold", 0, "a knowledge.k of 0, where rows have no entries")
+        if self.public_share < 1:
+            share = f"a knowledge.public-share of {self.public_share}"
+            expect("delta_threshold", 0, f"{share}, as every round has other samples")
+        return found

@@ -143,13 +143,7 @@ def fill(default: C, given: Mapping[str, Any], name: str) -> C:
 
 def _contradictions(config: RunConfig) -> list[str]:
     """Errors for values that are valid alone but not together."""
-    found = []
-    rules = config.knowledge
-    if rules.delta_threshold and rules.public_share < 1:
-        found.append(
-            f"knowledge.delta-threshold: expected 0 with a knowledge.public-share of "
-            f"{rules.public_share}, as every round has other samples, got {rules.delta_threshold}"
-        )
+    found = config.knowledge.contradictions()
     if config.acceptance_test and not config.data.holdout:
         found.append("acceptance-test: expected False with a data.holdout of 0, got True")
     examples, queries = config.feddtpt.examples, config.feddtpt.search.queries

@@ -26,7 +26,7 @@ from fedfuse.alignment.positions import align_rows
 from fedfuse.alignment.projection import project
 from fedfuse.alignment.spelling import spaced
 from fedfuse.alignment.vocabulary_map import VocabularyTable, minimum_edit_distance_table
-from fedfuse.config.knowledge import KnowledgeConfig
+from fedfuse.config.knowledge import BY_EVENTS, KnowledgeConfig
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError, check
 from fedfuse.events import EventDistribution
@@ -37,8 +37,6 @@ from fedfuse.tokenizers.label_rows import LabelRows, label_rows, verbatim_rows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 Aligned = SparseDistribution | EventDistribution
-# Alignments over events between different tokenizers, that leave equal ones as they are.
-BY_EVENTS = ("events", "events+alm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,8 @@ class KnowledgeAligner:
         config: KnowledgeConfig,
         cache: Path | None = None,
     ) -> None:
-        _check_rules(config)
+        if found := config.contradictions():
+            raise FedfuseError("; ".join(found))
         self.tokenizer = tokenizer
         self._public = list(public)
         self._max_length, self._config, self._cache = max_length, config, cache
@@ -229,21 +228,3 @@ class KnowledgeAligner:
         found, expected = knowledge.num_rows, len(pair.rows.token)
         check("knowledge.num_rows", found, expected, found == expected)
         return pair.project(knowledge)
-
-
-def _check_rules(config: KnowledgeConfig) -> None:
-    """Refuse rules that would have no effect, or leave nothing to teach.
-
-    Raises:
-        FedfuseError: naming both rules.
-    """
-    rule = config.alignment
-    if rule in BY_EVENTS or rule == "alm":
-        for key, only in (("duplicate_tokens", "sum"), ("unaligned_positions", "skip")):
-            found = getattr(config, key)
-            name = f"knowledge.{key.replace('_', '-')} with alignment {rule!r}"
-            check(name, repr(found), repr(only), found == only)
-    if not config.k:
-        check("knowledge.alignment with k = 0", repr(rule), "'alm'", rule == "alm")
-        threshold = config.delta_threshold
-        check("knowledge.delta-threshold with k = 0", threshold, "0", not threshold)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedfuse.alignment.chunks import byte_aligned_chunks
 from fedfuse.config.knowledge import KnowledgeConfig
+from fedfuse.config.run_config import parse
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.events import EventDistribution
@@ -189,11 +190,20 @@ def test_labels_alone_cost_a_byte_or_two_a_row(bits: int, most: float) -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"k": 0}, "alignment with k = 0: expected 'alm', got 'events'"),
-        ({"k": 0, "alignment": "alm", "delta_threshold": 0.1}, "k = 0: expected 0, got 0.1"),
-        ({"alignment": "alm", "duplicate_tokens": "first"}, "'alm': expected 'sum', got 'first'"),
+        ({"k": 0}, "knowledge.alignment: expected 'alm' with a knowledge.k of 0, got 'events'"),
+        (
+            {"k": 0, "alignment": "alm", "delta_threshold": 0.1},
+            "knowledge.delta-threshold: expected 0 with a knowledge.k of 0, .*, got 0.1",
+        ),
+        (
+            {"alignment": "alm", "duplicate_tokens": "first"},
+            "knowledge.duplicate-tokens: expected 'sum' with .*'alm', got 'first'",
+        ),
     ],
 )
 def test_rules_that_do_not_go_together(rules: dict[str, Any], message: str) -> None:
     with pytest.raises(FedfuseError, match=message):
         KnowledgeAligner(EVEN, [Sample("", "x")], 100, KnowledgeConfig(**rules))
+    keys = {f"knowledge.{name.replace('_', '-')}": value for name, value in rules.items()}
+    with pytest.raises(FedfuseError, match=message):
+        parse(keys)

@@ -82,8 +82,10 @@ CHANGED: dict[str, Any] = {
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.sampled_from(sorted(CHANGED))))
 def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
-    # Two options that exclude each other.
+    # Options that exclude each other, and rules that need another alignment.
     keys = keys - {"knowledge.delta-threshold"} if "knowledge.public-share" in keys else keys
+    if keys & {"knowledge.duplicate-tokens", "knowledge.unaligned-positions"}:
+        keys = keys | {"knowledge.alignment"}
     given_values = {key: CHANGED[key] for key in keys}
     config = parse(given_values)
     flat = flatten(config)
@@ -97,6 +99,10 @@ def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
         (
             {"knowledge.delta-threshold": 0.1, "knowledge.public-share": 0.5},
             r"delta-threshold: expected 0 with a knowledge\.public.*got 0\.1",
+        ),
+        (
+            {"knowledge.unaligned-positions": "one-hot"},
+            r"positions: expected 'skip' with knowledge\.alignment 'events', got 'one-hot'",
         ),
         (
             {"acceptance-test": True, "data.holdout": 0},
