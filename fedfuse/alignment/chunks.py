@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from numpy import ndarray
 
+from fedfuse.alignment.positions import beyond_all_places, row_of_each_place
 from fedfuse.tokenizers.label_rows import LabelRows
 
 
@@ -67,9 +68,9 @@ def byte_aligned_chunks(source: LabelRows, target: LabelRows) -> Chunks:
         source: label rows of the samples under one tokenizer.
         target: label rows of the same samples under another.
     """
-    length = 2 + max(int(rows.byte_end.max(initial=0)) for rows in (source, target))
-    source_row, source_key = _first_of_each_place(source, length)
-    target_row, target_key = _first_of_each_place(target, length)
+    length = beyond_all_places(source, target)
+    source_row, source_key = row_of_each_place(source, length, last=False)
+    target_row, target_key = row_of_each_place(target, length, last=False)
     common, of_source, of_target = np.intersect1d(
         source_key, target_key, assume_unique=True, return_indices=True
     )
@@ -83,14 +84,3 @@ def byte_aligned_chunks(source: LabelRows, target: LabelRows) -> Chunks:
     whole = np.ones(len(common), dtype=bool)
     whole[last] = source.byte_end[ends[0, last] - 1] == target.byte_end[ends[1, last] - 1]
     return Chunks(starts[0], stops[0], starts[1], stops[1])[whole]
-
-
-def _first_of_each_place(
-    rows: LabelRows, length: int
-) -> tuple[Int64[ndarray, " places"], Int64[ndarray, " places"]]:
-    """The first row at each known place, and ``sample * length + byte_start``, ascending."""
-    known = np.flatnonzero(rows.byte_start >= 0)
-    keys = rows.sample_of_row[known] * length + rows.byte_start[known]
-    first = np.ones(len(keys), dtype=bool)
-    first[1:] = keys[1:] != keys[:-1]
-    return known[first], keys[first]

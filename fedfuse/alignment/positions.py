@@ -114,9 +114,9 @@ def _by_boundary(source: LabelRows, target: LabelRows) -> Int64[ndarray, " targe
     successor; the last row of such a run is the one whose token moves on, on both sides.
     """
     matched = np.full(len(target.token), UNALIGNED, dtype=np.int64)
-    length = _longest(source, target)
-    source_row, source_key = _last_of_each_place(source, length)
-    target_row, target_key = _last_of_each_place(target, length)
+    length = beyond_all_places(source, target)
+    source_row, source_key = row_of_each_place(source, length, last=True)
+    target_row, target_key = row_of_each_place(target, length, last=True)
     if len(source_key):
         found = np.minimum(np.searchsorted(source_key, target_key), len(source_key) - 1)
         equal = source_key[found] == target_key
@@ -139,7 +139,7 @@ def _nested(source: LabelRows, target: LabelRows) -> Alignment:
     longer = np.flatnonzero(
         (row >= 0) & (target.byte_end > source.byte_end[row]) & (source.byte_end[row] >= 0)
     )
-    length = _longest(source, target)
+    length = beyond_all_places(source, target)
     known = np.flatnonzero(source.byte_end >= 0)
     ends = source.sample_of_row[known] * length + source.byte_end[known]
     wanted = target.sample_of_row[longer] * length + target.byte_end[longer]
@@ -174,21 +174,28 @@ def _only_verbatim(found: Alignment, verbatim: Bool[ndarray, " source_rows"]) ->
     )
 
 
-def _longest(source: LabelRows, target: LabelRows) -> int:
+def beyond_all_places(source: LabelRows, target: LabelRows) -> int:
     """More than any place in any text, so that a sample and a place make one number."""
     places = (source.byte_start, source.byte_end, target.byte_start, target.byte_end)
     return 2 + max(int(place.max(initial=0)) for place in places)
 
 
-def _last_of_each_place(
-    rows: LabelRows, length: int
+def row_of_each_place(
+    rows: LabelRows, length: int, *, last: bool
 ) -> tuple[Int64[ndarray, " places"], Int64[ndarray, " places"]]:
-    """The last row at each known place, and ``sample * length + byte_start``, ascending."""
+    """The first or last row at each known place, and ``sample * length + byte_start``, ascending.
+
+    Args:
+        rows: label rows.
+        length: more than any place in a text.
+        last: of the rows at one place, of which all but the last cover no byte, the last.
+    """
     known = np.flatnonzero(rows.byte_start >= 0)
     keys = rows.sample_of_row[known] * length + rows.byte_start[known]
-    last = np.ones(len(keys), dtype=bool)
-    last[:-1] = keys[1:] != keys[:-1]
-    return known[last], keys[last]
+    new = np.ones(len(keys) + 1, dtype=bool)
+    new[1:-1] = keys[1:] != keys[:-1]
+    chosen = new[1:] if last else new[:-1]
+    return known[chosen], keys[chosen]
 
 
 def _by_warping(
