@@ -167,7 +167,7 @@ class EventClasses:
         # All classes of any teacher of a row are its whole vocabulary.
         whole = outside.index_copy(0, self.row[self._first], scores[self._first].logsumexp(1))
         label_loss = whole - label_score
-        if not self.whole.all() or len(self._chunks):
+        if len(self._chunks):
             teacher_loss = teacher_loss + self._chunk_losses(label_loss)
         label_weight = objective.label_weight
         return label_weight * label_loss + (1 - label_weight) * teacher_loss

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.config.training import Objective
+from fedfuse.distillation import targets as targets_module
 from fedfuse.distillation.event_targets import (
     CHUNK_TEMPERATURE,
     EventClasses,
@@ -18,9 +19,13 @@ from fedfuse.distillation.event_targets import (
 )
 from fedfuse.distillation.fused import fused_distillation_loss
 from fedfuse.distillation.loss import distillation_loss
+from fedfuse.distillation.targets import batch_losses
 from fedfuse.events import EventDistribution, TeacherTargets, stack_events
+from fedfuse.models.forward import label_row_logits
 from fedfuse.models.head import Head
 from fedfuse.sparse import SparseDistribution
+from fedfuse.tokenizers.dataset import TokenizedDataset
+from tests.conftest import Tiny
 from tests.distillation.test_event_targets import random_events
 from tests.distillation.test_fused import objectives
 from tests.oracles.events import joint_loss
@@ -127,3 +132,33 @@ def test_parts_cut_through_no_chunk() -> None:
     assert [(part.start, part.stop) for part in classes[5:10].parts(2)] == [(0, 4), (4, 5)]
     with pytest.raises(StopIteration):
         next(classes[3:3].parts(4))
+
+
+@pytest.mark.parametrize("materialised", [False, True])
+def test_chunks_of_a_batch_are_those_of_its_samples(
+    gpt2: Tiny, data: TokenizedDataset, materialised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples of a batch come in any order; each sample's rows stay together."""
+    if materialised:
+        monkeypatch.setattr(targets_module, "label_row_states", lambda lm, batch: None)
+    order = np.arange(data.tokenizer.vocab_size, dtype=np.int32)[None]
+    events = EventDistribution.empty(order, len(data.rows.token), 0)
+    first = data.rows.offsets[:-1]
+    assert (np.diff(data.rows.offsets) >= 2).all()
+    events.chunk_rows[first], events.weight[first] = 2, 1
+    events.chunk_logprob[first] = -0.1 * np.arange(1, len(first) + 1)
+    every = np.arange(len(events.weight))
+    nobody = SparseDistribution.empty(len(every), 1, tail_logprob=0.0)
+    teacher = TeacherTargets(nobody, stack_events([(every, events)], len(every)))
+    drawn = np.array([5, 0, 3])
+    batch = data.batch(drawn)
+    loss, _ = batch_losses(gpt2, batch, teacher, Objective(0.0))
+    expected = 0.0
+    for sample in drawn:
+        alone = data.batch(np.array([sample]))
+        logits = label_row_logits(gpt2, alone)[:2].detach().log_softmax(1)
+        own = logits.gather(1, alone.label[:2, None]).sum().double()
+        said = torch.tensor(float(events.chunk_logprob[first[sample]]), dtype=torch.float64)
+        expected += float(likelihood_divergence(own[None], said[None]))
+    assert expected > 0.1
+    assert loss.item() == pytest.approx(expected / len(batch.label), rel=1e-4)
