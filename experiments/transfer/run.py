@@ -14,6 +14,7 @@ from experiments import harness
 from experiments.transfer.trial import METHODS, run_trial
 from experiments.transfer.tune import RATES
 from experiments.transfer.world import PAIRS
+from fedfuse.errors import FedfuseError
 
 MEASURES = ("total_variation", "never_used", "taught")
 COLUMNS = {
@@ -64,6 +65,8 @@ def table(summary: dict[str, Any]) -> str:
 @harness.experiment("results.json", "alignment.md", {"transfer": table})
 def main(seeds: harness.Seeds = "0,1,2,3,4", parallel: harness.Parallel = 1) -> harness.Study:
     """Teach every student by every rule; write results.json beside this file, and the table."""
+    if not RATES.exists():
+        raise FedfuseError(f"{RATES}: expected learning rates, got none; run transfer.tune first")
     rates = json.loads(RATES.read_text())["summary"]
     return harness.Study(
         cells={
