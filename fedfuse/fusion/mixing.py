@@ -1,6 +1,7 @@
 """Weighted fusion of sparse distributions, without a dense tensor per candidate.
 
-Fusion-X (arXiv 2505.23844), dynamic weighted fusion: ``p = sum_n w_n p_n``."""
+Fusion-X (arXiv 2505.23844), dynamic weighted fusion: ``p = sum_n w_n p_n``.
+"""
 
 from __future__ import annotations
 

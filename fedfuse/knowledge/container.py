@@ -174,7 +174,7 @@ def _check_sizes(header: Header) -> None:
     check("k", header.k, "at least 0", header.k >= 0)
     check("k x rows", max(rows, room), f"at most {MAX_ENTRIES}", max(rows, room) <= MAX_ENTRIES)
     check("num_samples", samples, f"at most {MAX_SAMPLES}", samples <= MAX_SAMPLES)
-    # A row without an entry says nothing, and would let few bytes claim many rows.
+    # A row without an entry says nothing (but of its label, where k is 0).
     check("num_entries", entries, f"{least} to {room}, 1 to k a row", least <= entries <= room)
     most = min(entries, MAX_VOCABULARY)
     check("num_tokens", header.num_tokens, f"at most {most}", header.num_tokens <= most)
