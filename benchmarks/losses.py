@@ -92,10 +92,17 @@ class LossBench:
 
     def events(self) -> Tensor:
         """The same of teachers over events, which have one tokenizer."""
+        return self._events(self.event_teachers)
+
+    def apart(self) -> Tensor:
+        """The same where each has a tokenizer of its own, so that nothing can be merged."""
+        return self._events([replace(t, orders=t.orders.copy()) for t in self.event_teachers])
+
+    def _events(self, teachers: list[EventDistribution]) -> Tensor:
         nobody = SparseDistribution.empty(self.size.rows, 1, tail_logprob=0.0)
-        weights = np.full((self.size.rows, 1 + len(self.event_teachers)), 0, np.float32)
-        weights[:, 1:] = 1 / len(self.event_teachers)
-        fused_targets = fuse_rows([nobody, *self.event_teachers], weights, self.size.k)
+        weights = np.full((self.size.rows, 1 + len(teachers)), 0, np.float32)
+        weights[:, 1:] = 1 / len(teachers)
+        fused_targets = fuse_rows([nobody, *teachers], weights, self.size.k)
         assert isinstance(fused_targets, TeacherTargets)
         targets = EventClasses.from_targets(fused_targets, "cpu")
         head = Head(self.weight)

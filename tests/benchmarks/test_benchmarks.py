@@ -213,15 +213,16 @@ def test_distillation_reports_every_number(
 ) -> None:
     path = tmp_path / "distillation.json"
     bytes_of = {("plain", 8): 100, ("fused", 1): 10, ("fused", 4): 11, ("fused", 8): 12}
-    bytes_of |= {("events", 1): 20, ("events", 4): 21, ("events", 8): 22}
+    bytes_of |= {("events", 1): 20, ("events", 4): 21, ("events", 8): 22, ("apart", 8): 23}
     monkeypatch.setattr(
         distillation, "peak_memory", lambda kind, size, teachers, *_: bytes_of[kind, teachers]
     )
     distillation.main(material, path, repeats=2, quick=True)
     found = read(path)
-    times = {f"{kind}_over_ce_time_{n}" for kind in ("fused", "events") for n in (1, 4, 8)}
+    several = ("fused", "events", "apart")
+    times = {f"{kind}_over_ce_time_{n}" for kind in several for n in (1, 4, 8)}
     times |= {"fused_over_dense_time_8"}
-    memory = {"fused_over_ce_memory", "events_over_ce_memory", "fused_memory_8_over_1"}
+    memory = {f"{kind}_over_ce_memory" for kind in several} | {"fused_memory_8_over_1"}
     wires = {"wire_bytes_per_row_16_bits", "wire_bytes_per_row_8_bits", "codec_mb_per_second"}
     assert set(found["results"]) == times | memory | wires
     compact, default = (found["results"][f"wire_bytes_per_row_{bits}_bits"] for bits in (8, 16))
@@ -231,11 +232,12 @@ def test_distillation_reports_every_number(
     assert {name: found["results"][name] for name in memory} == {
         "fused_over_ce_memory": 0.12,
         "events_over_ce_memory": 0.22,
+        "apart_over_ce_memory": 0.23,
         "fused_memory_8_over_1": 1.2,
     }
     assert {len(repeats) for repeats in found["raw"]["seconds"].values()} == {2}
     kinds = {f"{kind} {n}" for kind in ("fused", "events") for n in (1, 4, 8)}
-    assert set(found["raw"]["peak_bytes"]) == {"plain", *kinds}
+    assert set(found["raw"]["peak_bytes"]) == {"plain", *kinds, "apart 8"}
 
 
 def test_losses_that_are_compared_are_the_same() -> None:
