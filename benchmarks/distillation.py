@@ -3,9 +3,9 @@
 One step (loss and gradient by the hidden states) over a vocabulary of 32,000: plain cross-entropy
 over logits, the library's fused loss with 1, 4 and 8 teachers, the same over events (GPT-2's in
 Llama 2's vocabulary, all teachers on every row), the same where each teacher has a tokenizer of its
-own ("apart"), and one dense target per teacher as public code has it. Losses that form a ratio take turns, and medians are compared, so that what else
-the machine does hits both. Merging the teachers is part of every fused step, although a federation
-does it once a round.
+own ("apart"), and one dense target per teacher as public code has it. Losses that form a ratio take
+turns, and medians are compared, so that what else the machine does hits both. Merging the teachers
+is part of every fused step, although a federation does it once a round.
 """
 
 from __future__ import annotations

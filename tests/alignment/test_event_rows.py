@@ -247,6 +247,27 @@ def test_a_row_of_a_special_token_teaches_nothing_and_is_not_taught() -> None:
         assert not {"[U]", "[CLS]"} & {name_of(target, i) for i in own.token[known].tolist()}
 
 
+def test_a_special_token_in_the_text_is_no_text() -> None:
+    """Where the model itself finds it; the teacher means an end by it, not these letters."""
+
+    def longest_first(*tokens: str, end: str) -> TextTokenizer:
+        vocabulary = {token: i for i, token in enumerate(("<u>", *tokens))}
+        model = models.WordPiece(vocabulary, unk_token="<u>", continuing_subword_prefix="")
+        return TextTokenizer.from_json(Tokenizer(model).to_str(), {"bos": end, "eos": end})
+
+    finds = longest_first("</s>", *"a</s>\n", end="</s>")
+    spells = longest_first("[E]", *"a</s>", "</s>", end="[E]")
+    samples = [Sample("", "aa</s>a")]
+    for source, target in ((finds, spells), (spells, finds)):
+        rows, own = (label_rows(t, samples, 100)[1] for t in (source, target))
+        assert len(rows.token) == len(own.token) == 4
+        said = [{token: 0.8} for token in rows.token.tolist()]
+        found = project(source, target, samples, knowledge_of(rows, said, 2))
+        assert found.weight.tolist() == [1, 1, 0, 1]
+    ids = [i for i in spellings(spells, finds)[spells.vocabulary["</s>"]].tolist() if i >= 0]
+    assert [name_of(finds, i) for i in ids] == ["<", "/", "s", ">"]
+
+
 @pytest.mark.parametrize(("one", "other"), list(permutations(KINDS, 2)))
 def test_what_a_model_puts_on_its_unknown_token_is_tail(
     tokenizers: dict[str, TextTokenizer], one: str, other: str
