@@ -18,11 +18,13 @@ text stands for them (``chunk_likelihoods``). Not in the papers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, Shaped
 from numpy import ndarray
 
 from fedfuse.alignment.chunks import Chunks
@@ -83,22 +85,31 @@ def event_distribution(
     Returns:
         Distributions of T_t rows with at most as many events as the teacher has entries, or one.
     """
-    rows, k = len(target.token), max(teacher.k, 1)
-    result = EventDistribution.empty(tables.orders, rows, k)
-    along = alignment.tokens_into == 0
+    result = EventDistribution.empty(tables.orders, len(target.token), max(teacher.k, 1))
+
+    def project(number: int, into: bool, tokens: int, part: Int64[ndarray, " part"]) -> None:
+        events, row = tables.tables[number], alignment.source_row[part]
+        if into:
+            read = target.token[part[:, None] + np.arange(-tokens, 1)]
+            found = _inside(teacher, source, row, read, events)
+        else:
+            label = target.token[part]
+            found = _along_label(teacher, label_logprob, source, row, label, events, tokens)
+        _fill(result, part, number, *found)
+
+    parts = []
     for number, events in enumerate(tables.tables):
         here = (alignment.source_row >= 0) & (tables.table_of_row == number)
         here &= ~np.isin(target.token, list(events.special))
-        for tokens, found in _groups(np.where(here & along, alignment.num_source_tokens, 0)):
-            for part in _parts(found):
-                first, label = alignment.source_row[part], target.token[part]
-                where = _along_label(teacher, label_logprob, source, first, label, events, tokens)
-                _fill(result, part, number, *where)
-        for tokens, found in _groups(np.where(here, alignment.tokens_into, 0)):
-            for part in _parts(found):
-                before = target.token[part[:, None] + np.arange(-tokens, 1)]
-                where = _inside(teacher, source, alignment.source_row[part], before, events)
-                _fill(result, part, number, *where)
+        along = here & (alignment.tokens_into == 0)
+        for into, tokens_of_row in (
+            (False, np.where(along, alignment.num_source_tokens, 0)),
+            (True, np.where(here, alignment.tokens_into, 0)),
+        ):
+            for tokens, rows in _groups(tokens_of_row):
+                parts += [(number, into, tokens, part) for part in _parts(rows)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter meanwhile
+        list(pool.map(lambda part: project(*part), parts))
     return result
 
 
@@ -181,10 +192,11 @@ def _along_label(
         row = first + depth
         entries, own = teacher.indices[row], source.token[row]
         mass = np.exp(teacher.logprobs[row].astype(np.float64)) * read[:, None]
-        start, stop = events.event(depth, before[:, None], entries)
-        if depth == 0:
-            longer = events.student_pieces[entries, 0]
-            start, stop = _or_single(start, stop, events, longer)
+        start, stop = (
+            events.event(depth, before[:, None], entries)
+            if depth
+            else (events.opening[0][entries], events.opening[1][entries])
+        )
         masses.append(np.where(entries == own[:, None], 0.0, mass))
         starts.append(start)
         stops.append(stop)
@@ -220,7 +232,7 @@ def _inside(
     spelled = is_label | (events.student_pieces[entries, 0] != NO_TOKEN)
     depth = before.shape[1]
     if depth < LONGEST:
-        pieces = events.student_pieces[entries]
+        pieces = events.student_pieces[:, : depth + 1][entries]
         goes_on = (pieces[:, :, :depth] == before[:, None, :]).all(axis=2)
         following = pieces[:, :, depth]
     else:
@@ -231,22 +243,10 @@ def _inside(
     mass = np.where(goes_on | is_label, mass, 0.0)
     total = mass.sum(axis=1)
     mass = mass * (kept / np.where(total > 0, total, 1.0))[:, None]
-    empty = np.zeros(entries.shape, dtype=np.int64)
-    start, stop = _or_single(empty, empty, events, following)
+    start = events.place[following].astype(np.int64)
+    stop = start + (following != NO_TOKEN)
     known = (total > 0) & ((mass > 0) & (stop > start)).any(axis=1)
     return start, stop, mass, known
-
-
-def _or_single(
-    start: Int64[ndarray, "rows m"],
-    stop: Int64[ndarray, "rows m"],
-    events: EventTable,
-    token: Int32[ndarray, "rows m"],
-) -> tuple[Int64[ndarray, "rows m"], Int64[ndarray, "rows m"]]:
-    """Single student tokens where there is no range."""
-    place = events.place[token].astype(np.int64)
-    alone = (stop == start) & (token != NO_TOKEN)
-    return np.where(alone, place, start), np.where(alone, place + 1, stop)
 
 
 def _fill(
@@ -261,12 +261,11 @@ def _fill(
     """Rows with the k most likely of their events; the rest is the tail."""
     start, stop, mass = merge_events(start, stop, mass)
     best = np.argsort(-mass, axis=1, kind="stable")[:, : result.k]
-    along, width = np.arange(len(part))[:, None], best.shape[1]
-    mass = mass[along, best]
-    used = mass > 0
+    start, stop, mass = (_picked(values, best) for values in (start, stop, mass))
+    width = best.shape[1]
     result.order[part] = order
-    result.start[part, :width] = np.where(used, start[along, best], 0)
-    result.stop[part, :width] = np.where(used, stop[along, best], 0)
+    result.start[part, :width] = start
+    result.stop[part, :width] = stop
     result.logprobs[part, :width] = safe_log(mass)
     result.tail_logprob[part] = safe_log(np.maximum(1.0 - mass.sum(axis=1), 0.0))
     result.weight[part] = known
@@ -293,9 +292,7 @@ def merge_events(
     # Ranges in order, a containing one before what it contains, unused slots last.
     key = np.where(used, start * limit + (limit - stop), limit * limit)
     slot = np.argsort(key, axis=1, kind="stable")
-    along = np.arange(rows)[:, None]
-    start, stop, mass = start[along, slot], stop[along, slot], mass[along, slot]
-    used = used[along, slot]
+    start, stop, mass, used = (_picked(values, slot) for values in (start, stop, mass, used))
     reach = np.maximum.accumulate(np.where(used, stop, 0), axis=1)
     first = used.copy()
     first[:, 1:] &= start[:, 1:] >= reach[:, :-1]
@@ -306,6 +303,15 @@ def merge_events(
     )
     merged = np.where(first, sums[np.maximum(group, 0)].reshape(mass.shape), 0.0)
     return np.where(first, start, 0), np.where(first, stop, 0), merged
+
+
+def _picked(
+    values: Shaped[ndarray, "rows m"], slot: Int64[ndarray, "rows n"]
+) -> Shaped[ndarray, "rows n"]:
+    """``np.take_along_axis`` along the rows, several times faster."""
+    rows, m = values.shape
+    picked: Shaped[ndarray, "rows n"] = values.ravel().take(slot + np.arange(rows)[:, None] * m)
+    return picked
 
 
 def _groups(values: Int64[ndarray, " rows"]) -> list[tuple[int, Int64[ndarray, " some"]]]:

@@ -47,6 +47,8 @@ class EventTable:
         place: ``[V_student]`` place of each token in ``order``.
         student_pieces: ``[V_teacher, 16]`` spelling of each teacher token in student tokens.
         levels: prefix ranges by depth.
+        opening: ``[2, V_teacher]`` start and stop of the range of each teacher token where nothing
+            was read; where there is none, the place of the first token of its own spelling.
         special: the student's special tokens: where a text has one, unknown or written out, nobody
             teaches it.
     """
@@ -55,6 +57,7 @@ class EventTable:
     place: Int32[ndarray, " student_vocab"]
     student_pieces: Int32[ndarray, "teacher_vocab longest"]
     levels: list[PrefixLevel]
+    opening: Int64[ndarray, "2 teacher_vocab"]
     special: frozenset[int] = frozenset()
 
     def event(
@@ -154,7 +157,22 @@ def table_of_spellings(
         before[_ranges(starts, stops)] = within
     place = np.empty(len(order), dtype=np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    return EventTable(order.astype(np.int32), place, student_pieces, levels, special)
+    opening = _opening(levels, place, student_pieces)
+    return EventTable(order.astype(np.int32), place, student_pieces, levels, opening, special)
+
+
+def _opening(
+    levels: list[PrefixLevel],
+    place: Int32[ndarray, " student_vocab"],
+    student_pieces: Int32[ndarray, "teacher_vocab longest"],
+) -> Int64[ndarray, "2 teacher_vocab"]:
+    """See ``EventTable``; an empty range for a token without a spelling."""
+    first = student_pieces[:, 0]
+    start = np.where(first == NO_TOKEN, 0, place[first]).astype(np.int64)
+    opening = np.stack([start, start + (first != NO_TOKEN)])
+    for level in levels[:1]:
+        opening[:, level.key] = level.start, level.stop
+    return opening
 
 
 def _ranges(start: Int64[ndarray, " n"], stop: Int64[ndarray, " n"]) -> Int64[ndarray, " total"]:
