@@ -27,8 +27,10 @@ from fedfuse.distillation.targets import Teacher
 from fedfuse.distillation.training import train
 from fedfuse.events import EventDistribution, TeacherTargets, stack_events
 from fedfuse.knowledge.aligner import KnowledgeAligner
+from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 STEPS = 300
 PROJECTIONS = {
@@ -74,9 +76,20 @@ def project(
     if method == "exact":
         return exact(taught, data)
     config = replace(PROJECTIONS[method], k=K)
-    aligner = KnowledgeAligner(data.tokenizer, data.samples, DATA.max_length, config)
-    found = aligner(taught.knowledge, taught.lm.tokenizer)
-    return found if method != "fedmkt" else found.without_tail()
+    return aligned(config, taught.knowledge, taught.lm.tokenizer, data, DATA.max_length)
+
+
+def aligned(
+    config: KnowledgeConfig,
+    knowledge: Knowledge,
+    source: TextTokenizer,
+    data: TokenizedDataset,
+    max_length: int,
+) -> SparseDistribution | EventDistribution:
+    """Knowledge in another model's tokens on the rows of ``data``; the paper's has no tail."""
+    aligner = KnowledgeAligner(data.tokenizer, data.samples, max_length, config)
+    found = aligner(knowledge, source)
+    return found if config.alignment != "dtw" else found.without_tail()
 
 
 def as_targets(found: SparseDistribution | EventDistribution) -> Teacher:
