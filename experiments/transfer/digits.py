@@ -195,7 +195,8 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-MEASURES = ("taught_numbers", "taught_rest", "right", "never_used")
+SHOWN = ("taught_numbers", "right", "never_used")
+MEASURES = (*SHOWN, "taught_rest")
 
 
 def _of_method(rows: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, float]:
@@ -207,19 +208,26 @@ def _of_method(rows: list[dict[str, Any]], reference: list[dict[str, Any]]) -> d
     return found | {m: harness.mean_of(rows, m) for m in MEASURES if m in rows[0]}
 
 
-COLUMNS = {
-    "taught by": "{method}",
-    "rows in numbers with a teacher": "{taught_numbers:.0%}",
-    "right": "{right:.0%}",
-    "never used": "{never_used:.1%}",
-    "closed in numbers": "{closed_numbers:.0%} \N{PLUS-MINUS SIGN} {closed_numbers_std:.0%}",
-    "closed in the rest": "{closed_rest:.0%} \N{PLUS-MINUS SIGN} {closed_rest_std:.0%}",
-}
+HEADS = (
+    *("pair", "taught by", "numbers with a teacher", "right", "never used"),
+    *("closed in numbers", "closed in the rest"),
+)
 
 
 def table(summary: dict[str, Any]) -> str:
-    """By pair and method."""
-    return ""
+    """By pair and method: how numbers are taught, and the share closed in them and in the rest."""
+    rows = [
+        [" -> ".join(PAIRS[pair]), method, *_shown(found)]
+        for pair, of_pair in summary.items()
+        for method, found in of_pair["methods"].items()
+    ]
+    return harness.markdown(HEADS, rows, 2)
+
+
+def _shown(found: dict[str, float]) -> list[str]:
+    taught = [f"{found[m]:.1%}" if m in found else "" for m in SHOWN]
+    shares = [(found[f"closed_{part}"], found[f"closed_{part}_std"]) for part in PARTS]
+    return [*taught, *(f"{mean:.0%} \N{PLUS-MINUS SIGN} {std:.0%}" for mean, std in shares)]
 
 
 @harness.experiment("digits.json", "alignment.md", {"transfer-digits": table})
