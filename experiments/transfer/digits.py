@@ -34,6 +34,7 @@ from experiments.transfer.texts import (
     row_losses,
     run_trial,
     split_texts,
+    taught_rows,
 )
 from experiments.transfer.trial import slot_of
 from experiments.transfer.tuned import Tuned
@@ -52,15 +53,15 @@ VOCAB_SIZE = 1500
 # How often the tokenizers see every number: enough to make a token of it.
 SEEN = 300
 # An expression, the calculation that is marked, its result and a word.
-CALCULATION = re.compile(r"[\d.,$%+*/x()\- ]*=? ?\$?<<[^<>]*>>[\d.,]*( \w+)?", re.ASCII)
+CALCULATION = re.compile(r"[\d.,$%+*/x()\- ]*= \$?<<[^<>]*>>[\d.,]*( \w+)?", re.ASCII)
 MARK = re.compile(r"(\$?<<[^<>]*>>)")
 LONGEST = 80
 # Calculations that all know before.
 KNOWN = 9000
 PRETRAINING = TrainingConfig(steps=600, batch_size=32, learning_rate=3e-3)
-PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 300
+PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 200
 TEACHER = TrainingConfig(steps=300, batch_size=32, learning_rate=1e-2)
-STUDENT = TrainingConfig(steps=150, batch_size=16)
+STUDENT = TrainingConfig(steps=120, batch_size=16)
 RATES = (1e-3, 3e-3, 1e-2)
 PARTS = ("numbers", "rest")
 
@@ -151,19 +152,20 @@ def target_measures(data: TokenizedDataset, found: Projected) -> Measured:
 
     Returns:
         ``taught_numbers`` and ``taught_rest``: share of the rows with a teacher. Of the rows in
-        numbers that have one, the mean probability: ``right`` of the label's class, and
-        ``never_used`` of classes of tokens with which the text goes on, but which the student's
+        numbers that it gives a distribution, the mean probability: ``right`` of the label's class,
+        and ``never_used`` of classes of tokens with which the text goes on, but which the student's
         tokenizer does not use there: a class with such a token and without the label.
     """
-    numbers, taught = in_numbers(data), found.weight > 0
-    classes = [text_classes(data, found, row) for row in np.flatnonzero(numbers & taught).tolist()]
-    right, never_used = np.mean(classes, axis=0) if classes else (0.0, 0.0)
-    return {
+    numbers, taught = in_numbers(data), taught_rows(found)
+    share = {
         "taught_numbers": float(taught[numbers].mean()),
         "taught_rest": float(taught[~numbers].mean()),
-        "right": float(right),
-        "never_used": float(never_used),
     }
+    some = np.flatnonzero(numbers & (found.weight > 0) & np.isfinite(found.logprobs).any(axis=1))
+    if not len(some):
+        return share
+    right, never_used = np.mean([text_classes(data, found, row) for row in some.tolist()], axis=0)
+    return share | {"right": float(right), "never_used": float(never_used)}
 
 
 def text_classes(data: TokenizedDataset, found: Projected, row: int) -> tuple[float, float]:

@@ -39,7 +39,7 @@ GENERAL = ("boolq_questions", "commonsenseqa", "arc_easy", "sentiment_amazon", "
 LONGEST = 100
 VOCAB_SIZE = 3000
 PRETRAINING = TrainingConfig(steps=400, batch_size=32, learning_rate=4e-3)
-PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 300
+PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 200
 TEACHER = TrainingConfig(steps=200, batch_size=16, learning_rate=1e-2)
 STUDENT = TrainingConfig(steps=120, batch_size=16)
 RATES = (1e-3, 3e-3, 1e-2)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from experiments import harness
@@ -214,7 +214,16 @@ def nats_per_byte(lm: CausalLM, data: TokenizedDataset) -> Measured:
 
 def taught_share(data: TokenizedDataset, found: Projected) -> Measured:
     """Share of the rows that the teacher teaches."""
-    return {"taught": float((found.weight > 0).mean())}
+    return {"taught": float(taught_rows(found).mean())}
+
+
+def taught_rows(found: Projected) -> Bool[ndarray, " rows"]:
+    """``[T]`` whether a row has a teacher, or is part of a chunk that has one."""
+    taught = found.weight > 0
+    if isinstance(found, EventDistribution):
+        for first in np.flatnonzero(found.chunk_rows).tolist():
+            taught[first : first + found.chunk_rows[first]] = True
+    return taught
 
 
 def closed(
@@ -257,7 +266,7 @@ def _draw(lm: CausalLM, samples: Sequence[Sample], each: int) -> Iterator[Sample
             attention_mask=torch.ones_like(ids),
             do_sample=True,
             top_k=0,
-            max_new_tokens=longest - length,
+            max_new_tokens=max(1, longest - length),
         )
         for i, row in zip(which, found[:, 1:].tolist(), strict=True):
             text = lm.tokenizer.decode(row)

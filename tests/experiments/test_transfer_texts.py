@@ -15,6 +15,7 @@ from experiments.transfer.tuned import Tuned, best_rates
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
+from fedfuse.events import EventDistribution
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
@@ -59,9 +60,9 @@ def test_a_tokenizer_has_a_token_for_each_number_of_so_many_digits() -> None:
 def test_calculations_are_found_and_written_otherwise(tmp_path: Path) -> None:
     folder = tmp_path / "datasets" / "gsm8k"
     folder.mkdir(parents=True)
-    record = {"question": "?", "target": f"She has {CALCULATION}It is $<<1+1=2>>2.\n#### 2"}
+    record = {"question": "?", "target": f"She has {CALCULATION}It is 1+1 = $<<1+1=2>>2.\n#### 2"}
     (folder / "train.jsonl").write_text(json.dumps(record) + "\n")
-    assert sorted(digits.calculations(tmp_path)) == ["$<<1+1=2>>2.\n", CALCULATION]
+    assert sorted(digits.calculations(tmp_path)) == ["1+1 = $<<1+1=2>>2.\n", CALCULATION]
     assert digits.otherwise(CALCULATION) == "4 + 48 = 52 cups <<4+48=52>>\n"
 
 
@@ -95,7 +96,13 @@ def test_what_only_the_rest_is_taught_is_told_apart() -> None:
     assert digits.in_numbers(data).tolist() == [True] + [False] * (len(data.rows.token) - 1)
     found.weight[1:] = 1
     measures = digits.target_measures(data, found)
-    assert measures == {"taught_numbers": 0, "taught_rest": 1, "right": 0, "never_used": 0}
+    assert measures == {"taught_numbers": 0, "taught_rest": 1}
+
+
+def test_a_chunk_teaches_all_of_its_rows() -> None:
+    found = EventDistribution.empty(np.zeros((1, 4), dtype=np.int32), 5, 0)
+    found.weight[1], found.chunk_rows[1] = 1, 3
+    assert texts.taught_rows(found).tolist() == [False, True, True, True, False]
 
 
 def test_the_first_words_are_given() -> None:
