@@ -36,7 +36,7 @@ from experiments.transfer.texts import (
     split_texts,
     taught_rows,
 )
-from experiments.transfer.trial import slot_of
+from experiments.transfer.trial import slots_of
 from experiments.transfer.tuned import Tuned
 from fedfuse.builtin.tokenizers import SPECIALS
 from fedfuse.config.training import TrainingConfig
@@ -173,10 +173,9 @@ def text_classes(data: TokenizedDataset, found: Projected, row: int) -> tuple[fl
     label, own = int(data.rows.token[row]), data.tokenizer.vocabulary_bytes
     text = data.samples[data.rows.sample_of_row[row]].text.encode()[data.rows.byte_start[row] :]
     others = [i for i in own.used - own.special if own.bytes[i] and text.startswith(own.bytes[i])]
-    slot = slot_of(found, row, label)
-    slots = {slot_of(found, row, token) for token in others} - {slot, None}
-    mass = np.exp(found.logprobs[row].astype(np.float64))
-    return 0.0 if slot is None else float(mass[slot]), float(sum(mass[s] for s in slots))
+    slot, *rest = slots_of(found, row, np.array([label, *others])).tolist()
+    mass = np.append(np.exp(found.logprobs[row].astype(np.float64)), 0.0)  # none of the tail
+    return float(mass[slot]), float(mass[list({*rest} - {slot})].sum())
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:

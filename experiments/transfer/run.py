@@ -1,21 +1,19 @@
 """What is lost between tokenizers, and by which rule: ``python -m experiments.transfer.run``.
 
 The same teacher, student, public samples and steps for every rule, and no label loss beside the
-teacher's. Each rule has the learning rate that serves it best on seeds of its own (``tune``).
+teacher's. Each rule has the learning rate that serves it best on a seed that is not reported.
 """
 
 from __future__ import annotations
 
-import json
-from functools import partial
 from typing import Any
 
 from experiments import harness
 from experiments.transfer.trial import METHODS, run_trial
-from experiments.transfer.tune import RATES
+from experiments.transfer.tuned import Tuned
 from experiments.transfer.world import PAIRS
-from fedfuse.errors import FedfuseError
 
+RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
 MEASURES = ("total_variation", "never_used", "taught")
 COLUMNS = {
     "taught by": "{method}",
@@ -63,20 +61,20 @@ def table(summary: dict[str, Any]) -> str:
 
 
 @harness.experiment("results.json", "alignment.md", {"transfer": table})
-def main(seeds: harness.Seeds = "0,1,2,3,4", parallel: harness.Parallel = 1) -> harness.Study:
+def main(
+    seeds: harness.Seeds = "0,1,2,3,4",
+    tuning_seeds: harness.Seeds = "100",
+    parallel: harness.Parallel = 1,
+) -> Tuned:
     """Teach every student by every rule; write results.json beside this file, and the table."""
-    if not RATES.exists():
-        raise FedfuseError(f"{RATES}: expected learning rates, got none; run transfer.tune first")
-    rates = json.loads(RATES.read_text())["summary"]
-    return harness.Study(
-        cells={
-            (seed, pair, method): partial(run_trial, pair, method, rates[pair][method], seed)
-            for seed in harness.numbers(seeds)
-            for pair in PAIRS
-            for method in METHODS
-        },
+    return Tuned(
+        trial=run_trial,
+        pairs=tuple(PAIRS),
+        methods=METHODS,
+        rates=RATES,
+        tuning_seeds=harness.numbers(tuning_seeds),
+        seeds=harness.numbers(seeds),
         folder="transfer",
-        shared=1,
-        parallel=parallel,
         summarize=summarize,
+        parallel=parallel,
     )

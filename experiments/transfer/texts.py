@@ -16,7 +16,6 @@ from numpy import ndarray
 
 from experiments import harness
 from experiments.transfer.trial import DRAWN, PROJECTIONS, aligned, as_targets
-from experiments.transfer.world import K
 from fedfuse.builtin.architectures import MAX_LENGTH, tiny_causal_lm
 from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import Objective, TrainingConfig
@@ -74,12 +73,10 @@ class Teaching:
 
     Attributes:
         lm: the teacher.
-        knowledge: its next-token distributions on the public samples.
         losses: its own, see ``Task``.
     """
 
     lm: CausalLM
-    knowledge: Knowledge
     splits: Splits
     losses: Measured
 
@@ -161,8 +158,13 @@ def teaching(task: Task, pair: str, seed: int) -> Teaching:
     """Train the teacher of a pair on the private samples of a seed."""
     splits, lm = task.splits(seed), adapted(task.pairs[pair][0], seed)
     train(lm, encode(lm, splits.private[0]), task.teacher, seed=seed)
-    losses = task.losses(lm, encode(lm, splits.test))
-    return Teaching(lm, extract(lm, encode(lm, splits.public), K), splits, losses)
+    return Teaching(lm, splits, task.losses(lm, encode(lm, splits.test)))
+
+
+@lru_cache(maxsize=2)
+def knowledge(taught: Teaching, k: int) -> Knowledge:
+    """A teacher's next-token distributions on the public samples."""
+    return extract(taught.lm, encode(taught.lm, taught.splits.public), k)
 
 
 def lesson(method: str, taught: Teaching, lm: CausalLM, seed: int) -> Lesson:
@@ -174,9 +176,10 @@ def lesson(method: str, taught: Teaching, lm: CausalLM, seed: int) -> Lesson:
     data = encode(lm, taught.splits.public)
     if method == "labels":
         return Lesson(data)
-    config = replace(PROJECTIONS[method], k=K)
+    config = PROJECTIONS[method]
+    known = knowledge(taught, config.k)
     found = [
-        aligned(rules, taught.knowledge, taught.lm.tokenizer, data, MAX_LENGTH)
+        aligned(rules, known, taught.lm.tokenizer, data, MAX_LENGTH)
         for rules in (config, replace(config, unaligned_positions="skip"))
     ]
     return Lesson(data, *found)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 from numpy import ndarray
 
 from experiments.transfer.world import (
     DATA,
     PAIRS,
     K,
-    Teaching,
     drawn_answers,
     encode,
     exact,
     excess,
+    knowledge,
     new_model,
     splits,
     teaching,
+    untrained_excess,
 )
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.training import Objective, TrainingConfig
@@ -32,14 +33,16 @@ from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-STEPS = 300
+STEPS, BATCH_SIZE = 500, 32
+# "events-16" has as many entries a row as clients send by default.
 PROJECTIONS = {
-    "events": KnowledgeConfig(),
-    "alm": KnowledgeConfig(alignment="alm"),
-    "events+alm": KnowledgeConfig(alignment="events+alm"),
-    "unaligned": KnowledgeConfig(alignment="exact-boundary"),
+    "events": KnowledgeConfig(k=K),
+    "events-16": KnowledgeConfig(),
+    "alm": KnowledgeConfig(k=K, alignment="alm"),
+    "events+alm": KnowledgeConfig(k=K, alignment="events+alm"),
+    "unaligned": KnowledgeConfig(k=K, alignment="exact-boundary"),
     "fedmkt": KnowledgeConfig(
-        alignment="dtw", duplicate_tokens="first", unaligned_positions="one-hot"
+        k=K, alignment="dtw", duplicate_tokens="first", unaligned_positions="one-hot"
     ),
 }
 # Answers drawn from the teacher for each prompt.
@@ -56,12 +59,19 @@ def run_trial(pair: str, method: str, rate: float, seed: int) -> list[dict[str, 
     if method in DRAWN:
         data = encode(lm, drawn_answers(taught, seed, DRAWN[method]))
     elif method != "labels":
-        projected = project(method, taught, data)
-        measures = compare(projected, exact(taught, data))
+        right = exact(taught, data)
+        projected = right
+        if method != "exact":
+            rules = PROJECTIONS[method]
+            known = knowledge(teacher, seed, rules.k)
+            projected = aligned(rules, known, taught.lm.tokenizer, data, DATA.max_length)
+        measures = compare(projected, right)
         targets = as_targets(projected)
-    before = excess(lm, seed)
+    before = untrained_excess(student, seed)
     weight = 1.0 if targets is None else 0.0
-    config = TrainingConfig(STEPS, learning_rate=rate, objective=Objective(label_weight=weight))
+    config = TrainingConfig(
+        STEPS, BATCH_SIZE, learning_rate=rate, objective=Objective(label_weight=weight)
+    )
     train(lm, data, config, seed=seed, teacher=targets)
     about = {"pair": pair, "method": method, "rate": rate, "seed": seed}
     result = {"before": before, "after": excess(lm, seed), "teacher": taught.excess}
@@ -69,26 +79,16 @@ def run_trial(pair: str, method: str, rate: float, seed: int) -> list[dict[str, 
     return [about | {name: round(value, 5) for name, value in found.items()}]
 
 
-def project(
-    method: str, taught: Teaching, data: TokenizedDataset
-) -> SparseDistribution | EventDistribution:
-    """The teacher's knowledge on the student's rows."""
-    if method == "exact":
-        return exact(taught, data)
-    config = replace(PROJECTIONS[method], k=K)
-    return aligned(config, taught.knowledge, taught.lm.tokenizer, data, DATA.max_length)
-
-
 def aligned(
     config: KnowledgeConfig,
-    knowledge: Knowledge,
+    known: Knowledge,
     source: TextTokenizer,
     data: TokenizedDataset,
     max_length: int,
 ) -> SparseDistribution | EventDistribution:
     """Knowledge in another model's tokens on the rows of ``data``; the paper's has no tail."""
     aligner = KnowledgeAligner(data.tokenizer, data.samples, max_length, config)
-    found = aligner(knowledge, source)
+    found = aligner(known, source)
     return found if config.alignment != "dtw" else found.without_tail()
 
 
@@ -118,27 +118,27 @@ def compare(
         return taught
     distance, unused = np.zeros(len(rows)), np.zeros(len(rows))
     for i, row in enumerate(rows.tolist()):
-        expected = np.exp(right.logprobs[row].astype(np.float64))
-        own = np.zeros(found.k)
-        mass = np.exp(found.logprobs[row].astype(np.float64))
-        for token, p in zip(right.indices[row].tolist(), expected.tolist(), strict=True):
-            if p > 0 and (slot := slot_of(found, row, token)) is not None:
-                own[slot] += p
-        tail = abs(np.exp(float(found.tail_logprob[row])) - (1 - own.sum()))
-        distance[i] = 0.5 * (np.abs(mass - own).sum() + tail)
-        unused[i] = mass[own == 0].sum()
+        expected, mass = (np.exp(of.logprobs[row].astype(np.float64)) for of in (right, found))
+        some = expected > 0
+        own = np.zeros(found.k + 1)  # the tail is the last
+        np.add.at(own, slots_of(found, row, right.indices[row][some]), expected[some])
+        tail = np.exp(float(found.tail_logprob[row]))
+        distance[i] = 0.5 * (np.abs(mass - own[:-1]).sum() + abs(tail - own[-1]))
+        unused[i] = mass[own[:-1] == 0].sum()
     return taught | {
         "total_variation": float(np.median(distance)),
         "never_used": float(unused.mean()),
     }
 
 
-def slot_of(found: SparseDistribution | EventDistribution, row: int, token: int) -> int | None:
-    """The class of a token on a row; None in the tail."""
+def slots_of(
+    found: SparseDistribution | EventDistribution, row: int, tokens: Int64[ndarray, " m"]
+) -> Int64[ndarray, " m"]:
+    """``[m]`` the classes of tokens on a row; the tail is class k."""
     if isinstance(found, SparseDistribution):
-        here: ndarray = (found.indices[row] == token) & np.isfinite(found.logprobs[row])
+        here = (found.indices[row] == tokens[:, None]) & np.isfinite(found.logprobs[row])
     else:
-        place = found[row : row + 1].places(np.array([[token]]))[0, 0]
+        place = found[row : row + 1].places(tokens[None, :])[0][:, None]
         here = (found.start[row] <= place) & (place < found.stop[row])
-    slots = np.flatnonzero(here)
-    return int(slots[0]) if len(slots) else None
+    slots: Int64[ndarray, " m"] = np.where(here.any(axis=1), here.argmax(axis=1), found.k)
+    return slots

@@ -27,6 +27,7 @@ class Tuned:
     seeds: Sequence[int]  # that are reported; others than those
     folder: str  # of finished cells
     summarize: Callable[[list[Any]], Mapping[str, Any]]
+    parallel: int = 1  # seeds and pairs at a time
 
     def run(self, output: Path) -> dict[str, Any]:
         """Run what is not finished; returns the study's part of the result file."""
@@ -47,14 +48,16 @@ class Tuned:
     ) -> harness.Study:
         return harness.Study(
             cells={
-                (pair, seed, method, str(rate)): partial(self.trial, pair, method, rate, seed)
-                for pair in self.pairs
+                (seed, pair, method, str(rate)): partial(self.trial, pair, method, rate, seed)
                 for seed in seeds
+                for pair in self.pairs
                 for method in self.methods
                 for rate in rates[pair][method]
             },
             folder=self.folder,
             summarize=summarize,
+            parallel=self.parallel,
+            shared=2,  # a pair's teacher
         )
 
 

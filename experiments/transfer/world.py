@@ -34,7 +34,8 @@ PAIRS = {
 DATA = DataConfig(private=2000, public=300, holdout=0, questions=0)
 TEACHER = TrainingConfig(steps=700, learning_rate=5e-3)
 ADAPTER = AdapterConfig()
-K = 16
+# Entries of the teacher's rows: so many that nothing is lost by leaving some out.
+K = 256
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,6 @@ class Teaching:
 
     Attributes:
         lm: the teacher.
-        knowledge: its next-token distributions.
         answers: ``[A]`` all answers of the world.
         probs: ``[N, A]`` its probability of each answer on each sample, made to sum to one.
         enumerated: mean probability of all answers together before that: what the enumeration sees.
@@ -51,7 +51,6 @@ class Teaching:
     """
 
     lm: CausalLM
-    knowledge: Knowledge
     answers: tuple[str, ...]
     probs: Float64[ndarray, "samples answers"]
     enumerated: float
@@ -77,6 +76,12 @@ def new_model(name: str, seed: int) -> CausalLM:
 def encode(lm: CausalLM, samples: list[Sample]) -> TokenizedDataset:
     """Samples as a model sees them."""
     return TokenizedDataset(lm.tokenizer, samples, DATA.max_length)
+
+
+@lru_cache(maxsize=4)
+def untrained_excess(name: str, seed: int) -> float:
+    """``excess`` of a new model."""
+    return excess(new_model(name, seed), seed)
 
 
 def excess(lm: CausalLM, seed: int) -> float:
@@ -106,9 +111,15 @@ def teaching(name: str, seed: int) -> Teaching:
     logs = -sample_nll(lm, encode(lm, asked)).reshape(len(public), len(answers))
     probs = np.exp(logs)
     total = probs.sum(axis=1, keepdims=True)
-    knowledge = extract(lm, encode(lm, public), K)
     enumerated = float(total.mean())
-    return Teaching(lm, knowledge, answers, probs / total, enumerated, excess(lm, seed))
+    return Teaching(lm, answers, probs / total, enumerated, excess(lm, seed))
+
+
+@lru_cache(maxsize=6)
+def knowledge(name: str, seed: int, k: int) -> Knowledge:
+    """A teacher's next-token distributions on the public samples."""
+    lm = teaching(name, seed).lm
+    return extract(lm, encode(lm, list(splits(seed).public)), k)
 
 
 def exact(taught: Teaching, student: TokenizedDataset) -> SparseDistribution:
