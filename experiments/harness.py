@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import resource
 import time
@@ -24,6 +25,7 @@ from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
+import torch
 import typer
 from matplotlib.figure import Figure
 
@@ -92,8 +94,16 @@ class Study:
                 _run_cells(cells)
         else:
             # Processes, as some cells start others that mind signals, which threads cannot.
-            context = get_context("spawn")
-            with ProcessPoolExecutor(self.parallel, context, max_tasks_per_child=1) as pool:
+            # Each has its share of the cores: threads that wait for each other's take four times
+            # as long.
+            threads = max(1, (os.cpu_count() or 1) // self.parallel)
+            with ProcessPoolExecutor(
+                self.parallel,
+                get_context("spawn"),
+                torch.set_num_threads,
+                (threads,),
+                max_tasks_per_child=1,
+            ) as pool:
                 list(pool.map(_run_cells, work))  # the first failure stops what has not begun
         kept = [json.loads(file.read_text()) for file in files.values()]
         # A run that goes on takes over what earlier ones finished; the code may have changed.

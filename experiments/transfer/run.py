@@ -48,7 +48,7 @@ def _closed(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Share of the excess closed, by rule and pair."""
+    """Share of the excess closed by rule and pair; then how near events are to exact."""
     rows = [
         {"method": method}
         | {
@@ -56,6 +56,14 @@ def table(summary: dict[str, Any]) -> str:
             for pair, found in summary["closed"].items()
         }
         for method in METHODS
+    ]
+    near = {
+        "events, of what exact closes": ("{:.0%}", summary["share_of_exact"]),
+        "events, median total variation to exact": ("{:.4f}", summary["total_variation"]),
+    }
+    rows += [
+        {"method": name} | {pair: form.format(value) for pair, value in by_pair.items()}
+        for name, (form, by_pair) in near.items()
     ]
     return harness.formatted(COLUMNS, rows)
 
