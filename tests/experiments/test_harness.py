@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from experiments.harness import DOCS, Study, experiment, markdown, mean_and_std, numbers, put_table
 
@@ -67,6 +69,18 @@ def test_cells_in_several_processes_are_the_same(
     assert RAN == [0, 1]  # the others ran elsewhere
     one, two = (json.loads(file.read_text())["cells"] for file in files)
     assert one == two
+
+
+def threads() -> list[dict[str, Any]]:
+    return [{"threads": torch.get_num_threads()}]
+
+
+def test_processes_share_the_cores(tmp_path: Path) -> None:
+    cores = os.cpu_count() or 1
+    study = Study(
+        cells={("cell",): threads}, folder="x", summarize=lambda rows: rows[0], parallel=cores
+    )
+    assert study.run(tmp_path)["summary"] == {"threads": 1}
 
 
 def test_pictures_are_small() -> None:
