@@ -18,12 +18,12 @@ text stands for them (``chunk_likelihoods``). Not in the papers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, Shaped
 from numpy import ndarray
 
@@ -108,7 +108,8 @@ def event_distribution(
         ):
             for tokens, rows in _groups(tokens_of_row):
                 parts += [(number, into, tokens, part) for part in _parts(rows)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter meanwhile
+    # NumPy lets go of the interpreter meanwhile; torch knows this process's share of the cores.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(lambda part: project(*part), parts))
     return result
 
