@@ -94,8 +94,7 @@ class Study:
                 _run_cells(cells)
         else:
             # Processes, as some cells start others that mind signals, which threads cannot.
-            # Each has its share of the cores: threads that wait for each other's take four times
-            # as long.
+            # Each has its share of the cores, or their threads would wait for each other's.
             threads = max(1, (os.cpu_count() or 1) // self.parallel)
             with ProcessPoolExecutor(
                 self.parallel,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import harness
+from fedfuse.errors import check
 
 # Learning rate by pair and method.
 Rates = dict[str, dict[str, float]]
@@ -30,7 +31,13 @@ class Tuned:
     parallel: int = 1  # seeds and pairs at a time
 
     def run(self, output: Path) -> dict[str, Any]:
-        """Run what is not finished; returns the study's part of the result file."""
+        """Run what is not finished; returns the study's part of the result file.
+
+        Raises:
+            FedfuseError: for a seed that would be tuned on and reported.
+        """
+        both = sorted({*self.seeds} & {*self.tuning_seeds})
+        check("tuning seeds", both, "none that is reported", not both)
         every = dict.fromkeys(self.pairs, dict.fromkeys(self.methods, tuple(self.rates)))
         tuning = self._study(every, self.tuning_seeds, best_rates).run(output)["summary"]
         chosen = {

@@ -34,7 +34,7 @@ PAIRS = {
 DATA = DataConfig(private=2000, public=300, holdout=0, questions=0)
 TEACHER = TrainingConfig(steps=700, learning_rate=5e-3)
 ADAPTER = AdapterConfig()
-# Entries of the teacher's rows: so many that nothing is lost by leaving some out.
+# Entries of the teacher's rows: so many that hardly anything is lost by leaving some out.
 K = 256
 
 

@@ -15,6 +15,7 @@ from experiments.transfer.tuned import Tuned, best_rates
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
+from fedfuse.errors import FedfuseError
 from fedfuse.events import EventDistribution
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.sparse import SparseDistribution
@@ -155,6 +156,24 @@ def test_every_method_has_the_rate_that_serves_it_best_on_other_seeds(tmp_path: 
     before = len(ran)
     assert study.run(tmp_path) == found
     assert len(ran) == before
+
+
+def test_no_seed_is_both_tuned_on_and_reported(tmp_path: Path) -> None:
+    def trial(*_: Any) -> list[dict[str, Any]]:
+        raise AssertionError("expected no trial")
+
+    study = Tuned(
+        trial=trial,
+        pairs=("x",),
+        methods=("a",),
+        rates=(0.1,),
+        tuning_seeds=(1, 100),
+        seeds=(0, 1),
+        folder="made",
+        summarize=dict,
+    )
+    with pytest.raises(FedfuseError, match=r"tuning seeds: expected none that is reported.*\[1\]"):
+        study.run(tmp_path)
 
 
 def test_rates_are_compared_by_their_means() -> None:
