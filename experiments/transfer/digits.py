@@ -32,8 +32,8 @@ from experiments.transfer.texts import (
     closed,
     pretrained,
     row_losses,
-    run_trial,
     split_texts,
+    study,
     taught_rows,
 )
 from experiments.transfer.trial import slots_of
@@ -62,7 +62,6 @@ PRETRAINING = TrainingConfig(steps=600, batch_size=32, learning_rate=3e-3)
 PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 200
 TEACHER = TrainingConfig(steps=300, batch_size=32, learning_rate=1e-2)
 STUDENT = TrainingConfig(steps=120, batch_size=16)
-RATES = (1e-3, 3e-3, 1e-2)
 PARTS = ("numbers", "rest")
 
 
@@ -240,13 +239,4 @@ def main(
 ) -> Tuned:
     """Teach both students by every method; write digits.json beside this file, and the table."""
     what = task(material.resolve(), output.resolve() / "experiment-transfer-digits")
-    return Tuned(
-        trial=partial(run_trial, what),
-        pairs=tuple(PAIRS),
-        methods=METHODS,
-        rates=RATES,
-        tuning_seeds=harness.numbers(tuning_seeds),
-        seeds=harness.numbers(seeds),
-        folder="transfer-digits",
-        summarize=summarize,
-    )
+    return study(what, "transfer-digits", seeds, tuning_seeds, summarize)

@@ -23,8 +23,8 @@ from experiments.transfer.texts import (
     load_texts,
     nats_per_byte,
     pretrained,
-    run_trial,
     split_texts,
+    study,
     taught_share,
 )
 from experiments.transfer.tuned import Tuned
@@ -42,7 +42,6 @@ PRETRAINING = TrainingConfig(steps=400, batch_size=32, learning_rate=4e-3)
 PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 200
 TEACHER = TrainingConfig(steps=200, batch_size=16, learning_rate=1e-2)
 STUDENT = TrainingConfig(steps=120, batch_size=16)
-RATES = (1e-3, 3e-3, 1e-2)
 # Columns of a pair.
 SHOWN = ("nats per byte", "closed", "rows taught")
 PAIRS = {"fine_coarse": "512 tokens teach 3,000", "coarse_fine": "3,000 teach 512"}
@@ -132,13 +131,4 @@ def main(
     """Teach both students by every method; write realtext.json beside this file, and the table."""
     folder = output.resolve() / "experiment-transfer-realtext"
     what = task(material.resolve(), folder)
-    return Tuned(
-        trial=partial(run_trial, what),
-        pairs=tuple(PAIRS),
-        methods=METHODS,
-        rates=RATES,
-        tuning_seeds=harness.numbers(tuning_seeds),
-        seeds=harness.numbers(seeds),
-        folder="transfer-realtext",
-        summarize=summarize,
-    )
+    return study(what, "transfer-realtext", seeds, tuning_seeds, summarize)

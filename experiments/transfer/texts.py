@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy import ndarray
 
 from experiments import harness
 from experiments.transfer.trial import DRAWN, PROJECTIONS, aligned, as_targets
+from experiments.transfer.tuned import Tuned
 from fedfuse.builtin.architectures import MAX_LENGTH, tiny_causal_lm
 from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import Objective, TrainingConfig
@@ -35,6 +36,8 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 # The reference: the student learns from the teacher's private texts themselves.
 PRIVATE = "private"
 METHODS = (*PROJECTIONS, *DRAWN, "labels", PRIVATE)
+# Learning rates to choose from.
+RATES = (1e-3, 3e-3, 1e-2)
 ADAPTER = AdapterConfig()
 # Words of a text that are given; the rest is scored.
 GIVEN = 2
@@ -199,6 +202,22 @@ def run_trial(task: Task, pair: str, method: str, rate: float, seed: int) -> lis
     measures |= {f"{time}{on}": x for time, by in losses.items() for on, x in by.items()}
     about = {"pair": pair, "method": method, "rate": rate, "seed": seed}
     return [about | {name: round(value, 5) for name, value in measures.items()}]
+
+
+def study(
+    task: Task, folder: str, seeds: str, tuning_seeds: str, summarize: Callable[..., Any]
+) -> Tuned:
+    """Trials of every pair and method of a task; seeds are joined by commas."""
+    return Tuned(
+        trial=partial(run_trial, task),
+        pairs=tuple(task.pairs),
+        methods=METHODS,
+        rates=RATES,
+        tuning_seeds=harness.numbers(tuning_seeds),
+        seeds=harness.numbers(seeds),
+        folder=folder,
+        summarize=summarize,
+    )
 
 
 def row_losses(lm: CausalLM, data: TokenizedDataset) -> Float64[ndarray, " rows"]:
