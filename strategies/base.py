@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 FEDERATED = "federated"
 ZERO_SHOT = "zero-shot"
 NODE_POLL_SECONDS = 0.2
+NODE_PATIENCE_SECONDS = 5.0  # until the log says for how many clients the server waits
 
 
 class BaseStrategy(StrategyHooks):
@@ -178,11 +179,15 @@ class BaseStrategy(StrategyHooks):
 
     def _wait_for_nodes(self, grid: Grid, timeout: float) -> None:
         """The ServerApp may start before the nodes are there."""
-        deadline = time.monotonic() + timeout
-        while len(nodes := list(grid.get_node_ids())) < self.config.min_clients:
-            if time.monotonic() > deadline:
+        started, minimum, told = time.monotonic(), self.config.min_clients, -1
+        while len(nodes := list(grid.get_node_ids())) < minimum:
+            waited = time.monotonic() - started
+            if waited > timeout:
                 raise FedfuseError(
-                    f"expected at least {self.config.min_clients} clients (min-clients) to connect "
+                    f"expected at least {minimum} clients (min-clients) to connect "
                     f"within {timeout:g} s, got {len(nodes)}"
                 )
+            if waited >= NODE_PATIENCE_SECONDS and len(nodes) != told:
+                told = len(nodes)
+                log.info("waiting for clients: %d of %d (min-clients) are connected", told, minimum)
             time.sleep(NODE_POLL_SECONDS)

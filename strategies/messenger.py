@@ -18,6 +18,9 @@ from fedfuse.tracking.run_writer import RunWriter
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+# Seconds between two lines of the log that say for whom the server waits, and the names in one.
+PATIENCE_SECONDS = 60.0
+NAMES_SHOWN = 5
 # Replies pulled at once: all of a batch are in memory.
 BATCH = 8
 # Time to live of a request and its reply beyond the deadline: a client that returns after a long
@@ -162,7 +165,7 @@ class Messenger:
     ) -> Iterator[Message]:
         """Replies without an error to the messages with the ids ``waiting``."""
         missing, left = set(phase.sizes), dict.fromkeys(waiting)
-        good, late = 0, False
+        good, late, told = 0, False, time.monotonic()
         while left and not late:
             # Before the replies are pulled: one that came in time counts, however long the server
             # takes for the others.
@@ -178,10 +181,23 @@ class Messenger:
                     good += 1
                     yield reply
             if left and not late:
+                if time.monotonic() - told > PATIENCE_SECONDS:
+                    told = time.monotonic()
+                    self._tell(phase, missing)
                 time.sleep(POLL_SECONDS)
         for node in sorted(missing, key=self.name):
             self._record(phase, node, None)
         require(good, minimum, phase.name)
+
+    def _tell(self, phase: SentPhase, missing: set[int]) -> None:
+        """Say in the log for whom the server waits."""
+        names = sorted(self.name(node) for node in missing)
+        shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if names[NAMES_SHOWN:] else "")
+        asked, seconds = len(phase.sizes), time.monotonic() - phase.started
+        log.info(
+            "%s: waiting for %d of %d clients since %.0f s: %s",
+            *(phase.name, len(names), asked, seconds, shown),
+        )
 
     def _pull(self, left: dict[str, None]) -> Iterator[Message]:
         """Replies that have arrived for the message ids in ``left``, which shrinks by them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -17,7 +18,6 @@ from pathlib import Path
 from fedfuse.config.node import parse_client
 from fedfuse.config.run_config import Scalar
 from fedfuse.factory.data import private_samples
-from fedfuse.simulation.flwr_run import free_port
 from tests.federations import FAST
 from tests.processes import traced
 
@@ -81,7 +81,8 @@ def deployed(models: Mapping[str, Path]) -> Iterator[Deployment]:
         folder = home / "federation"
         mine = home / "mine.jsonl"
         write_share(mine, 2)
-        port, supernodes = free_port(), _free_ports()
+        ports = _free_ports()
+        port = f"{ports}9"
         *steps, last = guide()
         text = "\n".join([*steps, "touch ran", f"read -r _ < {home / 'end'}", last])
         given = "".join(
@@ -92,8 +93,8 @@ def deployed(models: Mapping[str, Path]) -> Iterator[Deployment]:
         # Where a client's model is its node's word, this is nobody's.
         given += 'clients.model = "./nowhere"\n'
         for old, new in {
-            "8000": str(port),
-            "909$i": f"{supernodes}$i",
+            "8000": port,
+            "909$i": f"{ports}$i",
             **{f'"builtin:{name}"': f'"{models[name]}"' for name in CLIENTS},
             "partition-id = 2\nnum-partitions = 3\n": f'partition-id = 2\ndata = "{mine}"\n',
             "baselines = false\n": f"baselines = false\n{given}",
@@ -118,17 +119,30 @@ def deployed(models: Mapping[str, Path]) -> Iterator[Deployment]:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + SECONDS
-        while not (folder / "ran").exists():
-            printed = (home / "log").read_text(errors="replace")
-            assert shell.poll() is None, f"the guide failed:\n{printed}"
-            assert time.monotonic() < deadline, f"no end within {SECONDS:g} s:\n{printed}"
-            time.sleep(0.2)
-        environment["FLWR_HOME"] = str(folder / "flower")
-        yield Deployment(folder, f"localhost:{port}", environment, home / "log")
-        (home / "end").write_text("\n")
-        shell.wait(30)
-        assert traces.processes() == []
+        try:
+            _wait_for_the_run(shell, folder, home / "log")
+            environment["FLWR_HOME"] = str(folder / "flower")
+            yield Deployment(folder, f"localhost:{port}", environment, home / "log")
+            (home / "end").write_text("\n")
+            shell.wait(30)
+            assert traces.processes() == []
+        finally:
+            shell.kill()
+            shell.wait()
+
+
+def _wait_for_the_run(shell: subprocess.Popen[bytes], folder: Path, log: Path) -> None:
+    """Wait until the guide has come to the end of the run; an error shows all logs."""
+    deadline = time.monotonic() + SECONDS
+    while not (folder / "ran").exists():
+        ended, late = shell.poll() is not None, time.monotonic() > deadline
+        if ended or late:
+            logs = "\n".join(
+                f"--- {path.name}\n{path.read_text(errors='replace')}"
+                for path in [log, *sorted(folder.glob("*.log"))]
+            )
+            raise AssertionError(f"{'the guide failed' if ended else 'no end in time'}:\n{logs}")
+        time.sleep(0.2)
 
 
 def write_share(file: Path, partition: int) -> None:
@@ -145,14 +159,18 @@ def write_share(file: Path, partition: int) -> None:
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def _free_ports() -> int:
-    """A number of which the three ports that begin with it and end with 0, 1 and 2 are free."""
+def _free_ports() -> str:
+    """What the free ports have in common that end with 0, 1, 2 (SuperNodes) and 9 (SuperLink).
+
+    They lie below those that systems give to connections: the SuperNodes start only after a minute
+    of them, and one that finds its port taken ends.
+    """
     while True:
-        number = free_port() // 10
+        number = random.SystemRandom().randrange(1100, 3200)
         try:
-            for digit in range(3):
+            for digit in (0, 1, 2, 9):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", 10 * number + digit))
         except OSError:
             continue
-        return number
+        return str(number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,25 @@ def test_knowledge_of_an_earlier_round_is_refused(
     assert errors(folder) == [(LOCAL, "1", "refused: round of the reply: expected 2, got 1")]
     assert heard(folder, 1) == {"0", "1", "2", "none"}
     assert heard(folder, 2) == {"0", "2", "none"}
+
+
+def test_the_log_says_how_many_clients_are_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for each number of them, and not where all are there at once."""
+    monkeypatch.setattr("strategies.base.NODE_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("strategies.base.NODE_POLL_SECONDS", 0.0)
+    counts = iter([0, 1, 1, 2])
+
+    class Slow(grid.InProcessGrid):
+        def get_node_ids(self) -> Iterable[int]:
+            return list(super().get_node_ids())[: next(counts, None)]
+
+    monkeypatch.setattr(grid, "InProcessGrid", Slow)
+    with caplog.at_level("INFO"):
+        federate(tmp_path, **{**SHORT, "rounds": 1, "min_clients": 3})
+    told = [line for line in caplog.messages if line.startswith("waiting for clients")]
+    assert told == [f"waiting for clients: {n} of 3 (min-clients) are connected" for n in (0, 1, 2)]
 
 
 def test_who_is_away_is_not_waited_for_and_comes_back(

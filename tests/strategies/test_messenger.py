@@ -90,6 +90,18 @@ def test_messages_leave_before_anybody_asks_for_replies(tmp_path: Path) -> None:
     assert len(office.grid.pull_messages([m.metadata.message_id for m in messages])) == 1
 
 
+def test_the_log_says_for_whom_the_server_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("strategies.messenger.PATIENCE_SECONDS", 0.0)
+    office = Office(tmp_path)
+    with caplog.at_level("INFO"):
+        list(office.messenger.stream(1, office.messages()))
+    told = [line for line in caplog.messages if "waiting" in line]
+    assert told[0].startswith("query: waiting for 2 of 3 clients since ")
+    assert [line.rpartition(": ")[2] for line in told] == ["a, b", "a"]
+
+
 def test_a_reply_that_was_used_is_forgotten(tmp_path: Path) -> None:
     office = Office(tmp_path)
     arrivals = office.messenger.stream(1, office.messages())
