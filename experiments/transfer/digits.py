@@ -61,7 +61,7 @@ KNOWN = 9000
 PRETRAINING = TrainingConfig(steps=600, batch_size=32, learning_rate=3e-3)
 PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 200
 TEACHER = TrainingConfig(steps=300, batch_size=32, learning_rate=1e-2)
-STUDENT = TrainingConfig(steps=120, batch_size=16)
+STUDENT = TrainingConfig(steps=480, batch_size=16)
 PARTS = ("numbers", "rest")
 
 
@@ -235,8 +235,9 @@ def main(
     material: harness.Material,
     seeds: harness.Seeds = "0,1,2",
     tuning_seeds: harness.Seeds = "100",
+    parallel: harness.Parallel = 1,
     output: harness.Output = harness.RUNS,
 ) -> Tuned:
     """Teach both students by every method; write digits.json beside this file, and the table."""
     what = task(material.resolve(), output.resolve() / "experiment-transfer-digits")
-    return study(what, "transfer-digits", seeds, tuning_seeds, summarize)
+    return study(what, "transfer-digits", seeds, tuning_seeds, parallel, summarize)

@@ -41,7 +41,7 @@ VOCAB_SIZE = 3000
 PRETRAINING = TrainingConfig(steps=400, batch_size=32, learning_rate=4e-3)
 PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 200
 TEACHER = TrainingConfig(steps=200, batch_size=16, learning_rate=1e-2)
-STUDENT = TrainingConfig(steps=120, batch_size=16)
+STUDENT = TrainingConfig(steps=480, batch_size=16)
 # Columns of a pair.
 SHOWN = ("nats per byte", "closed", "rows taught")
 PAIRS = {"fine_coarse": "512 tokens teach 3,000", "coarse_fine": "3,000 teach 512"}
@@ -126,9 +126,10 @@ def main(
     material: harness.Material,
     seeds: harness.Seeds = "0,1,2",
     tuning_seeds: harness.Seeds = "100",
+    parallel: harness.Parallel = 1,
     output: harness.Output = harness.RUNS,
 ) -> Tuned:
     """Teach both students by every method; write realtext.json beside this file, and the table."""
     folder = output.resolve() / "experiment-transfer-realtext"
     what = task(material.resolve(), folder)
-    return study(what, "transfer-realtext", seeds, tuning_seeds, summarize)
+    return study(what, "transfer-realtext", seeds, tuning_seeds, parallel, summarize)

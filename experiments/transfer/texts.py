@@ -33,9 +33,20 @@ from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
+# Entries of the teacher's rows.
+K = 64
+RULES = {
+    name: replace(PROJECTIONS[name], k=K)
+    for name in ("events", "alm", "events+alm", "unaligned", "fedmkt")
+}
+# Each rule also beside the labels: the fedmkt rule writes some itself, ALM reads where they are.
+LABELS = "labels"
+LABEL_WEIGHT = 0.5
+BESIDE = f", {LABELS}"
+PROJECTED = tuple(f"{rule}{beside}" for rule in RULES for beside in ("", BESIDE))
 # The reference: the student learns from the teacher's private texts themselves.
 PRIVATE = "private"
-METHODS = (*PROJECTIONS, *DRAWN, "labels", PRIVATE)
+METHODS = (*PROJECTED, *DRAWN, LABELS, PRIVATE)
 # Learning rates to choose from.
 RATES = (1e-3, 3e-3, 1e-2)
 ADAPTER = AdapterConfig()
@@ -92,11 +103,13 @@ class Lesson:
         data: what is trained on.
         projected: the teacher's knowledge on its rows; None where the texts themselves teach.
         of_teacher: the same without what is on rows of which the teacher says nothing.
+        label_weight: share of the labels in the loss.
     """
 
     data: TokenizedDataset
     projected: Projected | None = None
     of_teacher: Projected | None = None
+    label_weight: float = 1.0
 
     @property
     def targets(self) -> Teacher | None:
@@ -177,15 +190,15 @@ def lesson(method: str, taught: Teaching, lm: CausalLM, seed: int) -> Lesson:
     if method == PRIVATE:
         return Lesson(encode(lm, taught.splits.private[0]))
     data = encode(lm, taught.splits.public)
-    if method == "labels":
+    if method == LABELS:
         return Lesson(data)
-    config = PROJECTIONS[method]
+    config = RULES[method.removesuffix(BESIDE)]
     known = knowledge(taught, config.k)
     found = [
         aligned(rules, known, taught.lm.tokenizer, data, MAX_LENGTH)
         for rules in (config, replace(config, unaligned_positions="skip"))
     ]
-    return Lesson(data, *found)
+    return Lesson(data, *found, label_weight=LABEL_WEIGHT if method.endswith(BESIDE) else 0.0)
 
 
 def run_trial(task: Task, pair: str, method: str, rate: float, seed: int) -> list[dict[str, Any]]:
@@ -193,10 +206,9 @@ def run_trial(task: Task, pair: str, method: str, rate: float, seed: int) -> lis
     taught, lm = teaching(task, pair, seed), adapted(task.pairs[pair][1], seed)
     test, found = encode(lm, taught.splits.test), lesson(method, taught, lm, seed)
     losses = {"teacher": taught.losses, "before": task.losses(lm, test)}
-    targets = found.targets
-    weight = 1.0 if targets is None else 0.0
-    config = replace(task.student, learning_rate=rate, objective=Objective(label_weight=weight))
-    train(lm, found.data, config, seed=seed, teacher=targets)
+    objective = Objective(label_weight=found.label_weight)
+    config = replace(task.student, learning_rate=rate, objective=objective)
+    train(lm, found.data, config, seed=seed, teacher=found.targets)
     losses["after"] = task.losses(lm, test)
     measures = task.targets(found.data, found.of_teacher) if found.of_teacher else {}
     measures |= {f"{time}{on}": x for time, by in losses.items() for on, x in by.items()}
@@ -205,7 +217,12 @@ def run_trial(task: Task, pair: str, method: str, rate: float, seed: int) -> lis
 
 
 def study(
-    task: Task, folder: str, seeds: str, tuning_seeds: str, summarize: Callable[..., Any]
+    task: Task,
+    folder: str,
+    seeds: str,
+    tuning_seeds: str,
+    parallel: int,
+    summarize: Callable[..., Any],
 ) -> Tuned:
     """Trials of every pair and method of a task; seeds are joined by commas."""
     return Tuned(
@@ -217,6 +234,7 @@ def study(
         seeds=harness.numbers(seeds),
         folder=folder,
         summarize=summarize,
+        parallel=parallel,
     )
 
 
