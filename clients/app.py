@@ -26,6 +26,7 @@ from fedfuse.flower.messages import (
     unpack_context,
 )
 from fedfuse.flower.piggyback import JOINT, join, split
+from fedfuse.models.allocator import keep_freed_memory
 from fedfuse.plugins import load_class
 
 app = ClientApp()
@@ -62,6 +63,7 @@ def client_name(config: RunConfig) -> str:
 @app.evaluate()
 def answer(message: Message, context: Context) -> Message:
     """Do what a message asks for, one phase or several, one after the other."""
+    keep_freed_memory()
     kind, content = message.metadata.message_type, message.content
     requests: Mapping[str, RecordDict] = split(content) if kind == JOINT else {kind: content}
     if not set(requests) <= set(METHODS):

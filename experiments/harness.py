@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness import command_line, write_whole
 from fedfuse.files import atomic_write
+from fedfuse.models.allocator import keep_freed_memory
 from fedfuse.report.style import WIDTH, new_figure, styled
 from fedfuse.tracking.run_writer import commit, versions
 
@@ -99,7 +100,7 @@ class Study:
             with ProcessPoolExecutor(
                 self.parallel,
                 get_context("spawn"),
-                torch.set_num_threads,
+                _prepare,
                 (threads,),
                 max_tasks_per_child=1,
             ) as pool:
@@ -112,6 +113,12 @@ class Study:
     def results(self, rows: list[Any]) -> dict[str, Any]:
         """Summary and rows, as the result file has them."""
         return {"summary": self.summarize(rows), "cells": rows}
+
+
+def _prepare(threads: int) -> None:
+    """Of a process that runs cells: its threads, and freed memory that it uses again."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 def _run_cells(cells: Sequence[tuple[Path, Callable[[], Rows]]]) -> None:

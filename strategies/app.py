@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
+from fedfuse.models.allocator import keep_freed_memory
 from fedfuse.report.html import write_report
 from fedfuse.report.plots import save_headline
 from fedfuse.tracking.logs import show
@@ -30,6 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config names."""
     config = parse(context.run_config)
     show(config.log_format)
+    keep_freed_memory()
     # Half of the cores: on all of them, small models wait for each other's threads, and for the
     # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))

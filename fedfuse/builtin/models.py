@@ -37,6 +37,7 @@ from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.distillation.training import train
 from fedfuse.errors import check
+from fedfuse.models.allocator import keep_freed_memory
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -202,6 +203,7 @@ def _learn_language(recipe: Recipe, folder: Path, on_step: Callable[[int], None]
 
 def _build_in_worker(name: str, steps: Queue[tuple[str, int, int] | None]) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     build(name, lambda *step: steps.put(step))
 
 
