@@ -53,6 +53,7 @@ MAIN: dict[str, Variant] = {
     "min-ce": named("min-ce"),
     "uniform": named("uniform"),
     "untrained": named("untrained-gate"),
+    "neighbours": named("nearest-neighbours"),
     "oracle": Variant(all_knowing),
     "trained": learned(),
 }

@@ -28,6 +28,7 @@ from numpy import ndarray
 
 from fedfuse.config.gate import GateConfig
 from fedfuse.errors import FedfuseError
+from fedfuse.fusion.gating.features import neighbour_accuracy
 from fedfuse.fusion.gating.learned_gate import GateUpdate, LearnedGate
 from fedfuse.fusion.gating.networks import BatchedPerceptron, dynamic_selection
 from fedfuse.fusion.teacher_stats import StackedStats
@@ -175,6 +176,32 @@ def uniform(stats: StackedStats) -> RowWeights:
 def labels_only(stats: StackedStats) -> RowWeights:
     """No teacher on any row."""
     return stats.to_rows(np.zeros_like(stats.loss))
+
+
+@rule(
+    "nearest-neighbours",
+    reference="local accuracy of Woods et al., IEEE TPAMI 19(4), 1997, with probabilities",
+    reads_contexts=True,
+)
+class NearestNeighbours:
+    """The candidate that gave the labels of the most similar samples the most probability.
+
+    One-hot; ties go to the learning model. A sample's own label has no say in its weights. Differs
+    from the paper: a mean of probabilities in place of a share of right answers, since of several
+    right answers a label shows one.
+    """
+
+    def __init__(self, gate: GateConfig, seed: int) -> None:
+        self._neighbours = gate.neighbours
+
+    def __call__(self, stats: StackedStats) -> RowWeights:
+        """Weigh by the record on similar samples."""
+        everything = np.ones((1, stats.samples), dtype=bool)
+        record = neighbour_accuracy(stats, everything, self._neighbours)[0, ..., 1]
+        best = np.where(stats.available, record, -np.inf).argmax(1)
+        weights = np.zeros_like(stats.loss)
+        weights[np.arange(stats.samples), best] = 1
+        return zero_if_only_self(stats.to_rows(weights))
 
 
 @rule("untrained-gate", reference="public code of Fusion-X, arXiv 2505.23844")

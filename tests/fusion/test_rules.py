@@ -15,6 +15,7 @@ from fedfuse.fusion.gating.learned_gate import LearnedGate
 from fedfuse.fusion.rules import (
     RULES,
     LearningRule,
+    NearestNeighbours,
     UntrainedGate,
     avg_ce,
     dual_min_ce,
@@ -25,10 +26,11 @@ from fedfuse.fusion.rules import (
     uniform,
 )
 from fedfuse.fusion.rules import oracle as oracle_rule
-from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, StackedStats
 from fedfuse.fusion.weights import row_weights, zero_if_only_self
-from tests.fusion.example_stats import made_up, of_losses
+from tests.fusion.example_stats import made_up, of_losses, two_domains
 from tests.oracles import fusion as oracle
+from tests.oracles.gate import neighbour_accuracy
 
 inf = float("inf")
 
@@ -132,6 +134,69 @@ def test_an_untrained_gate_is_another_one_each_time(stats: StackedStats) -> None
     assert (weights[0] != weights[1]).any()
     np.testing.assert_array_equal(second(stats), weights[0])
     assert ((weights[0] == 0) | (weights[0] > 0.15)).all()
+
+
+def test_neighbours_by_hand() -> None:
+    """Two groups; the own label of a sample, which favours somebody else, does not count."""
+    group = np.repeat([0, 1], 3)
+    prob = np.where(group[:, None] == np.arange(2), 0.6, 0.2)
+    prob = np.concatenate([np.full((6, 1), 0.3), prob], axis=1)
+    prob[0] = [0.1, 0.0, 1.0]
+    evidence = replace(
+        of_losses(np.zeros((6, 3), dtype=np.float32)),
+        label_logprob=np.log(np.maximum(prob, 1e-3)).astype(np.float32),
+        state=np.eye(2, dtype=np.float32)[group],
+    )
+    nearest = NearestNeighbours(GateConfig(neighbours=2), 0)
+    # 1 and 2 have 0 as a neighbour, which is bad for teacher 1: (0.001 + 0.6) / 2 is the best yet.
+    np.testing.assert_array_equal(nearest(evidence).argmax(1), [1, 2, 2, 2, 2, 2])
+    few = NearestNeighbours(GateConfig(neighbours=5), 0)
+    assert not few(replace(evidence, label_logprob=evidence.label_logprob[:, [2, 1, 1]])).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neighbours_equal_the_oracle(seed: int) -> None:
+    stats = made_up(np.random.default_rng(seed), samples=30, candidates=4)
+    weights = stats.to_samples(NearestNeighbours(GateConfig(neighbours=5), 0)(stats))
+    logprob = np.where(stats.available, stats.per_sample(stats.label_logprob), LEAST_LOGPROB)
+    assert stats.state is not None
+    found = neighbour_accuracy(stats.state.tolist(), [True] * 30, logprob.tolist(), 5)
+    record = np.where(stats.available, np.array(found)[..., 1], -np.inf)
+    np.testing.assert_allclose(weights, np.eye(4)[record.argmax(1)], atol=1e-6)
+
+
+def test_who_has_no_rows_here_is_not_chosen(stats: StackedStats) -> None:
+    """Even if he is the best on all samples like it."""
+    usable, prob = stats.usable.copy(), stats.label_logprob.copy()
+    prob[:, 2] = 0.0
+    usable[:, 2] = True
+    usable[stats.sample_of_row == 4, 2] = False
+    found = replace(stats, usable=usable, label_logprob=np.where(usable, prob, 0))
+    weights = found.to_samples(NearestNeighbours(GateConfig(neighbours=6), 0)(found))
+    assert [i for i, w in enumerate(weights) if w[2] < 1] == [4]
+    assert weights.sum(1) == pytest.approx(1)
+
+
+def test_neighbours_find_who_knows() -> None:
+    stats, expert = two_domains(np.random.default_rng(0), 200, (-0.5, -2.0), own=-1.5)
+    found = NearestNeighbours(GateConfig(), 0)(stats)
+    assert (found.argmax(1) == expert).mean() > 0.97
+    assert (min_ce(stats).argmax(1) == expert).mean() < 0.9
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 11), st.floats(-9, 0), st.integers(0, 100))
+def test_a_label_does_not_reach_the_weights_of_its_sample(
+    sample: int, logprob: float, seed: int
+) -> None:
+    stats = made_up(np.random.default_rng(seed), samples=12, candidates=4)
+    moved = stats.label_logprob.copy()
+    moved[stats.sample_of_row == sample] = logprob
+    nearest = NearestNeighbours(GateConfig(neighbours=3), 0)
+    one, other = (nearest(x) for x in (stats, replace(stats, label_logprob=moved)))
+    if one.any() and other.any():
+        here = stats.sample_of_row == sample
+        np.testing.assert_array_equal(one[here], other[here])
 
 
 def test_the_oracle(stats: StackedStats) -> None:
