@@ -194,11 +194,12 @@ def lesson(method: str, taught: Teaching, lm: CausalLM, seed: int) -> Lesson:
         return Lesson(data)
     config = RULES[method.removesuffix(BESIDE)]
     known = knowledge(taught, config.k)
-    found = [
+    projected, of_teacher = (
         aligned(rules, known, taught.lm.tokenizer, data, MAX_LENGTH)
         for rules in (config, replace(config, unaligned_positions="skip"))
-    ]
-    return Lesson(data, *found, label_weight=LABEL_WEIGHT if method.endswith(BESIDE) else 0.0)
+    )
+    weight = LABEL_WEIGHT if method.endswith(BESIDE) else 0.0
+    return Lesson(data, projected, of_teacher, weight)
 
 
 def run_trial(task: Task, pair: str, method: str, rate: float, seed: int) -> list[dict[str, Any]]:

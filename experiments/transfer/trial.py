@@ -60,7 +60,7 @@ def run_trial(pair: str, method: str, rate: float, seed: int) -> list[dict[str, 
         data = encode(lm, drawn_answers(taught, seed, DRAWN[method]))
     elif method != "labels":
         right = exact(taught, data)
-        projected = right
+        projected: SparseDistribution | EventDistribution = right
         if method != "exact":
             rules = PROJECTIONS[method]
             known = knowledge(teacher, seed, rules.k)

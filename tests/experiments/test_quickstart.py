@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from experiments import federations
 from experiments.federations import Federations, traffic
 from experiments.harness import experiment, name_of
-from experiments.quickstart import strategies
+from experiments.quickstart import settings, strategies
 from experiments.quickstart.controls import shuffle
 from experiments.quickstart.run import summarize
 from fedfuse.knowledge.record import Knowledge
@@ -35,13 +36,20 @@ ABOVE = {
 }
 
 
-def make(folder: Path, **changes: float) -> RunFolder:
+def make(
+    folder: Path, more: Mapping[tuple[str, int, str], float] | None = None, **changes: float
+) -> RunFolder:
     """A run; ``server`` overrides the server's last loss."""
     write_folder(folder, clients=2, rounds=2, domains=("a", "b"))
     about = json.loads((folder / "config.json").read_text())
     about["floor"] = {"loss": {"a": FLOOR, "b": FLOOR}, "accuracy": {"a": 0.7, "b": 0.7}}
+    about["config"] |= {"local.steps": 30, "server-distill.steps": 40, "client-distill.steps": 20}
     (folder / "config.json").write_text(json.dumps(about))
-    above = ABOVE | {("federated", 2, model): value for model, value in changes.items()}
+    above = (
+        ABOVE
+        | dict(more or {})
+        | {("federated", 2, model): value for model, value in changes.items()}
+    )
     fields = ("stage", "round", "model")
     write_lines(
         folder / "metrics.jsonl",
@@ -80,6 +88,27 @@ def test_headline_fractions(runs: dict[tuple[str, int], RunFolder]) -> None:
     }
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, abs=1e-4), key
+
+
+def test_settings_are_judged_by_what_they_remove_and_what_they_take(tmp_path: Path) -> None:
+    alone = {("public-only", 2, "0"): 0.4, ("public-only", 2, "1"): 0.3}
+    first, second = (
+        make(tmp_path / name, alone, server=server) for name, server in (("a", 0.2), ("b", 0.1))
+    )
+    found = settings.summarize({("default", 100): first, ("default", 101): second})
+    assert found == {
+        "default": {
+            "server": 0.625,  # of 0.4, 0.2 and 0.3 are gone
+            "server_public_only": 0.125,  # of 0.4, 0.05
+            "clients": 0.75,  # 0.25 and 0.35 of 0.4
+            "clients_public_only": 0.125,
+            "own_domain": -0.25,
+            "steps": 2 * (40 + 2 * (30 + 20)),
+        }
+    }
+    assert settings.table(found).splitlines()[2] == (
+        "| default | 62% | 12% | 75% | 12% | -25% | 280 |"
+    )
 
 
 def test_standard_deviations_need_two_seeds(runs: dict[tuple[str, int], RunFolder]) -> None:
