@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +22,8 @@ from fedfuse.factory import data as factory_data
 from fedfuse.factory import models as factory_models
 from fedfuse.simulation import simulate as module
 from fedfuse.simulation.simulate import absolute_paths
-from tests.federations import FAST, about, lines
+from tests.federations import FAST, about
 from tests.federations import tiny_builtin as tiny_builtin
-from tests.processes import Traces
-from tests.processes import traces as traces
 from tests.report.folders import write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,27 +258,6 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-@pytest.mark.slow
-def test_a_simulation_with_ray(
-    tiny_builtin: dict[str, Path], tmp_path: Path, traces: Traces
-) -> None:
-    shutil.copy(ROOT / "examples" / "own_client.py", tmp_path / "own_halves.py")
-    arguments = options(tiny_builtin, tmp_path, name="rays", strategy="own_halves:FarBetter")
-    run = start(tmp_path, *arguments)
-    out, err = run.communicate(timeout=240)
-    assert run.returncode == 0, err + out
-    folder = tmp_path / "runs" / "rays"
-    assert out.splitlines()[-1] == f"report: {folder / 'report.html'}"
-    assert about(folder)["status"] == "finished"
-    assert about(folder)["config"]["strategy"] == "own_halves:FarBetter"
-    assert about(folder)["config"]["client"] == "own_halves:CautiousClient"
-    assert {x["model"] for x in lines(folder, "metrics")} == {"server", "0", "1"}
-    assert all(x["error"] is None for x in lines(folder, "messages"))
-    assert (folder / "clients" / "1" / "adapter" / "adapter_model.safetensors").exists()
-    assert traces.processes() == []
-    assert traces.files() == []
 
 
 def test_a_run_that_is_killed_harms_no_later_one(

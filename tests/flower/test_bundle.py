@@ -19,8 +19,10 @@ import pytest
 from flwr.common.constant import FAB_MAX_SIZE
 
 from fedfuse.flower.app_bundle import PACKAGES, default_run_config
-from tests.federations import FAST, about
+from tests.federations import FAST, about, lines
 from tests.federations import tiny_builtin as tiny_builtin
+from tests.processes import Traces
+from tests.processes import traces as traces
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +58,7 @@ OWN_FILES = {
     "strategies/__init__.py": "raise SystemExit('the working folder came first')",
     "clients.py": "raise SystemExit('the working folder came first')",
     "experiments/__init__.py": "raise SystemExit('the working folder came first')",
-    "own.py": "from strategies.fedmkt import FedMKT\n\nclass Own(FedMKT):\n    pass\n",
+    "own.py": (ROOT / "examples" / "own_client.py").read_text(),
 }
 
 
@@ -182,7 +184,9 @@ def test_a_wheel_runs_beside_a_users_own_names(
     tiny_builtin: dict[str, Path],
     tmp_path: Path,
     options: list[str],
+    traces: Traces,
 ) -> None:
+    """With a strategy and a client of the user's, and nothing is left behind."""
     python, packages = environment
     install(wheel, packages)
     for script in Path(sysconfig.get_path("scripts")).glob("fl*"):  # flwr, flower-superlink, ...
@@ -195,7 +199,7 @@ def test_a_wheel_runs_beside_a_users_own_names(
         (folder / name).write_text(text)
     keys = {
         **FAST,
-        "strategy": "own:Own",
+        "strategy": "own:FarBetter",
         "server.model": tiny_builtin["server"],
         "clients.model": tiny_builtin["gpt2"],
         "baselines": "false",
@@ -205,7 +209,13 @@ def test_a_wheel_runs_beside_a_users_own_names(
     sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
     # As a module: unlike the script fedfuse, that puts the working folder first on the path.
     command = [python, "-m", "fedfuse.cli", "simulate", "--clients", "2", *sets, *options]
-    assert run(command, folder) == f"report: {folder / 'runs' / 'beside' / 'report.html'}"
-    run_info = about(folder / "runs" / "beside")
-    assert run_info["status"] == "finished"
-    assert run_info["config"]["strategy"] == "own:Own"
+    results = folder / "runs" / "beside"
+    assert run(command, folder) == f"report: {results / 'report.html'}"
+    assert about(results)["status"] == "finished"
+    assert about(results)["config"]["strategy"] == "own:FarBetter"
+    assert about(results)["config"]["client"] == "own:CautiousClient"
+    assert {line["model"] for line in lines(results, "metrics")} == {"server", "0", "1"}
+    assert all(line["error"] is None for line in lines(results, "messages"))
+    assert (results / "clients" / "1" / "adapter" / "adapter_model.safetensors").exists()
+    assert traces.processes() == []
+    assert traces.files() == []
