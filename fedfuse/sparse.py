@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float32, Float64, Int64, Num
 from numpy import ndarray
 
 DUPLICATE_RULES = ("sum", "first")
+# What a distribution gives at least to a token that it does not keep: no single label is proof.
+LEAST_LOGPROB = np.float32(np.log(1e-6))
 
 
 @dataclass(frozen=True, slots=True)

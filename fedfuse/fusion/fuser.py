@@ -72,8 +72,9 @@ class KnowledgeFuser:
         self._own = own.distribution
         self._state = contexts.state if contexts else None
         context_loss = contexts.loss if contexts else None
+        loss = aligner.proven(own, aligner.tokenizer).loss  # judged like the others
         self._own_candidate = AlignedTeacher(
-            self._compute_stats(self._own, own.loss, context_loss), self._own
+            self._compute_stats(self._own, loss, context_loss), self._own
         )
 
     def align_teacher(
@@ -89,8 +90,9 @@ class KnowledgeFuser:
             tokenizer: the other model's.
             context_loss: ``[N]`` the other model's, nats per byte of context; None where unknown.
         """
-        aligned = self._aligner(knowledge, tokenizer)
-        return AlignedTeacher(self._compute_stats(aligned, knowledge.loss, context_loss), aligned)
+        known = self._aligner.proven(knowledge, tokenizer)
+        aligned = self._aligner(known, tokenizer)
+        return AlignedTeacher(self._compute_stats(aligned, known.loss, context_loss), aligned)
 
     def fuse(
         self, others: Sequence[AlignedTeacher], rule: Rule, k: int, *, tail: bool = True

@@ -22,10 +22,8 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.events import EventDistribution
-from fedfuse.sparse import SparseDistribution, safe_log
+from fedfuse.sparse import LEAST_LOGPROB, SparseDistribution, safe_log
 
-# What a distribution gives at least to a token that it does not keep: no single label is proof.
-LEAST_LOGPROB = np.float32(np.log(1e-6))
 # Rows at a time, where entries of two distributions are compared pair by pair.
 _ROWS = 4096
 

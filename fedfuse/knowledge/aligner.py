@@ -30,10 +30,16 @@ from fedfuse.config.knowledge import BY_EVENTS, KnowledgeConfig
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError, check
 from fedfuse.events import EventDistribution
+from fedfuse.knowledge.proof import proven
 from fedfuse.knowledge.record import MASS_TOLERANCE, Knowledge
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import scored_bytes
-from fedfuse.tokenizers.label_rows import LabelRows, label_rows, verbatim_rows
+from fedfuse.tokenizers.label_rows import (
+    LabelRows,
+    label_rows,
+    unspelled_bytes,
+    verbatim_rows,
+)
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 Aligned = SparseDistribution | EventDistribution
@@ -46,11 +52,13 @@ class TokenizerPair:
     Attributes:
         rows: the source's label rows.
         label_bytes: ``[N]`` bytes of the answers that they predict.
+        unspelled_bytes: ``[T_s]`` bytes of the answers that a row's label is not.
         project: from the source's knowledge to the target's rows.
     """
 
     rows: LabelRows
     label_bytes: Int64[ndarray, " samples"]
+    unspelled_bytes: Int64[ndarray, " source_rows"]
     project: Callable[[Knowledge], Aligned]
 
 
@@ -103,14 +111,15 @@ class KnowledgeAligner:
     def _new_pair(self, source: TextTokenizer) -> TokenizerPair:
         _, rows = label_rows(source, self._public, self._max_length)
         label_bytes = scored_bytes(self._public, rows, self._max_length)
+        unspelled = unspelled_bytes(source, self._public, rows)
         equal, rule = source.fingerprint == self.tokenizer.fingerprint, self._config.alignment
         if rule == "alm" or (rule in BY_EVENTS and not equal):
-            return TokenizerPair(rows, label_bytes, self._by_events(source, rows))
-        return TokenizerPair(rows, label_bytes, self._by_tokens(source, rows))
+            project = self._by_events(source, rows)
+        else:
+            project = self._by_tokens(source, rows)
+        return TokenizerPair(rows, label_bytes, unspelled, project)
 
-    def _by_events(
-        self, source: TextTokenizer, rows: LabelRows
-    ) -> Callable[[Knowledge], EventDistribution]:
+    def _by_events(self, source: TextTokenizer, rows: LabelRows) -> Callable[[Knowledge], Aligned]:
         """Projection onto events, the likelihoods of chunks, or both."""
         verbatim, own_verbatim = (
             verbatim_rows(tokenizer, self._public, found)
@@ -138,9 +147,7 @@ class KnowledgeAligner:
 
         return project_onto_events
 
-    def _by_tokens(
-        self, source: TextTokenizer, rows: LabelRows
-    ) -> Callable[[Knowledge], SparseDistribution]:
+    def _by_tokens(self, source: TextTokenizer, rows: LabelRows) -> Callable[[Knowledge], Aligned]:
         """Projection onto the nearest tokens; of equal tokenizers, onto the tokens themselves."""
         own, other = self.tokenizer.vocabulary_bytes, source.vocabulary_bytes
         table, rule = self._table(source), self._config.alignment
@@ -214,6 +221,15 @@ class KnowledgeAligner:
                 f"its own distribution allows {(at_label if kept[row] else bound)[row]:.4f}"
             )
 
+    def proven(self, knowledge: Knowledge, source: TextTokenizer) -> Knowledge:
+        """Knowledge with what its distributions prove of the labels; see ``proof.proven``.
+
+        Raises:
+            FedfuseError: for knowledge of other samples.
+        """
+        pair = self._pair_of(knowledge, source)
+        return proven(knowledge, pair.rows.token, pair.unspelled_bytes, source.vocab_size)
+
     def __call__(self, knowledge: Knowledge, source: TextTokenizer) -> Aligned:
         """Align another model's knowledge to the model's label rows.
 
@@ -224,7 +240,10 @@ class KnowledgeAligner:
         Raises:
             FedfuseError: for knowledge of other samples.
         """
+        return self._pair_of(knowledge, source).project(knowledge)
+
+    def _pair_of(self, knowledge: Knowledge, source: TextTokenizer) -> TokenizerPair:
         pair = self.pair(source)
         found, expected = knowledge.num_rows, len(pair.rows.token)
         check("knowledge.num_rows", found, expected, found == expected)
-        return pair.project(knowledge)
+        return pair

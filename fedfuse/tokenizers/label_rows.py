@@ -120,3 +120,33 @@ def verbatim_rows(
             text, piece = texts[sample][start:end], own[token]
             found[i] = piece in (text, b" " + text)
     return found
+
+
+def unspelled_bytes(
+    tokenizer: TextTokenizer, samples: Sequence[Sample], rows: LabelRows
+) -> Int64[ndarray, " rows"]:
+    """``[T]`` bytes of the answer that a row's label stands for without being them; 0 is good.
+
+    Labels between two places of the text that are known are taken together, as those inside a
+    character are: the last has the bytes of all. See ``verbatim_rows`` for the other arguments.
+    """
+    texts, own = [sample.text.encode() for sample in samples], tokenizer.token_bytes
+    special = tokenizer.vocabulary_bytes.special
+    found = np.zeros(len(rows.token), dtype=np.int64)
+    columns = np.stack([rows.sample_of_row, rows.token, rows.byte_start, rows.byte_end], axis=1)
+    pieces: list[bytes | None] = []
+    begin = 0
+    for i, (sample, token, start, end) in enumerate(columns.tolist()):
+        if not pieces:
+            begin = start
+        pieces.append(None if token in special else own[token])
+        if end == UNKNOWN and i + 1 < rows.offsets[sample + 1]:
+            continue
+        text = texts[sample][max(begin, 0) : end if end != UNKNOWN else None]
+        joined = b"" if None in pieces else b"".join(piece for piece in pieces if piece)
+        if joined not in (text, b" " + text):
+            answer = max(begin, samples[sample].prompt_bytes)
+            stop = end if end != UNKNOWN else len(texts[sample])
+            found[i] = max(stop - answer, 1)
+        pieces = []
+    return found

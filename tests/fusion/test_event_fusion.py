@@ -13,7 +13,8 @@ from fedfuse.fusion.disk_buffer import DiskBuffer
 from fedfuse.fusion.event_mixing import fuse_rows, mix_events
 from fedfuse.fusion.fuser import AlignedTeacher
 from fedfuse.fusion.mixing import mix
-from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, compute_stats
+from fedfuse.fusion.teacher_stats import compute_stats
+from fedfuse.sparse import LEAST_LOGPROB
 from tests.distillation.test_event_targets import random_events
 from tests.fusion.test_mixing import VOCAB, random_candidate
 from tests.oracles.events import joined

@@ -48,19 +48,10 @@ class Class:
         order: tuple[int, ...] = (0, 1, 2),
     ) -> FusedTargets:
         """Targets where everybody has the losses given, ``[C][N]``."""
-        others = []
-        for i in order:
-            stats = replace(self.heard[i].stats, loss=np.float32(losses[1 + i]))
-            others.append(replace(self.heard[i], stats=stats))
-        fuser = KnowledgeFuser(self.aligner, with_losses(self.own, losses[0]))
-        return fuser.fuse(others, rule, 4)
-
-
-def with_losses(knowledge: Knowledge, losses: list[float]) -> Knowledge:
-    """The same distributions, with label log-probabilities that give these losses per byte."""
-    rows = np.diff(knowledge.offsets)
-    per_row = np.array(losses) * knowledge.label_bytes / rows
-    return replace(knowledge, label_logprob=np.repeat(-per_row, rows).astype(np.float32))
+        places = [0, *(1 + i for i in order)]
+        given = np.stack([np.float32(losses[place]) for place in places], axis=1)
+        others = [self.heard[i] for i in order]
+        return self.fuser.fuse(others, lambda stats: rule(replace(stats, loss=given)), 4)
 
 
 @pytest.fixture
@@ -98,7 +89,7 @@ def test_a_sample_that_no_teacher_beats_carries_no_distillation(school: Class) -
         )
 
 
-def test_the_losses_are_those_of_the_knowledge(school: Class) -> None:
+def test_the_losses_are_those_that_knowledge_proves(school: Class) -> None:
     seen: list[np.ndarray] = []
 
     def watch(stats: StackedStats) -> RowWeights:
@@ -106,7 +97,8 @@ def test_the_losses_are_those_of_the_knowledge(school: Class) -> None:
         return dual_min_ce(stats)
 
     school.fuser.fuse(school.heard, watch, 4)
-    right = [school.own.loss, *(knowledge.loss for knowledge, _ in school.teachers)]
+    known = [(school.own, school.aligner.tokenizer), *school.teachers]
+    right = [school.aligner.proven(*one).loss for one in known]
     np.testing.assert_array_equal(seen[0], np.stack(right, axis=1))
 
 

@@ -10,7 +10,8 @@ import pytest
 from fedfuse.config.gate import FEATURES
 from fedfuse.fusion.gating import features
 from fedfuse.fusion.gating.features import build_features, neighbour_accuracy
-from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, StackedStats
+from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.sparse import LEAST_LOGPROB
 from tests.fusion.example_stats import made_up
 from tests.oracles import gate as oracle
 

@@ -26,8 +26,9 @@ from fedfuse.fusion.rules import (
     uniform,
 )
 from fedfuse.fusion.rules import oracle as oracle_rule
-from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, StackedStats
+from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.fusion.weights import row_weights, zero_if_only_self
+from fedfuse.sparse import LEAST_LOGPROB
 from tests.fusion.example_stats import made_up, of_losses, two_domains
 from tests.oracles import fusion as oracle
 from tests.oracles.gate import neighbour_accuracy

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
-from fedfuse.fusion.teacher_stats import LEAST_LOGPROB, StackedStats
+from fedfuse.fusion.teacher_stats import StackedStats
+from fedfuse.sparse import LEAST_LOGPROB
 
 Features = Float32[ndarray, "gates units candidates features"]
 Accuracies = Float32[ndarray, "gates samples candidates two"]
