@@ -63,9 +63,10 @@ def test_summary_and_table() -> None:
     ]
     found = summarize(rows)
     assert found["share_of_exact"] == dict.fromkeys(PAIRS, 0.8)
+    assert found["share_of_exact_16"] == dict.fromkeys(PAIRS, 0.6667)
     assert found["closed"]["fine_coarse"]["events"] == {"mean": 0.6, "std": 0.0}
     assert found["total_variation"]["finest_coarse"] == 0.01
     lines = table(found).splitlines()
-    assert len(lines) == 2 + len(METHODS) + 2
+    assert len(lines) == 2 + len(METHODS) + 3
     assert any(line.startswith("| events |") and "60% ± 0%" in line for line in lines)
     assert any("of what exact closes" in line and "80%" in line for line in lines)
