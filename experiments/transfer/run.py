@@ -13,7 +13,7 @@ from experiments.transfer.trial import METHODS, run_trial
 from experiments.transfer.tuned import Tuned
 from experiments.transfer.world import PAIRS
 
-RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
+RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
 MEASURES = ("total_variation", "never_used", "taught")
 COLUMNS = {
     "taught by": "{method}",

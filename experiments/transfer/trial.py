@@ -33,7 +33,8 @@ from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-STEPS, BATCH_SIZE = 500, 32
+# Steps of a student. Where the teacher's tokens are finest, the exact targets take longer too.
+STEPS, MORE_STEPS, BATCH_SIZE = 500, {"finest_coarse": 800}, 32
 # "events-16" has as many entries a row as clients send by default.
 PROJECTIONS = {
     "events": KnowledgeConfig(k=K),
@@ -70,7 +71,10 @@ def run_trial(pair: str, method: str, rate: float, seed: int) -> list[dict[str, 
     before = untrained_excess(student, seed)
     weight = 1.0 if targets is None else 0.0
     config = TrainingConfig(
-        STEPS, BATCH_SIZE, learning_rate=rate, objective=Objective(label_weight=weight)
+        MORE_STEPS.get(pair, STEPS),
+        BATCH_SIZE,
+        learning_rate=rate,
+        objective=Objective(label_weight=weight),
     )
     train(lm, data, config, seed=seed, teacher=targets)
     about = {"pair": pair, "method": method, "rate": rate, "seed": seed}
