@@ -17,6 +17,9 @@ def main() -> None:
         for module in sorted((HERE / folder).glob("*.py")):
             import_module(f"experiments.{folder}.{module.stem}")
     for file, publish in PUBLISHERS.items():
+        if not file.exists():
+            print(f"no results yet: {file.relative_to(HERE)}")
+            continue
         publish(json.loads(file.read_text()))
         print(f"published: {file.relative_to(HERE)}")
 

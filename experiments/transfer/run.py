@@ -15,9 +15,15 @@ from experiments.transfer.world import PAIRS
 
 RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
 MEASURES = ("total_variation", "never_used", "taught")
+TITLES = {
+    "coarse_fine": "coarse -> fine",
+    "one_to_one": "1:1",
+    "fine_coarse": "fine -> coarse",
+    "finest_coarse": "finest -> coarse",
+}
 COLUMNS = {
     "taught by": "{method}",
-    **{pair.replace("_", " -> "): f"{{{pair}}}" for pair in PAIRS},
+    **{title: f"{{{pair}}}" for pair, title in TITLES.items()},
 }
 
 
