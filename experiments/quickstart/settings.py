@@ -17,13 +17,10 @@ CANDIDATES: dict[str, dict[str, float]] = {
     "default": {},
     "fewer public samples": {"data.public": 120},
     "more public samples": {"data.public": 240},
-    "fewer local steps": {"local.steps": 60},
-    "more local steps": {"local.steps": 120},
-    "fewer server steps": {"server-distill.steps": 150},
+    "more client steps": {"client-distill.steps": 120},
     "lower server rate": {"server-distill.learning-rate": 5e-3},
-    "fewer client steps": {"client-distill.steps": 60},
-    "more client steps": {"client-distill.steps": 150},
     "lower client rate": {"client-distill.learning-rate": 8e-3},
+    "higher local rate": {"local.learning-rate": 8e-3},
 }
 PHASES = ("local", "server-distill", "client-distill")
 COLUMNS = {
