@@ -6,19 +6,21 @@ from dataclasses import replace
 
 from flwr.app import Message
 
+from fedfuse.config.training import TrainingConfig
 from fedfuse.flower import messages
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tracking.run import SERVER
 from strategies.server_state import ServerState, all_private
 
 
 def server_baselines(server: ServerState) -> None:
-    """Public-only and centralized training of the server's model; leaves it untrained."""
+    """Public-only and centralized training of the server's model; leaves it untrained.
+
+    Both end before the phase that would harm held-out samples.
+    """
     config = server.config
     server.restart()
-    for server_round in range(1, config.rounds + 1):
-        server.fit("distill", server.public, config.server_distill, server_round)
-        server.run.scores("public-only", server_round, SERVER, server.local_model.score())
-    server.restart()
+    _train(server, "public-only", "distill", server.public, config.server_distill)
     # As many steps as a client and the server take together, on everybody's private data.
     everything = server.local_model.encode([*all_private(config), *server.public.samples])
     settings = replace(
@@ -26,9 +28,18 @@ def server_baselines(server: ServerState) -> None:
         steps=config.local.steps + config.server_distill.steps,
         batch_size=config.local.batch_size,
     )
-    for server_round in range(1, config.rounds + 1):
-        server.fit("centralized", everything, settings, server_round)
-    server.run.scores("centralized", config.rounds, SERVER, server.local_model.score())
+    _train(server, "centralized", "centralized", everything, settings)
+
+
+def _train(
+    server: ServerState, stage: str, phase: str, data: TokenizedDataset, settings: TrainingConfig
+) -> None:
+    """Train the untrained server on labels, at most a phase a round, and score it; undo it."""
+    numbers = iter(range(1, server.config.rounds + 1))
+    server.local_model.learn_while_better(
+        lambda: server.fit(phase, data, settings, next(numbers)), server.config.rounds
+    )
+    server.run.scores(stage, server.config.rounds, SERVER, server.local_model.score())
     server.restart()
 
 

@@ -127,6 +127,28 @@ class LocalModel:
             self.adapter = adapter
         return result, tested
 
+    def learn_while_better(self, learn: Callable[[], object], phases: int) -> None:
+        """Early stopping: learn until held-out samples say that a phase did harm; take it back.
+
+        Without held-out samples nothing stops it.
+
+        Args:
+            learn: changes the adapter.
+            phases: times to learn, at most.
+        """
+        best = self._held_out_loss()
+        for _ in range(phases):
+            adapter = self.adapter
+            learn()
+            if (now := self._held_out_loss()) > best:
+                self.adapter = adapter
+                return
+            best = now
+
+    def _held_out_loss(self) -> float:
+        """Mean loss of the held-out samples, nats per byte; 0 without any."""
+        return 0.0 if self.holdout is None else float(self._losses(self.holdout).mean())
+
     def _losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
         """``[N]`` loss of each sample, nats per byte; 0 where nothing is scored."""
         return np.asarray(sample_nll(self.lm, data) / np.maximum(data.label_bytes, 1))

@@ -116,3 +116,40 @@ def test_it_learns_from_a_teacher_and_replays(local_model: LocalModel) -> None:
     _, more = local_model.learn(data, one_step, seed=0, state=moments)
     steps = {float(value) for name, value in more.items() if name.startswith("step/")}
     assert steps == {13.0}
+
+
+def test_learning_ends_before_it_harms(
+    local_model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each phase leaves is told by the adapter; the held-out losses are given."""
+    adapter = local_model.adapter
+
+    def learn() -> None:
+        learned.append(len(learned) + 1)
+        local_model.adapter = {name: np.full_like(v, learned[-1]) for name, v in adapter.items()}
+
+    def left() -> float:
+        return float(next(iter(local_model.adapter.values())).flat[0])
+
+    for losses, kept, calls in (
+        ([3.0, 2.0, 2.5, 1.0], 1, 2),  # the second phase harms and is taken back
+        ([3.0, 2.0, 2.0, 1.0], 3, 3),  # as many as there are
+        ([3.0, 3.5], 0, 1),
+    ):
+        learned: list[int] = []
+        given = iter(losses)
+        monkeypatch.setattr(local_model, "_held_out_loss", lambda given=given: next(given))
+        local_model.reset()
+        untrained = left()
+        local_model.learn_while_better(learn, phases=3)
+        assert (left(), len(learned)) == (kept or untrained, calls)
+
+
+def test_the_held_out_loss(local_model: LocalModel, public: list[Sample]) -> None:
+    assert local_model._held_out_loss() == 0
+    local_model.holdout = local_model.encode(public[:3])
+    before = local_model._held_out_loss()
+    local_model.learn_while_better(
+        lambda: local_model.learn(local_model.public, SETTINGS, seed=0), phases=2
+    )
+    assert local_model._held_out_loss() < before

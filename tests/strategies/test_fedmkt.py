@@ -49,7 +49,7 @@ def test_every_stage_of_every_model_is_measured(finished: Path) -> None:
     stages = [("zero-shot", 0, m) for m in models]
     stages += [("federated", r, m) for r in (1, 2) for m in models]
     stages += [("standalone", 2, m) for m in CLIENTS] + [("public-only", 2, m) for m in CLIENTS]
-    stages += [("public-only", 1, "server"), ("public-only", 2, "server")]
+    stages += [("public-only", 2, "server")]
     stages += [("centralized", 2, "server")]
     domains = about(finished)["domains"]
     assert sorted(found) == sorted((*s, d) for s, d in product(stages, domains))
