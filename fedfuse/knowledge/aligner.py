@@ -180,11 +180,11 @@ class KnowledgeAligner:
     def verify(self, knowledge: Knowledge, source: TextTokenizer, public: str) -> None:
         """Refuse knowledge that is malformed or whose claimed losses contradict its distributions.
 
-        The labels are public, so a client that lies about its loss to win the selection is caught:
-        rows and bytes of each sample must be those of the public set, and the claimed
+        Rows and bytes of each sample must be those of the public set, and the claimed
         log-probability that of the label among the kept entries or, where the label is not kept, no
         more than the smallest kept one and than all that is left. Neither wire form adds to the
-        tolerance: a claim is rounded with its entry, or sent as a distance below the bound.
+        tolerance: a claim is rounded with its entry, or sent as a distance below the bound. A claim
+        that passes is still no proof: see ``proven``.
 
         Raises:
             FedfuseError: naming the field, what is expected and what it holds.
