@@ -1,8 +1,7 @@
 """What the C library does with freed memory.
 
 By default glibc gives large blocks back to the system as soon as they are freed. The next step of a
-training needs as many again, and every page of them costs a fault: a tenth of the time of a small
-model.
+training needs as many again, and every page of them costs a fault.
 """
 
 from __future__ import annotations
