@@ -111,7 +111,7 @@ class KnowledgeAligner:
     def _new_pair(self, source: TextTokenizer) -> TokenizerPair:
         _, rows = label_rows(source, self._public, self._max_length)
         label_bytes = scored_bytes(self._public, rows, self._max_length)
-        unspelled = unspelled_bytes(source, self._public, rows)
+        unspelled = unspelled_bytes(source, self._public, rows, label_bytes)
         equal, rule = source.fingerprint == self.tokenizer.fingerprint, self._config.alignment
         if rule == "alm" or (rule in BY_EVENTS and not equal):
             project = self._by_events(source, rows)

@@ -123,12 +123,22 @@ def verbatim_rows(
 
 
 def unspelled_bytes(
-    tokenizer: TextTokenizer, samples: Sequence[Sample], rows: LabelRows
+    tokenizer: TextTokenizer,
+    samples: Sequence[Sample],
+    rows: LabelRows,
+    scored: Int64[ndarray, " samples"],
 ) -> Int64[ndarray, " rows"]:
     """``[T]`` bytes of the answer that a row's label stands for without being them; 0 is good.
 
     Labels between two places of the text that are known are taken together, as those inside a
-    character are: the last has the bytes of all. See ``verbatim_rows`` for the other arguments.
+    character are: the last has the bytes of all. What a tokenizer drops at the end of an answer is
+    the last label's.
+
+    Args:
+        tokenizer: the tokenizer of the rows.
+        samples: the N samples that the rows are of.
+        rows: label rows, T in all.
+        scored: ``[N]`` bytes of each answer that its rows are to predict.
     """
     texts, own = [sample.text.encode() for sample in samples], tokenizer.token_bytes
     special = tokenizer.vocabulary_bytes.special
@@ -140,13 +150,14 @@ def unspelled_bytes(
         if not pieces:
             begin = start
         pieces.append(None if token in special else own[token])
-        if end == UNKNOWN and i + 1 < rows.offsets[sample + 1]:
+        prompt = samples[sample].prompt_bytes
+        if i + 1 == rows.offsets[sample + 1]:
+            end = max(end, prompt + int(scored[sample]))
+        elif end == UNKNOWN:
             continue
-        text = texts[sample][max(begin, 0) : end if end != UNKNOWN else None]
+        text = texts[sample][max(begin, 0) : end]
         joined = b"" if None in pieces else b"".join(piece for piece in pieces if piece)
         if joined not in (text, b" " + text):
-            answer = max(begin, samples[sample].prompt_bytes)
-            stop = end if end != UNKNOWN else len(texts[sample])
-            found[i] = max(stop - answer, 1)
+            found[i] = max(end - max(begin, prompt), 1)
         pieces = []
     return found

@@ -17,6 +17,7 @@ from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.proof import NATS_PER_BYTE, proven
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.tokenizers.dataset import scored_bytes
 from fedfuse.tokenizers.label_rows import label_rows, unspelled_bytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.conftest import MAX_LENGTH, Tiny
@@ -100,10 +101,15 @@ def test_the_whole_tail_for_a_label_earns_nothing(tiny: Make, public: list[Sampl
     )
 
 
-def lossy() -> TextTokenizer:
-    """Every word is one and the same token, so that every claim about the next one is true."""
+def unspelled(tokenizer: TextTokenizer, samples: list[Sample]) -> np.ndarray:
+    _, rows = label_rows(tokenizer, samples, MAX_LENGTH)
+    return unspelled_bytes(tokenizer, samples, rows, scored_bytes(samples, rows, MAX_LENGTH))
+
+
+def lossy(pattern: str = r"\w+", content: str = "w") -> TextTokenizer:
+    """By default every word is one and the same token, so that every claim about it is true."""
     tokenizer = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "w": 2, "?": 3}, unk_token="?"))
-    tokenizer.normalizer = normalizers.Replace(Regex(r"\w+"), "w")
+    tokenizer.normalizer = normalizers.Replace(Regex(pattern), content)
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return TextTokenizer.from_pretrained(
         PreTrainedTokenizerFast(
@@ -115,11 +121,18 @@ def lossy() -> TextTokenizer:
 def test_a_tokenizer_that_makes_every_claim_true_earns_nothing() -> None:
     source = lossy()
     samples = [Sample("the clinic", " saw a patient")]
-    _, rows = label_rows(source, samples, MAX_LENGTH)
-    assert unspelled_bytes(source, samples, rows).tolist() == [4, 2, 8]
+    assert unspelled(source, samples).tolist() == [4, 2, 8]
     certain = replace(record([[2]] * 3, [[1.0]] * 3, [1.0] * 3), label_bytes=np.array([14]))
     aligner = KnowledgeAligner(source, samples, MAX_LENGTH, KnowledgeConfig())
     assert aligner.proven(certain, source).loss.tolist() == pytest.approx([NATS_PER_BYTE])
+
+
+def test_what_is_dropped_at_the_end_earns_nothing() -> None:
+    """An answer of ten bytes of which one is left, and expected with certainty."""
+    source, samples = lossy("(?<=w).*", ""), [Sample("", "w abcdefgh")]
+    _, rows = label_rows(source, samples, MAX_LENGTH)
+    assert rows.token.tolist() == [2]
+    assert unspelled(source, samples).tolist() == [10]
 
 
 @pytest.mark.parametrize("kind", ["byte-level-bpe", "wordpiece", "unigram"])
@@ -129,8 +142,7 @@ def test_whose_tokens_are_the_text_stands_for_nothing_else(
     """Whatever precedes the answer; the built-in texts are lower case and without accents."""
     tokenizer = tiny_tokenizers[kind]
     samples = [Sample(text[:cut], text[cut:]) for text in language[:20] for cut in (0, 7)]
-    _, rows = label_rows(tokenizer, samples, MAX_LENGTH)
-    assert not unspelled_bytes(tokenizer, samples, rows).any()
+    assert not unspelled(tokenizer, samples).any()
 
 
 def test_bytes_inside_a_character_are_the_text_together(
@@ -138,8 +150,7 @@ def test_bytes_inside_a_character_are_the_text_together(
 ) -> None:
     tokenizer = tiny_tokenizers["byte-level-bpe"]
     samples = [Sample("a", " 🐟 b"), Sample("a", " né")]
-    _, rows = label_rows(tokenizer, samples, MAX_LENGTH)
-    assert not unspelled_bytes(tokenizer, samples, rows).any()
+    assert not unspelled(tokenizer, samples).any()
 
 
 def test_no_more_bytes_than_the_answer_has(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
@@ -147,6 +158,6 @@ def test_no_more_bytes_than_the_answer_has(tiny_tokenizers: dict[str, TextTokeni
     tokenizer = tiny_tokenizers["wordpiece"]
     samples = [Sample("The Ba", "nk PAID É 🐟 x."), Sample("ba", "nk paid")]
     _, rows = label_rows(tokenizer, samples, MAX_LENGTH)
-    found = np.bincount(rows.sample_of_row, unspelled_bytes(tokenizer, samples, rows))
+    found = np.bincount(rows.sample_of_row, unspelled(tokenizer, samples))
     assert 0 < found[0] <= samples[0].answer_bytes
     assert found[1] == 0
