@@ -21,6 +21,9 @@ from fedfuse.distillation.training import train
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
+from tests.grouping import pytest_collection_modifyitems
+
+__all__ = ["pytest_collection_modifyitems"]
 
 MAX_LENGTH = 64
 
@@ -35,22 +38,6 @@ class Tiny(CausalLM):
 
     def encode(self, samples: list[Sample], max_length: int = MAX_LENGTH) -> TokenizedDataset:
         return TokenizedDataset(self.tokenizer, samples, max_length)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, a file's tests share one, as their fixtures are dear.
-
-    All files whose tests start simulations, or look at what the machine's processes leave, share
-    one too: they would see each other's.
-    """
-    apart = {
-        item.path
-        for item in items
-        if item.get_closest_marker("slow") or "traces" in getattr(item, "fixturenames", ())
-    }
-    for item in items:
-        name = "simulations" if item.path in apart else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session", autouse=True)
