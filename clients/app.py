@@ -12,8 +12,6 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.base import BaseClient
-from clients.feddtpt import FedDTPTClient
-from clients.knowledge import KnowledgeClient
 from fedfuse.config.run_config import RunConfig, parse
 from fedfuse.errors import FedfuseError
 from fedfuse.flower.messages import (
@@ -30,7 +28,11 @@ from fedfuse.models.allocator import keep_freed_memory
 from fedfuse.plugins import load_class
 
 app = ClientApp()
-CLIENTS: Mapping[str, type[BaseClient]] = {"knowledge": KnowledgeClient, "feddtpt": FedDTPTClient}
+# Imported when they are named, as strategies are.
+CLIENTS = {
+    "knowledge": "clients.knowledge:KnowledgeClient",
+    "feddtpt": "clients.feddtpt:FedDTPTClient",
+}
 METHODS = {
     REGISTER: "register",
     LOCAL: "train",
@@ -51,7 +53,7 @@ def find_client(name: str) -> type[BaseClient]:
 
 def client_name(config: RunConfig) -> str:
     """Name of the run config's kind of client; by default the kind that answers its strategy."""
-    answering = (name for name, kind in CLIENTS.items() if config.strategy in kind.strategies)
+    answering = (name for name in CLIENTS if config.strategy in find_client(name).strategies)
     return config.client or next(answering, "knowledge")
 
 

@@ -26,22 +26,20 @@ def class_name(named: type | str) -> str:
     return name
 
 
-def load_class(key: str, name: str, builtin: Mapping[str, type[T]], base: type) -> type[T]:
+def load_class(key: str, name: str, builtin: Mapping[str, str], base: type) -> type[T]:
     """The class of a name.
 
     Args:
         key: key of the run config, for errors.
         name: name of a built-in class, or ``module:Class``.
-        builtin: built-in classes by name.
-        base: class of which any other must be a subclass.
+        builtin: built-in classes by name, as ``module:Class``.
+        base: class of which it must be a subclass.
 
     Raises:
         FedfuseError: when there is none of that name, or it is no such class.
     """
-    if name in builtin:
-        return builtin[name]
     expected = f"{', '.join(builtin)}, or module:Class with a subclass of {base.__name__}"
-    module_name, colon, qualified_name = name.partition(":")
+    module_name, colon, qualified_name = builtin.get(name, name).partition(":")
     if not colon:
         raise FedfuseError(f"{key} = {name!r}: expected {expected}")
     found: object = _LOCAL.get(name)

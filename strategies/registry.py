@@ -7,20 +7,15 @@ from dataclasses import replace
 from fedfuse.config.run_config import RunConfig
 from fedfuse.plugins import load_class
 from strategies.base import BaseStrategy
-from strategies.fedavg_lora import FedAvgLoRA
-from strategies.feddtpt import FedDTPT
-from strategies.fedfuse import FedFuse
-from strategies.fedmkt import FedMKT
-from strategies.fusion_x import FusionX
-from strategies.llm2slm import LLM2SLM
 
-STRATEGIES: dict[str, type[BaseStrategy]] = {
-    "fedfuse": FedFuse,
-    "fusion-x": FusionX,
-    "fedmkt": FedMKT,
-    "fedavg-lora": FedAvgLoRA,
-    "llm2slm": LLM2SLM,
-    "feddtpt": FedDTPT,
+# Imported when they are named: some stand on libraries that others do not need.
+STRATEGIES = {
+    "fedfuse": "strategies.fedfuse:FedFuse",
+    "fusion-x": "strategies.fusion_x:FusionX",
+    "fedmkt": "strategies.fedmkt:FedMKT",
+    "fedavg-lora": "strategies.fedavg_lora:FedAvgLoRA",
+    "llm2slm": "strategies.llm2slm:LLM2SLM",
+    "feddtpt": "strategies.feddtpt:FedDTPT",
 }
 
 
