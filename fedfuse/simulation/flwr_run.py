@@ -22,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -69,6 +70,7 @@ def flwr_run(
     python_path: Sequence[Path] = (),
     ray_address: str = "",
     ray_cpus: int | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
     """Run a Flower app with simulated clients and return when it has finished.
 
@@ -87,6 +89,8 @@ def flwr_run(
         ray_address: ``HOST:PORT`` of a Ray cluster to run the clients on, which is left as it was;
             by default one is started for the run, and stopped.
         ray_cpus: cores that a cluster started for the run gives away; by default the machine's.
+        meanwhile: last checks, made while Flower starts; an error of theirs ends the run before
+            it is submitted.
 
     Raises:
         FedfuseError: for arguments outside of these, and keys that the app's run config lacks.
@@ -113,7 +117,10 @@ def flwr_run(
     with unwinding, Workspace(python_path) as workspace:
         if ray_address:
             workspace.environment |= cluster_environment(ray_address)
-        start_superlink(workspace, "--simulation")
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(start_superlink, workspace, "--simulation")
+            meanwhile()
+            starting.result()
         config_file = workspace.folder / "run-config.toml"
         config_file.write_text(_toml(run_config), encoding="utf-8")
         options = ["--federation-config", resources, "--run-config", str(config_file)]

@@ -111,7 +111,6 @@ def run_federation(
         return folder
     from fedfuse.simulation.flwr_run import flwr_run
 
-    plan_memory(config, clients, cpus_per_client, gpus_per_client, ray_address)
     flwr_run(
         app_dir(),
         flat,
@@ -120,6 +119,9 @@ def run_federation(
         gpus_per_client=gpus_per_client,
         python_path=[Path.cwd()],
         ray_address=ray_address,
+        meanwhile=lambda: plan_memory(
+            config, clients, cpus_per_client, gpus_per_client, ray_address
+        ),
     )
     return folder
 

@@ -107,6 +107,21 @@ def test_arguments_are_checked_before_anything_starts(sums: Sums, traces: Traces
     assert traces.files() == []
 
 
+def test_a_last_check_ends_the_run_before_it_is_submitted(
+    sums: Sums, tmp_path: Path, traces: Traces
+) -> None:
+    def refuse() -> None:
+        raise FedfuseError("no room")
+
+    out = tmp_path / "out"
+    with pytest.raises(FedfuseError, match="no room"):
+        flwr_run(sums.folder, {"out": str(out)}, num_clients=2, meanwhile=refuse)
+
+    assert not out.exists()
+    assert traces.processes() == []
+    assert traces.files() == []
+
+
 def test_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
