@@ -37,7 +37,7 @@ class DataConfig:
     partition: str = one_of("domain", "domain", "iid", "dirichlet", "dirichlet-equal")
     alpha: float = between(0.5, 0, above=True)
     private: int = between(4000, 1)
-    public: int = between(180, 0)
+    public: int = between(150, 0)
     holdout: int = between(60, 0)
     test: int = between(10, 1)
     questions: int = between(120, 0)

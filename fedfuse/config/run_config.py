@@ -59,7 +59,7 @@ class RunConfig:
     seed: int = between(0, 0)
     strategy: str = text("fedfuse")
     client: str = text("", empty=True)
-    rounds: int = between(3, 1)
+    rounds: int = between(2, 1)
     output: str = text("runs")
     baselines: bool = True
     acceptance_test: bool = False

@@ -59,9 +59,9 @@ class TrainingConfig:
             ``fedfuse.distillation.ewc``.
     """
 
-    steps: int = between(80, 0)
+    steps: int = between(100, 0)
     batch_size: int = between(32, 1)
-    learning_rate: float = between(5e-3, 0, above=True)
+    learning_rate: float = between(1e-2, 0, above=True)
     max_tokens: int = between(0, 0)
     warmup_ratio: float = internal(0.02)
     final_ratio: float = internal(0.1)
@@ -75,7 +75,7 @@ class TrainingConfig:
 class ServerDistillConfig(TrainingConfig):
     """The server's phase on the public set (FedMKT Eq. 5)."""
 
-    steps: int = between(200, 0)
+    steps: int = between(300, 0)
     learning_rate: float = between(8e-3, 0, above=True)
     objective: Objective = inline(Objective(label_weight=0.05))  # noqa: RUF009
     ewc: float = between(10.0, 0)
@@ -90,7 +90,7 @@ class ClientDistillConfig(ServerDistillConfig):
             does not cost what the client knew (not in the paper).
     """
 
-    steps: int = between(80, 0)
+    steps: int = between(120, 0)
     learning_rate: float = between(1.2e-2, 0, above=True)
     objective: Objective = inline(Objective(label_weight=0.03))  # noqa: RUF009
     ewc: float = between(0.0, 0)  # replay does it
