@@ -15,12 +15,18 @@ from fedfuse.tracking.run import SERVER, RunFolder
 
 CANDIDATES: dict[str, dict[str, float]] = {
     "default": {},
-    "fewer public samples": {"data.public": 120},
-    "more public samples": {"data.public": 240},
-    "more client steps": {"client-distill.steps": 120},
+    "three rounds of shorter phases": {
+        "rounds": 3,
+        "local.steps": 93,
+        "server-distill.steps": 187,
+        "client-distill.steps": 80,
+    },
+    "fewer local steps": {"local.steps": 100},
+    "lower local rate": {"local.learning-rate": 5e-3},
     "lower server rate": {"server-distill.learning-rate": 5e-3},
     "lower client rate": {"client-distill.learning-rate": 8e-3},
-    "higher local rate": {"local.learning-rate": 8e-3},
+    "fewer public samples": {"data.public": 100},
+    "more public samples": {"data.public": 200},
 }
 PHASES = ("local", "server-distill", "client-distill")
 COLUMNS = {

@@ -59,7 +59,7 @@ class TrainingConfig:
             ``fedfuse.distillation.ewc``.
     """
 
-    steps: int = between(100, 0)
+    steps: int = between(140, 0)
     batch_size: int = between(32, 1)
     learning_rate: float = between(1e-2, 0, above=True)
     max_tokens: int = between(0, 0)
@@ -75,7 +75,7 @@ class TrainingConfig:
 class ServerDistillConfig(TrainingConfig):
     """The server's phase on the public set (FedMKT Eq. 5)."""
 
-    steps: int = between(300, 0)
+    steps: int = between(280, 0)
     learning_rate: float = between(8e-3, 0, above=True)
     objective: Objective = inline(Objective(label_weight=0.05))  # noqa: RUF009
     ewc: float = between(10.0, 0)

@@ -231,10 +231,10 @@ def test_every_key_is_documented() -> None:
 def test_phases_are_training_configs() -> None:
     config = parse({"local.steps": 7, "local.learning-rate": 0.2, "client-distill.temperature": 2})
     assert config.local == TrainingConfig(7, 32, 0.2)
-    server = ServerDistillConfig(200, 32, 8e-3, objective=Objective(0.05), ewc=10.0)
+    server = ServerDistillConfig(280, 32, 8e-3, objective=Objective(0.05), ewc=10.0)
     assert config.server_distill == server
     warm = Objective(0.03, "cross-entropy", 2.0)
-    assert config.client_distill == ClientDistillConfig(80, 32, 1.2e-2, objective=warm)
+    assert config.client_distill == ClientDistillConfig(120, 32, 1.2e-2, objective=warm)
 
 
 def test_models_in_a_cycle() -> None:

@@ -131,7 +131,7 @@ def test_the_results_have_their_frame(
 ) -> None:
     path = tmp_path / "results.json"
     named = {name_of(key): run for key, run in runs.items()}
-    monkeypatch.setattr(federations, "simulate", lambda folder, arguments: named[folder.name])
+    monkeypatch.setattr(federations, "simulate", lambda folder, *_, **__: named[folder.name])
 
     @experiment("results.json")
     def study(seeds: str = "0", output: Path = tmp_path, results: Path = path) -> Federations:
