@@ -7,6 +7,8 @@ default runs.
 
 from __future__ import annotations
 
+from statistics import mean
+
 from experiments import harness
 from experiments.federations import Federations, RunKey
 from fedfuse.tracking.run import SERVER, Measure, RunFolder
@@ -56,13 +58,20 @@ def headline(run: RunFolder) -> dict[str, float]:
 
 
 def compare(run: RunFolder, baseline: RunFolder) -> dict[str, float]:
-    """Server against zero-shot, clients against the baseline run's standalone clients."""
+    """Server against zero-shot, clients against the baseline run's clients without a federation.
+
+    ``clients_excess_reduction_public_only``: of the excess that public labels beside private data
+    leave to a client, what is gone; the mean over clients, and the worst. What does not name a
+    baseline is against standalone.
+    """
     zero, federated = (measure(run, SERVER, stage) for stage in ("zero-shot", "federated"))
-    reductions, increases, gains = [], [], []
+    reductions, beyond_labels, increases, gains = [], [], [], []
     for client in run.clients:
         alone = measure(baseline, client, "standalone")
         now = measure(run, client, "federated")
         reductions.append(1 - excess(now) / excess(alone))
+        labels = measure(baseline, client, "public-only")
+        beyond_labels.append(1 - excess(now) / excess(labels))
         gains.append((now.accuracy or 0.0) - (alone.accuracy or 0.0))
         own = run.own_domain[client]
         own_alone = baseline.by_domain(client, "standalone")[own]
@@ -71,6 +80,8 @@ def compare(run: RunFolder, baseline: RunFolder) -> dict[str, float]:
     return {
         "server_excess_reduction": 1 - excess(federated) / excess(zero),
         "clients_min_alldomain_excess_reduction": min(reductions),
+        "clients_excess_reduction_public_only": mean(beyond_labels),
+        "clients_min_excess_reduction_public_only": min(beyond_labels),
         "clients_max_own_domain_excess_increase": max(increases),
         "clients_min_accuracy_gain": min(gains),
     }

@@ -28,6 +28,8 @@ ABOVE = {
     ("standalone", 1, "0"): 0.2,
     ("standalone", 1, "1"): 0.1,
     ("public-only", 2, "server"): 0.35,
+    ("public-only", 2, "0"): 0.2,
+    ("public-only", 2, "1"): 0.2,
     ("federated", 1, "server"): 0.3,
     ("federated", 2, "server"): 0.2,
     ("federated", 2, "0"): 0.15,
@@ -77,6 +79,8 @@ def test_headline_fractions(runs: dict[tuple[str, int], RunFolder]) -> None:
     expected = {
         "server_excess_reduction": 0.5,  # 0.4 to 0.2
         "clients_min_alldomain_excess_reduction": 0.25,  # of 0.2 to 0.15 and 0.1 to 0.05
+        "clients_excess_reduction_public_only": 0.5,  # of 0.2 to 0.15, of 0.2 to 0.05
+        "clients_min_excess_reduction_public_only": 0.25,
         "clients_max_own_domain_excess_increase": -0.25,
         "clients_min_accuracy_gain": 0.05,
         "public_only_share_of_fall": 0.25,  # 0.05 of 0.2
