@@ -33,11 +33,14 @@ from fedfuse.flower.messages import (
     pack_context_loss,
     pack_gate_loss,
     pack_knowledge,
+    pack_options,
+    pack_questions,
     pack_tokenizer,
     record_to_arrays,
     scores_to_metrics,
     unpack_context_loss,
     unpack_knowledge,
+    unpack_questions,
     unpack_tokenizer,
 )
 from fedfuse.fusion.rules import RULES, LearningRule, NamedRule, Rule, find_rule
@@ -121,10 +124,11 @@ class KnowledgeClient(BaseClient):
     def register(self, request: RecordDict) -> RecordDict:
         """Reply with model, tokenizer, size and domain of the data.
 
-        The server's tokenizer comes with this message only, and is kept: it may be larger than all
-        that follows.
+        The server's tokenizer and its blind questions come with this message only, and are kept:
+        they may be larger than all that follows.
         """
         pack_tokenizer(self.records, unpack_tokenizer(request))
+        pack_questions(self.records, unpack_questions(request))
         domains = Counter(sample.domain for sample in self.private.samples)
         domain, count = domains.most_common(1)[0]
         own = domain if 2 * count > domains.total() else ""
@@ -171,6 +175,8 @@ class KnowledgeClient(BaseClient):
                 pack_context_loss(reply, sent.context_loss)
             receivers = {"server": str(config.get("cache-digest", ""))}
             pack_knowledge(reply, self.channel.encode(sent.knowledge, receivers)["server"])
+            if questions := unpack_questions(self.records):
+                pack_options(reply, self.local_model.option_logprobs(questions))
             cache_digest = self.channel.cache.digest("server")
             reply["info"] = ConfigRecord({"cache-digest": cache_digest})
         elif config["reply"] == "adapter":

@@ -85,6 +85,12 @@ class FedMKT(ModelStrategy):
         server = find_rule(config.fusion.server_rule or cls.server_rule)
         return server, find_rule(config.fusion.client_rule or cls.client_rule)
 
+    def registration_request(self) -> RecordDict:
+        """The server's tokenizer, and the blind questions without their answers."""
+        request = super().registration_request()
+        messages.pack_questions(request, self.server.blind)
+        return request
+
     def weigh(self, stats: StackedStats) -> ndarray:
         """How much to trust each client where, by the rule; override it for one of your own.
 
@@ -158,6 +164,7 @@ class FedMKT(ModelStrategy):
                 seed=derive_seed(self.config, SERVER, "distill"),
                 state=server.training.get("distill"),
                 reads_contexts=self.reads_contexts,
+                blind=server.blind,
                 acceptance_seed=derive_seed(self.config, SERVER, "promotion", server_round)
                 if self.config.acceptance_test
                 else None,
@@ -185,7 +192,10 @@ class FedMKT(ModelStrategy):
             if self.reads_contexts:
                 context_loss = messages.unpack_context_loss(reply.content, knowledge.num_samples)
             tokenizer = self.tokenizers[reply.metadata.src_node_id]
-            sent = KnowledgeSet(knowledge, tokenizer, context_loss)
+            options = None
+            if blind := self.server.blind:
+                options = messages.unpack_options(reply.content, blind)
+            sent = KnowledgeSet(knowledge, tokenizer, context_loss, options)
             return loss, sent, messages.unpack_cache_digest(reply.content)
 
         parsed = self.parse_replies(server_round, replies, parse_reply)

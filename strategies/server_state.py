@@ -16,11 +16,13 @@ from fedfuse.algorithms.fedmkt import Distilled
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten
 from fedfuse.config.training import TrainingConfig
+from fedfuse.data.blind import blind_questions
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import SampleNLL, Score
+from fedfuse.evaluation.losses import SampleNLL
+from fedfuse.evaluation.scoring import Score
 from fedfuse.factory.data import load_splits, public_subset
 from fedfuse.factory.models import load_local_model, new_aligner
 from fedfuse.fusion.teacher_shares import teacher_shares
@@ -58,6 +60,7 @@ class ServerState:
         run: run folder.
         public: public samples of the current round.
         aligner: aligns clients' knowledge of them to the server's tokens.
+        blind: questions by whose answers the server judges clients; empty with open evidence.
         training: training states by phase.
         initial_nll: loss of each test sample when it was first scored, nats.
     """
@@ -67,6 +70,7 @@ class ServerState:
     run: RunWriter
     public: TokenizedDataset
     aligner: KnowledgeAligner
+    blind: Sequence[Sample] = ()
     training: dict[str, TrainingState] = field(default_factory=dict)
     initial_nll: SampleNLL | None = None
     _parts: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -203,7 +207,10 @@ def open_server_state(config: RunConfig) -> ServerState:
         models={SERVER: config.server.model},
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
     )
-    return ServerState(config, local_model, run, local_model.public, aligner)
+    blind: Sequence[Sample] = ()
+    if config.fusion.evidence == "blind":
+        blind = blind_questions(splits.blind, derive_seed(config, "blind"))
+    return ServerState(config, local_model, run, local_model.public, aligner, blind)
 
 
 def open_run(config: RunConfig, **facts: Any) -> RunWriter:

@@ -22,7 +22,7 @@ from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.config.training import ServerDistillConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.evaluation.losses import sample_nll
 from fedfuse.factory.data import load_splits
 from fedfuse.files import atomic_write
 from fedfuse.knowledge.contexts import view_contexts

@@ -16,7 +16,7 @@ from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.distillation.training import train
-from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.evaluation.losses import sample_nll
 from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm

@@ -22,7 +22,7 @@ from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.training import train
 from fedfuse.errors import check
-from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.evaluation.losses import sample_nll
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import NamedRule, Rule, find_rule
 from fedfuse.knowledge.aligner import KnowledgeAligner

@@ -20,7 +20,7 @@ way can be chosen in each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,10 +30,13 @@ from numpy import ndarray
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.training import TrainingConfig
+from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.acceptance import AcceptanceResult
+from fedfuse.evaluation.options import OptionLogprobs
+from fedfuse.fusion.evidence import BlindQuestions
 from fedfuse.fusion.fuser import AlignedTeacher, FusedTargets, KnowledgeFuser
 from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.weights import Weights
@@ -54,11 +57,13 @@ class KnowledgeSet:
         knowledge: losses and sparse next-token distributions.
         tokenizer: tokenizer of its rows.
         context_loss: ``[N]`` nats per byte of the samples' contexts, for rules that read it.
+        options: shares of the options of blind questions, where some were asked.
     """
 
     knowledge: Knowledge
     tokenizer: TextTokenizer
     context_loss: Float32[ndarray, " samples"] | None = None
+    options: OptionLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,7 @@ def server_step(
     seed: int,
     state: TrainingState | None = None,
     reads_contexts: bool = False,
+    blind: Sequence[Sample] = (),
     acceptance_seed: int | None = None,
     store: Callable[[AlignedTeacher], AlignedTeacher] = lambda teacher: teacher,
     refuse: Refuse | None = None,
@@ -137,10 +143,15 @@ def server_step(
     ``received`` holds verified S_k by client, as they come; ``store`` may put each aligned teacher
     into a file; ``refuse`` gets the error of a client that cannot be aligned (default: raise it).
     ``rule`` selects; with ``reads_contexts`` it sees context losses and hidden states. With
+    ``blind`` questions, which all of ``received`` answer, candidates are judged by them. With
     ``acceptance_seed`` a phase that makes a held-out domain worse is rolled back.
     """
     contexts = model.view_contexts(public) if reads_contexts else None
     fuser = KnowledgeFuser(aligner, model.knowledge(config.k, public), contexts)
+    if blind:
+        states = (model.context_states(data) for data in (model.encode(blind), public))
+        asked = BlindQuestions(blind, public.samples, *states)
+        fuser.ask(asked, model.option_logprobs(blind))
     # Step 4: align every client's tokens to the server's (MinED).
     aligned = dict(_align_all(fuser, received, store, refuse))
     # Step 5: select by the rule (Algorithm 2: DualMinCE). By name: ties go to the first.
@@ -198,7 +209,9 @@ def _align_all(
     """Each client's knowledge on the model's rows, one at a time."""
     for client, sent in received:
         try:
-            teacher = fuser.align_teacher(sent.knowledge, sent.tokenizer, sent.context_loss)
+            teacher = fuser.align_teacher(
+                sent.knowledge, sent.tokenizer, sent.context_loss, sent.options
+            )
         except FedfuseError as error:
             if refuse is None:
                 raise

@@ -15,7 +15,9 @@ from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import train
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.acceptance import AcceptanceResult, acceptance_test
-from fedfuse.evaluation.scoring import Evaluator, SampleNLL, Score, sample_nll
+from fedfuse.evaluation.losses import SampleNLL, sample_nll
+from fedfuse.evaluation.options import OptionLogprobs, OptionScorer
+from fedfuse.evaluation.scoring import Evaluator, Score
 from fedfuse.knowledge.contexts import ContextView, context_losses, context_states
 from fedfuse.knowledge.extract import extract, extract_with_contexts
 from fedfuse.knowledge.record import Knowledge
@@ -24,6 +26,8 @@ from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 T = TypeVar("T")
+# Data sets whose states are kept: a round's public samples and the blind questions.
+_KEPT_STATES = 2
 
 
 class LocalModel:
@@ -55,7 +59,8 @@ class LocalModel:
         self.holdout: TokenizedDataset | None = self.encode(holdout) if holdout else None
         self._evaluator = Evaluator(lm.tokenizer, test, questions, max_length)
         self._fresh = adapter_state(lm.model)
-        self._states: tuple[str, ndarray | None] | None = None
+        self._states: dict[str, ndarray | None] = {}
+        self._asked: tuple[Sequence[Sample], OptionScorer] | None = None
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -171,7 +176,21 @@ class LocalModel:
             loss: ``[N]`` result of ``context_losses`` with the current adapter, where it is known.
         """
         data = public or self.public
+        state = self.context_states(data)
+        return ContextView(self.context_losses(data) if loss is None else loss, state)
+
+    def context_states(self, data: TokenizedDataset) -> Float32[ndarray, "samples width"] | None:
+        """``[N, d]`` pooled hidden states of prompts; see ``knowledge.contexts``."""
         # The base does not change, so its states are good for all rounds.
-        if self._states is None or self._states[0] != data.fingerprint:
-            self._states = data.fingerprint, context_states(self.lm, data)
-        return ContextView(self.context_losses(data) if loss is None else loss, self._states[1])
+        if data.fingerprint not in self._states:
+            if len(self._states) == _KEPT_STATES:
+                del self._states[next(iter(self._states))]
+            self._states[data.fingerprint] = context_states(self.lm, data)
+        return self._states[data.fingerprint]
+
+    def option_logprobs(self, questions: Sequence[Sample]) -> OptionLogprobs:
+        """Shares of the options of questions; see ``OptionScorer``."""
+        if self._asked is None or self._asked[0] != questions:
+            scorer = OptionScorer(self.tokenizer, questions, self.max_length)
+            self._asked = questions, scorer
+        return self._asked[1].logprobs(self.lm)

@@ -138,9 +138,10 @@ class World:
             asked = [domain.question(seen, rng) for _ in range(data.questions)]
             questions += [sample for sample, _ in asked]
             bayes[domain.name] = float(np.mean([right for _, right in asked])) if asked else 0.0
+        blind = [s for domain in self.domains for s in _draw(domain, data.blind, seen, rng)]
         loss = {d.name: d.entropy() / d.answer_bytes() for d in self.domains}
         parts = partition(private, data.partition, num_partitions, data.alpha, self.seed)
-        return Splits(parts, public, test, holdout, questions, Floor(loss, bayes))
+        return Splits(parts, public, test, holdout, questions, blind, Floor(loss, bayes))
 
 
 def _test(domain: Domain, repeats: int, seen: set[str], rng: np.random.Generator) -> list[Sample]:

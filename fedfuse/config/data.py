@@ -25,6 +25,8 @@ class DataConfig:
         private: private samples per domain, 1 or more.
         public: public samples per domain, 0 or more; the labelled set that everyone holds.
         holdout: held-out samples per domain, 0 or more; the acceptance test needs some.
+        blind: samples per domain of which only the server knows the answers, 0 or more; what
+            clients say of them shows whom to trust (``fusion.evidence``).
         test: test samples per domain (built-in: repeats per entity), 1 or more.
         questions: multiple-choice questions per domain, 0 or more.
         template: prompt template of real records, such as ``{question} Answer:``; empty for the
@@ -39,6 +41,7 @@ class DataConfig:
     private: int = between(4000, 1)
     public: int = between(150, 0)
     holdout: int = between(60, 0)
+    blind: int = between(24, 0)
     test: int = between(10, 1)
     questions: int = between(120, 0)
     template: str = text("", empty=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedfuse.config.fields import text
+from fedfuse.config.fields import one_of, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,10 @@ class FusionConfig:
     Attributes:
         server_rule: how much the server trusts each client.
         client_rule: when a client trusts the server.
+        evidence: what the server's rule judges clients by: their answers to ``blind`` questions, or
+            the labels that everybody knows (``open``, the papers' way).
     """
 
     server_rule: str = text("", empty=True)
     client_rule: str = text("", empty=True)
+    evidence: str = one_of("blind", "blind", "open")

@@ -66,6 +66,7 @@ class Splits:
         test: held out, for the reported losses.
         holdout: held out from all training, for gates and acceptance tests.
         questions: multiple-choice samples, for the reported accuracies.
+        blind: samples whose answers the server alone knows.
         floor: exact optimum, where the source is known.
     """
 
@@ -74,6 +75,7 @@ class Splits:
     test: list[Sample]
     holdout: list[Sample] = field(default_factory=list)
     questions: list[Sample] = field(default_factory=list)
+    blind: list[Sample] = field(default_factory=list)
     floor: Floor | None = None
 
     @property

@@ -1,4 +1,6 @@
-"""Real data sets cut into a federation's splits: private, public, test, holdout, questions."""
+"""Real data sets cut into a federation's splits: private, public, test, holdout, blind samples and
+questions.
+"""
 
 from __future__ import annotations
 
@@ -48,21 +50,24 @@ def build_splits(config: DataConfig, num_partitions: int, seed: int) -> Splits:
     private: list[Sample] = []
     public: list[Sample] = []
     holdout: list[Sample] = []
-    reserved = config.public + config.holdout
+    blind: list[Sample] = []
+    reserved = config.public + config.holdout + config.blind
     for domain, samples in _shuffled(train, seed):
         if len(samples) <= reserved:
             raise FedfuseError(
                 f"domain {domain!r} has {len(samples)} distinct train samples: expected more than "
-                f"the {reserved} for public ({config.public}) and holdout ({config.holdout})"
+                f"the {reserved} for public ({config.public}), holdout ({config.holdout}) and "
+                f"blind ({config.blind})"
             )
         public += samples[: config.public]
-        holdout += samples[config.public : reserved]
+        holdout += samples[config.public : config.public + config.holdout]
+        blind += samples[config.public + config.holdout : reserved]
         private += samples[reserved:][: config.private or None]
     tested = [s for _, group in _shuffled(test, seed) for s in group[: config.test or None]]
     asked = _grouped(s for s in tested if s.options)
     questions = [s for _, group in asked for s in group[: config.questions]]
     parts = partition(private, config.partition, num_partitions, config.alpha, seed)
-    splits = Splits(parts, public, tested, holdout, questions)
+    splits = Splits(parts, public, tested, holdout, questions, blind)
     check_splits(splits)
     return splits
 
@@ -73,7 +78,7 @@ def own_samples(source: str, template: str, shared: Splits) -> list[Sample]:
     Args:
         source: as for ``build_splits``; of what has splits, the one named ``train``.
         template: see ``to_samples``.
-        shared: whose public, test and holdout texts are left out.
+        shared: whose public, test, holdout and blind texts are left out.
 
     Raises:
         FedfuseError: for data that cannot be read, or has no text that is not shared.
@@ -83,7 +88,7 @@ def own_samples(source: str, template: str, shared: Splits) -> list[Sample]:
         split = "train" if available_splits(part) else ""
         records = load_records(part, split)
         own += to_samples(records, domain=source_name(part), template=template)
-    kept = _without_duplicates(own, [*shared.public, *shared.test, *shared.holdout])
+    kept = _without_duplicates(own, [*shared.public, *shared.test, *shared.holdout, *shared.blind])
     if not kept:
         raise FedfuseError(
             f"data source {source!r} has no text that is not in the public, test or holdout set: "
@@ -97,7 +102,7 @@ def check_splits(splits: Splits) -> None:
 
     Raises:
         FedfuseError: for an empty public or test set or client, and for a text that is in two of
-            private, public, test and holdout, naming both.
+            private, public, test, holdout and blind, naming both.
     """
     for name, samples in (("public", splits.public), ("test", splits.test)):
         if not samples:
@@ -110,6 +115,7 @@ def check_splits(splits: Splits) -> None:
         "public": {sample.text for sample in splits.public},
         "test": {sample.text for sample in splits.test},
         "holdout": {sample.text for sample in splits.holdout},
+        "blind": {sample.text for sample in splits.blind},
     }
     for first, second in combinations(texts, 2):
         shared = texts[first] & texts[second]
@@ -121,7 +127,7 @@ def check_splits(splits: Splits) -> None:
 
 
 def _check_sizes(config: DataConfig) -> None:
-    least = {"public": 1, "test": 0, "holdout": 0, "questions": 0, "private": 0}
+    least = {"public": 1, "test": 0, "holdout": 0, "blind": 0, "questions": 0, "private": 0}
     sizes = {name: getattr(config, name) for name in least}
     wrong = [
         f"data.{name}: expected at least {least[name]}, got {size}"

@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 from numpy import ndarray
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.interference import paired_noise
+from fedfuse.evaluation.losses import SampleNLL, sample_nll
+from fedfuse.evaluation.options import OptionScorer
 from fedfuse.models.causal_lm import CausalLM
-from fedfuse.models.forward import label_logits
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
-
-# ``[N]`` negative log-likelihood of each sample's answer, nats.
-SampleNLL = Float64[ndarray, " samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +35,6 @@ class Score:
     accuracy: float | None
     samples: int
     noise: float | None = None
-
-
-def sample_nll(lm: CausalLM, data: TokenizedDataset) -> SampleNLL:
-    """``[N]`` negative log-likelihood of each sample's answer, nats."""
-    rows = np.zeros(len(data.rows.token))
-    for batch, logits in label_logits(lm, data):
-        nll = torch.nn.functional.cross_entropy(logits, batch.label, reduction="none")
-        rows[batch.index] = nll.cpu().numpy()
-    return np.bincount(data.rows.sample_of_row, weights=rows, minlength=len(data))
 
 
 class Evaluator:
@@ -72,10 +60,7 @@ class Evaluator:
                 "tokens; give samples with an answer, or a larger max-length"
             )
         self._questions = list(questions)
-        expanded = [
-            Sample(q.prompt, option, q.domain) for q in self._questions for option in q.options
-        ]
-        self._options = TokenizedDataset(tokenizer, expanded, max_length) if expanded else None
+        self._options = OptionScorer(tokenizer, questions, max_length) if questions else None
 
     def evaluate(
         self, lm: CausalLM, before: SampleNLL | None = None
@@ -109,15 +94,9 @@ class Evaluator:
         return scores, nll
 
     def _correct(self, lm: CausalLM) -> Float64[ndarray, " questions"]:
-        """``[Q]`` 1 where the most probable option is the right one.
-
-        Options are compared by the log-probability of their whole text, which is what the Bayes
-        rule compares; dividing by length would favour long options.
-        """
+        """``[Q]`` 1 where the most probable option is the right one."""
         if self._options is None:
             return np.empty(0)
-        stops = np.cumsum([len(question.options) for question in self._questions])
-        options = np.split(sample_nll(lm, self._options), stops[:-1])
-        chosen = [nll.argmin() for nll in options]
         right = [question.label for question in self._questions]
-        return np.equal(chosen, right).astype(np.float64)
+        correct = np.equal(self._options.logprobs(lm).argmax(1), right)
+        return np.asarray(correct, dtype=np.float64)

@@ -8,13 +8,16 @@ which it has weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float32
 from numpy import ndarray
 
+from fedfuse.errors import check
+from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.events import EventDistribution, TeacherTargets
 from fedfuse.fusion.event_mixing import AlignedRows, fuse_rows
+from fedfuse.fusion.evidence import BlindLogprobs, BlindQuestions, judged_blind
 from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.teacher_stats import TeacherStats, compute_stats, stack_stats
 from fedfuse.fusion.weights import Weights, row_weights
@@ -49,10 +52,12 @@ class AlignedTeacher:
     Attributes:
         stats: on the learning model's T label rows and the N public samples.
         distributions: on the same rows.
+        blind: log-probabilities of the right options of blind questions; None without such.
     """
 
     stats: TeacherStats
     distributions: AlignedRows
+    blind: BlindLogprobs | None = None
 
 
 class KnowledgeFuser:
@@ -68,6 +73,7 @@ class KnowledgeFuser:
         self, aligner: KnowledgeAligner, own: Knowledge, contexts: ContextView | None = None
     ) -> None:
         self._aligner = aligner
+        self._blind: BlindQuestions | None = None
         self._offsets = own.offsets
         self._own = own.distribution
         self._state = contexts.state if contexts else None
@@ -77,11 +83,23 @@ class KnowledgeFuser:
             self._compute_stats(self._own, loss, context_loss), self._own
         )
 
+    def ask(self, blind: BlindQuestions, options: OptionLogprobs) -> None:
+        """Judge candidates by blind questions, not by the public labels.
+
+        Args:
+            blind: the questions.
+            options: the learning model's own shares of their options.
+        """
+        self._blind = blind
+        own = self._own_candidate
+        self._own_candidate = replace(own, blind=blind.of_right_options(options))
+
     def align_teacher(
         self,
         knowledge: Knowledge,
         tokenizer: TextTokenizer,
         context_loss: Float32[ndarray, " samples"] | None = None,
+        options: OptionLogprobs | None = None,
     ) -> AlignedTeacher:
         """Align another model's knowledge to the learning model, as a candidate of ``fuse``.
 
@@ -89,10 +107,12 @@ class KnowledgeFuser:
             knowledge: the other model's, verified.
             tokenizer: the other model's.
             context_loss: ``[N]`` the other model's, nats per byte of context; None where unknown.
+            options: the other model's shares of the options of blind questions, if there are any.
         """
         known = self._aligner.proven(knowledge, tokenizer)
         aligned = self._aligner(known, tokenizer)
-        return AlignedTeacher(self._compute_stats(aligned, known.loss, context_loss), aligned)
+        stats = self._compute_stats(aligned, known.loss, context_loss)
+        return AlignedTeacher(stats, aligned, self._blind_logprobs(options))
 
     def fuse(
         self, others: Sequence[AlignedTeacher], rule: Rule, k: int, *, tail: bool = True
@@ -111,6 +131,9 @@ class KnowledgeFuser:
         """
         candidates = [self._own_candidate, *others]
         stats = stack_stats([c.stats for c in candidates], self._offsets, self._state)
+        if self._blind:
+            answered = [c.blind for c in candidates if c.blind is not None]
+            stats = judged_blind(stats, self._blind, answered)
         weights = row_weights(rule(stats), stats)
         teacher = fuse_rows([c.distributions for c in candidates], weights, max(1, k))
         if not tail:
@@ -119,6 +142,18 @@ class KnowledgeFuser:
         # Where nobody else is trusted, the model goes on as it is.
         self_weight = (1 - sample_weights[:, 1:].sum(1)).clip(0, 1)
         return FusedTargets(teacher.with_self_weight(self_weight), sample_weights)
+
+    def _blind_logprobs(self, options: OptionLogprobs | None) -> BlindLogprobs | None:
+        """Log-probabilities of the right options; None without blind questions.
+
+        Raises:
+            FedfuseError: for a candidate that has not answered them.
+        """
+        if self._blind is None:
+            return None
+        check("blind questions", "no answers", "an answer to each", options is not None)
+        assert options is not None
+        return self._blind.of_right_options(options)
 
     def _compute_stats(
         self,

@@ -68,6 +68,9 @@ class StackedStats:
             ``TeacherStats``.
         context_loss: ``[N, C]`` nats per byte of context, NaN where unknown.
         state: ``[N, d]`` pooled hidden state of the learning model (``view_contexts``), or None.
+        record: ``[N, C, 2]`` under blind evidence, on the blind questions most like a sample: mean
+            log-probability of the right option, and logarithm of the mean probability. ``loss`` and
+            ``label_logprob`` follow from it then (``evidence.judged_blind``).
     """
 
     offsets: Int64[ndarray, " n_plus_1"]
@@ -80,6 +83,7 @@ class StackedStats:
     cross_entropy_to_student: Float32[ndarray, "rows candidates"]
     context_loss: Float32[ndarray, "samples candidates"]
     state: Float32[ndarray, "samples width"] | None = None
+    record: Float32[ndarray, "samples candidates two"] | None = None
 
     @property
     def samples(self) -> int:

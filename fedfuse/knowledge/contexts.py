@@ -23,7 +23,7 @@ class ContextView:
     """N prompts as one model sees them.
 
     Attributes:
-        loss: ``[N]`` see ``context_losses``.
+        loss: ``[N]`` see ``context_losses``; NaN where unknown.
         state: ``[N, d]`` see ``context_states``; None for models that have none.
     """
 

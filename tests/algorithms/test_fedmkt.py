@@ -15,11 +15,13 @@ from fedfuse.algorithms import fedmkt
 from fedfuse.algorithms.fedmkt import KnowledgeSet
 from fedfuse.config.node import parse_client
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten, parse
+from fedfuse.data.blind import blind_questions
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.evaluation.acceptance import AcceptanceResult
+from fedfuse.evaluation.options import OptionLogprobs, normalized
 from fedfuse.evaluation.scoring import Score
-from fedfuse.factory.data import private_samples
+from fedfuse.factory.data import load_splits, private_samples
 from fedfuse.factory.models import load_local_model, new_aligner
 from fedfuse.fusion.rules import find_rule
 from fedfuse.knowledge.payload import decode, encode_full
@@ -52,13 +54,17 @@ class Plain:
         self.private = [
             m.encode(private_samples(c)) for m, c in zip(self.models, clients, strict=True)
         ]
+        blind = load_splits(config.data, config.seed, 1).blind
+        self.blind = blind_questions(blind, derive_seed(config, "blind"))
         self.states: dict[object, TrainingState | None] = {}
 
-    def sent(self, known: KnowledgeSet) -> KnowledgeSet:
+    def sent(self, known: KnowledgeSet, options: OptionLogprobs | None = None) -> KnowledgeSet:
         """Knowledge as the codec leaves it."""
         rules = self.config.knowledge
         return KnowledgeSet(
-            decode(encode_full(known.knowledge, rules.logprob_bits, rules.top_p)), known.tokenizer
+            decode(encode_full(known.knowledge, rules.logprob_bits, rules.top_p)),
+            known.tokenizer,
+            options=options,
         )
 
     def run_round(self) -> None:
@@ -72,12 +78,14 @@ class Plain:
                 seed=seed,
                 state=self.states.get(("local", i)),
             )
-            received.append((str(i), self.sent(known)))
+            answers = normalized(model.option_logprobs(self.blind).astype(np.float16))
+            received.append((str(i), self.sent(known, answers)))
         distilled, known = fedmkt.server_step(
             *(self.server, self.server.public, received, rule),
             *(new_aligner(self.server, config.knowledge), config.knowledge, config.server_distill),
             seed=derive_seed(config, "server", "distill"),
             state=self.states.get("server"),
+            blind=self.blind,
         )
         self.states["server"] = distilled.state
         for i, model in enumerate(self.models):

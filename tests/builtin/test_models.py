@@ -18,7 +18,7 @@ from fedfuse.builtin.models import build, cache_root, ensure, is_builtin, model_
 from fedfuse.builtin.text_world import pretraining_text
 from fedfuse.builtin.tokenizers import KINDS
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.evaluation.losses import sample_nll
 from fedfuse.models.causal_lm import load_causal_lm
 from tests.conftest import Tiny
 from tests.models.workers import TINY, build_in_worker

@@ -65,6 +65,7 @@ CHANGED: dict[str, Any] = {
     "knowledge.alignment": "dtw",
     "knowledge.duplicate-tokens": "first",
     "knowledge.unaligned-positions": "one-hot",
+    "fusion.evidence": "open",
     "gate.network": "perceptron",
     "gate.loss": "distillation",
     "gate.features": "entropy,neighbour-accuracy",

@@ -15,7 +15,7 @@ from fedfuse.data.splits import build_splits, check_splits
 from fedfuse.errors import FedfuseError
 from tests.data.test_records import MATERIAL, write
 
-CONFIG = DataConfig(alpha=1.0, public=4, test=5, holdout=3, questions=2, private=6)
+CONFIG = DataConfig(alpha=1.0, public=4, test=5, holdout=3, blind=0, questions=2, private=6)
 
 
 def build(source: str, *, num_partitions: int = 2, seed: int = 3, **changes: Any) -> Splits:
@@ -111,6 +111,16 @@ def test_duplicates_between_sources(tmp_path: Path) -> None:
         write(tmp_path / name / "test.jsonl", test)
     splits = build(f"{tmp_path / 'a'}+{tmp_path / 'b'}", private=0)
     assert sum(len(part) for part in splits.private) == 2 * (30 - 4 - 3)
+
+
+def test_blind_samples_are_set_apart(sources: str) -> None:
+    plain, found = build(sources), build(sources, blind=3)
+
+    assert [s.domain for s in found.blind] == ["films"] * 3 + ["tales"] * 3
+    assert (found.public, found.holdout, found.test) == (plain.public, plain.holdout, plain.test)
+    check_splits(found)
+    with pytest.raises(FedfuseError, match=r"got 1 in blind and|got 1 in .* and blind"):
+        check_splits(replace(found, public=[*found.public, found.blind[0]]))
 
 
 def test_too_little_data(sources: str) -> None:

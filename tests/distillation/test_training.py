@@ -19,7 +19,7 @@ from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.targets import batch_losses
 from fedfuse.distillation.training import Training, schedule
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.evaluation.losses import sample_nll
 from fedfuse.sparse import SparseDistribution
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny

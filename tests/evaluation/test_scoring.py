@@ -13,7 +13,8 @@ import torch
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.scoring import Evaluator, sample_nll
+from fedfuse.evaluation.losses import sample_nll
+from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.models import forward
 from fedfuse.models.forward import label_logits
 from tests.conftest import MAX_LENGTH, Tiny

@@ -18,7 +18,7 @@ from tests.oracles import gate as oracle
 
 def take(stats: StackedStats, columns: list[int]) -> StackedStats:
     """Some candidates only."""
-    names = [n for n in stats.__slots__ if n not in ("offsets", "state")]
+    names = [n for n in stats.__slots__ if n not in ("offsets", "state", "record")]
     return replace(stats, **{n: getattr(stats, n)[:, columns] for n in names})
 
 

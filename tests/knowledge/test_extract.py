@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.evaluation.scoring import sample_nll
+from fedfuse.evaluation.losses import sample_nll
 from fedfuse.knowledge.contexts import context_losses
 from fedfuse.knowledge.extract import extract, extract_with_contexts
 from fedfuse.models.forward import TOKENS_PER_PASS

@@ -72,7 +72,8 @@ def neighbour_accuracy(
     subtracted. A sample is no neighbour of its own.
 
     Args:
-        stats: with ``state``; without, every training sample is a neighbour of every other.
+        stats: with ``state``; without, every training sample is a neighbour of every other. A
+            ``record`` is taken as it is, for every gate.
         train: ``[K, N]`` samples whose labels each gate may look at.
         neighbours: number of neighbours, at least 1.
 
@@ -81,6 +82,8 @@ def neighbour_accuracy(
         of its logarithm, which punishes excluding what happens, and the logarithm of its mean,
         which a few wrong labels cannot spoil.
     """
+    if stats.record is not None:
+        return np.broadcast_to(stats.record, (len(train), *stats.record.shape))
     logs = np.maximum(stats.per_sample(stats.label_logprob), LEAST_LOGPROB)  # [N, C]
     logs = np.where(stats.available, logs, LEAST_LOGPROB).astype(np.float64)
     both = np.stack([logs, np.exp(logs)], axis=2)  # [N, C, 2]

@@ -1,0 +1,59 @@
+"""Blind samples: questions whose answers the server alone knows.
+
+Labels of the public set are known to all, so whoever repeats them looks like an expert. Trust is
+therefore earned on samples of which clients see the prompt and some answers to choose from, and do
+not know which is right. Not in the papers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedfuse.data.sample import Sample
+
+# Answers to choose from: few, since each costs a pass over the text.
+OPTIONS = 4
+
+
+def blind_questions(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Ask for the answer of each sample, among the answers of others of its domain.
+
+    Samples are grouped, up to ``OPTIONS`` with different answers to a group, and all of a group are
+    asked with the same options, their answers. So every option is right once: neither how often it
+    occurs nor where it stands tells for which prompt. A sample that fits into no group, as there is
+    no other answer left, is not asked.
+
+    Args:
+        samples: with answers.
+        seed: of the groups and of the order of samples and options.
+    """
+    rng = np.random.default_rng([seed, 4])
+    by_domain: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_domain[sample.domain].append(sample)
+    asked = []
+    for _, members in sorted(by_domain.items()):
+        shuffled = [members[index] for index in rng.permutation(len(members))]
+        for group in _groups(shuffled):
+            options = tuple(sorted(sample.answer for sample in group))
+            for index in rng.permutation(len(group)):
+                sample = group[index]
+                label = options.index(sample.answer)
+                asked.append(Sample(sample.prompt, sample.answer, sample.domain, options, label))
+    return asked
+
+
+def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples of different answers together; the most frequent answers first, or they are left."""
+    by_answer: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_answer[sample.answer].append(sample)
+    groups = []
+    while len(by_answer) > 1:
+        most = sorted(by_answer, key=lambda answer: -len(by_answer[answer]))[:OPTIONS]
+        groups.append([by_answer[answer].pop() for answer in most])
+        by_answer = defaultdict(list, {a: left for a, left in by_answer.items() if left})
+    return groups

@@ -1,0 +1,69 @@
+"""How probable a model finds each option of multiple-choice questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32
+from numpy import ndarray
+
+from fedfuse.data.sample import Sample
+from fedfuse.evaluation.losses import sample_nll
+from fedfuse.models.causal_lm import CausalLM
+from fedfuse.tokenizers.dataset import TokenizedDataset
+from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+# ``[Q, O]`` logarithm of each option's share of the probability of all; -inf where a question has
+# fewer than O.
+OptionLogprobs = Float32[ndarray, "questions options"]
+
+
+class OptionScorer:
+    """Options of questions, tokenized once for one model.
+
+    Attributes:
+        exists: ``[Q, O]`` whether a question has so many options.
+    """
+
+    def __init__(
+        self, tokenizer: TextTokenizer, questions: Sequence[Sample], max_length: int
+    ) -> None:
+        """Tokenize.
+
+        Raises:
+            FedfuseError: when no option has a token within ``max_length`` of them.
+        """
+        self.exists = existing(questions)
+        expanded = [Sample(q.prompt, option, q.domain) for q in questions for option in q.options]
+        self._options = TokenizedDataset(tokenizer, expanded, max_length)
+        whole = np.array([sample.answer_bytes for sample in expanded])
+        self._cut = self._options.label_bytes < whole
+
+    def logprobs(self, lm: CausalLM) -> OptionLogprobs:
+        """Shares of each question's options; equal ones where an option is cut off.
+
+        Options are compared by the log-probability of their whole text, which is what the Bayes
+        rule compares; dividing by length would favour long options.
+        """
+        logprob = np.full(self.exists.shape, -np.inf)
+        logprob[self.exists] = -sample_nll(lm, self._options)
+        cut = np.zeros(self.exists.shape, dtype=bool)
+        cut[self.exists] = self._cut
+        logprob[self.exists & cut.any(1, keepdims=True)] = 0.0
+        return normalized(logprob)
+
+
+def existing(questions: Sequence[Sample]) -> Bool[ndarray, "questions options"]:
+    """``[Q, O]`` whether a question has so many options; O is the largest number."""
+    count = np.array([len(question.options) for question in questions], dtype=np.int64)
+    exists: Bool[ndarray, "questions options"] = np.arange(count.max(initial=0)) < count[:, None]
+    return exists
+
+
+def normalized(logprob: ndarray) -> OptionLogprobs:
+    """The same with shares that add to one; -inf is no option."""
+    highest = logprob.max(1, keepdims=True, initial=-np.inf)
+    total = np.log(np.exp(logprob - highest).sum(1, keepdims=True)) + highest
+    shares: OptionLogprobs = (logprob - total).astype(np.float32)
+    return shares

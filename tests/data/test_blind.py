@@ -1,0 +1,93 @@
+"""Blind questions: each option is right once, and nothing that is sent says for which prompt."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler
+
+from fedfuse.builtin.text_world import World
+from fedfuse.config.data import DataConfig
+from fedfuse.data.blind import OPTIONS, blind_questions
+from fedfuse.data.sample import Sample
+
+SAMPLES = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("vwxyz")), max_size=40).map(
+    lambda drawn: [Sample(f"{i}", answer, domain) for i, (domain, answer) in enumerate(drawn)]
+)
+
+
+@given(SAMPLES, st.integers(0, 5))
+def test_every_option_of_a_group_is_right_once(samples: list[Sample], seed: int) -> None:
+    groups: dict[tuple[str, tuple[str, ...], int], list[Sample]] = defaultdict(list)
+    seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    for question in blind_questions(samples, seed):
+        assert question.options[question.label] == question.answer
+        assert Sample(question.prompt, question.answer, question.domain) in samples
+        key = question.domain, question.options
+        groups[(*key, seen[key] // len(question.options))].append(question)
+        seen[key] += 1
+
+    for (_, options, _), members in groups.items():
+        assert 2 <= len(options) <= OPTIONS
+        assert sorted(question.answer for question in members) == list(options)
+    prompts = [question.prompt for members in groups.values() for question in members]
+    assert len(set(prompts)) == len(prompts)
+
+
+@given(SAMPLES, st.integers(0, 5))
+def test_what_is_left_has_one_answer(samples: list[Sample], seed: int) -> None:
+    asked = {question.prompt for question in blind_questions(samples, seed)}
+    for domain in "ab":
+        left = {s.answer for s in samples if s.domain == domain and s.prompt not in asked}
+        assert len(left) <= 1
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[list[Sample], list[Sample]]:
+    """Public samples, and blind ones of the same world."""
+    splits = World(3).splits(DataConfig(private=4, public=150, blind=150), 4)
+    return splits.public, splits.blind
+
+
+def test_a_classifier_cannot_tell_blind_prompts(world: tuple[list[Sample], list[Sample]]) -> None:
+    public, blind = world
+    texts = CountVectorizer(ngram_range=(1, 2)).fit_transform([s.prompt for s in public + blind])
+    is_blind = np.repeat([0, 1], [len(public), len(blind)])
+
+    found = cross_val_score(LogisticRegression(), texts, is_blind, cv=5)
+
+    assert abs(found.mean() - 0.5) < 0.05
+
+
+def test_a_classifier_cannot_tell_the_right_option(
+    world: tuple[list[Sample], list[Sample]],
+) -> None:
+    """From the option, where it stands, how often it is offered, and the order of the prompts."""
+    questions = blind_questions(world[1], 0)
+    offered = Counter(option for question in questions for option in question.options)
+    pairs = [(q, i, place) for i, q in enumerate(questions) for place in range(len(q.options))]
+    facts = [
+        {
+            f"option{question.options[place]}": 1,
+            "place": place,
+            "often": offered[question.options[place]],
+            f"turn{index % len(question.options)}, place{place}": 1,
+        }
+        for question, index, place in pairs
+    ]
+
+    right = np.array([question.label == place for question, _, place in pairs])
+    model = make_pipeline(DictVectorizer(), MaxAbsScaler(), LogisticRegression())
+
+    found = cross_val_score(model, facts, right, cv=5, scoring="roc_auc")
+
+    assert abs(found.mean() - 0.5) < 0.06

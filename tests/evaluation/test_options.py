@@ -1,0 +1,54 @@
+"""Shares of options: they add to one, and what cannot be told apart has equal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fedfuse.data.sample import Sample
+from fedfuse.evaluation.losses import sample_nll
+from fedfuse.evaluation.options import OptionScorer, existing, normalized
+from tests.conftest import MAX_LENGTH, Tiny
+
+QUESTIONS = [
+    Sample("The key of the smith is", " red", "a", (" blue", " red", " dark green"), 1),
+    Sample("On Monday the clerk sold", " a lamp", "b", (" a lamp", " two"), 0),
+]
+
+
+@pytest.fixture
+def model(tiny: Callable[[str], Tiny]) -> Tiny:
+    return tiny("gpt2")
+
+
+def test_shares_are_those_of_whole_texts(model: Tiny) -> None:
+    found = OptionScorer(model.tokenizer, QUESTIONS, MAX_LENGTH).logprobs(model)
+
+    for row, question in zip(found, QUESTIONS, strict=True):
+        texts = model.encode([Sample(question.prompt, option) for option in question.options])
+        nll = torch.from_numpy(-sample_nll(model, texts))
+        expected = torch.log_softmax(nll, 0).numpy()
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-5)
+        assert (row[len(expected) :] == -np.inf).all()
+
+
+def test_a_question_with_an_option_that_is_cut_off_is_undecided(model: Tiny) -> None:
+    lengths = model.encode([Sample(q.prompt, o) for q in QUESTIONS for o in q.options]).lengths
+    longest = int(max(lengths[:3]))
+    found = OptionScorer(model.tokenizer, QUESTIONS, longest - 1).logprobs(model)
+
+    np.testing.assert_allclose(np.exp(found[0]), 1 / 3, rtol=1e-6)
+
+
+def test_whatever_is_claimed_adds_to_one() -> None:
+    exists = existing(QUESTIONS)
+    claimed = np.where(exists, np.array([[0.0, 0.0, 0.0], [-1e4, 3.0, 0.0]]), -np.inf)
+
+    shares = np.exp(normalized(claimed))
+
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(shares[0], 1 / 3, rtol=1e-6)
+    assert shares[1].tolist() == [0, 1, 0]
