@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
@@ -21,9 +22,11 @@ from fedfuse.algorithms import fedavg, fedmkt
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.node import ClientConfig
 from fedfuse.config.run_config import derive_seed
+from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
+from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.factory.data import private_samples, public_subset
 from fedfuse.factory.models import load_local_model, new_aligner
 from fedfuse.flower.messages import (
@@ -174,9 +177,10 @@ class KnowledgeClient(BaseClient):
                 self.records[CONTEXT_LOSS] = arrays_to_record(losses)
                 pack_context_loss(reply, sent.context_loss)
             receivers = {"server": str(config.get("cache-digest", ""))}
-            pack_knowledge(reply, self.channel.encode(sent.knowledge, receivers)["server"])
+            told = self.tell(sent.knowledge, public)
+            pack_knowledge(reply, self.channel.encode(told, receivers)["server"])
             if questions := unpack_questions(self.records):
-                pack_options(reply, self.local_model.option_logprobs(questions))
+                pack_options(reply, self.answer(questions))
             cache_digest = self.channel.cache.digest("server")
             reply["info"] = ConfigRecord({"cache-digest": cache_digest})
         elif config["reply"] == "adapter":
@@ -185,6 +189,14 @@ class KnowledgeClient(BaseClient):
         metrics: Metrics = {"loss": loss, "seconds": seconds, "num-examples": len(self.private)}
         reply["metrics"] = MetricRecord(metrics | self._max_tokens("local"))
         return reply
+
+    def tell(self, knowledge: Knowledge, public: TokenizedDataset) -> Knowledge:
+        """What is sent of the model's knowledge of the public samples; override to change it."""
+        return knowledge
+
+    def answer(self, questions: Sequence[Sample]) -> OptionLogprobs:
+        """``[Q, O]`` shares of the options of blind questions; override to answer otherwise."""
+        return self.local_model.option_logprobs(questions)
 
     def distill(self, request: RecordDict) -> RecordDict:
         """Learn from the server where the rule trusts it (Algorithm 1, steps 9 to 11)."""

@@ -18,11 +18,13 @@ from numpy import ndarray
 from fedfuse.data.sample import Sample
 from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.fusion.teacher_stats import StackedStats
-from fedfuse.sparse import LEAST_LOGPROB
 
 # Blind questions that a sample is likened to.
 NEIGHBOURS = 16
-# ``[B]`` log-probability of the right option of each blind question.
+# Part of all shares that is dealt evenly to the options: to be certain and wrong has a price, and
+# one that a few right answers can pay.
+GUESSED = 0.5
+# ``[B]`` log-probability of the right option of each blind question, a part of it guessed.
 BlindLogprobs = Float32[ndarray, " blind"]
 
 
@@ -62,10 +64,12 @@ class BlindQuestions:
         return like
 
     def of_right_options(self, logprobs: OptionLogprobs) -> BlindLogprobs:
-        """``[B]`` of the shares ``[B, O]``, those of the right options."""
+        """``[B]`` of the shares ``[B, O]``, those of the right options, with ``GUESSED``."""
         right = np.array([question.label for question in self.questions], dtype=np.int64)
-        found: BlindLogprobs = logprobs[np.arange(len(right)), right]
-        return found.clip(LEAST_LOGPROB, 0)
+        share = np.exp(logprobs[np.arange(len(right)), right].astype(np.float64))
+        even = 1 / np.isfinite(logprobs).sum(1)
+        found: BlindLogprobs = np.log((1 - GUESSED) * share + GUESSED * even).astype(np.float32)
+        return found
 
 
 def judged_blind(
@@ -74,22 +78,15 @@ def judged_blind(
     """The same statistics, with evidence about labels that no candidate can write.
 
     ``loss`` becomes the mean loss on the blind questions most like the sample, nats per question;
-    ``label_logprob`` the logarithm of the mean probability there, on all rows alike.
+    ``label_logprob`` its negative, on all rows alike.
 
     Args:
         stats: about C candidates on the N public samples.
         blind: the questions.
         candidates: of each candidate, the learning model first.
     """
-    logs = np.stack(candidates, axis=1).astype(np.float64)  # [B, C]
-    values = np.stack([logs, np.exp(logs)], axis=2)
+    logprobs = np.stack(candidates, axis=1)  # [B, C]
     nearest = np.argsort(-blind.likeness(), axis=1, kind="stable")[:, :NEIGHBOURS]
-    record = values[nearest].mean(1)  # [N, C, 2]
-    log_mean = np.log(record[..., 1])
-    rows = stats.to_rows(log_mean.astype(np.float32))
-    return replace(
-        stats,
-        loss=(-record[..., 0]).astype(np.float32),
-        label_logprob=np.where(stats.usable, rows, 0).astype(np.float32),
-        record=np.stack([record[..., 0], log_mean], axis=2).astype(np.float32),
-    )
+    record = logprobs[nearest].mean(1, dtype=np.float64).astype(np.float32)  # [N, C]
+    rows = np.where(stats.usable, stats.to_rows(record), np.float32(0))
+    return replace(stats, loss=-record, label_logprob=rows, record=record)

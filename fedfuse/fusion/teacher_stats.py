@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 from numpy import ndarray
 
 from fedfuse.events import EventDistribution
@@ -68,9 +68,9 @@ class StackedStats:
             ``TeacherStats``.
         context_loss: ``[N, C]`` nats per byte of context, NaN where unknown.
         state: ``[N, d]`` pooled hidden state of the learning model (``view_contexts``), or None.
-        record: ``[N, C, 2]`` under blind evidence, on the blind questions most like a sample: mean
-            log-probability of the right option, and logarithm of the mean probability. ``loss`` and
-            ``label_logprob`` follow from it then (``evidence.judged_blind``).
+        record: ``[N, C]`` under blind evidence, mean log-probability of the right option on the
+            blind questions most like a sample, from which ``loss`` and ``label_logprob`` follow
+            then (``evidence.judged_blind``); else None.
     """
 
     offsets: Int64[ndarray, " n_plus_1"]
@@ -83,7 +83,7 @@ class StackedStats:
     cross_entropy_to_student: Float32[ndarray, "rows candidates"]
     context_loss: Float32[ndarray, "samples candidates"]
     state: Float32[ndarray, "samples width"] | None = None
-    record: Float32[ndarray, "samples candidates two"] | None = None
+    record: Float32[ndarray, "samples candidates"] | None = None
 
     @property
     def samples(self) -> int:
@@ -104,6 +104,22 @@ class StackedStats:
     def available(self) -> Bool[ndarray, "samples candidates"]:
         """``[N, C]`` whether a candidate has a distribution on any row of a sample."""
         return self._sums(self.usable.astype(np.float64)) > 0
+
+    @property
+    def available_first(self) -> Bool[ndarray, "samples candidates"]:
+        """``[N, C]`` whether a candidate has a distribution on a sample's first row."""
+        return self.first_rows(self.usable)
+
+    def first_rows(
+        self, values: Shaped[ndarray, "rows candidates"]
+    ) -> Shaped[ndarray, "samples candidates"]:
+        """``[N, C]`` values of each sample's first row, which no part of its answer precedes; 0
+        for a sample without rows.
+        """
+        has_rows = np.diff(self.offsets) > 0
+        first = np.zeros((self.samples, values.shape[1]), dtype=values.dtype)
+        first[has_rows] = values[self.offsets[:-1][has_rows]]
+        return first
 
     @property
     def label_likelihood(self) -> Float32[ndarray, "samples candidates"]:

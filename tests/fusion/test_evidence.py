@@ -56,11 +56,27 @@ def test_the_record_is_that_of_the_most_similar_questions() -> None:
 
         nearest = sorted(same, key=cosine, reverse=True)[:NEIGHBOURS]
         for c, answer in enumerate(answers):
-            logs = answer[nearest].astype(float)
-            np.testing.assert_allclose(found.loss[i, c], -logs.mean(), rtol=1e-5)
+            mean_log = answer[nearest].astype(float).mean()
+            np.testing.assert_allclose(found.loss[i, c], -mean_log, rtol=1e-5)
             rows = slice(found.offsets[i], found.offsets[i + 1])
             said = found.label_logprob[rows, c][found.usable[rows, c]]
-            np.testing.assert_allclose(said, np.log(np.exp(logs).mean()), rtol=1e-5)
+            np.testing.assert_allclose(said, mean_log, rtol=1e-5)
+
+
+def test_a_wrong_answer_has_a_bounded_price() -> None:
+    blind = questions(np.random.default_rng(0))
+    right = np.array([q.label for q in blind.questions])
+    certain = np.full((ASKED, OPTIONS), -np.inf, dtype=np.float32)
+    certain[:, 0] = 0
+    certain = np.maximum(certain, -80)
+
+    found = blind.of_right_options(certain)
+
+    np.testing.assert_allclose(found[right == 0], np.log(0.5 + 0.125), rtol=1e-6)
+    np.testing.assert_allclose(found[right != 0], np.log(0.125), rtol=1e-6)
+    even = np.full((ASKED, OPTIONS), -np.log(OPTIONS), dtype=np.float32)
+    np.testing.assert_allclose(blind.of_right_options(even), -np.log(OPTIONS), rtol=1e-6)
+    assert found.mean() < -np.log(OPTIONS)  # to guess is worse than to say that one guesses
 
 
 def test_claims_about_labels_have_no_part() -> None:

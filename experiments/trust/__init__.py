@@ -1,0 +1,1 @@
+"""Clients that lie, and what comes of it."""
