@@ -36,16 +36,14 @@ from fedfuse.flower.messages import (
     pack_context_loss,
     pack_gate_loss,
     pack_knowledge,
-    pack_options,
-    pack_questions,
     pack_tokenizer,
     record_to_arrays,
     scores_to_metrics,
     unpack_context_loss,
     unpack_knowledge,
-    unpack_questions,
     unpack_tokenizer,
 )
+from fedfuse.flower.questions import pack_options, pack_questions, unpack_questions
 from fedfuse.fusion.rules import RULES, LearningRule, NamedRule, Rule, find_rule
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats

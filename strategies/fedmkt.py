@@ -17,6 +17,7 @@ from fedfuse.algorithms.fedmkt import KnowledgeSet, server_step
 from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
+from fedfuse.flower.questions import pack_questions, unpack_options
 from fedfuse.fusion.disk_buffer import DiskBuffer
 from fedfuse.fusion.rules import LearningRule, NamedRule, find_rule
 from fedfuse.fusion.teacher_stats import StackedStats
@@ -88,7 +89,7 @@ class FedMKT(ModelStrategy):
     def registration_request(self) -> RecordDict:
         """The server's tokenizer, and the blind questions without their answers."""
         request = super().registration_request()
-        messages.pack_questions(request, self.server.blind)
+        pack_questions(request, self.server.blind)
         return request
 
     def weigh(self, stats: StackedStats) -> ndarray:
@@ -194,7 +195,7 @@ class FedMKT(ModelStrategy):
             tokenizer = self.tokenizers[reply.metadata.src_node_id]
             options = None
             if blind := self.server.blind:
-                options = messages.unpack_options(reply.content, blind)
+                options = unpack_options(reply.content, blind)
             sent = KnowledgeSet(knowledge, tokenizer, context_loss, options)
             return loss, sent, messages.unpack_cache_digest(reply.content)
 

@@ -20,7 +20,7 @@ from fedfuse.data.blind import blind_questions
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.evaluation.losses import SampleNLL
 from fedfuse.evaluation.scoring import Score
 from fedfuse.factory.data import load_splits, public_subset
@@ -210,6 +210,8 @@ def open_server_state(config: RunConfig) -> ServerState:
     blind: Sequence[Sample] = ()
     if config.fusion.evidence == "blind":
         blind = blind_questions(splits.blind, derive_seed(config, "blind"))
+        expected = "samples of a domain with different answers, to choose between"
+        check("blind samples", f"{len(splits.blind)} samples", expected, blind)
     return ServerState(config, local_model, run, local_model.public, aligner, blind)
 
 

@@ -29,7 +29,6 @@ FAST: Mapping[str, Scalar] = {
     "data.private": 24,
     "data.public": 4,
     "data.holdout": 0,
-    "data.blind": 4,
     "data.test": 1,
     "data.questions": 3,
     "server.lora-rank": 4,

@@ -146,6 +146,8 @@ def _contradictions(config: RunConfig) -> list[str]:
     found = config.knowledge.contradictions()
     if config.acceptance_test and not config.data.holdout:
         found.append("acceptance-test: expected False with a data.holdout of 0, got True")
+    if config.fusion.evidence == "blind" and not config.data.blind:
+        found.append("fusion.evidence: expected 'open' with a data.blind of 0, got 'blind'")
     examples, queries = config.feddtpt.examples, config.feddtpt.search.queries
     if queries < examples.private + examples.public:
         found.append(

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, Shaped
+from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.events import EventDistribution
@@ -104,22 +104,6 @@ class StackedStats:
     def available(self) -> Bool[ndarray, "samples candidates"]:
         """``[N, C]`` whether a candidate has a distribution on any row of a sample."""
         return self._sums(self.usable.astype(np.float64)) > 0
-
-    @property
-    def available_first(self) -> Bool[ndarray, "samples candidates"]:
-        """``[N, C]`` whether a candidate has a distribution on a sample's first row."""
-        return self.first_rows(self.usable)
-
-    def first_rows(
-        self, values: Shaped[ndarray, "rows candidates"]
-    ) -> Shaped[ndarray, "samples candidates"]:
-        """``[N, C]`` values of each sample's first row, which no part of its answer precedes; 0
-        for a sample without rows.
-        """
-        has_rows = np.diff(self.offsets) > 0
-        first = np.zeros((self.samples, values.shape[1]), dtype=values.dtype)
-        first[has_rows] = values[self.offsets[:-1][has_rows]]
-        return first
 
     @property
     def label_likelihood(self) -> Float32[ndarray, "samples candidates"]:

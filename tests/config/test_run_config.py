@@ -65,10 +65,12 @@ CHANGED: dict[str, Any] = {
     "knowledge.alignment": "dtw",
     "knowledge.duplicate-tokens": "first",
     "knowledge.unaligned-positions": "one-hot",
-    "fusion.evidence": "open",
+    "data.blind": 9,
+    "fusion.evidence": "blind",
     "gate.network": "perceptron",
     "gate.loss": "distillation",
     "gate.features": "entropy,neighbour-accuracy",
+    "gate.granularity": "row",
     "feddtpt.search.proposer": "random",
     "feddtpt.aggregation.method": "best-client",
     "feddtpt.candidates": "none",
@@ -86,6 +88,8 @@ def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
     keys = keys - {"knowledge.delta-threshold"} if "knowledge.public-share" in keys else keys
     if keys & {"knowledge.duplicate-tokens", "knowledge.unaligned-positions"}:
         keys = keys | {"knowledge.alignment"}
+    if "fusion.evidence" in keys:
+        keys = keys | {"data.blind"}
     given_values = {key: CHANGED[key] for key in keys}
     config = parse(given_values)
     flat = flatten(config)
@@ -107,6 +111,10 @@ def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
         (
             {"acceptance-test": True, "data.holdout": 0},
             r"acceptance-test: expected False with",
+        ),
+        (
+            {"fusion.evidence": "blind", "data.blind": 0},
+            r"fusion\.evidence: expected 'open' with a data\.blind of 0, got 'blind'",
         ),
         (
             {"feddtpt.search.queries": 31},

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.scoring import Score
 from fedfuse.flower import messages
@@ -166,65 +165,3 @@ def test_a_reply_says_what_it_answers() -> None:
         messages.check_round(reply, 3)
     with pytest.raises(FedfuseError, match="expected 3, got None"):
         messages.check_round(RecordDict({}), 3)
-
-
-QUESTIONS = [
-    Sample("The smith sold", " one", "town", (" one", " two", " three"), 0),
-    Sample("The clerk sold", " two", "town", (" one", " two", " three"), 1),
-    Sample("It is", " wet", "weather", (" dry", " wet"), 1),
-]
-
-
-def test_questions_are_sent_without_answers_and_domains() -> None:
-    content = RecordDict({})
-    messages.pack_questions(content, QUESTIONS)
-
-    found = messages.unpack_questions(content)
-
-    assert [(q.prompt, q.options) for q in found] == [(q.prompt, q.options) for q in QUESTIONS]
-    assert {(q.answer, q.label, q.domain) for q in found} == {("", -1, "")}
-    sent = str(content["questions"])
-    assert "town" not in sent
-    assert sent.count(" two") == 1  # once for all that have it as an option
-    assert messages.unpack_questions(RecordDict({})) == []
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", '[["ab"]]', '[[["a"], 3]]'])
-def test_malformed_questions_are_refused(text: str) -> None:
-    content = RecordDict({"questions": ConfigRecord({"json": text})})
-    with pytest.raises(FedfuseError, match="questions: expected prompts with options"):
-        messages.unpack_questions(content)
-
-
-def test_answers_add_to_one_whatever_is_claimed() -> None:
-    content = RecordDict({})
-    claims = np.array([[0, 0, 0], [-9, -1, -9], [0, -3, -np.inf]], dtype=np.float32)
-    messages.pack_options(content, claims)
-
-    found = np.exp(messages.unpack_options(content, QUESTIONS))
-
-    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
-    np.testing.assert_allclose(found[0], 1 / 3, rtol=1e-6)
-    assert found[1, 1] > 0.99
-    assert found[2, 2] == 0
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        np.zeros((2, 3), np.float16),
-        np.zeros((3, 3), np.float32),
-        np.array([[0, 0, np.nan]] * 3, np.float16),
-        np.array([[0, 0, -np.inf]] * 3, np.float16),
-        np.array([[np.inf, 0, 0]] * 3, np.float16),
-    ],
-)
-def test_answers_of_another_form_are_refused(sent: np.ndarray) -> None:
-    content = RecordDict({"questions": messages.arrays_to_record({"logprobs": sent})})
-    with pytest.raises(FedfuseError, match="options: expected"):
-        messages.unpack_options(content, QUESTIONS)
-
-
-def test_missing_answers_are_refused() -> None:
-    with pytest.raises(FedfuseError, match="expected answers to questions"):
-        messages.unpack_options(RecordDict({}), QUESTIONS)

@@ -1,6 +1,6 @@
 """Features of the gate: one vector per candidate, on a scale that no other candidate changes.
 
-Every feature is a difference from the learning model's own on the same sample, in natural
+Every feature is a difference from the learning model's own on the same sample or row, in natural
 units. So a candidate's vector depends on itself and on the learning model alone, whoever else is
 there, and a gate that was trained with four candidates can be given thirty.
 """
@@ -16,7 +16,7 @@ from numpy import ndarray
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.sparse import LEAST_LOGPROB
 
-Features = Float32[ndarray, "gates samples candidates features"]
+Features = Float32[ndarray, "gates units candidates features"]
 Accuracies = Float32[ndarray, "gates samples candidates two"]
 # Samples at a time, where every one is compared with every other.
 _SAMPLES = 512
@@ -27,22 +27,23 @@ def build_features(
     names: Sequence[str],
     accuracy: Accuracies | None,
     gates: int,
+    *,
+    per_row: bool,
 ) -> Features:
-    """``[K, N, C, F]`` the candidates' vectors.
-
-    What a distribution looks like is read off a sample's first label row: later ones follow a part
-    of the answer, and whoever knows that part would tell the label's owner by it.
+    """``[K, U, C, F]`` the candidates' vectors; U is N samples, or T rows.
 
     Args:
         stats: about all candidates.
         names: features to build, of ``FEATURES``.
         accuracy: result of ``neighbour_accuracy``; needed for the feature of that name.
         gates: K.
+        per_row: one vector per row instead of one per sample; features of samples are repeated.
     """
-    columns: list[ndarray] = []  # [N, C] for all gates, or [K, N, C]
+    columns: list[ndarray] = []  # [U, C] for all gates, or [K, U, C]
     for name in names:
         if name in ("entropy", "margin", "kept-mass"):
-            values = stats.first_rows(getattr(stats, name.replace("-", "_")))
+            values = getattr(stats, name.replace("-", "_"))
+            values = values if per_row else stats.per_sample(values)
             columns.append(values - values[:, :1])
             continue
         if name == "context-loss":
@@ -55,8 +56,10 @@ def build_features(
         else:
             assert accuracy is not None
             found = [accuracy[..., part] - accuracy[:, :, :1, part] for part in range(2)]
-        columns += found
-    shape = (gates, stats.samples, stats.candidates)
+        owner = stats.sample_of_row
+        columns += [part[..., owner, :] if per_row else part for part in found]
+    units = len(stats.usable) if per_row else stats.samples
+    shape = (gates, units, stats.candidates)
     return np.stack([np.broadcast_to(c, shape) for c in columns], axis=3).astype(np.float32)
 
 

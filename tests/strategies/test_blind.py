@@ -1,0 +1,82 @@
+"""Blind evidence in a whole federation: who repeats the labels earns nothing by it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, RecordDict
+
+from clients.knowledge import KnowledgeClient
+from experiments.trust.liars import WholeLabel
+from fedfuse.config.run_config import derive_seed, parse
+from fedfuse.data.blind import blind_questions
+from fedfuse.errors import FedfuseError
+from fedfuse.factory.data import load_splits
+from fedfuse.plugins import class_name
+from tests.federations import FAST, federate, lines
+
+KEYS: dict[str, Any] = {
+    "rounds": 1,
+    "baselines": False,
+    "data__domains": 2,
+    "data__blind": 8,
+    "fusion__evidence": "blind",
+}
+LIAR = "2"
+
+
+class Watched(KnowledgeClient):
+    """Keeps all that it is sent."""
+
+    requests: list[RecordDict] = []  # noqa: RUF012
+
+    def __init__(self, context: Context, request: RecordDict) -> None:
+        Watched.requests.append(request)
+        super().__init__(context, request)
+
+
+def trusted(folder: Path, client: str) -> float:
+    """Largest share of a client in what the server learns of a domain."""
+    return max(
+        line["share"]
+        for line in lines(folder, "teacher_shares")
+        if line["direction"] == "up" and line["teacher"] == client
+    )
+
+
+@pytest.mark.parametrize("rule", ["dual-min-ce", "nearest-neighbours", "min-ce"])
+def test_a_client_that_repeats_the_labels(tmp_path: Path, rule: str) -> None:
+    given = {**KEYS, "clients": 3, "client": class_name(WholeLabel), "fusion__server_rule": rule}
+
+    believed = federate(tmp_path / "open", **{**given, "fusion__evidence": "open"})
+    blind = federate(tmp_path / "blind", **given)
+
+    assert trusted(believed, LIAR) == 1
+    assert trusted(blind, LIAR) < 1
+
+
+def test_clients_are_sent_no_blind_answer(tmp_path: Path) -> None:
+    Watched.requests.clear()
+    federate(tmp_path, clients=2, client=class_name(Watched), **KEYS)
+
+    given = {key.replace("__", "."): value for key, value in KEYS.items()}
+    config = parse({**FAST, **given})
+    samples = load_splits(config.data, config.seed, 1).blind
+    questions = blind_questions(samples, derive_seed(config, "blind"))
+    sent = [json.loads(str(r["questions"]["json"])) for r in Watched.requests if "questions" in r]
+    assert len(sent) == 2  # once for each client, with its registration
+    for groups in sent:
+        assert [prompt for _, prompts in groups for prompt in prompts] == [
+            question.prompt for question in questions
+        ]
+    texts = {question.text for question in questions}
+    public = load_splits(config.data, config.seed, 1).public
+    assert not texts & {sample.text for sample in public}
+
+
+def test_answers_that_cannot_be_asked_for_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FedfuseError, match=r"blind samples: expected .* different answers"):
+        federate(tmp_path, clients=2, **{**KEYS, "data__blind": 1})
