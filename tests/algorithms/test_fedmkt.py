@@ -29,7 +29,13 @@ from tests.federations import FAST, federate, lines
 from tests.federations import tiny_builtin as tiny_builtin
 
 ROUNDS = 2
-KEYS: dict[str, Any] = {"rounds": ROUNDS, "baselines": False, "data__domains": 2}
+KEYS: dict[str, Any] = {
+    "rounds": ROUNDS,
+    "baselines": False,
+    "data__domains": 2,
+    "data__blind": 4,
+    "fusion__evidence": "blind",
+}
 
 
 class Plain:
