@@ -35,11 +35,10 @@ class Federations:
     def run(self, output: Path) -> dict[str, Any]:
         """Run what is not finished; returns the study's part of the result file."""
         folder = output.resolve() / f"experiment-{self.folder}"
-        threads = max(1, (os.cpu_count() or 1) // self.parallel)  # runs do not fight for cores
 
         def cell(key: RunKey) -> RunFolder:
             arguments = ("--in-process", "--set", f"seed={key[1]}", *self.cells[key])
-            return simulate(folder / name_of(key), arguments, OMP_NUM_THREADS=str(threads))
+            return simulate(folder / name_of(key), arguments)
 
         with ThreadPoolExecutor(self.parallel) as pool:  # they wait for processes
             runs = dict(zip(self.cells, pool.map(cell, self.cells), strict=True))

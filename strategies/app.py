@@ -32,10 +32,9 @@ def main(grid: Grid, context: Context) -> None:
     config = parse(context.run_config)
     show(config.log_format)
     keep_freed_memory()
-    if "OMP_NUM_THREADS" not in os.environ:
-        # Half of the cores, but two at least: on many, small models wait for each other's threads.
-        cores = os.cpu_count() or 1
-        torch.set_num_threads(min(cores, max(2, cores // 2)))
+    # Half of the cores: on all of them, small models wait for each other's threads, and for the
+    # clients'. Where others are at work too, all of them are ten times slower.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     strategy_class = find_strategy(config.strategy)
     needed = strategy_class.client_name()
     # Clients know the kind that a built-in strategy needs; any other one must be named to them.

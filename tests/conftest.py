@@ -47,7 +47,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDFUSE_CACHE", str(folder))
-        patch.setenv("OMP_NUM_THREADS", "1")  # a simulation's server too
         yield folder
 
 
