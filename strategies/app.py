@@ -33,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     show(config.log_format)
     keep_freed_memory()
     # Half of the cores: on all of them, small models wait for each other's threads, and for the
-    # clients'. Where others are at work too, all of them are ten times slower.
+    # clients'.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     strategy_class = find_strategy(config.strategy)
     needed = strategy_class.client_name()

@@ -54,7 +54,7 @@ def unpack_options(content: RecordDict, questions: Sequence[Sample]) -> OptionLo
     """Read them out of a message's content; they add to one, whatever was sent.
 
     Raises:
-        FedfuseError: when there are none, or not a number from -inf to 0 for each option.
+        FedfuseError: when there are none, or not a finite number for each option.
     """
     record, exists = content.get(_QUESTIONS), existing(questions)
     if not isinstance(record, ArrayRecord) or set(record) != {"logprobs"}:
