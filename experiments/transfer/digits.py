@@ -61,7 +61,7 @@ KNOWN = 9000
 PRETRAINING = TrainingConfig(steps=600, batch_size=32, learning_rate=3e-3)
 PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 200
 TEACHER = TrainingConfig(steps=300, batch_size=32, learning_rate=1e-2)
-STUDENT = TrainingConfig(steps=480, batch_size=16)
+STUDENT = TrainingConfig(steps=160, batch_size=16)
 PARTS = ("numbers", "rest")
 
 

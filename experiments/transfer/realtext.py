@@ -41,7 +41,7 @@ VOCAB_SIZE = 3000
 PRETRAINING = TrainingConfig(steps=400, batch_size=32, learning_rate=4e-3)
 PRIVATE_TEXTS, PUBLIC_TEXTS, TEST_TEXTS = 3000, 200, 200
 TEACHER = TrainingConfig(steps=200, batch_size=16, learning_rate=1e-2)
-STUDENT = TrainingConfig(steps=480, batch_size=16)
+STUDENT = TrainingConfig(steps=160, batch_size=16)
 # Columns of a pair.
 SHOWN = ("nats per byte", "closed", "rows taught")
 PAIRS = {"fine_coarse": "512 tokens teach 3,000", "coarse_fine": "3,000 teach 512"}
