@@ -20,9 +20,9 @@ from benchmarks.projection_speed import (
     measure_modes,
     measure_reference,
 )
-from benchmarks.vocabulary_tables import measure_tables
+from benchmarks.vocabulary_tables import measure_event_tables, measure_tables
 
-PARTS = ("mined", "qwen", "rows", "reference", "lengths")
+PARTS = ("mined", "qwen", "events", "rows", "reference", "lengths")
 TEACHER, STUDENT, LARGE = "gpt2", "llama2", "qwen"
 
 
@@ -45,6 +45,9 @@ def main(
     measures = {
         "mined": partial(tables, TEACHER, STUDENT, sample=5 if quick else 200),
         "qwen": partial(tables, LARGE, STUDENT, sample=0),
+        "events": partial(
+            measure_event_tables, material, TEACHER, STUDENT, timings=timings, repeats=repeats
+        ),
         "rows": lambda: measure_modes(bench(), timings, repeats, quick),
         "reference": lambda: measure_reference(bench(), timings, repeats, quick),
         "lengths": lambda: measure_lengths(bench(), timings, repeats, quick),

@@ -1,4 +1,4 @@
-"""How long a vocabulary table takes: cold, from the cache, and by the loop that public code has."""
+"""How long tables of two vocabularies take: cold, cached, and by the loop that public code has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 from benchmarks.harness import Timings
 from benchmarks.material import load_tokenizer
 from benchmarks.plain_alignment import nearest, nearest_tight
+from fedfuse.alignment.event_table import EventTable, event_table
 from fedfuse.alignment.vocabulary_map import minimum_edit_distance_table
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
 def measure_tables(
@@ -32,7 +34,7 @@ def measure_tables(
     draws = {name: random.Random(seed) for name in texts}
     for _ in range(repeats):
         for name, pair in directions.items():
-            _cold_and_warm(material, *pair, timings)
+            _cold_and_warm(material, *pair, minimum_edit_distance_table, timings)
             if sample:
                 queries, targets = texts[name]
                 # Of fewer than ``sample`` queries, some come again.
@@ -76,15 +78,50 @@ def measure_tables(
     return results, raw
 
 
-def _cold_and_warm(material: Path, source: str, target: str, timings: Timings) -> None:
+def measure_event_tables(
+    material: Path, one: str, other: str, *, timings: Timings, repeats: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Both directions between two tokenizers.
+
+    Returns:
+        Seconds of a cold table of events and milliseconds of a warm one, the slower direction's
+        median; and those of each.
+    """
+
+    def build(teacher: TextTokenizer, student: TextTokenizer, cache: Path) -> EventTable:
+        return event_table(teacher, student, cache_dir=cache)
+
+    directions = [(one, other), (other, one)]
+    for _ in range(repeats):
+        for pair in directions:
+            _cold_and_warm(material, *pair, build, timings, "events ")
+    cold, warm = (
+        {f"{a}-{b}": timings.median(f"events {kind} {a}-{b}") for a, b in directions}
+        for kind in ("cold", "warm")
+    )
+    results = {
+        f"events_{one}_{other}_seconds": max(cold.values()),
+        "events_warm_milliseconds": 1e3 * max(warm.values()),
+    }
+    return results, {"cold_median_seconds": cold, "warm_median_seconds": warm}
+
+
+def _cold_and_warm(
+    material: Path,
+    source: str,
+    target: str,
+    build: Callable[[TextTokenizer, TextTokenizer, Path], object],
+    timings: Timings,
+    what: str = "",
+) -> None:
     """The whole call: no file in the cache, a file, and fingerprints known as well."""
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("cold", "warm", "known"):
             if kind != "known":
                 # New objects: they keep their surfaces and their fingerprint once computed.
                 one, other = load_tokenizer(material, source), load_tokenizer(material, target)
-            call = partial(minimum_edit_distance_table, one, other, Path(folder))
-            timings.measure(f"{kind} {source}-{target}", call)
+            call = partial(build, one, other, Path(folder))
+            timings.measure(f"{what}{kind} {source}-{target}", call)
 
 
 def _texts(material: Path, source: str, target: str) -> tuple[list[bytes], list[bytes]]:

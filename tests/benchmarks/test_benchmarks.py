@@ -37,6 +37,8 @@ RESULTS = {
     "mined_warm_milliseconds",
     "mined_speedup_over_brute_force",
     "mined_qwen_llama2_seconds",
+    "events_gpt2_llama2_seconds",
+    "events_warm_milliseconds",
     "rows_per_second",
     "rows_speedup_over_reference",
     "row_cost_8192_over_128",
