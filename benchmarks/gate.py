@@ -74,11 +74,19 @@ class Work:
     def stats(self) -> StackedStats:
         """About all candidates, side by side."""
         label, vocab_size = self.aligner.rows.token, self.who.tokenizer.vocab_size
-        losses = [self.own.loss, *(known.loss for known, _ in self.received)]
+        sent = [self.own, *(known for known, _ in self.received)]
         parts = [
-            compute_stats(one, self.projected[0], label, vocab_size, loss, context_loss)
-            for one, loss, context_loss in zip(
-                self.projected, losses, self.context_losses, strict=True
+            compute_stats(
+                one,
+                known.first_rows,
+                self.projected[0],
+                label,
+                vocab_size,
+                known.loss,
+                context_loss,
+            )
+            for one, known, context_loss in zip(
+                self.projected, sent, self.context_losses, strict=True
             )
         ]
         return stack_stats(parts, self.own.offsets, self.view.state)

@@ -75,7 +75,6 @@ ABLATIONS: dict[str, Variant] = {
     "paper-loss": learned(loss="distillation"),
     "no-folds": learned(folds=1),
     "with-label-likelihood": learned(features=", ".join(FEATURES)),
-    "per-row": learned(granularity="row"),
     **{f"feedback-{b:g}": learned(feedback=b) for b in (0.0, 0.5)},
     **{f"threshold-{t:g}": learned(threshold=t) for t in (0.0, 0.15, 0.5)},
     **{

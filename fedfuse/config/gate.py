@@ -28,7 +28,6 @@ class GateConfig:
         loss: ``labels``, the labels' negative log-likelihood under the mixture, or
             ``distillation``, the paper's; see ``fedfuse.fusion.gating.learned_gate``.
         features: inputs of the equivariant network for each candidate, joined by commas.
-        granularity: weights for each ``sample``, or for each label ``row``.
         folds: K of the cross-fitting, 2 or more; 1 weighs samples by a gate that saw their labels.
         threshold: tau of the dynamic selection: candidates with less weight are dropped; 0.15 in
             the paper, with five candidates.
@@ -39,13 +38,12 @@ class GateConfig:
         weight_decay: AdamW's, 0 or more.
         width: hidden width of the equivariant network.
         neighbours: similar samples that ``neighbour-accuracy`` looks at.
-        batch_size: label rows per step.
+        batch_size: samples per step.
     """
 
     network: str = one_of("equivariant", "equivariant", "perceptron")
     loss: str = one_of("labels", "labels", "distillation")
     features: str = words(LABEL_FREE, FEATURES)
-    granularity: str = one_of("sample", "sample", "row")
     folds: int = between(10, 1)
     threshold: float = between(0.4, 0, 0.99)
     feedback: float = between(0.05, 0)
@@ -54,7 +52,7 @@ class GateConfig:
     weight_decay: float = internal(between(0.1, 0))
     width: int = internal(between(16, 1))
     neighbours: int = internal(between(24, 1))
-    batch_size: int = internal(between(256, 1))
+    batch_size: int = internal(between(128, 1))
 
     def __post_init__(self) -> None:
         check_fields(self, "gate")

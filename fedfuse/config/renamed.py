@@ -25,7 +25,6 @@ RENAMED_KEYS: dict[str, str] = {
     "selector.signal": "gate.loss",
     "selector.steps": "gate.steps",
     "selector.threshold": "gate.threshold",
-    "selector.unit": "gate.granularity",
     "server-distill.consolidation": "server-distill.ewc",
     "server-distill.label-share": "server-distill.label-weight",
     "prompts.task": "feddtpt.task",

@@ -76,11 +76,11 @@ class KnowledgeFuser:
         self._blind: BlindQuestions | None = None
         self._offsets = own.offsets
         self._own = own.distribution
+        known = aligner.proven(own, aligner.tokenizer)  # judged like the others
         self._state = contexts.state if contexts else None
         context_loss = contexts.loss if contexts else None
-        loss = aligner.proven(own, aligner.tokenizer).loss  # judged like the others
         self._own_candidate = AlignedTeacher(
-            self._compute_stats(self._own, loss, context_loss), self._own
+            self._compute_stats(self._own, known, context_loss), self._own
         )
 
     def ask(self, blind: BlindQuestions, options: OptionLogprobs) -> None:
@@ -111,7 +111,7 @@ class KnowledgeFuser:
         """
         known = self._aligner.proven(knowledge, tokenizer)
         aligned = self._aligner(known, tokenizer)
-        stats = self._compute_stats(aligned, known.loss, context_loss)
+        stats = self._compute_stats(aligned, known, context_loss)
         return AlignedTeacher(stats, aligned, self._blind_logprobs(options))
 
     def fuse(
@@ -158,8 +158,15 @@ class KnowledgeFuser:
     def _compute_stats(
         self,
         candidate: SparseDistribution | EventDistribution,
-        loss: Float32[ndarray, " samples"],
+        known: Knowledge,
         context_loss: Float32[ndarray, " samples"] | None,
     ) -> TeacherStats:
-        label, vocab_size = self._aligner.rows.token, self._aligner.tokenizer.vocab_size
-        return compute_stats(candidate, self._own, label, vocab_size, loss, context_loss)
+        return compute_stats(
+            candidate,
+            known.first_rows,
+            self._own,
+            self._aligner.rows.token,
+            self._aligner.tokenizer.vocab_size,
+            known.loss,
+            context_loss,
+        )

@@ -4,9 +4,11 @@ Kong et al., "Enabling Flexible Multi-LLM Integration for Scalable Knowledge Agg
 2505.23844 (Fusion-X): a candidate's score on a sample is ``r_n = exp(-CE_n)``.
 
 Differs from the paper: beside that score, which is a single noisy label's, there is evidence that
-needs no label: loss on the context, entropy, margin and kept mass of the distribution. CE_n is that
-of the aligned distribution on the learning model's own label rows, nats per row, so that
-candidates of any tokenizer are judged on one set of tokens.
+needs no label: loss on the context, and entropy, margin and kept mass of the distribution of the
+answer's first token. Those are the sender's own, before alignment: what follows a part of the
+answer, in whoever's tokens, tells who expected it. CE_n is that of the aligned distribution on the
+learning model's own label rows, nats per row, so that candidates of any tokenizer are judged on one
+set of tokens.
 
 A candidate's statistics are computed once, when its knowledge arrives, and are small; the
 distributions themselves need not stay in memory.
@@ -37,9 +39,10 @@ class TeacherStats:
         usable: ``[T]`` whether the candidate has a distribution on the row.
         label_logprob: ``[T]`` log-probability of the learning model's label token under the
             aligned distribution; one that is not kept has an equal share of the mass outside.
-        entropy: ``[T]`` nats, over the kept entries and the tail as one class.
-        margin: ``[T]`` largest probability less the second largest, in [0, 1].
-        kept_mass: ``[T]`` probability of the kept entries together, in [0, 1].
+        entropy: ``[N]`` of the candidate's own distribution on the sample's first label row, in its
+            own tokens: nats, over the kept entries and the tail as one class.
+        margin: ``[N]`` of the same, largest probability less the second largest, in [0, 1].
+        kept_mass: ``[N]`` of the same, probability of the kept entries together, in [0, 1].
         cross_entropy_to_student: ``[T]`` cross-entropy of the learning model's own distribution
             against this one, over the kept entries and the tail, nats.
         context_loss: ``[N]`` nats per byte of context, NaN where unknown.
@@ -50,9 +53,9 @@ class TeacherStats:
     loss: Float32[ndarray, " samples"]
     usable: Bool[ndarray, " rows"]
     label_logprob: Float32[ndarray, " rows"]
-    entropy: Float32[ndarray, " rows"]
-    margin: Float32[ndarray, " rows"]
-    kept_mass: Float32[ndarray, " rows"]
+    entropy: Float32[ndarray, " samples"]
+    margin: Float32[ndarray, " samples"]
+    kept_mass: Float32[ndarray, " samples"]
     cross_entropy_to_student: Float32[ndarray, " rows"]
     context_loss: Float32[ndarray, " samples"]
 
@@ -64,8 +67,8 @@ class StackedStats:
     Attributes:
         offsets: ``[N+1]`` rows of sample i are ``offsets[i]:offsets[i+1]``.
         loss: ``[N, C]`` nats per byte of answer.
-        usable, label_logprob, entropy, margin, kept_mass, cross_entropy_to_student: ``[T, C]``, see
-            ``TeacherStats``.
+        usable, label_logprob, cross_entropy_to_student: ``[T, C]``, see ``TeacherStats``.
+        entropy, margin, kept_mass: ``[N, C]``, see there.
         context_loss: ``[N, C]`` nats per byte of context, NaN where unknown.
         state: ``[N, d]`` pooled hidden state of the learning model (``view_contexts``), or None.
         record: ``[N, C]`` under blind evidence, mean log-probability of the right option on the
@@ -77,9 +80,9 @@ class StackedStats:
     loss: Float32[ndarray, "samples candidates"]
     usable: Bool[ndarray, "rows candidates"]
     label_logprob: Float32[ndarray, "rows candidates"]
-    entropy: Float32[ndarray, "rows candidates"]
-    margin: Float32[ndarray, "rows candidates"]
-    kept_mass: Float32[ndarray, "rows candidates"]
+    entropy: Float32[ndarray, "samples candidates"]
+    margin: Float32[ndarray, "samples candidates"]
+    kept_mass: Float32[ndarray, "samples candidates"]
     cross_entropy_to_student: Float32[ndarray, "rows candidates"]
     context_loss: Float32[ndarray, "samples candidates"]
     state: Float32[ndarray, "samples width"] | None = None
@@ -156,6 +159,7 @@ def stack_stats(
 
 def compute_stats(
     candidate: SparseDistribution | EventDistribution,
+    first: SparseDistribution,
     own: SparseDistribution,
     label: Int64[ndarray, " rows"],
     vocab_size: int,
@@ -166,6 +170,8 @@ def compute_stats(
 
     Args:
         candidate: its knowledge, aligned to the learning model.
+        first: ``[N]`` its own distributions on the first label row of each sample, as they came;
+            see ``Knowledge.first_rows``.
         own: the learning model's own knowledge (``Knowledge.distribution``);
             ``candidate`` may be it.
         label: ``[T]`` label tokens of the learning model's rows.
@@ -178,8 +184,6 @@ def compute_stats(
     # In some fusions a slot that repeats a token stays; what is not used has no mass either way.
     mass = np.exp(candidate.logprobs.astype(np.float64))
     tail = np.exp(candidate.tail_logprob.astype(np.float64))
-    entropy = -(_xlogx(mass).sum(1) + _xlogx(tail))
-    first, second = np.pad(mass, ((0, 0), (0, 2)))[:, :2].T
     if isinstance(candidate, EventDistribution):
         # A row without events is known by its chunk alone.
         label_logprob = np.where(
@@ -191,15 +195,28 @@ def compute_stats(
         own_logs = token_logprobs(own, candidate.indices, vocab_size)
     columns = {
         "label_logprob": np.maximum(label_logprob, LEAST_LOGPROB),
-        "entropy": entropy,
-        "margin": first - second,
-        "kept_mass": (mass * used).sum(1),
         "cross_entropy_to_student": _cross_entropy(mass, tail, own_logs),
     }
     rows = {name: np.where(usable, v, 0).astype(np.float32) for name, v in columns.items()}
     if context_loss is None:
         context_loss = np.full(len(loss), np.nan, dtype=np.float32)
-    return TeacherStats(loss=loss, usable=usable, context_loss=context_loss, **rows)
+    return TeacherStats(
+        loss=loss, usable=usable, context_loss=context_loss, **rows, **_shape_of(first)
+    )
+
+
+def _shape_of(first: SparseDistribution) -> dict[str, Float32[ndarray, " samples"]]:
+    """Entropy, margin and kept mass of each row."""
+    mass = np.exp(first.logprobs.astype(np.float64))
+    tail = np.exp(first.tail_logprob.astype(np.float64))
+    largest, second = np.pad(mass, ((0, 0), (0, 2)))[:, :2].T
+    found = {
+        "entropy": -(_xlogx(mass).sum(1) + _xlogx(tail)),
+        "margin": largest - second,
+        "kept_mass": mass.sum(1),
+    }
+    known = first.weight > 0
+    return {name: np.where(known, v, 0).astype(np.float32) for name, v in found.items()}
 
 
 def token_logprobs(

@@ -64,6 +64,18 @@ class Knowledge:
         return SparseDistribution(self.indices, self.logprobs, self.tail_logprob, weight)
 
     @property
+    def first_rows(self) -> SparseDistribution:
+        """``[N]`` each sample's first label row, which no part of its answer precedes.
+
+        Weight 0 for a sample without rows.
+        """
+        if not self.num_rows:
+            return SparseDistribution.empty(self.num_samples, 1, tail_logprob=0.0)
+        has_rows = np.diff(self.offsets) > 0
+        first = self.distribution[np.where(has_rows, self.offsets[:-1], 0)]
+        return replace(first, weight=has_rows.astype(np.float32))
+
+    @property
     def num_samples(self) -> int:
         """Number of samples N."""
         return len(self.offsets) - 1

@@ -70,7 +70,6 @@ CHANGED: dict[str, Any] = {
     "gate.network": "perceptron",
     "gate.loss": "distillation",
     "gate.features": "entropy,neighbour-accuracy",
-    "gate.granularity": "row",
     "feddtpt.search.proposer": "random",
     "feddtpt.aggregation.method": "best-client",
     "feddtpt.candidates": "none",

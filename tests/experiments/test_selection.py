@@ -55,15 +55,15 @@ def test_ablations_are_compared_seed_by_seed() -> None:
     rows = [
         {**cell, "scenario": "label-noise"}
         for seed, ours, other in ((0, 0.2, 0.22), (1, 0.1, 0.12))
-        for cell in cells("trained", (ours, ours), seed) + cells("per-row", (other, other), seed)
+        for cell in cells("trained", (ours, ours), seed) + cells("no-folds", (other, other), seed)
     ]
     found = summarize(rows, [])["ablations"]["label-noise"]
-    assert set(found) == {"trained", "per-row"}
-    assert found["per-row"]["change"] == pytest.approx((0.1 + 0.2) / 2)
-    assert found["per-row"]["change_std"] == pytest.approx(np.std([0.1, 0.2], ddof=1), abs=1e-5)
+    assert set(found) == {"trained", "no-folds"}
+    assert found["no-folds"]["change"] == pytest.approx((0.1 + 0.2) / 2)
+    assert found["no-folds"]["change_std"] == pytest.approx(np.std([0.1, 0.2], ddof=1), abs=1e-5)
     assert found["trained"]["change"] == found["trained"]["change_std"] == 0
     table = ablations({"ablations": {"label-noise": found}})
-    assert "| label-noise | per-row | 0.1700 | +15.0% ± 7.1% |  |  |" in table
+    assert "| label-noise | no-folds | 0.1700 | +15.0% ± 7.1% |  |  |" in table
     assert summarize(cells("trained", (0.2, 0.2)), [])["ablations"] == {}
 
 
@@ -117,8 +117,8 @@ def test_the_plan() -> None:
         assert {seed for seed, where, _ in units if where == scenario} == {0, 1, 2, 3}
     assert (0, "trec", "promoted") not in units
     assert (3, "default", "promoted") in units
-    assert (3, "label-noise", "per-row") in units
-    assert (3, "default", "per-row") not in units
+    assert (3, "label-noise", "no-folds") in units
+    assert (3, "default", "no-folds") not in units
 
 
 def test_unevenness_is_that_of_the_clients() -> None:

@@ -33,7 +33,7 @@ def candidate(rng: np.random.Generator, rows: int = 7, k: int = 3) -> AlignedTea
     distributions = projected(rng, rows, k)
     loss = rng.random(2).astype(np.float32)
     label = np.zeros(rows, dtype=np.int64)
-    stats = compute_stats(distributions, distributions, label, VOCAB, loss)
+    stats = compute_stats(distributions, distributions[:2], distributions, label, VOCAB, loss)
     return AlignedTeacher(stats, distributions)
 
 

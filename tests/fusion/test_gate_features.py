@@ -30,18 +30,17 @@ def accuracy_of(stats: StackedStats, known: np.ndarray, neighbours: int) -> np.n
     return alone
 
 
-@pytest.mark.parametrize("per_row", [False, True])
-def test_others_do_not_change_a_candidates_features(per_row: bool) -> None:
+def test_others_do_not_change_a_candidates_features() -> None:
     stats = made_up(np.random.default_rng(0), samples=12, candidates=5)
     known = np.arange(12) % 3 > 0
 
     def build(of: StackedStats) -> np.ndarray:
         accuracy = accuracy_of(of, known, 4)[None]
-        (found,) = build_features(of, FEATURES, accuracy, 1, per_row=per_row)
+        (found,) = build_features(of, FEATURES, accuracy, 1)
         return np.asarray(found)
 
     whole, columns = build(stats), [0, 3, 1]
-    assert whole.shape == (len(stats.usable) if per_row else 12, 5, len(FEATURES) + 1)
+    assert whole.shape == (12, 5, len(FEATURES) + 1)
     np.testing.assert_array_equal(build(take(stats, columns)), whole[:, columns])
     assert (whole[:, 0] == 0).all()  # nobody differs from himself
     assert np.isfinite(whole).all()
@@ -52,7 +51,7 @@ def test_unknown_context_losses_are_no_evidence() -> None:
     told = stats.context_loss.copy()
     told[:, 2] = np.nan
     asked = replace(stats, context_loss=told)
-    first, found = build_features(asked, ("context-loss",), None, 2, per_row=False)
+    first, found = build_features(asked, ("context-loss",), None, 2)
     np.testing.assert_array_equal(first, found)
     assert (found[:, 2] == 0).all()
     expected = np.log(told[:, 1] / told[:, 0])

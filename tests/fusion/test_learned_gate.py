@@ -66,19 +66,16 @@ def test_one_candidate_has_weight_one_and_teaches_nobody() -> None:
     assert gate.last.importance.tolist() == [1]
 
 
-@pytest.mark.parametrize("unit", ["sample", "row"])
-def test_weights_are_distributions(unit: str) -> None:
+def test_weights_are_distributions() -> None:
     stats = made_up(np.random.default_rng(4), 40, 4)
-    weights = LearnedGate(replace(PLAIN, granularity=unit), seed=0)(stats)
+    weights = LearnedGate(PLAIN, seed=0)(stats)
     assert weights.shape == stats.usable.shape
     assert weights.dtype == np.float32
     assert weights[:, 1:].any()
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
-    if unit == "row":
-        assert not weights[:, 1:][~stats.usable[:, 1:]].any()
-    else:
-        first = np.repeat(stats.offsets[:-1], np.diff(stats.offsets))
-        np.testing.assert_array_equal(weights, weights[first])
+    first = np.repeat(stats.offsets[:-1], np.diff(stats.offsets))
+    np.testing.assert_array_equal(weights, weights[first])
+    assert not weights[~stats.to_rows(stats.available)].any()
 
 
 @settings(max_examples=8, deadline=None)
@@ -189,11 +186,10 @@ def test_losses_equal_the_oracle() -> None:
 
 
 @pytest.mark.parametrize("network", ["equivariant", "perceptron"])
-@pytest.mark.parametrize("unit", ["sample", "row"])
-def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -> None:
+def test_gates_side_by_side_learn_as_each_would_alone(network: str) -> None:
     """Against one network, one optimizer and one fold's rows at a time."""
     stats = made_up(np.random.default_rng(13), 24, 4)
-    chosen = replace(PLAIN, network=network, granularity=unit, steps=4, feedback=0.3)
+    chosen = replace(PLAIN, network=network, steps=4, feedback=0.3)
     folds = assign_folds(24, chosen.folds, seed=3)
     known = folds != np.arange(chosen.folds)[:, None]
     inputs = build_inputs(stats, chosen, known)
@@ -204,11 +200,11 @@ def test_gates_side_by_side_learn_as_each_would_alone(network: str, unit: str) -
         alone = new_gates(replace(chosen, folds=1), 4, inputs.features.shape[3], seed=3 + k)
         mine = torch.optim.AdamW(alone.parameters(), lr=0.01, weight_decay=0.1)
         rows = torch.from_numpy(np.flatnonzero(known[k][stats.sample_of_row]))
-        units = torch.unique(inputs.unit_of_row[rows])
+        samples = torch.unique(inputs.sample_of_row[rows])
         for _ in range(chosen.steps):
             log_gate = alone(inputs.features[k : k + 1], inputs.usable)[0]
-            seen = gate_loss(log_gate[None, :, inputs.unit_of_row[rows]], inputs, rows, "labels")
-            loss = seen.mean() + 0.3 * feedback_loss(log_gate[:, units].mT.exp())
+            seen = gate_loss(log_gate[None, :, inputs.sample_of_row[rows]], inputs, rows, "labels")
+            loss = seen.mean() + 0.3 * feedback_loss(log_gate[:, samples].mT.exp())
             mine.zero_grad()
             loss.backward()
             mine.step()
@@ -258,7 +254,6 @@ def test_each_feature_can_be_switched_off() -> None:
     [
         ({"network": "deep"}, "network: expected 'equivariant', 'perceptron', got 'deep'"),
         ({"loss": "x"}, "loss: expected 'labels', 'distillation', got 'x'"),
-        ({"granularity": "token"}, "granularity: expected 'sample', 'row', got 'token'"),
         ({"features": ""}, "features: expected .* got ''"),
         ({"features": "mood"}, "features: expected one or more of context-loss, .* got 'mood'"),
         ({"folds": 0}, "folds: expected at least 1, got 0"),

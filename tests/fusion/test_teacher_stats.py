@@ -11,7 +11,8 @@ from tests.fusion.example_stats import made_up
 from tests.fusion.test_mixing import VOCAB, random_candidate
 from tests.oracles import gate as oracle
 
-FIELDS = ("label_logprob", "entropy", "margin", "kept_mass", "cross_entropy_to_student")
+OF_FIRST = ("entropy", "margin", "kept_mass")
+OF_ROWS = ("label_logprob", "cross_entropy_to_student")
 
 
 def kept_of(part: SparseDistribution, row: int) -> dict[int, float]:
@@ -35,17 +36,25 @@ def test_equals_the_oracle(seed: int) -> None:
     part = random_candidate(rng, rows, int(rng.integers(1, 7)))
     label = rng.integers(VOCAB, size=rows)
     loss = rng.random(3).astype(np.float32)
-    found = compute_stats(part, own, label, VOCAB, loss)
+    first = random_candidate(rng, 3, 4)
+    found = compute_stats(part, first, own, label, VOCAB, loss)
     for row in range(rows):
         tail = float(np.exp(part.tail_logprob[row]))
         right = oracle.row_stats(
             kept_of(part, row), tail, int(label[row]), dense_of(own, row), VOCAB
         )
-        for name in FIELDS:
+        for name in OF_ROWS:
             value = getattr(found, name)[row]
             expected = right[name] if part.weight[row] else 0
             assert value == pytest.approx(expected, abs=2e-5), name
             assert value.dtype == np.float32
+    for row in range(3):
+        tail = float(np.exp(first.tail_logprob[row]))
+        right = oracle.row_stats(kept_of(first, row), tail, 0, dense_of(first, row), VOCAB)
+        for name in OF_FIRST:
+            expected = right[name] if first.weight[row] else 0
+            assert getattr(found, name)[row] == pytest.approx(expected, abs=2e-5), name
+            assert getattr(found, name).dtype == np.float32
     np.testing.assert_array_equal(found.usable, part.weight > 0)
     assert np.isnan(found.context_loss).all()
     assert found.loss is loss
@@ -66,10 +75,10 @@ def test_a_label_that_is_not_kept_has_a_share_of_the_rest() -> None:
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     own, label = random_candidate(rng, 11, 4), rng.integers(VOCAB, size=11)
-    whole = compute_stats(own, own, label, VOCAB, np.zeros(1, np.float32))
+    whole = compute_stats(own, own[:1], own, label, VOCAB, np.zeros(1, np.float32))
     monkeypatch.setattr("fedfuse.fusion.teacher_stats._ROWS", 3)
-    parts = compute_stats(own, own, label, VOCAB, np.zeros(1, np.float32))
-    for name in FIELDS:
+    parts = compute_stats(own, own[:1], own, label, VOCAB, np.zeros(1, np.float32))
+    for name in OF_ROWS:
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
@@ -79,7 +88,13 @@ def test_candidates_side_by_side() -> None:
     label, offsets = rng.integers(VOCAB, size=5), np.array([0, 2, 5])
     told = [
         compute_stats(
-            part, parts[0], label, VOCAB, np.full(2, n, np.float32), np.full(2, n, np.float32)
+            part,
+            part[offsets[:-1]],
+            parts[0],
+            label,
+            VOCAB,
+            np.full(2, n, np.float32),
+            np.full(2, n, np.float32),
         )
         for n, part in enumerate(parts)
     ]

@@ -1,6 +1,6 @@
 """Features of the gate: one vector per candidate, on a scale that no other candidate changes.
 
-Every feature is a difference from the learning model's own on the same sample or row, in natural
+Every feature is a difference from the learning model's own on the same sample, in natural
 units. So a candidate's vector depends on itself and on the learning model alone, whoever else is
 there, and a gate that was trained with four candidates can be given thirty.
 """
@@ -16,7 +16,7 @@ from numpy import ndarray
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.sparse import LEAST_LOGPROB
 
-Features = Float32[ndarray, "gates units candidates features"]
+Features = Float32[ndarray, "gates samples candidates features"]
 Accuracies = Float32[ndarray, "gates samples candidates two"]
 # Samples at a time, where every one is compared with every other.
 _SAMPLES = 512
@@ -27,23 +27,19 @@ def build_features(
     names: Sequence[str],
     accuracy: Accuracies | None,
     gates: int,
-    *,
-    per_row: bool,
 ) -> Features:
-    """``[K, U, C, F]`` the candidates' vectors; U is N samples, or T rows.
+    """``[K, N, C, F]`` the candidates' vectors.
 
     Args:
         stats: about all candidates.
         names: features to build, of ``FEATURES``.
         accuracy: result of ``neighbour_accuracy``; needed for the feature of that name.
         gates: K.
-        per_row: one vector per row instead of one per sample; features of samples are repeated.
     """
-    columns: list[ndarray] = []  # [U, C] for all gates, or [K, U, C]
+    columns: list[ndarray] = []  # [N, C] for all gates, or [K, N, C]
     for name in names:
         if name in ("entropy", "margin", "kept-mass"):
             values = getattr(stats, name.replace("-", "_"))
-            values = values if per_row else stats.per_sample(values)
             columns.append(values - values[:, :1])
             continue
         if name == "context-loss":
@@ -56,10 +52,8 @@ def build_features(
         else:
             assert accuracy is not None
             found = [accuracy[..., part] - accuracy[:, :, :1, part] for part in range(2)]
-        owner = stats.sample_of_row
-        columns += [part[..., owner, :] if per_row else part for part in found]
-    units = len(stats.usable) if per_row else stats.samples
-    shape = (gates, units, stats.candidates)
+        columns += found
+    shape = (gates, stats.samples, stats.candidates)
     return np.stack([np.broadcast_to(c, shape) for c in columns], axis=3).astype(np.float32)
 
 

@@ -110,26 +110,24 @@ class LearnedGate:
         weights = self._weigh(gates, inputs)
         importance = weights.sum(0) / weights.sum()
         self.last = GateUpdate(before, self._held_out_loss(gates, inputs), importance)
-        return zero_if_only_self(
-            weights if self.config.granularity == "row" else stats.to_rows(weights)
-        )
+        return zero_if_only_self(stats.to_rows(weights))
 
     @torch.no_grad()
-    def _weigh(self, gates: Gates, inputs: GateInputs) -> Float32[ndarray, "units candidates"]:
-        """Every unit by the gate that did not see its labels."""
-        gate = gates(inputs.features, inputs.usable).exp().mT  # [K, U, C]
+    def _weigh(self, gates: Gates, inputs: GateInputs) -> Float32[ndarray, "samples candidates"]:
+        """Every sample by the gate that did not see its labels."""
+        gate = gates(inputs.features, inputs.usable).exp().mT  # [K, N, C]
         chosen = torch.stack([dynamic_selection(one, self.config.threshold) for one in gate])
-        weights: Float32[ndarray, "units candidates"]
+        weights: Float32[ndarray, "samples candidates"]
         weights = np.zeros(tuple(chosen.shape[1:]), dtype=np.float32)
         for of_gate, held_out in zip(chosen.numpy(), inputs.held_out, strict=True):
-            units = inputs.unit_of_row[held_out].numpy()
-            weights[units] = of_gate[units]
+            samples = inputs.sample_of_row[held_out].numpy()
+            weights[samples] = of_gate[samples]
         return weights
 
     @torch.no_grad()
     def _held_out_loss(self, gates: Gates, inputs: GateInputs) -> float:
-        rows = torch.arange(len(inputs.unit_of_row))
-        log_gate = gates(inputs.features, inputs.usable).index_select(2, inputs.unit_of_row)
+        rows = torch.arange(len(inputs.sample_of_row))
+        log_gate = gates(inputs.features, inputs.usable).index_select(2, inputs.sample_of_row)
         losses = gate_loss(log_gate, inputs, rows, self.config.loss)[inputs.held_out]
         return float(losses.mean()) if len(losses) else 0.0
 

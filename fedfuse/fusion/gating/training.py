@@ -33,12 +33,12 @@ Gates: TypeAlias = BatchedPerceptron | BatchedEquivariant
 
 @dataclass(frozen=True, slots=True)
 class GateInputs:
-    """A round's evidence for K gates: C candidates, U units (samples or rows), T rows.
+    """A round's evidence for K gates: C candidates, N samples, T rows.
 
     Attributes:
-        features: ``[K, C, U, F]``; only the neighbour accuracies differ between gates.
-        usable: ``[C, U]`` whether a candidate says anything there.
-        unit_of_row: ``[T]`` the unit whose weights each row gets.
+        features: ``[K, C, N, F]``; only the neighbour accuracies differ between gates.
+        usable: ``[C, N]`` whether a candidate says anything there.
+        sample_of_row: ``[T]`` the sample whose weights each row gets.
         row_usable: ``[C, T]``.
         label_prob: ``[C, T]`` probability of the label.
         cross_entropy_to_student: ``[C, T]``.
@@ -46,9 +46,9 @@ class GateInputs:
         held_out: ``[K, T]`` rows that a gate weighs.
     """
 
-    features: Float[Tensor, "gates candidates units features"]
-    usable: Bool[Tensor, "candidates units"]
-    unit_of_row: Int64[Tensor, " rows"]
+    features: Float[Tensor, "gates candidates samples features"]
+    usable: Bool[Tensor, "candidates samples"]
+    sample_of_row: Int64[Tensor, " rows"]
     row_usable: Bool[Tensor, "candidates rows"]
     label_prob: Float[Tensor, "candidates rows"]
     cross_entropy_to_student: Float[Tensor, "candidates rows"]
@@ -64,20 +64,18 @@ def build_inputs(
     One that trains on all samples (no cross-fitting) weighs what it learned from.
     """
     owner = stats.sample_of_row
-    per_row = config.granularity == "row"
     if config.network == "perceptron":
-        score = stats.label_likelihood[owner] if per_row else stats.label_likelihood
-        features = np.repeat(score[None, :, :, None], len(train), axis=0)
+        features = np.repeat(stats.label_likelihood[None, :, :, None], len(train), axis=0)
     else:
         names, accuracy = config.feature_names, None
         if "neighbour-accuracy" in names:
             accuracy = neighbour_accuracy(stats, train, config.neighbours)
-        features = build_features(stats, names, accuracy, len(train), per_row=per_row)
+        features = build_features(stats, names, accuracy, len(train))
     train_rows = train[:, owner]
     return GateInputs(
         features=to_tensor(np.ascontiguousarray(features.swapaxes(1, 2)), "cpu"),
-        usable=_candidates_first(stats.usable if per_row else stats.available),
-        unit_of_row=to_tensor(np.arange(len(owner)) if per_row else owner, "cpu"),
+        usable=_candidates_first(stats.available),
+        sample_of_row=to_tensor(owner, "cpu"),
         row_usable=_candidates_first(stats.usable),
         label_prob=_candidates_first(np.exp(stats.label_logprob)),
         cross_entropy_to_student=_candidates_first(stats.cross_entropy_to_student),
@@ -87,8 +85,8 @@ def build_inputs(
 
 
 def _candidates_first(
-    values: Shaped[ndarray, "units candidates"],
-) -> Shaped[Tensor, "candidates units"]:
+    values: Shaped[ndarray, "any candidates"],
+) -> Shaped[Tensor, "candidates any"]:
     """One row for each candidate."""
     return to_tensor(np.ascontiguousarray(values.T), "cpu")
 
@@ -115,14 +113,15 @@ def train_gates(
     config: GateConfig,
     rng: np.random.Generator,
 ) -> None:
-    """One round's steps; with many rows, each on a random part of them."""
-    rows = len(inputs.unit_of_row)
-    everything = torch.arange(rows)
+    """One round's steps; with many samples, each on the rows of a random part of them."""
+    samples = inputs.usable.shape[1]
+    everything = torch.arange(len(inputs.sample_of_row))
     for _ in range(config.steps):
         batch = everything
-        if rows > config.batch_size:
-            chosen = np.sort(rng.choice(rows, config.batch_size, replace=False))
-            batch = to_tensor(chosen, "cpu")
+        if samples > config.batch_size:
+            chosen = torch.zeros(samples, dtype=torch.bool)
+            chosen[rng.choice(samples, config.batch_size, replace=False)] = True
+            batch = everything[chosen[inputs.sample_of_row]]
         loss = batch_losses(gates, inputs, batch, config).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -133,15 +132,15 @@ def batch_losses(
     gates: Gates, inputs: GateInputs, batch: Int64[Tensor, " rows"], config: GateConfig
 ) -> Float[Tensor, " gates"]:
     """``[K]`` gate loss and feedback loss of each gate, on the rows of a batch that it may see."""
-    which, place = torch.unique(inputs.unit_of_row[batch], return_inverse=True)
+    which, place = torch.unique(inputs.sample_of_row[batch], return_inverse=True)
     features = inputs.features.index_select(2, which)
-    log_gate = gates(features, inputs.usable[:, which])  # [K, C, units]
+    log_gate = gates(features, inputs.usable[:, which])  # [K, C, samples]
     train = inputs.train[:, batch].to(log_gate.dtype)  # [K, rows]
     each = gate_loss(log_gate.index_select(2, place), inputs, batch, config.loss)
     losses = (each * train).sum(1) / train.sum(1).clamp_min(1)
-    # Rows of one unit are trained on together or not at all.
-    train_units = torch.zeros(len(train), len(which)).index_copy_(1, place, train)
-    weights = log_gate.exp() * train_units[:, None]
+    # Rows of one sample are trained on together or not at all.
+    train_samples = torch.zeros(len(train), len(which)).index_copy_(1, place, train)
+    weights = log_gate.exp() * train_samples[:, None]
     return losses + config.feedback * feedback_loss(weights.mT)
 
 
