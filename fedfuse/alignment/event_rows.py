@@ -5,8 +5,10 @@ teacher's row is the event of the student tokens whose spelling begins with it. 
 label is several of the teacher's tokens (``num_source_tokens``), the chain rule follows the
 teacher's rows along the label: an entry of the second row is the event of the student tokens whose
 spelling begins with the first label token and then the entry, and its probability is multiplied by
-that of what was read. An entry that is longer than any student token goes to the first token of its
-own spelling in the student's tokens; events that meet are one.
+that of what was read. An entry with which no student token goes on says that the student's token
+ends before it: it is the event of the token that was read, unless the student may have a longer one
+for what follows. An entry that is longer than any student token goes to the first token of its own
+spelling in the student's tokens; events that meet are one.
 
 Where the student stands inside a teacher's token (``tokens_into``), those of the teacher's entries
 remain that begin with what the student has read, and each is the event of its next student token.
@@ -193,11 +195,13 @@ def _along_label(
         row = first + depth
         entries, own = teacher.indices[row], source.token[row]
         mass = np.exp(teacher.logprobs[row].astype(np.float64)) * read[:, None]
-        start, stop = (
-            events.event(depth, before[:, None], entries)
-            if depth
-            else (events.opening[0][entries], events.opening[1][entries])
-        )
+        if depth:
+            start, stop = events.event(depth, before[:, None], entries)
+            end_start, end_stop = events.ending(depth, before[:, None], entries)
+            ends = stop <= start
+            start, stop = np.where(ends, end_start, start), np.where(ends, end_stop, stop)
+        else:
+            start, stop = events.opening[0][entries], events.opening[1][entries]
         masses.append(np.where(entries == own[:, None], 0.0, mass))
         starts.append(start)
         stops.append(stop)

@@ -7,17 +7,21 @@ tokens that were read, is a range.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64, UInt8
 from numpy import ndarray
 
 from fedfuse.alignment.spelling import LONGEST, NO_TOKEN, spellings
 from fedfuse.alignment.table_cache import load_arrays, save_arrays
+from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
+# In place of a token's first byte: the text ends, or nothing is known of it.
+END, NOTHING = 256, -1
 # Part of every cache file's name: raise it when the same tokenizers would give other spellings.
 _CACHE_VERSION = 4
 
@@ -31,11 +35,16 @@ class PrefixLevel:
             plus the next token of the spelling; ascending.
         start: ``[n]`` first place of each range.
         stop: ``[n]`` place behind its last.
+        whole: ``[n]`` place behind the tokens whose spelling ends at this depth, which come first.
+        following: ``[n, 32]`` bytes with which tokens of the range go on behind those, a bit each;
+            all of them where no spelling ends here.
     """
 
     key: Int64[ndarray, " n"]
     start: Int64[ndarray, " n"]
     stop: Int64[ndarray, " n"]
+    whole: Int64[ndarray, " n"]
+    following: UInt8[ndarray, "n 32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,8 @@ class EventTable:
         levels: prefix ranges by depth.
         opening: ``[2, V_teacher]`` start and stop of the range of each teacher token where nothing
             was read; where there is none, the place of the first token of its own spelling.
+        first_byte: ``[V_teacher]`` of each teacher token; ``END`` for the end of a text,
+            ``NOTHING`` for other special tokens.
         special: the student's special tokens: where a text has one, unknown or written out, nobody
             teaches it.
     """
@@ -58,6 +69,7 @@ class EventTable:
     student_pieces: Int32[ndarray, "teacher_vocab longest"]
     levels: list[PrefixLevel]
     opening: Int64[ndarray, "2 teacher_vocab"]
+    first_byte: Int64[ndarray, " teacher_vocab"]
     special: frozenset[int] = frozenset()
 
     def event(
@@ -82,6 +94,34 @@ class EventTable:
         start = np.where(found, level.start[at], 0)
         return start, np.where(found, level.stop[at], start)
 
+    def ending(
+        self, depth: int, before: Int64[ndarray, " *shape"], token: Int64[ndarray, " *shape"]
+    ) -> tuple[Int64[ndarray, " *shape"], Int64[ndarray, " *shape"]]:
+        """Look up the ranges of student tokens that end before a teacher token.
+
+        The text goes on with a token that no student token goes on with, not even with its first
+        byte: so the student writes what was read as a token of its own.
+
+        Args:
+            depth: teacher tokens read before, one or more.
+            before: start of the range of student tokens that begin with those.
+            token: teacher tokens.
+
+        Returns:
+            start and stop; equal where the student may write a longer token, or cannot write what
+            was read as one.
+        """
+        if depth > len(self.levels):
+            return np.zeros_like(token), np.zeros_like(token)
+        level = self.levels[depth - 1]
+        at = np.minimum(np.searchsorted(level.start, before), len(level.start) - 1)
+        byte = self.first_byte[token]
+        bits = level.following[at, byte.clip(0, 255) >> 3] << (byte & 7).astype(np.uint8)
+        goes_on = (bits & 128 > 0) & (byte != END)
+        found = (level.start[at] == before) & (byte != NOTHING) & ~goes_on
+        start = np.where(found, level.start[at], 0)
+        return start, np.where(found, level.whole[at], start)
+
 
 def event_table(
     teacher: TextTokenizer,
@@ -105,7 +145,8 @@ def event_table(
     return table_of_spellings(
         _cached_spellings(student, teacher, -space_shift, cache_dir),
         _cached_spellings(teacher, student, space_shift, cache_dir),
-        student.vocabulary_bytes.special,
+        student.vocabulary_bytes,
+        teacher.vocabulary_bytes,
     )
 
 
@@ -128,7 +169,8 @@ def _cached_spellings(
 def table_of_spellings(
     teacher_pieces: Int32[ndarray, "student_vocab longest"],
     student_pieces: Int32[ndarray, "teacher_vocab longest"],
-    special: frozenset[int] = frozenset(),
+    student: VocabularyBytes,
+    teacher: VocabularyBytes,
 ) -> EventTable:
     """Build the table from the spellings of the student's tokens, and of the teacher's."""
     size = len(student_pieces)
@@ -151,14 +193,56 @@ def table_of_spellings(
         if not kept.any():
             break
         starts, stops = starts[kept], np.minimum(stops[kept], num_spelled)
-        levels.append(PrefixLevel(before[starts] * size + column[starts], starts, stops))
+        key = before[starts] * size + column[starts]
+        last = depth + 1 == LONGEST
+        ends = np.ones(len(order), dtype=bool) if last else pieces[:, depth + 1] == NO_TOKEN
+        whole, following = _endings(starts, stops, ends, order, student.bytes)
+        levels.append(PrefixLevel(key, starts, stops, whole, following))
         within = np.repeat(starts, stops - starts)
         before = np.full(len(order), -1, dtype=np.int64)
         before[_ranges(starts, stops)] = within
     place = np.empty(len(order), dtype=np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
     opening = _opening(levels, place, student_pieces)
-    return EventTable(order.astype(np.int32), place, student_pieces, levels, opening, special)
+    first_byte = _first_bytes(teacher, student_pieces)
+    order = order.astype(np.int32)
+    special = student.special
+    return EventTable(order, place, student_pieces, levels, opening, first_byte, special)
+
+
+def _endings(
+    starts: Int64[ndarray, " n"],
+    stops: Int64[ndarray, " n"],
+    ends: Bool[ndarray, " student_vocab"],
+    order: Int64[ndarray, " student_vocab"],
+    texts: Sequence[bytes],
+) -> tuple[Int64[ndarray, " n"], UInt8[ndarray, "n 32"]]:
+    """``whole`` and ``following`` of ``PrefixLevel``, of ranges and of what ends at their depth."""
+    so_far = np.append(0, ends.cumsum())
+    whole: Int64[ndarray, " n"] = starts + so_far[stops] - so_far[starts]
+    some = np.flatnonzero(whole > starts)
+    following = np.ones((len(starts), 256), dtype=bool)
+    following[some] = False
+    of, places = np.repeat(some, stops[some] - whole[some]), _ranges(whole[some], stops[some])
+    size = np.array([len(text) for text in texts])
+    offset = np.append(0, size.cumsum())[order]
+    size = size[order]
+    read = size[starts[of]]
+    longer = size[places] > read
+    every = np.frombuffer(b"".join(texts), dtype=np.uint8)
+    following[of[longer], every[(offset[places] + read)[longer]]] = True
+    return whole, np.packbits(following, axis=1)
+
+
+def _first_bytes(
+    teacher: VocabularyBytes, student_pieces: Int32[ndarray, "teacher_vocab longest"]
+) -> Int64[ndarray, " teacher_vocab"]:
+    """See ``EventTable``."""
+    first = np.array([text[0] if text else NOTHING for text in teacher.bytes], dtype=np.int64)
+    first[list(teacher.special)] = NOTHING
+    ends = [i for i, roles in teacher.roles.items() if "eos" in roles]
+    first[[i for i in ends if student_pieces[i, 0] != NO_TOKEN]] = END
+    return first
 
 
 def _opening(

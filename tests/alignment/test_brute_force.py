@@ -213,7 +213,15 @@ class Told:
             return event if at in event else frozenset([at])
         if not event and same == 0:
             return frozenset(self.student.ids(self.student.cut(tokens[0])[:1]))
-        return event
+        return event or self.ending("".join(names[:same]), tokens[same])
+
+    def ending(self, read: str, token: str) -> Event:
+        """The event of what was read as a token, if none goes on with the first letter."""
+        first = "" if token == END else token[:1]
+        longer = {name for name in self.student.names if name.startswith(read + first)} - {read}
+        if read not in self.student.names or (first and longer):
+            return frozenset()
+        return frozenset(self.student.ids([read]))
 
     def inside(self, token: str, own: str, read: list[str], label: str) -> Event | None:
         """The event of a token where the student has read part of one; None if it cannot be."""
@@ -223,6 +231,19 @@ class Told:
         if cut[: len(read)] != read:
             return None
         return frozenset(self.student.ids(cut[len(read) : len(read) + 1]))
+
+
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
+@given(teacher=tinies, student=longer.map(lambda tokens: greedy([*"ab\n", *tokens])))
+def test_what_is_said_to_end_is_what_the_student_writes(teacher: Tiny, student: Tiny) -> None:
+    told, ended = Told(teacher, student, TEXTS[:30], 0), 0
+    for text in TEXTS:
+        tokens = [*teacher.cut(text), END]
+        for n in range(1, len(tokens)):
+            if event := told.ending("".join(tokens[:n]), tokens[n]):
+                ended += 1
+                assert event == frozenset(student.ids(student.cut(text)[:1]))
+    assert ended
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)

@@ -27,6 +27,7 @@ from fedfuse.data.sample import Sample
 from fedfuse.events import EventDistribution
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows, verbatim_rows
+from fedfuse.tokenizers.token_bytes import VocabularyBytes
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.oracles import events as oracle
 from tests.tokenizer_kinds import KINDS, LOSSLESS, TEXTS, by_hand, texts_strategy
@@ -135,6 +136,22 @@ def test_the_chain_rule_follows_the_label() -> None:
     assert got == pytest.approx({words("work"): 0.3, words("worm"): 0.1, words("a"): 0.3})
     # 0.2 of the first step; of the second "works", which is no token, and its rest.
     assert tail == pytest.approx(0.2 + 0.05 + 0.05)
+
+
+def test_what_no_token_goes_on_with_says_that_the_token_ends() -> None:
+    """ "wor", "k" and then "a": the student writes "work"; "e" may be the beginning of "worker"."""
+    parts = ["[U]", "[CLS]", "wor", "##k", "##s", "##er", "##e", "a", "[E]"]
+    source = by_hand("wordpiece", parts, cls="[CLS]", eos="[E]")
+    target = by_hand("wordpiece", [*WHOLE, "works", "[E]"], cls="[CLS]", eos="[E]")
+    said = [
+        {"wor": 1.0},
+        {"##k": 0.8, "a": 0.2},
+        {"##s": 0.4, "a": 0.3, "##e": 0.1, "[E]": 0.2},
+    ]
+    got, tail = teach(source, target, "works", said)
+    assert got == pytest.approx({words("works"): 0.32, words("work"): 0.4})
+    # No token is "wor" alone; what "e" begins is not known.
+    assert tail == pytest.approx(0.2 + 0.08)
 
 
 def test_a_label_that_was_not_kept_is_carried_on() -> None:
@@ -346,7 +363,12 @@ def test_ranges_are_the_tokens_that_begin_so(data: list[list[int]], size: int) -
     pieces = np.full((len(data), LONGEST), NO_TOKEN, np.int32)
     for token, spelled in enumerate(data):
         pieces[token, : len(spelled)] = spelled
-    table = table_of_spellings(pieces, np.full((size, LONGEST), NO_TOKEN, np.int32))
+    student, teacher = (
+        VocabularyBytes([b"x"] * number, {}, frozenset(), frozenset(), frozenset(range(number)))
+        for number in (len(data), size)
+    )
+    nothing = np.full((size, LONGEST), NO_TOKEN, np.int32)
+    table = table_of_spellings(pieces, nothing, student, teacher)
     spelled_by = dict(enumerate(data))
     assert sorted(table.order.tolist()) == list(range(len(data)))
     assert table.order[table.place].tolist() == list(range(len(data)))
@@ -384,6 +406,12 @@ def test_equals_the_oracle(tokenizers: dict[str, TextTokenizer], one: str, other
         for shift in (0, 1, -1)
     }
 
+    own_bytes = source.vocabulary_bytes
+    first_byte = {i: b[:1] for i, b in enumerate(own_bytes.bytes) if b}
+    first_byte = {i: b for i, b in first_byte.items() if i not in own_bytes.special}
+    ends = {i for i, roles in own_bytes.roles.items() if "eos" in roles}
+    first_byte |= {i: b"" for i in ends if i in spelled[0][1]}
+
     @settings(max_examples=40, deadline=None, derandomize=True)
     @given(
         pairs=st.lists(
@@ -413,7 +441,10 @@ def test_equals_the_oracle(tokenizers: dict[str, TextTokenizer], one: str, other
                 before = own.token[t - into : t].tolist()
                 expected = oracle.inside(knowledge, rows, row, before, label, teacher)
             else:
-                expected = oracle.along_label(knowledge, rows, row, number, label, student, teacher)
+                texts = target.token_bytes, first_byte
+                expected = oracle.along_label(
+                    knowledge, rows, row, number, label, student, teacher, *texts
+                )
             assert bool(found.weight[t]) == bool(expected)
             got = events_of(found, t) if found.weight[t] else {}
             largest = sorted(expected, key=lambda item: -item[1])[: knowledge.k]

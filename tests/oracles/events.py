@@ -77,6 +77,19 @@ def begins_with(spelled: Mapping[int, Sequence[int]], read: Sequence[int]) -> Ev
     return frozenset(v for v, s in spelled.items() if list(s[: len(read)]) == list(read))
 
 
+def ending(
+    spelled: Mapping[int, Sequence[int]], read: Sequence[int], texts: Sequence[bytes], byte: bytes
+) -> Event:
+    """The student tokens that are what was read, if none goes on from there with that byte."""
+    whole = frozenset(v for v, s in spelled.items() if list(s) == list(read))
+    if not whole:
+        return whole
+    text = texts[min(whole)]
+    longer = begins_with(spelled, read) - whole
+    on = {texts[v][len(text) : len(text) + 1] for v in longer} - {b""}
+    return frozenset() if byte in on else whole
+
+
 def joined(events: Iterable[tuple[Event, float]]) -> list[tuple[Event, float]]:
     """Events that share a token made one, until none do."""
     result: list[tuple[Event, float]] = []
@@ -99,8 +112,14 @@ def along_label(
     label: int,
     teacher_spelling: Mapping[int, Sequence[int]],
     student_spelling: Mapping[int, Sequence[int]],
+    student_bytes: Sequence[bytes],
+    first_byte: Mapping[int, bytes],
 ) -> list[tuple[Event, float]]:
-    """Events and probabilities where teacher and student stand at one place."""
+    """Events and probabilities where teacher and student stand at one place.
+
+    ``first_byte`` is that of each teacher token, none for the end of a text; other special tokens
+    have no entry.
+    """
     result: list[tuple[Event, float]] = []
     read: list[int] = []
     likelihood = 1.0
@@ -113,6 +132,8 @@ def along_label(
             event = begins_with(teacher_spelling, [*read, int(entry)])
             if not event and step == 0 and int(entry) in student_spelling:
                 event = frozenset([student_spelling[int(entry)][0]])
+            if not event and step and int(entry) in first_byte:
+                event = ending(teacher_spelling, read, student_bytes, first_byte[int(entry)])
             result.append((event, likelihood * math.exp(logprob)))
         likelihood *= math.exp(knowledge.label_logprob[row])
         read.append(token)
