@@ -7,12 +7,11 @@ tokens that were read, is a range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 from numpy import ndarray
 
 from fedfuse.alignment.spelling import LONGEST, NO_TOKEN, spellings
@@ -179,6 +178,9 @@ def table_of_spellings(
     order = np.lexsort([*teacher_pieces.T[:0:-1], first])
     pieces = teacher_pieces[order].astype(np.int64)
     num_spelled = int(np.searchsorted(first[order], size))
+    lengths = np.array([len(text) for text in student.bytes])
+    begin, lengths = np.append(0, lengths.cumsum())[order], lengths[order]
+    letters = np.frombuffer(b"".join(student.bytes), dtype=np.uint8)
     levels = []
     new = np.zeros(len(order), dtype=bool)
     before = np.zeros(len(order), dtype=np.int64)
@@ -196,7 +198,9 @@ def table_of_spellings(
         key = before[starts] * size + column[starts]
         last = depth + 1 == LONGEST
         ends = np.ones(len(order), dtype=bool) if last else pieces[:, depth + 1] == NO_TOKEN
-        whole, following = _endings(starts, stops, ends, order, student.bytes)
+        so_far = np.append(0, ends.cumsum())
+        whole = starts + so_far[stops] - so_far[starts]
+        following = _following(starts, stops, whole, begin, lengths, letters)
         levels.append(PrefixLevel(key, starts, stops, whole, following))
         within = np.repeat(starts, stops - starts)
         before = np.full(len(order), -1, dtype=np.int64)
@@ -210,28 +214,23 @@ def table_of_spellings(
     return EventTable(order, place, student_pieces, levels, opening, first_byte, special)
 
 
-def _endings(
+def _following(
     starts: Int64[ndarray, " n"],
     stops: Int64[ndarray, " n"],
-    ends: Bool[ndarray, " student_vocab"],
-    order: Int64[ndarray, " student_vocab"],
-    texts: Sequence[bytes],
-) -> tuple[Int64[ndarray, " n"], UInt8[ndarray, "n 32"]]:
-    """``whole`` and ``following`` of ``PrefixLevel``, of ranges and of what ends at their depth."""
-    so_far = np.append(0, ends.cumsum())
-    whole: Int64[ndarray, " n"] = starts + so_far[stops] - so_far[starts]
+    whole: Int64[ndarray, " n"],
+    begin: Int64[ndarray, " student_vocab"],
+    lengths: Int64[ndarray, " student_vocab"],
+    letters: UInt8[ndarray, " bytes"],
+) -> UInt8[ndarray, "n 32"]:
+    """See ``PrefixLevel``; the token at a place is ``lengths`` letters from ``begin`` on."""
     some = np.flatnonzero(whole > starts)
     following = np.ones((len(starts), 256), dtype=bool)
     following[some] = False
     of, places = np.repeat(some, stops[some] - whole[some]), _ranges(whole[some], stops[some])
-    size = np.array([len(text) for text in texts])
-    offset = np.append(0, size.cumsum())[order]
-    size = size[order]
-    read = size[starts[of]]
-    longer = size[places] > read
-    every = np.frombuffer(b"".join(texts), dtype=np.uint8)
-    following[of[longer], every[(offset[places] + read)[longer]]] = True
-    return whole, np.packbits(following, axis=1)
+    read = lengths[starts[of]]
+    longer = lengths[places] > read
+    following[of[longer], letters[(begin[places] + read)[longer]]] = True
+    return np.packbits(following, axis=1)
 
 
 def _first_bytes(
