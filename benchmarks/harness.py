@@ -24,6 +24,7 @@ import typer
 
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.factory.data import shared_samples
 from fedfuse.factory.models import load_local_model
 from fedfuse.files import atomic_write
 from fedfuse.tracking.run_writer import commit, versions
@@ -187,4 +188,5 @@ def model_of(config: RunConfig, partition: int | None) -> LocalModel:
     side = config.server if partition is None else config.clients
     name = side.model if partition is None else model_of_partition(side.model, partition)
     role = "server" if partition is None else "client"
-    return load_local_model(role, name, side, config.data, config.seed)
+    shared = shared_samples(config.data, config.seed)
+    return load_local_model(role, name, side, shared, config.data.max_length, config.seed)

@@ -30,7 +30,7 @@ from benchmarks.memory import Watch, memory_of
 from fedfuse.builtin.text_world import pretraining_text
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.run_config import RunConfig, flatten, parse
-from fedfuse.factory.data import load_splits
+from fedfuse.factory.data import load_splits, shared_samples
 from fedfuse.factory.models import load_local_model
 from fedfuse.flower.app_bundle import app_dir
 from fedfuse.simulation.flwr_run import flwr_run
@@ -178,7 +178,14 @@ def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any)
     splits = load_splits(config.data, 0, SHARERS)
     loaded.wait()
     loaded.wait()
-    local_model = load_local_model("client", config.clients.model, config.clients, config.data, 0)
+    local_model = load_local_model(
+        "client",
+        config.clients.model,
+        config.clients,
+        shared_samples(config.data, 0),
+        config.data.max_length,
+        0,
+    )
     if copied:
         for weight in local_model.lm.model.parameters():
             weight.data = weight.data.clone()

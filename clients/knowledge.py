@@ -22,10 +22,10 @@ from fedfuse.algorithms import fedavg, fedmkt
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.node import ClientConfig
 from fedfuse.config.run_config import derive_seed
-from fedfuse.data.sample import Sample
+from fedfuse.data.sample import Sample, SharedSamples
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.factory.data import private_samples, public_subset
 from fedfuse.factory.models import load_local_model, new_aligner
@@ -44,6 +44,7 @@ from fedfuse.flower.messages import (
     unpack_tokenizer,
 )
 from fedfuse.flower.questions import pack_options, pack_questions, unpack_questions
+from fedfuse.flower.samples import copy_samples, unpack_samples
 from fedfuse.fusion.rules import RULES, LearningRule, NamedRule, Rule, find_rule
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats
@@ -98,12 +99,25 @@ class KnowledgeClient(BaseClient):
     Attributes:
         local_model: its model, as the last message left it.
         channel: encodes and decodes knowledge.
+        shared: what the server told of the run's data, at registration.
+        private: the client's own data, as its model sees it; what validates is the model's holdout.
     """
 
     def __init__(self, context: Context, request: RecordDict) -> None:
         super().__init__(context, request)
+        copy_samples(request, self.records)
+        self.shared = unpack_samples(self.records)
+        data = self.config.data
         self.local_model = load_local_model(
-            "client", self.model_name, self.config.clients, self.config.data, self.config.seed
+            "client",
+            self.model_name,
+            self.config.clients,
+            self.shared,
+            data.max_length,
+            self.config.seed,
+        )
+        self.private, self.local_model.holdout = _private(
+            self.client, self.shared, self.local_model
         )
         self.channel = KnowledgeChannel(self.config.knowledge, RecordCache(self.records))
         kept = self.records.get(ADAPTER)
@@ -117,17 +131,19 @@ class KnowledgeClient(BaseClient):
         """Name of the base model."""
         return self.config.clients.model
 
-    @property
-    def private(self) -> TokenizedDataset:
-        """The client's own data, as its model sees it."""
-        return _private(self.client, self.local_model)
-
     def register(self, request: RecordDict) -> RecordDict:
         """Reply with model, tokenizer, size and domain of the data.
 
-        The server's tokenizer and its blind questions come with this message only, and are kept:
-        they may be larger than all that follows.
+        The shared samples, the server's tokenizer and its blind questions come with this message
+        only, and are kept: they may be larger than all that follows.
+
+        Raises:
+            FedfuseError: for an acceptance test without samples to judge by.
         """
+        if self.config.acceptance_test:
+            enough = f"at least 10 samples of a domain, got {len(self.private)} in all"
+            found = "no private samples for validation"
+            check("acceptance-test", found, enough, self.local_model.holdout)
         pack_tokenizer(self.records, unpack_tokenizer(request))
         pack_questions(self.records, unpack_questions(request))
         domains = Counter(sample.domain for sample in self.private.samples)
@@ -316,8 +332,13 @@ class KnowledgeClient(BaseClient):
 
 
 @lru_cache(maxsize=16)
-def _private(client: ClientConfig, local_model: LocalModel) -> TokenizedDataset:
-    return local_model.encode(private_samples(client))
+def _private(
+    client: ClientConfig, shared: SharedSamples, local_model: LocalModel
+) -> tuple[TokenizedDataset, TokenizedDataset | None]:
+    """Private samples to train on, and to validate by if there are any."""
+    samples = private_samples(client, shared)
+    validation = local_model.encode(samples.validation) if samples.validation else None
+    return local_model.encode(samples.train), validation
 
 
 def _round(request: RecordDict) -> int:

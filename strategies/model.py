@@ -12,8 +12,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedfuse.config.run_config import RunConfig
+from fedfuse.factory.data import shared_samples
 from fedfuse.factory.models import base_models, check_inputs
 from fedfuse.flower import messages
+from fedfuse.flower.samples import pack_samples
 from fedfuse.simulation.memory_plan import Plan
 from fedfuse.simulation.run_memory import plan_simulation
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -70,8 +72,9 @@ class ModelStrategy(BaseStrategy):
         return messages.arrays_to_record(self.server.local_model.adapter)
 
     def registration_request(self) -> RecordDict:
-        """The server's tokenizer."""
-        registration_request = RecordDict({})
+        """The samples that everybody shares, and the server's tokenizer."""
+        registration_request, config = RecordDict({}), self.config
+        pack_samples(registration_request, shared_samples(config.data, config.seed))
         messages.pack_tokenizer(registration_request, self.server.local_model.tokenizer)
         return registration_request
 

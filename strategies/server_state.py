@@ -23,7 +23,7 @@ from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError, check
 from fedfuse.evaluation.losses import SampleNLL
 from fedfuse.evaluation.scoring import Score
-from fedfuse.factory.data import load_splits, public_subset
+from fedfuse.factory.data import load_splits, public_subset, shared_samples
 from fedfuse.factory.models import load_local_model, new_aligner
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.knowledge.aligner import KnowledgeAligner
@@ -196,9 +196,15 @@ def open_server_state(config: RunConfig) -> ServerState:
     """Load data and model, then make the run folder, so that bad input leaves none behind."""
     splits = load_splits(config.data, config.seed, 1)
     local_model = load_local_model(
-        SERVER, config.server.model, config.server, config.data, config.seed
+        SERVER,
+        config.server.model,
+        config.server,
+        shared_samples(config.data, config.seed),
+        config.data.max_length,
+        config.seed,
     )
     local_model.reset()
+    local_model.holdout = local_model.encode(splits.holdout) if splits.holdout else None
     aligner = new_aligner(local_model, config.knowledge)
     floor = splits.floor
     run = open_run(

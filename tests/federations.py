@@ -16,7 +16,7 @@ from clients.app import app as client_app
 from clients.knowledge import _private
 from fedfuse.builtin import models as builtin
 from fedfuse.config.run_config import Scalar, flatten, parse
-from fedfuse.factory.data import load_splits
+from fedfuse.factory.data import load_splits, shared_samples
 from fedfuse.factory.models import load_local_model
 from fedfuse.simulation.in_process import run_in_process
 from fedfuse.tracking.checkpoints import Checkpoints
@@ -57,7 +57,7 @@ def tiny_builtin() -> Iterator[dict[str, Path]]:
         for name, recipe in recipes.items():
             patch.setitem(builtin.RECIPES, name, recipe)
         yield {name: builtin.build(f"builtin:{name}") for name in recipes}
-    for cached in (load_local_model, load_splits, _private):
+    for cached in (load_local_model, load_splits, shared_samples, _private):
         cached.cache_clear()
 
 

@@ -40,7 +40,8 @@ class LocalModel:
         lm: the adapted model.
         max_length: tokens of a sample; what is beyond is cut off.
         public: the public set.
-        holdout: held-out samples of the acceptance test, if there are any.
+        holdout: samples by which this side judges what training did, if there are any: the server's
+            own, or a client's private ones.
     """
 
     def __init__(
@@ -51,12 +52,11 @@ class LocalModel:
         test: Sequence[Sample],
         questions: Sequence[Sample],
         max_length: int,
-        holdout: Sequence[Sample] = (),
     ) -> None:
         self.lm = lm
         self.max_length = max_length
         self.public = self.encode(public)
-        self.holdout: TokenizedDataset | None = self.encode(holdout) if holdout else None
+        self.holdout: TokenizedDataset | None = None
         self._evaluator = Evaluator(lm.tokenizer, test, questions, max_length)
         self._fresh = adapter_state(lm.model)
         self._states: dict[str, ndarray | None] = {}

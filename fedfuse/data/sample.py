@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -56,6 +56,21 @@ class Floor:
     accuracy: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True, eq=False)  # too large to compare but by identity
+class SharedSamples:
+    """What the server tells every client of the run's data.
+
+    Attributes:
+        public: the labelled set that everyone holds (``D_p`` of FedMKT).
+        test: held out, for the reported losses.
+        questions: multiple-choice samples, for the reported accuracies.
+    """
+
+    public: Sequence[Sample]
+    test: Sequence[Sample]
+    questions: Sequence[Sample] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Splits:
     """A data set as a federation needs it.
@@ -64,7 +79,7 @@ class Splits:
         private: one list per client; never leaves it.
         public: the labelled set that everyone holds (``D_p`` of FedMKT).
         test: held out, for the reported losses.
-        holdout: held out from all training, for gates and acceptance tests.
+        holdout: held out from all training, for the server's acceptance test and early stopping.
         questions: multiple-choice samples, for the reported accuracies.
         blind: samples whose answers the server alone knows.
         floor: exact optimum, where the source is known.

@@ -72,13 +72,13 @@ def build_splits(config: DataConfig, num_partitions: int, seed: int) -> Splits:
     return splits
 
 
-def own_samples(source: str, template: str, shared: Splits) -> list[Sample]:
+def own_samples(source: str, template: str, shared: Sequence[Sample]) -> list[Sample]:
     """The private samples of a client that has data of its own: all of it, but for what all share.
 
     Args:
         source: as for ``build_splits``; of what has splits, the one named ``train``.
         template: see ``to_samples``.
-        shared: whose public, test, holdout and blind texts are left out.
+        shared: samples whose texts are left out.
 
     Raises:
         FedfuseError: for data that cannot be read, or has no text that is not shared.
@@ -88,13 +88,30 @@ def own_samples(source: str, template: str, shared: Splits) -> list[Sample]:
         split = "train" if available_splits(part) else ""
         records = load_records(part, split)
         own += to_samples(records, domain=source_name(part), template=template)
-    kept = _without_duplicates(own, [*shared.public, *shared.test, *shared.holdout, *shared.blind])
+    kept = _without_duplicates(own, shared)
     if not kept:
         raise FedfuseError(
-            f"data source {source!r} has no text that is not in the public, test or holdout set: "
+            f"data source {source!r} has no text that is not in the public or test set: "
             "expected at least one"
         )
     return kept
+
+
+def split_validation(
+    samples: Sequence[Sample], most: int, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Cut validation samples off: of each domain a tenth, at most ``most``.
+
+    Returns:
+        The others, in their order, and the validation samples.
+    """
+    validation = [
+        sample
+        for _, group in _shuffled(samples, seed)
+        for sample in group[: min(most, len(group) // 10)]
+    ]
+    held = {sample.text for sample in validation}
+    return [sample for sample in samples if sample.text not in held], validation
 
 
 def check_splits(splits: Splits) -> None:

@@ -21,10 +21,10 @@ from packaging.requirements import Requirement
 
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.node import ClientConfig, parse_client
-from fedfuse.data.sample import Sample
+from fedfuse.data.sample import Sample, SharedSamples
 from fedfuse.deployment.superlink_client import Credentials, probe_superlink
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.data import load_splits, private_samples
+from fedfuse.factory.data import private_samples
 from fedfuse.factory.models import check_model, load_local_model
 from fedfuse.flower.app_bundle import app_dir, dependencies
 from fedfuse.models.loading import resolve_device
@@ -106,7 +106,9 @@ def check_machine(machine: Machine) -> None:
         fix = "take a model with a tokenizer.json, that is a fast tokenizer"
         tokenizer = machine.check("tokenizer", lambda: _tokenizer(client), fix)
         local_model: LocalModel | None = tokenizer and machine.check(
-            "model", lambda: _model(client), "correct model, device or dtype in the node config"
+            "model",
+            lambda: _model(client, private or [Sample("any", " text")]),
+            "correct model, device or dtype in the node config",
         )
         if local_model and private:
             fix = "give samples with an answer within data.max-length"
@@ -159,11 +161,9 @@ def _configuration(machine: Machine) -> tuple[str, ClientConfig]:
 
 
 def _data(client: ClientConfig) -> tuple[str, Any]:
-    private = private_samples(client)
-    shared = load_splits(client.config.data, client.config.seed, 1)
+    private = private_samples(client).train
     domains = ", ".join(sorted({sample.domain for sample in private}))
-    found = f"{len(private)} private samples ({domains}), {len(shared.public)} public"
-    return found, private
+    return f"{len(private)} private samples ({domains})", private
 
 
 def _tokenizer(client: ClientConfig) -> tuple[str, bool]:
@@ -171,12 +171,19 @@ def _tokenizer(client: ClientConfig) -> tuple[str, bool]:
     return "fast", True
 
 
-def _model(client: ClientConfig) -> tuple[str, LocalModel]:
+def _model(client: ClientConfig, private: Sequence[Sample]) -> tuple[str, LocalModel]:
+    """Load the model; the longest private samples stand for the public ones, which will be sent."""
     config = client.config
+    longest = sorted(private, key=lambda sample: -len(sample.text))[: max(1, config.data.public)]
     started = time.perf_counter()
     try:
         local_model = load_local_model(
-            "client", config.clients.model, config.clients, config.data, config.seed
+            "client",
+            config.clients.model,
+            config.clients,
+            SharedSamples(longest, longest),
+            config.data.max_length,
+            config.seed,
         )
     except torch.OutOfMemoryError as error:
         fix = "quantization = '4bit' or another model in the node config"
@@ -211,7 +218,8 @@ def _memory(
         raise CheckError(f"a step does not fit into the GPU's memory: {error}", fix) from error
     finally:
         local_model.reset()
-    found = f"two steps of each phase and the public set: {time.perf_counter() - started:.1f} s"
+    seconds = time.perf_counter() - started
+    found = f"two steps of each phase and a pass over the data: {seconds:.1f} s"
     if on_gpu:
         peak = torch.cuda.max_memory_allocated(place) / GIGABYTE
         total = torch.cuda.get_device_properties(place).total_memory / GIGABYTE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
@@ -11,9 +12,9 @@ from fedfuse.builtin.text_world import World
 from fedfuse.config.data import BUILTIN_DATA, DataConfig
 from fedfuse.config.node import ClientConfig, NodeConfig
 from fedfuse.config.run_config import RunConfig, derive_seed
-from fedfuse.data.sample import Sample, Splits
+from fedfuse.data.sample import Sample, SharedSamples, Splits
 from fedfuse.data.sampling import round_indices
-from fedfuse.data.splits import build_splits, check_splits, own_samples
+from fedfuse.data.splits import build_splits, check_splits, own_samples, split_validation
 from fedfuse.errors import check
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
@@ -35,18 +36,51 @@ def load_splits(data: DataConfig, seed: int, num_partitions: int) -> Splits:
     return splits
 
 
-def private_samples(client: ClientConfig) -> list[Sample]:
+@lru_cache(maxsize=2)
+def shared_samples(data: DataConfig, seed: int) -> SharedSamples:
+    """What the server tells every client of the data of a run.
+
+    Raises:
+        FedfuseError: as ``load_splits``.
+    """
+    splits = load_splits(data, seed, 1)
+    return SharedSamples(splits.public, splits.test, splits.questions)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateSamples:
+    """A client's private samples.
+
+    Attributes:
+        train: what it learns from.
+        validation: what it judges by whether learning did it good; may be empty.
+    """
+
+    train: list[Sample]
+    validation: list[Sample]
+
+
+def private_samples(client: ClientConfig, shared: SharedSamples | None = None) -> PrivateSamples:
     """Private samples of a client: its own data, or its share of the run's.
+
+    Of each domain a tenth is for validation, at most ``data.holdout`` samples.
+
+    Args:
+        client: node and run config.
+        shared: texts that are left out of data of its own; None for none.
 
     Raises:
         FedfuseError: for data that cannot be read, or a partition that does not exist.
     """
     node, config = client.node, client.config
     if node.data:
-        shared = load_splits(config.data, config.seed, 1)
-        return own_samples(node.data, config.data.template, shared)
-    splits = load_splits(config.data, config.seed, node.num_partitions)
-    return share_of(node, splits.private)
+        held_out = [*shared.public, *shared.test] if shared else []
+        samples = own_samples(node.data, config.data.template, held_out)
+    else:
+        splits = load_splits(config.data, config.seed, node.num_partitions)
+        samples = share_of(node, splits.private)
+    seed = derive_seed(config, "validation", node.partition_id)
+    return PrivateSamples(*split_validation(samples, config.data.holdout, seed))
 
 
 def share_of(node: NodeConfig, private: Sequence[T]) -> T:

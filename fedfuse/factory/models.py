@@ -15,10 +15,10 @@ import torch
 
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.models import build, cache_root, is_builtin, recipe_of
-from fedfuse.config.data import DataConfig
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.data.sample import SharedSamples
 from fedfuse.errors import check
 from fedfuse.factory.data import load_splits
 from fedfuse.knowledge.aligner import KnowledgeAligner
@@ -41,36 +41,35 @@ def load_model(
 
 @lru_cache(maxsize=8)
 def load_local_model(
-    role: str, name: str, model: ModelConfig, data: DataConfig, seed: int
+    role: str, name: str, model: ModelConfig, shared: SharedSamples, max_length: int, seed: int
 ) -> LocalModel:
-    """A model with a fresh adapter on the run's public and test sets.
+    """A model with a fresh adapter on the samples that everybody has.
 
     Args:
         role: ``server`` or ``client``: one process may play both. All clients with one base model
             share one, and bring their adapters along.
         name: base model.
         model: options of loading and of the adapter.
-        data: data of the run.
+        shared: public set, test set and questions; cached by identity.
+        max_length: ``data.max-length`` of the run.
         seed: seed of the run.
 
     Raises:
-        FedfuseError: for a model that cannot be loaded or takes less than ``data.max-length``.
+        FedfuseError: for a model that cannot be loaded or takes less than ``max_length``.
     """
     quantization = "" if model.quantization == "none" else model.quantization
     lm = load_model(name, dtype=model.dtype, device=model.device, quantization=quantization)
     lm = replace(lm, autocast=model.autocast)
     # One length for all: models that cut a text at different places would disagree on its rows.
     expected = f"at most {lm.max_length}, the limit of model {name!r}"
-    check("data.max-length", data.max_length, expected, data.max_length <= lm.max_length)
+    check("data.max-length", max_length, expected, max_length <= lm.max_length)
     lm = add_lora(lm, model.lora, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
-    splits = load_splits(data, seed, 1)
     return LocalModel(
         lm,
-        public=splits.public,
-        test=splits.test,
-        questions=splits.questions,
-        holdout=splits.holdout,
-        max_length=data.max_length,
+        public=shared.public,
+        test=shared.test,
+        questions=shared.questions,
+        max_length=max_length,
     )
 
 

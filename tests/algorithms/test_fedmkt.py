@@ -21,7 +21,7 @@ from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.evaluation.acceptance import AcceptanceResult
 from fedfuse.evaluation.options import OptionLogprobs, normalized
 from fedfuse.evaluation.scoring import Score
-from fedfuse.factory.data import load_splits, private_samples
+from fedfuse.factory.data import load_splits, private_samples, shared_samples
 from fedfuse.factory.models import load_local_model, new_aligner
 from fedfuse.fusion.rules import find_rule
 from fedfuse.knowledge.payload import decode, encode_full
@@ -43,22 +43,19 @@ class Plain:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.server = load_local_model(
-            "server", config.server.model, config.server, config.data, config.seed
-        )
+        data = shared_samples(config.data, config.seed), config.data.max_length, config.seed
+        self.server = load_local_model("server", config.server.model, config.server, *data)
         self.server.reset()
         nodes = [{"partition-id": i, "num-partitions": 2} for i in range(2)]
         clients = [parse_client(node, flatten(config)) for node in nodes]
         self.models = [
-            load_local_model(
-                "client", c.config.clients.model, c.config.clients, config.data, config.seed
-            )
+            load_local_model("client", c.config.clients.model, c.config.clients, *data)
             for c in clients
         ]
         for model in self.models:
             model.reset()
         self.private = [
-            m.encode(private_samples(c)) for m, c in zip(self.models, clients, strict=True)
+            m.encode(private_samples(c).train) for m, c in zip(self.models, clients, strict=True)
         ]
         blind = load_splits(config.data, config.seed, 1).blind
         self.blind = blind_questions(blind, derive_seed(config, "blind"))

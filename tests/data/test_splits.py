@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from fedfuse.config.data import DataConfig
 from fedfuse.data.sample import Sample, Splits
-from fedfuse.data.splits import build_splits, check_splits
+from fedfuse.data.splits import build_splits, check_splits, split_validation
 from fedfuse.errors import FedfuseError
 from tests.data.test_records import MATERIAL, write
 
@@ -188,3 +189,18 @@ def test_real_data_sets_in_a_federation() -> None:
     assert splits.domains == sorted(names)
     assert [len(part) for part in splits.private] == [500] * 5
     assert len(splits.public) == 500
+
+
+def test_validation_is_a_tenth_of_each_domain_at_most() -> None:
+    samples = [Sample(f"{d} {i}", f" {i}", d) for i in range(50) for d in ("one", "two")]
+    samples += [Sample(f"rare {i}", " r", "rare") for i in range(9)]
+    train, validation = split_validation(samples, 4, seed=0)
+    assert Counter(sample.domain for sample in validation) == {"one": 4, "two": 4}
+    assert train == [sample for sample in samples if sample not in validation]
+    assert split_validation(samples, 4, seed=0) == (train, validation)
+    assert split_validation(samples, 4, seed=1) != (train, validation)
+    assert Counter(s.domain for s in split_validation(samples, 99, seed=0)[1]) == {
+        "one": 5,
+        "two": 5,
+    }
+    assert split_validation(samples, 0, seed=0) == (samples, [])

@@ -154,7 +154,7 @@ def write_share(file: Path, partition: int) -> None:
             "target": sample.answer.removeprefix(" "),
             "domain": sample.domain,
         }
-        for sample in private_samples(parse_client(node, FAST))
+        for sample in private_samples(parse_client(node, FAST)).train
     )
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
 

@@ -10,7 +10,7 @@ import pytest
 
 from fedfuse.config.node import parse_client
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.data import load_splits, private_samples
+from fedfuse.factory.data import private_samples, shared_samples
 from tests.federations import FAST
 
 SHARE = {"partition-id": 1, "num-partitions": 4}
@@ -62,7 +62,7 @@ def test_bad_node_configs_are_refused(given: dict[str, Any], message: str) -> No
 
 def test_every_partition_has_its_own_samples() -> None:
     nodes = [{"partition-id": number, "num-partitions": 4} for number in range(4)]
-    parts = [private_samples(parse_client(node, FAST)) for node in nodes]
+    parts = [private_samples(parse_client(node, FAST)).train for node in nodes]
     texts = [sample.text for part in parts for sample in part]
     assert all(parts)
     assert len(set(texts)) == len(texts)
@@ -74,16 +74,16 @@ def test_a_partition_beyond_their_number_is_refused() -> None:
 
 
 def test_own_data_goes_without_what_is_shared(tmp_path: Path) -> None:
-    shared = load_splits(parse_client(SHARE, FAST).config.data, 0, 1)
+    shared = shared_samples(parse_client(SHARE, FAST).config.data, 0)
     texts = ["one", "one", "two", shared.public[0].text, shared.test[0].text]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    samples = private_samples(parse_client({**SHARE, "data": str(file)}, FAST))
+    samples = private_samples(parse_client({**SHARE, "data": str(file)}, FAST), shared).train
     assert [sample.text for sample in samples] == ["one", "two"]
     assert {sample.domain for sample in samples} == {"mine"}
     file.write_text(json.dumps({"text": shared.test[0].text}))
     with pytest.raises(FedfuseError, match=r"mine.jsonl' has no text that is not in the public"):
-        private_samples(parse_client({**SHARE, "data": str(file)}, FAST))
+        private_samples(parse_client({**SHARE, "data": str(file)}, FAST), shared)
 
 
 def test_own_data_of_a_folder_is_its_train_split(tmp_path: Path) -> None:
@@ -92,5 +92,6 @@ def test_own_data_of_a_folder_is_its_train_split(tmp_path: Path) -> None:
             json.dumps({"prompt": "p", "target": split, "domain": "d"})
         )
     node = {**SHARE, "data": str(tmp_path)}
-    (sample,) = private_samples(parse_client(node, {**FAST, "data.template": "{prompt}"}))
+    given = {**FAST, "data.template": "{prompt}"}
+    (sample,) = private_samples(parse_client(node, given)).train
     assert (sample.prompt, sample.answer, sample.domain) == ("p", " train", "d")

@@ -15,6 +15,7 @@ import pytest
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import ModelConfig
 from fedfuse.config.run_config import RunConfig, derive_seed, parse
+from fedfuse.data.sample import SharedSamples
 from fedfuse.errors import FedfuseError
 from fedfuse.factory import models as factory_models
 from fedfuse.factory.data import load_splits
@@ -77,6 +78,6 @@ def test_a_model_shorter_than_the_runs_length_is_refused(
     short = tiny("gpt2")
     base = replace(short, name="short", max_length=100)
     monkeypatch.setattr(factory_models, "load_causal_lm", lambda *_, **__: base)
-    data = DataConfig(max_length=101)
+    shared = SharedSamples((), ())
     with pytest.raises(FedfuseError, match=r"max-length: expected at most 100.*short.*got 101"):
-        factory_models.load_local_model("client", "short", ModelConfig(), data, 0)
+        factory_models.load_local_model("client", "short", ModelConfig(), shared, 101, 0)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fedfuse.config.run_config import RunConfig, Scalar, parse
 from fedfuse.errors import FedfuseError
-from fedfuse.factory.data import load_splits
+from fedfuse.factory.data import load_splits, shared_samples
 from fedfuse.factory.models import load_local_model
 from fedfuse.models.dry_run import ModelNeeds, NeedsUnknown
 from fedfuse.simulation import ray_cluster as cluster
@@ -43,10 +43,11 @@ def test_clients_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parts_come_from_the_config(tiny_builtin: dict[str, Path]) -> None:
     given = config()
     plan = memory.plan_simulation(given, 4, at_once=2)
+    data = shared_samples(given.data, 0), given.data.max_length, 0
     bases = [
         sum(p.nbytes for n, p in model.named_parameters() if "lora" not in n)
         for model in (
-            load_local_model("client", f"builtin:{name}", side, given.data, 0).lm.model
+            load_local_model("client", f"builtin:{name}", side, *data).lm.model
             for name, side in (
                 ("gpt2", given.clients),
                 ("llama", given.clients),
@@ -75,7 +76,8 @@ def test_steps_are_as_large_as_the_longest_samples(
     monkeypatch.setattr(memory, "dry_run", note)
     given = config(clients__model="builtin:gpt2", clients__lora_rank=3)
     splits = load_splits(given.data, given.seed, 2)
-    local_model = load_local_model("client", "builtin:gpt2", given.clients, given.data, 0)
+    data = shared_samples(given.data, 0), given.data.max_length, 0
+    local_model = load_local_model("client", "builtin:gpt2", given.clients, *data)
     encoded = local_model.encode([s for part in splits.private for s in part] + splits.public)
     length = int(encoded.lengths.max())
     memory.client_needs(given, 2, "builtin:gpt2")
