@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from clients.base import BaseClient
 from clients.baselines import train_baselines
+from clients.record_cache import RecordCache
 from fedfuse.algorithms import fedavg, fedmkt
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.node import ClientConfig
@@ -29,6 +30,7 @@ from fedfuse.errors import FedfuseError, check
 from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.factory.data import private_samples, public_subset
 from fedfuse.factory.models import load_local_model, new_aligner
+from fedfuse.flower.baseline_messages import unpack_steps
 from fedfuse.flower.messages import (
     Metrics,
     arrays_to_record,
@@ -44,14 +46,12 @@ from fedfuse.flower.messages import (
     unpack_tokenizer,
 )
 from fedfuse.flower.questions import pack_options, pack_questions, unpack_questions
-from fedfuse.flower.samples import copy_samples, unpack_samples
+from fedfuse.flower.samples import copy_samples, unpack_held_out, unpack_samples
 from fedfuse.fusion.rules import RULES, LearningRule, NamedRule, Rule, find_rule
 from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.knowledge.channel import KnowledgeChannel
-from fedfuse.knowledge.delta import digest
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.knowledge.storage import from_arrays, to_arrays
 from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
@@ -60,37 +60,6 @@ ADAPTER = "adapter"
 RULE, INITIAL_NLL = "rule", "initial-nll"
 # Losses of public contexts with the adapter that is kept.
 CONTEXT_LOSS = "context-loss"
-
-
-class RecordCache:
-    """A ``KnowledgeCache`` in ``Context.state``."""
-
-    def __init__(self, records: RecordDict) -> None:
-        self._records = records
-
-    def get(self, sender: str) -> Knowledge | None:
-        """The copy of a sender's knowledge."""
-        record = self._records.get(f"knowledge.{sender}")
-        return from_arrays(record_to_arrays(record)) if isinstance(record, ArrayRecord) else None
-
-    def put(self, sender: str, knowledge: Knowledge) -> None:
-        """Keep a sender's knowledge."""
-        self._records[f"knowledge.{sender}"] = arrays_to_record(to_arrays(knowledge))
-
-    def digest(self, sender: str) -> str:
-        """Digest of the copy of a sender's knowledge; empty for none."""
-        knowledge = self.get(sender)
-        return digest(knowledge) if knowledge else ""
-
-    @property
-    def last_sent(self) -> Knowledge | None:
-        """Knowledge that this client sent last."""
-        return self.get("last-sent")
-
-    @last_sent.setter
-    def last_sent(self, knowledge: Knowledge | None) -> None:
-        if knowledge is not None:
-            self.put("last-sent", knowledge)
 
 
 class KnowledgeClient(BaseClient):
@@ -315,7 +284,14 @@ class KnowledgeClient(BaseClient):
 
     def measure_baselines(self, request: RecordDict) -> RecordDict:
         """Score this client's model as it would be without the federation."""
-        return train_baselines(self.config, self.local_model, self.private, self.partition)
+        return train_baselines(
+            self.config,
+            self.local_model,
+            self.private,
+            self.partition,
+            steps=unpack_steps(request),
+            held_out=unpack_held_out(request),
+        )
 
     def _save_adapter(self) -> None:
         self.records[ADAPTER] = arrays_to_record(self.local_model.adapter)

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from numpy import ndarray
 
+from fedfuse.algorithms.effort import Effort
 from fedfuse.algorithms.fedmkt import KnowledgeSet, server_step
 from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.errors import FedfuseError
@@ -91,6 +92,12 @@ class FedMKT(ModelStrategy):
         request = super().registration_request()
         pack_questions(request, self.server.blind)
         return request
+
+    def client_efforts(self) -> dict[str, Effort]:
+        """What a round takes of a client: training on private data, and on the public set."""
+        phase, public = self.config.client_distill, self.server.public
+        distill = Effort.of(phase, private=phase.replay, public=True, queries=len(public))
+        return {**super().client_efforts(), "distill": distill}
 
     def weigh(self, stats: StackedStats) -> ndarray:
         """How much to trust each client where, by the rule; override it for one of your own.

@@ -11,11 +11,12 @@ from typing import TypeVar
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedfuse.algorithms.effort import Effort
 from fedfuse.config.run_config import RunConfig
 from fedfuse.factory.data import shared_samples
 from fedfuse.factory.models import base_models, check_inputs
 from fedfuse.flower import messages
-from fedfuse.flower.samples import pack_samples
+from fedfuse.flower.samples import pack_held_out, pack_samples
 from fedfuse.simulation.memory_plan import Plan
 from fedfuse.simulation.run_memory import plan_simulation
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -127,7 +128,8 @@ class ModelStrategy(BaseStrategy):
     def parse_replies(
         self, server_round: int, replies: Iterable[Message], parse_reply: Callable[[Message], T]
     ) -> Iterator[tuple[str, T]]:
-        """Parse replies as they come, and record which clients ran out of memory."""
+        """Parse replies as they come; record what training took, and who ran out of memory."""
+        efforts = self.client_efforts()
 
         def parse_both(reply: Message) -> tuple[T, str, int]:
             phase = reply.metadata.message_type.removeprefix("train.")
@@ -138,21 +140,31 @@ class ModelStrategy(BaseStrategy):
         ):
             if tokens:
                 self.server.record_memory(server_round, client, phase, tokens)
+            if phase in efforts:
+                self.server.run.training(FEDERATED, server_round, client, phase, efforts[phase])
             yield client, parsed
 
     def losses(self, server_round: int, replies: Iterable[Message]) -> list[float]:
         """Losses that the clients report, in the order of their names."""
         return [loss for _, loss in sorted(self.parse_replies(server_round, replies, take_loss))]
 
+    def client_efforts(self) -> dict[str, Effort]:
+        """What a round takes of a client, by phase."""
+        return {"local": Effort.of(self.config.local, private=True)}
+
     def measure_baselines(self, last: int) -> None:
-        """Standalone, public-only and centralized training."""
-        log.info("baselines: standalone, public-only, centralized")
-        config = ConfigRecord({})
+        """Standalone, public-only and, where the run config asks for it, centralized training."""
+        log.info("baselines: standalone, public-only%s", ", centralized" * self.config.centralized)
+        steps = sum(effort.steps for effort in self.client_efforts().values())
+        config, content = ConfigRecord({"steps": steps}), RecordDict({})
         messages.pack_context(config, self.request_context(last))
-        requests = self.requests(messages.BASELINE, config)
+        holdout = self.server.local_model.holdout
+        pack_held_out(content, holdout.samples if holdout else ())
+        requests = self.requests(messages.BASELINE, config, content)
+        together = steps * len(self.messenger.names)
         with one_thread():
             replies = self.messenger.send_and_receive(
-                self.config.rounds, requests, lambda: server_baselines(self.server)
+                self.config.rounds, requests, lambda: server_baselines(self.server, together)
             )
 
         def parse_reply(reply: Message) -> None:

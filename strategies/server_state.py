@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy import ndarray
 
+from fedfuse.algorithms.effort import Effort
 from fedfuse.algorithms.fedmkt import Distilled
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten
@@ -96,6 +97,9 @@ class ServerState:
         """Keep the training state of a ``server_step`` and write its result into the run."""
         if distilled.state is not None:
             self._keep_training("distill", distilled.state, server_round)
+        queries = len(self.public) * len(distilled.teachers)
+        effort = Effort.of(self.config.server_distill, public=True, queries=queries)
+        self.run.training("federated", server_round, SERVER, "distill", effort)
         shares = teacher_shares(self.public.samples, distilled.weights, distilled.teachers)
         self.run.teacher_shares(server_round, "up", SERVER, shares)
         if (result := distilled.acceptance) is None:

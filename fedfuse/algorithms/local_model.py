@@ -132,27 +132,32 @@ class LocalModel:
             self.adapter = adapter
         return result, tested
 
-    def learn_while_better(self, learn: Callable[[], object], phases: int) -> None:
+    def learn_while_better(
+        self, learn: Callable[[], object], phases: int, held_out: TokenizedDataset | None
+    ) -> int:
         """Early stopping: learn until held-out samples say that a phase did harm; take it back.
-
-        Without held-out samples nothing stops it.
 
         Args:
             learn: changes the adapter.
             phases: times to learn, at most.
+            held_out: samples to judge by; with None nothing stops it.
+
+        Returns:
+            times that it learned, the one that was taken back included.
         """
-        best = self._held_out_loss()
-        for _ in range(phases):
+        if held_out is None:
+            for _ in range(phases):
+                learn()
+            return phases
+        best = float(self._losses(held_out).mean())
+        for number in range(1, phases + 1):
             adapter = self.adapter
             learn()
-            if (now := self._held_out_loss()) > best:
+            if (now := float(self._losses(held_out).mean())) > best:
                 self.adapter = adapter
-                return
+                return number
             best = now
-
-    def _held_out_loss(self) -> float:
-        """Mean loss of the held-out samples, nats per byte; 0 without any."""
-        return 0.0 if self.holdout is None else float(self._losses(self.holdout).mean())
+        return phases
 
     def _losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
         """``[N]`` loss of each sample, nats per byte; 0 where nothing is scored."""

@@ -42,8 +42,10 @@ class RunConfig:
             for the strategy's.
         rounds: number of rounds, 1 or more.
         output: folder of the run folders.
-        baselines: also measure standalone, public-only and centralized training; for ``feddtpt``,
-            standalone and centralized search, which cost as much as the federation each.
+        baselines: also train without the federation, as long: standalone on private labels, and
+            public-only on public ones too; for ``feddtpt``, standalone and centralized search.
+        centralized: with ``baselines``, also train the server's model on everybody's private data,
+            for as many steps as all take together; only where one data set holds all of it.
         acceptance_test: on either side, undo a phase on the public set after which a domain of the
             held-out set is worse.
         piggyback: one message a client and round instead of three: the server's knowledge travels
@@ -62,6 +64,7 @@ class RunConfig:
     rounds: int = between(2, 1)
     output: str = text("runs")
     baselines: bool = True
+    centralized: bool = False
     acceptance_test: bool = False
     piggyback: bool = False
     min_clients: int = between(2, 1)

@@ -62,6 +62,7 @@ def render(run: RunFolder) -> str:
         late=tables.late_models(run),
         domain_rows=tables.domain_rows(run),
         costs=tables.costs(run),
+        efforts=tables.effort_rows(run),
         in_all=tables.cost_in_all(run),
         regressions=regressions.regressions_text(run),
         worse=regressions.worse_rows(run),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
+from fedfuse.algorithms.effort import Effort
 from fedfuse.report.formatting import bytes_text, change_text, loss_text, percent, seconds_text
-from fedfuse.tracking.records import MessageLine
+from fedfuse.tracking.records import STAGES, MessageLine
 from fedfuse.tracking.run import SERVER, Measure, RunFolder
 
 # Text of an error that a table shows; the whole of it is in messages.jsonl.
@@ -153,6 +154,30 @@ def _cost(name: str, items: Sequence[MessageLine]) -> CostRow:
         len(items),
         sum(item.error is not None for item in items),
     )
+
+
+class EffortRow(NamedTuple):
+    """What training took a model in a stage, all rounds together."""
+
+    name: str
+    stage: str
+    steps: str
+    private: str
+    public: str
+    queries: str
+
+
+def effort_rows(run: RunFolder) -> list[EffortRow]:
+    """A row for each model and stage, the server first."""
+    rank = {model: place for place, model in enumerate((SERVER, *run.clients))}
+    totals: dict[tuple[str, str], Effort] = {}
+    for line in sorted(run.training, key=lambda x: (rank[x.model], STAGES.index(x.stage))):
+        effort = Effort(line.steps, line.private_samples, line.public_samples, line.queries)
+        totals[line.model, line.stage] = totals.get((line.model, line.stage), Effort()) + effort
+    return [
+        EffortRow(run.name(model), stage, *(f"{value:,}" for value in astuple(effort)))
+        for (model, stage), effort in totals.items()
+    ]
 
 
 class FailureRow(NamedTuple):

@@ -19,6 +19,7 @@ from fedfuse.tracking.records import (
     MessageLine,
     Metric,
     TeacherShare,
+    TrainingLine,
 )
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ T = TypeVar("T")
 # Measured in a round: a run that is resumed measures it again.
 MEASUREMENTS: dict[type, str] = {
     Metric: "metrics.jsonl",
+    TrainingLine: "training.jsonl",
     TeacherShare: "teacher_shares.jsonl",
     GateLoss: "gates.jsonl",
     AcceptanceLine: "acceptance.jsonl",
@@ -41,7 +43,8 @@ class LineReader:
     """Reads lines of a run whose models and domains are known; each field by its name."""
 
     def __init__(self, models: Collection[str] = (), domains: Collection[str] = ()) -> None:
-        counts = ("round", "samples", "queries", "sent_bytes", "received_bytes")
+        of_training = ("steps", "private_samples", "public_samples", "queries")
+        counts = ("round", "samples", "sent_bytes", "received_bytes", *of_training)
         texts = ("phase", "client", "detail", "chosen", "token")
         accuracies = ("accuracy", "test", "private")
         self._models = models

@@ -28,6 +28,23 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingLine:
+    """A line of training.jsonl: what training took; see ``fedfuse.algorithms.effort.Effort``.
+
+    ``phase`` is "local" or "distill" in the federation; for a baseline, which is one line, "all".
+    """
+
+    stage: str
+    round: int
+    model: str
+    phase: str
+    steps: int
+    private_samples: int
+    public_samples: int
+    queries: int
+
+
+@dataclass(frozen=True, slots=True)
 class MessageLine:
     """A line of messages.jsonl: one message, as the server sees it.
 

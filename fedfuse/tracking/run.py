@@ -27,6 +27,7 @@ from fedfuse.tracking.records import (
     MessageLine,
     Metric,
     TeacherShare,
+    TrainingLine,
 )
 
 SERVER = "server"  # id of the server among models and clients
@@ -67,6 +68,7 @@ class RunFolder:
     floor_accuracy: dict[str, float]
     status: str
     metrics: list[Metric]
+    training: list[TrainingLine]
     messages: list[MessageLine]
     teacher_shares: list[TeacherShare]
     gate_losses: list[GateLoss]
@@ -249,6 +251,7 @@ def read_run(folder: Path | str) -> RunFolder:
         floor_accuracy=floor_accuracy,
         status=fields.one_of("status", ("running", "finished", "failed")),
         metrics=lines.read_file(folder, Metric),
+        training=lines.read_file(folder, TrainingLine),
         messages=lines.read_file(folder, MessageLine),
         teacher_shares=lines.read_file(folder, TeacherShare),
         gate_losses=lines.read_file(folder, GateLoss),

@@ -12,12 +12,13 @@ import platform
 import secrets
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fedfuse.algorithms.effort import Effort
 from fedfuse.errors import FedfuseError, check
 from fedfuse.evaluation.scoring import Score
 from fedfuse.files import append_line, atomic_write, sync
@@ -31,6 +32,7 @@ from fedfuse.tracking.records import (
     MessageLine,
     Metric,
     TeacherShare,
+    TrainingLine,
 )
 
 PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
@@ -168,6 +170,12 @@ class RunWriter:
                 for domain, score in scores.items()
             )
         )
+
+    def training(
+        self, stage: str, server_round: int, model: str, phase: str, effort: Effort
+    ) -> None:
+        """Write what training took."""
+        self.write(TrainingLine(stage, server_round, model, phase, *astuple(effort)))
 
     def message(
         self,

@@ -13,6 +13,7 @@ from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
+from fedfuse.evaluation.losses import sample_nll
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.causal_lm import add_lora
@@ -138,18 +139,27 @@ def test_learning_ends_before_it_harms(
     ):
         learned: list[int] = []
         given = iter(losses)
-        monkeypatch.setattr(local_model, "_held_out_loss", lambda given=given: next(given))
+        monkeypatch.setattr(
+            local_model, "_losses", lambda data, given=given: np.array([next(given)])
+        )
         local_model.reset()
         untrained = left()
-        local_model.learn_while_better(learn, phases=3)
-        assert (left(), len(learned)) == (kept or untrained, calls)
+        taken = local_model.learn_while_better(learn, 3, local_model.public)
+        assert (left(), len(learned), taken) == (kept or untrained, calls, calls)
 
 
-def test_the_held_out_loss(local_model: LocalModel, public: list[Sample]) -> None:
-    assert local_model._held_out_loss() == 0
-    local_model.holdout = local_model.encode(public[:3])
-    before = local_model._held_out_loss()
-    local_model.learn_while_better(
-        lambda: local_model.learn(local_model.public, SETTINGS, seed=0), phases=2
-    )
-    assert local_model._held_out_loss() < before
+def test_without_held_out_samples_nothing_ends_it(local_model: LocalModel) -> None:
+    learned: list[int] = []
+    assert local_model.learn_while_better(lambda: learned.append(1), 3, None) == 3
+    assert len(learned) == 3
+
+
+def test_held_out_samples_are_scored(local_model: LocalModel, public: list[Sample]) -> None:
+    held_out = local_model.encode(public[:3])
+
+    def learn() -> None:
+        local_model.learn(local_model.public, SETTINGS, seed=0)
+
+    before = sample_nll(local_model.lm, held_out).sum()
+    assert local_model.learn_while_better(learn, 2, held_out) == 2
+    assert sample_nll(local_model.lm, held_out).sum() < before

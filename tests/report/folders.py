@@ -48,10 +48,28 @@ def write_folder(
     (folder / "config.json").write_text(json.dumps(config | overrides), encoding="utf-8")
     metrics = _metrics(ids, own, floors, rounds, stages, accuracy)
     write_lines(folder / "metrics.jsonl", metrics)
+    write_lines(folder / "training.jsonl", _training(ids, rounds, stages))
     write_lines(folder / "messages.jsonl", _message_log(ids, rounds, failing))
     write_lines(folder / "teacher_shares.jsonl", _teacher_shares(ids, own, rounds, domains))
     write_lines(folder / "gates.jsonl", _gate_losses(ids, rounds))
     return folder
+
+
+def _training(ids: Sequence[str], rounds: int, stages: Sequence[str]) -> list[dict[str, Any]]:
+    """Two phases a client and round, and its baselines: 40 steps of 8 samples each."""
+
+    def line(stage: str, r: int, model: str, phase: str, public: int, queries: int) -> Any:
+        place = {"stage": stage, "round": r, "model": model, "phase": phase, "steps": 40}
+        return place | {"private_samples": 320, "public_samples": public, "queries": queries}
+
+    federated = [
+        line("federated", r, client, *phase)
+        for r in range(1, rounds + 1)
+        for client in ids
+        for phase in (("local", 0, 0), ("distill", 320, 1000))
+    ]
+    alone = [line("standalone", rounds, i, "all", 0, 0) for i in ids if "standalone" in stages]
+    return federated + alone
 
 
 def write_lines(path: Path, lines: Sequence[object]) -> None:

@@ -85,10 +85,11 @@ def test_the_path_and_nothing_else_is_left(folder: Path, page: Page) -> None:
         "teachers",
         "gates",
         "messages",
+        "efforts",
         "settings",
     }
-    lines = {"metrics.jsonl", "messages.jsonl", "teacher_shares.jsonl", "gates.jsonl"}
-    files = {"config.json", *lines, "report.html"}
+    kinds = ("metrics", "training", "messages", "teacher_shares", "gates")
+    files = {"config.json", *(f"{kind}.jsonl" for kind in kinds), "report.html"}
     assert {path.name for path in folder.iterdir()} == files
 
 
@@ -127,6 +128,16 @@ def test_messages_and_settings(page: Page) -> None:
     assert "failed" not in message_log
     settings = page.text["settings"]
     assert {"6467a4c", "builtin:opt", "2.8.0", "strategy", "fedmkt"} < set(settings)
+
+
+def test_what_training_took(page: Page) -> None:
+    """Of five rounds with two phases of 40 steps, and of one baseline."""
+    cells = page.text["efforts"]
+    start = cells.index("clinic / gpt2")
+    assert cells[start : start + 12] == [
+        *("clinic / gpt2", "standalone", "40", "320", "0", "0"),
+        *("clinic / gpt2", "federated", "400", "3,200", "1,600", "5,000"),
+    ]
 
 
 def test_self_contained(page: Page) -> None:

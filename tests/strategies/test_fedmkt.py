@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from fedfuse.algorithms.effort import Effort
 from fedfuse.builtin.models import build
 from fedfuse.config.run_config import parse
 from fedfuse.evaluation.scoring import Evaluator
@@ -26,7 +29,8 @@ DOMAINS = 4
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, _tiny: None) -> Path:
-    return federate(tmp_path_factory.mktemp("runs"), name="whole", seed=3, report=True)
+    keys: dict[str, Any] = {"name": "whole", "seed": 3, "centralized": True}
+    return federate(tmp_path_factory.mktemp("runs"), report=True, **keys)
 
 
 def test_the_run_is_described(finished: Path) -> None:
@@ -55,6 +59,23 @@ def test_every_stage_of_every_model_is_measured(finished: Path) -> None:
     assert sorted(found) == sorted((*s, d) for s, d in product(stages, domains))
     assert all(math.isfinite(line["loss"]) for line in lines(finished, "metrics"))
     assert all(0 <= line["accuracy"] <= 1 for line in lines(finished, "metrics"))
+
+
+def test_what_is_compared_has_equal_means(finished: Path) -> None:
+    totals: dict[tuple[str, str], Effort] = {}
+    for line in lines(finished, "training"):
+        values = (line["steps"], line["private_samples"], line["public_samples"], line["queries"])
+        key = line["stage"], line["model"]
+        totals[key] = totals.get(key, Effort()) + Effort(*values)
+    federated = {model: totals["federated", model] for model in ("server", *CLIENTS)}
+    # Two rounds of 4 steps of 4 samples a phase; 4 public samples of 4 domains, one teacher.
+    assert federated["0"] == Effort(16, 64, 32, 32)
+    assert federated["server"] == Effort(8, 0, 32, 2 * 16 * 4)
+    for client in CLIENTS:
+        assert totals["standalone", client] == Effort(16, 64)
+        assert totals["public-only", client] == replace(federated[client], queries=0)
+    assert totals["public-only", "server"] == replace(federated["server"], queries=0)
+    assert totals["centralized", "server"].steps == sum(x.steps for x in federated.values())
 
 
 def test_every_message_is_written_down(finished: Path) -> None:
@@ -126,7 +147,7 @@ def test_the_federation_changes_every_model(finished: Path) -> None:
 
 
 def test_one_seed_gives_one_result_and_another_another(finished: Path, tmp_path: Path) -> None:
-    again = federate(tmp_path, name="again", seed=3)
+    again = federate(tmp_path, name="again", seed=3, centralized=True)
     other = federate(tmp_path, name="other", seed=4, baselines=False)
     assert (again / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
     assert (again / "teacher_shares.jsonl").read_text() == (

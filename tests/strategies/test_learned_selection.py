@@ -121,10 +121,13 @@ def test_the_papers_gate_can_be_chosen(tmp_path: Path) -> None:
 def test_a_round_that_is_not_accepted_leaves_no_trace(
     keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    judged: list[int] = []
+
     def acceptance_test(
         before: np.ndarray, after: np.ndarray, domains: Any, *, seed: int
     ) -> AcceptanceResult:
-        assert len(before) == len(after) == len(domains) == 16
+        assert len(before) == len(after) == len(domains)
+        judged.append(len(domains))
         assert (before != after).any()
         return AcceptanceResult(keep, {"": Change(0.5, 0.25, not keep)})
 
@@ -136,6 +139,8 @@ def test_a_round_that_is_not_accepted_leaves_no_trace(
         acceptance_test=True,
         data__holdout=8,
     )
+    # The server by its held-out samples of two domains, a client by a tenth of its private ones.
+    assert judged == [16, 2, 2] * 2
     verdicts = lines(folder, "acceptance")
     assert [(x["round"], x["model"], x["keep"]) for x in verdicts] == [
         (number, model, keep) for number in (1, 2) for model in ("server", "0", "1")
