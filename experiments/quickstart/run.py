@@ -14,6 +14,7 @@ from experiments.federations import Federations, RunKey
 from fedfuse.tracking.run import SERVER, Measure, RunFolder
 
 NO_BASELINES = ("--set", "baselines=false")
+CENTRALIZED = ("--set", "centralized=true")
 CONTROLS = {
     "distillation-off": (
         *NO_BASELINES,
@@ -105,7 +106,7 @@ def excess(measured: Measure) -> float:
 def main(seeds: harness.Seeds = "0,1,2", parallel: harness.Parallel = 2) -> Federations:
     """Run all seeds, and the controls on the first, and write results.json beside this file."""
     drawn = harness.numbers(seeds)
-    cells: dict[RunKey, tuple[str, ...]] = {("default", seed): () for seed in drawn}
+    cells: dict[RunKey, tuple[str, ...]] = {("default", seed): CENTRALIZED for seed in drawn}
     cells |= {(name, drawn[0]): arguments for name, arguments in CONTROLS.items()}
     return Federations(
         cells=cells,

@@ -50,7 +50,7 @@ class Page(HTMLParser):
     @property
     def sections(self) -> set[str]:
         known = {"results", "curves", "domains", "regressions", "teachers", "gates", "messages"}
-        return (known | {"failures", "settings"}) & self.text.keys()
+        return (known | {"efforts", "failures", "settings"}) & self.text.keys()
 
 
 def write_with(svgs: dict[str, str], folder: Path) -> Page:
@@ -206,7 +206,8 @@ def test_a_run_that_just_began(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, stages=(), status="running")
     (folder / "messages.jsonl").unlink()
     (folder / "teacher_shares.jsonl").unlink()
-    (folder / "gates.jsonl").unlink()
+    for kind in ("gates", "training"):
+        (folder / f"{kind}.jsonl").unlink()
     page = Page(write_report(folder))
     assert page.sections == {"settings"}
     assert "svg" not in page.tags
