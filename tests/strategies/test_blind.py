@@ -15,6 +15,7 @@ from fedfuse.config.run_config import derive_seed, parse
 from fedfuse.data.blind import blind_questions
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.data import load_splits
+from fedfuse.flower.samples import unpack_held_out, unpack_samples
 from fedfuse.plugins import class_name
 from tests.federations import FAST, federate, lines
 
@@ -60,9 +61,10 @@ def test_a_client_that_repeats_the_labels(tmp_path: Path, rule: str) -> None:
 
 def test_clients_are_sent_no_blind_answer(tmp_path: Path) -> None:
     Watched.requests.clear()
-    federate(tmp_path, clients=2, client=class_name(Watched), **KEYS)
+    keys = {**KEYS, "baselines": True, "data__holdout": 3}
+    federate(tmp_path, clients=2, client=class_name(Watched), **keys)
 
-    given = {key.replace("__", "."): value for key, value in KEYS.items()}
+    given = {key.replace("__", "."): value for key, value in keys.items()}
     config = parse({**FAST, **given})
     samples = load_splits(config.data, config.seed, 1).blind
     questions = blind_questions(samples, derive_seed(config, "blind"))
@@ -72,9 +74,18 @@ def test_clients_are_sent_no_blind_answer(tmp_path: Path) -> None:
         assert [prompt for _, prompts in groups for prompt in prompts] == [
             question.prompt for question in questions
         ]
-    texts = {question.text for question in questions}
-    public = load_splits(config.data, config.seed, 1).public
-    assert not texts & {sample.text for sample in public}
+    splits = load_splits(config.data, config.seed, 1)
+    secret = {sample.text for sample in (*questions, *splits.blind, *splits.holdout)}
+    told = [unpack_samples(r) for r in Watched.requests if "samples" in r]
+    assert len(told) == 2
+    for shared in told:
+        texts = {s.text for s in (*shared.public, *shared.test, *shared.questions)}
+        assert texts >= {sample.text for sample in splits.public}
+        assert not texts & secret
+    # Held-out samples come when nothing is learned any more.
+    late = [r for r in Watched.requests if "held-out" in r]
+    assert Watched.requests[-2:] == late
+    assert [s.text for s in unpack_held_out(late[0])] == [s.text for s in splits.holdout]
 
 
 def test_answers_that_cannot_be_asked_for_are_refused(tmp_path: Path) -> None:
