@@ -7,19 +7,21 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from benchmarks.harness import model_of
 from experiments.selection.scenarios import Scenario
+from fedfuse.algorithms.fedmkt import KnowledgeSet
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.text_lexicon import LEXICONS
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import AdapterConfig, ModelConfig
 from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.config.training import ServerDistillConfig
+from fedfuse.data.blind import blind_questions
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.losses import sample_nll
@@ -30,20 +32,13 @@ from fedfuse.knowledge.extract import extract
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import AdapterState
 from fedfuse.tokenizers.dataset import TokenizedDataset
-from fedfuse.tokenizers.tokenizer import TextTokenizer
 
+# Blind samples of a domain.
+BLIND = 24
 # Raised when the code that makes material changes what it makes.
-VERSION = 2
+VERSION = 3
 # Which classes of TREC each client has; together they have all.
 TREC_CLASSES = (("DESC", "ENTY"), ("HUM", "LOC"), ("NUM", "ABBR"))
-
-
-class ClientTeacher(NamedTuple):
-    """A client's knowledge of the public set; ``[N]`` nats per byte of the prompts."""
-
-    knowledge: Knowledge
-    tokenizer: TextTokenizer
-    context_loss: ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,8 @@ class Material:
     scenario: Scenario
     public: list[Sample]  # with the scenario's noise
     splits: Splits  # without noise
-    candidates: list[ClientTeacher]  # one per client
+    blind: list[Sample]  # questions whose answers the server alone knows, with the same noise
+    candidates: list[KnowledgeSet]  # one per client
     start: AdapterState  # the server's before the first round
     # By domain, ``[C]`` each one's loss on held-out text without noise, the server's first, nats
     # per byte: what an oracle knows.
@@ -66,9 +62,12 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
     config = config_of(seed, scenario, material)
     splits = splits_of(config, scenario)
     public = with_noise(splits.public, scenario.public_noise, seed)
+    blind = blind_questions(
+        with_noise(splits.blind, scenario.public_noise, seed + 1), derive_seed(config, "blind")
+    )
     world = {"seed": seed, "trec": scenario.trec, "untested": scenario.untested}
 
-    def prepare_client(number: int) -> tuple[ClientTeacher, ndarray]:
+    def prepare_client(number: int) -> tuple[KnowledgeSet, ndarray]:
         """Teacher and its losses on held-out text."""
         client = model_of(config, number)
         steps, noise = scenario.steps[number], scenario.noise_of(number)
@@ -84,6 +83,9 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
             known = extract(client.lm, data, config.knowledge.k)
             return known.arrays() | {"context_loss": view.loss}
 
+        def answer() -> dict[str, ndarray]:
+            return {"logprobs": client.option_logprobs(blind)}
+
         def test() -> dict[str, ndarray]:
             return {"loss": losses(client, splits.holdout)}
 
@@ -93,8 +95,10 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
         context_loss = arrays.pop("context_loss")
         fingerprints = client.tokenizer.fingerprint, client.encode(public).fingerprint
         knowledge = Knowledge(**arrays, tokenizer=fingerprints[0], public=fingerprints[1])
+        asked = {**what, "public": scenario.public_noise, "blind": len(blind)}
+        options = cached(cache, asked, answer)["logprobs"]
         held_out = cached(cache, {**what, "held-out": True}, test)["loss"]
-        return ClientTeacher(knowledge, client.tokenizer, context_loss), held_out
+        return KnowledgeSet(knowledge, client.tokenizer, context_loss, options), held_out
 
     clients = [prepare_client(number) for number in range(scenario.clients)]
     server = model_of(config, None)
@@ -112,7 +116,7 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
     domains = np.array([sample.domain for sample in splits.holdout])
     means = {domain: table[domains == domain].mean(0) for domain in splits.domains}
     candidates = [teacher for teacher, _ in clients]
-    return Material(config, scenario, public, splits, candidates, start, means)
+    return Material(config, scenario, public, splits, blind, candidates, start, means)
 
 
 def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig:
@@ -122,7 +126,7 @@ def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig
         FedfuseError: for real text without the folder that it is in.
     """
     if not scenario.trec:
-        return RunConfig(seed=seed)
+        return RunConfig(seed=seed, data=DataConfig(blind=BLIND))
     if material is None:
         raise FedfuseError(
             f"scenario {scenario.name!r}: expected --material with the folder that holds "
@@ -137,6 +141,7 @@ def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig
             private=4000,
             public=400,
             holdout=400,
+            blind=4 * BLIND,
             test=500,
             questions=0,
         ),
@@ -151,6 +156,8 @@ def splits_of(config: RunConfig, scenario: Scenario) -> Splits:
     """The scenario's data: one domain to a client or more."""
     splits = load_splits(config.data, config.seed, 1 if scenario.trec else scenario.clients)
     parts = {"public": splits.public, "test": splits.test, "holdout": splits.holdout}
+    if not scenario.trec:  # there the options are the classes
+        parts["blind"] = splits.blind
     changed: dict[str, Any] = {}
     for name, samples in parts.items():
         tested = [s for s in samples if s.domain != scenario.untested]

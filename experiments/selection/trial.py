@@ -17,6 +17,7 @@ from fedfuse.config.run_config import derive_seed
 from fedfuse.distillation.targets import Teacher
 from fedfuse.evaluation.acceptance import acceptance_test
 from fedfuse.factory.models import new_aligner
+from fedfuse.fusion.evidence import BlindQuestions
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import LearningRule, Rule
 from fedfuse.fusion.teacher_stats import StackedStats
@@ -55,6 +56,11 @@ class Trial:
         self.domains = np.array([sample.domain for sample in material.splits.test])
         self.public_domains = np.array([sample.domain for sample in material.public])
         self.aligner = new_aligner(self.server, config.knowledge, self.data)
+        states = (
+            self.server.context_states(data)
+            for data in (self.server.encode(material.blind), self.data)
+        )
+        self.asked = BlindQuestions(material.blind, material.public, *states)
         self.server.adapter = material.start
         self.before = losses(self.server, material.splits.test)
 
@@ -83,7 +89,7 @@ class Trial:
             settings = replace(settings, ewc=0.0)
         for number in range(1, self.material.scenario.rounds + 1):
             self.round = number
-            teacher = self._fuse(rule, outcome) if rule else None
+            teacher = self._fuse(rule, outcome, blind=variant.blind) if rule else None
             started = time.perf_counter()
             kept = server.adapter, state
             _, state = server.learn(
@@ -110,12 +116,20 @@ class Trial:
         self.server.adapter = after
         return acceptance_test(old, new, [sample.domain for sample in samples]).keep
 
-    def _fuse(self, rule: Rule, outcome: Outcome) -> Teacher:
+    def _fuse(self, rule: Rule, outcome: Outcome, *, blind: bool) -> Teacher:
         """The round's teacher; who is trusted, and the seconds that choosing took, are noted."""
         k = self.material.config.knowledge.k
         own = extract(self.server.lm, self.data, k)
         fuser = KnowledgeFuser(self.aligner, own, view_contexts(self.server.lm, self.data))
-        others = [fuser.align_teacher(*self.material.candidates[c]) for c in self.present]
+        if blind:
+            fuser.ask(self.asked, self.server.option_logprobs(self.material.blind))
+        others = []
+        for client in self.present:
+            sent = self.material.candidates[client]
+            options = sent.options if blind else None
+            others.append(
+                fuser.align_teacher(sent.knowledge, sent.tokenizer, sent.context_loss, options)
+            )
 
         def watched(stats: StackedStats) -> ndarray:
             started = time.perf_counter()

@@ -26,6 +26,7 @@ class Variant:
     order: int = 0  # of batches; another one tells how much of a result is the order's
     promote: bool = False  # keep a round only if it made no domain worse (evaluation.acceptance)
     estimate_ewc: bool = True  # hold weights that matter where the server is trusted itself
+    blind: bool = True  # evidence of blind questions; else of the labels that everybody knows
 
 
 BASE = GateConfig()
@@ -43,6 +44,11 @@ def learned(gate: GateConfig = BASE, **changes: Any) -> Variant:
     return named("learned-gate", replace(gate, **changes))
 
 
+def shown(variant: Variant) -> Variant:
+    """The same with evidence of the public labels, as in the papers."""
+    return replace(variant, blind=False)
+
+
 def all_knowing(seed: int, right_source: RightSource) -> Rule:
     """The oracle: trust whoever of those present knows a sample's domain best."""
     return lambda stats: oracle(right_source())(stats)
@@ -50,16 +56,19 @@ def all_knowing(seed: int, right_source: RightSource) -> Rule:
 
 # On every scenario.
 MAIN: dict[str, Variant] = {
-    "min-ce": named("min-ce"),
+    "min-ce": shown(named("min-ce")),
     "uniform": named("uniform"),
-    "untrained": named("untrained-gate"),
+    "untrained": shown(named("untrained-gate")),
     "neighbours": named("nearest-neighbours"),
+    "neighbours-shown": shown(named("nearest-neighbours")),
     "oracle": Variant(all_knowing),
     "trained": learned(),
+    "trained-shown": shown(learned()),
 }
 # Where labels can be believed, where they cannot, and where the server knows something to lose.
 MORE: dict[str, Variant] = {
-    "dual-min-ce": named("dual-min-ce"),
+    "dual-min-ce": shown(named("dual-min-ce")),
+    "dual-min-ce-blind": named("dual-min-ce"),
     "promoted": replace(learned(), promote=True),
     "not-held": replace(learned(), estimate_ewc=False),
     "oracle-again": Variant(all_knowing, order=1),
@@ -69,9 +78,9 @@ MORE_ON = ("default", "label-noise", "expert-server")
 ABLATED = ("label-noise",)
 ABLATIONS: dict[str, Variant] = {
     "labels-only": Variant(None),
-    "avg-ce": named("avg-ce"),
-    "paper": learned(PAPER),
-    "paper-network": learned(PAPER, loss="labels", folds=BASE.folds),
+    "avg-ce": shown(named("avg-ce")),
+    "paper": shown(learned(PAPER)),
+    "paper-network": shown(learned(PAPER, loss="labels", folds=BASE.folds)),
     "paper-loss": learned(loss="distillation"),
     "no-folds": learned(folds=1),
     "with-label-likelihood": learned(features=", ".join(FEATURES)),

@@ -48,7 +48,7 @@ PROJECTED = tuple(f"{rule}{beside}" for rule in RULES for beside in ("", BESIDE)
 PRIVATE = "private"
 METHODS = (*PROJECTED, *DRAWN, LABELS, PRIVATE)
 # Learning rates to choose from.
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 ADAPTER = AdapterConfig()
 # Words of a text that are given; the rest is scored.
 GIVEN = 2
