@@ -110,8 +110,8 @@ class KnowledgeClient(BaseClient):
             FedfuseError: for an acceptance test without samples to judge by.
         """
         if self.config.acceptance_test:
-            enough = f"at least 10 samples of a domain, got {len(self.private)} in all"
-            found = "no private samples for validation"
+            found = f"{len(self.private)} private samples, none of them for validation"
+            enough = "10 of a domain or more, of which one in ten validates"
             check("acceptance-test", found, enough, self.local_model.holdout)
         pack_tokenizer(self.records, unpack_tokenizer(request))
         pack_questions(self.records, unpack_questions(request))

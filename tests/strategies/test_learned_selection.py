@@ -179,3 +179,12 @@ def test_gates_are_trained_in_the_federation(
     monkeypatch.setattr(learning, "train_gates", watch)
     federate(tmp_path, **{**SHORT, "rounds": 1}, strategy="fedfuse")
     assert trained == [True] * 3  # on the server and on both clients
+
+
+def test_an_acceptance_test_without_validation_is_refused(tmp_path: Path) -> None:
+    keys = {"acceptance_test": True, "data__holdout": 8, "data__private": 9}
+    with pytest.raises(FedfuseError, match=r"query.register: expected replies of at least 2"):
+        federate(tmp_path, **SHORT, strategy="fedmkt", **keys)
+    errors = [x["error"] for x in lines(tmp_path / "quickstart", "messages") if x["error"]]
+    assert len(errors) == 2
+    assert all("none of them for validation" in error for error in errors)
