@@ -75,7 +75,7 @@ def federate(
         output: folder of the run folders.
         clients: their number.
         app: what the clients run.
-        report: whether to draw report.html, which takes longer than the run.
+        report: whether to draw report and headline, which takes longer than the run.
         keys: run config keys, ``__`` for a dot and ``_`` for a hyphen.
     """
     given = {key.replace("__", ".").replace("_", "-"): value for key, value in keys.items()}
@@ -83,6 +83,7 @@ def federate(
     with pytest.MonkeyPatch.context() as patch:
         if not report:
             patch.setattr("strategies.app.write_report", lambda folder: folder / "report.html")
+            patch.setattr("strategies.app.save_headline", lambda run, stem: None)
         run_in_process(server_app, app, flatten(config), clients)
     return output / config.name
 

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
 from fedfuse.config.data import DataConfig
@@ -164,7 +165,7 @@ def _contradictions(config: RunConfig) -> list[str]:
 def _build(
     cls: type, default: Any, prefix: str, given: Mapping[str, Any], errors: list[str]
 ) -> Any:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     values: dict[str, Any] = {}
     for item in fields(cls):
         key = prefix + item.name.replace("_", "-")
@@ -180,6 +181,12 @@ def _build(
             if len(errors) == known:  # a dataclass may refuse what is wrong itself
                 values[item.name] = value
     return cls(**values)
+
+
+@lru_cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of a dataclass's fields: every message has a config to parse."""
+    return get_type_hints(cls)
 
 
 def _value(key: str, value: Any, kind: type, metadata: Mapping[str, Any], errors: list[str]) -> Any:

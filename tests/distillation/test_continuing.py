@@ -11,7 +11,7 @@ import torch
 from fedfuse.config.training import AUTOCAST
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState, optimizer_moments, restore_optimizer
-from fedfuse.distillation.training import Training
+from fedfuse.distillation.training import Training, seed_dropout
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import Tiny
 from tests.distillation.phases import SETTINGS, Make, adapted, one_hot, run, weighted, weights
@@ -123,3 +123,13 @@ def test_moments_round_trip(gpt2: Tiny, data: TokenizedDataset) -> None:
     before = {name: value.copy() for name, value in moments.items()}
     optimizer.step()
     assert all(np.array_equal(before[name], moments[name]) for name in moments)
+
+
+def test_a_steps_dropout_is_that_of_its_seed() -> None:
+    """And no step leaves anything behind for devices that are not there."""
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    waiting = len(torch.cuda._queued_calls)
+    seed_dropout(5, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
+    assert len(torch.cuda._queued_calls) == waiting
