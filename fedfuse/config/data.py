@@ -24,7 +24,8 @@ class DataConfig:
         alpha: concentration of the Dirichlet partition, above 0; 0.1 is very skewed, 100 even.
         private: private samples per domain, 1 or more.
         public: public samples per domain, 0 or more; the labelled set that everyone holds.
-        holdout: held-out samples per domain, 0 or more; the acceptance test needs some.
+        holdout: held-out samples per domain, 0 or more, which the server judges by; clients hold
+            back as many of their private ones, at most a tenth. The acceptance test needs some.
         blind: samples per domain of which only the server knows the answers, 0 or more; what
             clients say of them shows whom to trust (``fusion.evidence``).
         test: test samples per domain (built-in: repeats per entity), 1 or more.

@@ -48,7 +48,7 @@ class RunConfig:
         centralized: with ``baselines``, also train the server's model on everybody's private data,
             for as many steps as all take together; only where one data set holds all of it.
         acceptance_test: on either side, undo a phase on the public set after which a domain of the
-            held-out set is worse.
+            held-out samples, of a client's private ones, is worse.
         piggyback: one message a client and round instead of three: the server's knowledge travels
             with the next round's training request.
         min_clients: replies that a round needs, 1 or more; with fewer the run fails.

@@ -32,8 +32,8 @@ def unpack_steps(content: RecordDict) -> int:
     """Optimizer steps of a round, out of a request's ``config``.
 
     Raises:
-        FedfuseError: when it does not say, or less than one.
+        FedfuseError: when it does not say.
     """
     found = content.config_records["config"].get("steps")
-    check("config.steps", found, "a whole number above 0", isinstance(found, int) and found > 0)
+    check("config.steps", found, "a whole number, 0 or more", isinstance(found, int) and found >= 0)
     return int(found)  # type: ignore[arg-type]
