@@ -23,7 +23,7 @@ def test_another_effort_is_refused(found: Any) -> None:
     content = RecordDict({"info": ConfigRecord({"standalone/effort": found})})
     with pytest.raises(FedfuseError, match="standalone/effort: expected four whole numbers"):
         unpack_effort(content, "standalone")
-    with pytest.raises(FedfuseError, match="public-only/effort: .* got None"):
+    with pytest.raises(FedfuseError, match=r"public-only/effort: .* got None"):
         unpack_effort(content, "public-only")
 
 
@@ -33,5 +33,5 @@ def test_a_run_may_train_nothing() -> None:
 
     assert (steps(steps=0), steps(steps=7)) == (0, 7)
     for wrong in ({}, {"steps": -1}, {"steps": "7"}):
-        with pytest.raises(FedfuseError, match=r"config.steps: expected a whole number"):
+        with pytest.raises(FedfuseError, match=r"config\.steps: expected a whole number"):
             steps(**wrong)
