@@ -72,7 +72,7 @@ def test_the_figures_are_those_of_the_run_folder(
         "min_clients": 1,
         "metrics_port": port,
     }
-    folder = federate(tmp_path, **keys)
+    folder = federate(tmp_path, report=True, **keys)
     assert early == [1, 2]
     [metrics] = found
     message_log = lines(folder, "messages")
