@@ -51,6 +51,7 @@ FEW = {
     "data.test": 1,
     "data.questions": 4,
     "data.holdout": 0,
+    "data.blind": 4,
     "server-distill.steps": 3,
     "client-distill.steps": 3,
 }

@@ -1,15 +1,18 @@
 """FedFuse: this project's own combination, of what did best in its experiments.
 
-Fusion-X on the way up, and on the way down each client learns as well when the server is to be
-trusted (``fedfuse.fusion.gating.learned_gate``) instead of going by the loss of single labels.
+The server trusts whoever answered blind questions like a sample best: rule ``nearest-neighbours``,
+which nobody has to train; ``docs/selection.md`` compares it with gates. A client, whose evidence is
+the labels of the public set, learns when the server is to be trusted
+(``fedfuse.fusion.gating.learned_gate``).
 """
 
 from __future__ import annotations
 
-from strategies.fusion_x import FusionX
+from strategies.fedmkt import FedMKT
 
 
-class FedFuse(FusionX):
-    """Both sides learn whom to trust."""
+class FedFuse(FedMKT):
+    """The server goes by the record on similar samples; clients learn whom to trust."""
 
+    server_rule = "nearest-neighbours"
     client_rule = "learned-gate"

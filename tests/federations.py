@@ -29,6 +29,7 @@ FAST: Mapping[str, Scalar] = {
     "data.private": 24,
     "data.public": 4,
     "data.holdout": 0,
+    "data.blind": 0,
     "data.test": 1,
     "data.questions": 3,
     "server.lora-rank": 4,
@@ -42,6 +43,7 @@ FAST: Mapping[str, Scalar] = {
     "client-distill.steps": 4,
     "client-distill.batch-size": 4,
     "knowledge.k": 8,
+    "fusion.evidence": "open",
 }
 
 

@@ -31,6 +31,7 @@ SMALL: Mapping[str, Scalar] = {
     "data.private": 24,
     "data.public": 8,
     "data.holdout": 0,
+    "data.blind": 4,
     "data.test": 1,
     "data.questions": 1,
     **{f"{side}.lora-rank": 4 for side in ("server", "clients")},

@@ -42,7 +42,7 @@ class DataConfig:
     private: int = between(4000, 1)
     public: int = between(150, 0)
     holdout: int = between(60, 0)
-    blind: int = between(0, 0)
+    blind: int = between(24, 0)
     test: int = between(10, 1)
     questions: int = between(120, 0)
     template: str = text("", empty=True)

@@ -17,11 +17,11 @@ class FusionConfig:
     Attributes:
         server_rule: how much the server trusts each client.
         client_rule: when a client trusts the server.
-        evidence: what the server's rule judges clients by: the labels that everybody knows
-            (``open``, the papers' way), or their answers to ``blind`` questions, whose answers the
-            server alone knows; needs ``data.blind``.
+        evidence: what the server's rule judges clients by: their answers to ``blind`` questions,
+            whose answers the server alone knows (needs ``data.blind``), or the labels that
+            everybody knows (``open``, the papers' way).
     """
 
     server_rule: str = text("", empty=True)
     client_rule: str = text("", empty=True)
-    evidence: str = one_of("open", "open", "blind")
+    evidence: str = one_of("blind", "blind", "open")

@@ -7,6 +7,7 @@ not know which is right. Not in the papers.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -24,7 +25,8 @@ def blind_questions(samples: Sequence[Sample], seed: int) -> list[Sample]:
     Samples are grouped, up to ``OPTIONS`` with different answers to a group, and all of a group are
     asked with the same options, their answers. So every option is right once: neither how often it
     occurs nor where it stands tells for which prompt. A sample that fits into no group, as there is
-    no other answer left, is not asked.
+    no other answer left, is not asked. Text without a prompt is asked how it goes on: its first
+    half is the prompt.
 
     Args:
         samples: with answers.
@@ -33,7 +35,7 @@ def blind_questions(samples: Sequence[Sample], seed: int) -> list[Sample]:
     rng = np.random.default_rng([seed, 4])
     by_domain: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        by_domain[sample.domain].append(sample)
+        by_domain[sample.domain].append(sample if sample.prompt else _halved(sample))
     asked = []
     for _, members in sorted(by_domain.items()):
         shuffled = [members[index] for index in rng.permutation(len(members))]
@@ -44,6 +46,14 @@ def blind_questions(samples: Sequence[Sample], seed: int) -> list[Sample]:
                 label = options.index(sample.answer)
                 asked.append(Sample(sample.prompt, sample.answer, sample.domain, options, label))
     return asked
+
+
+def _halved(sample: Sample) -> Sample:
+    """Text cut before the first space after its middle, or where there is none, in its middle."""
+    text = sample.answer
+    space = re.compile(r"(?<=\S)\s").search(text, len(text) // 2)
+    cut = space.start() if space else len(text) // 2
+    return Sample(text[:cut], text[cut:], sample.domain)
 
 
 def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:

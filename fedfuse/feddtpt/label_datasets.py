@@ -105,6 +105,7 @@ def read_task(
         public=1,
         test=counts.test,
         holdout=0,
+        blind=0,
         questions=0,
         template=template,
     )

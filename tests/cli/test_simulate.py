@@ -159,7 +159,7 @@ def test_bad_data_is_refused(
     refused: Any, tmp_path: Path, number: int, changes: dict[str, Any], message: str
 ) -> None:
     records(tmp_path / "data.jsonl", number, **changes)
-    sizes = ["data.public=4", "data.holdout=2", "data.test=2", "data.partition=iid"]
+    sizes = ["data.public=4", "data.holdout=2", "data.blind=0", "data.test=2"]
     assert message in refused(*sets("data.source=./data.jsonl", *sizes))
 
 

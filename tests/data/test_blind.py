@@ -51,6 +51,25 @@ def test_what_is_left_has_one_answer(samples: list[Sample], seed: int) -> None:
         assert len(left) <= 1
 
 
+def test_text_without_a_prompt_is_asked_how_it_goes_on() -> None:
+    texts = [
+        "The sun rises in the east.",
+        "Rain falls\non the hills.",
+        "\u4eca\u65e5\u306f\u66c7",
+        "a",
+    ]
+    questions = blind_questions([Sample("", text, "a") for text in texts], 0)
+    found = {question.prompt: question.answer for question in questions}
+    assert found == {
+        "The sun rises": " in the east.",
+        "Rain falls\non": " the hills.",
+        "\u4eca\u65e5": "\u306f\u66c7",
+        "": "a",
+    }
+    [options] = {question.options for question in questions}
+    assert set(options) == set(found.values())
+
+
 @pytest.fixture(scope="module")
 def world() -> tuple[list[Sample], list[Sample]]:
     """Public samples, and blind ones of the same world."""

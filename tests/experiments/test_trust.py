@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.trust import cost
 from experiments.trust.labels import ABSENT, summarize, table
 from experiments.trust.lies import LIES, guess, one_word_knowledge
 from fedfuse.config.knowledge import KnowledgeConfig
@@ -74,3 +75,19 @@ def test_the_summary_by_hand() -> None:
     )
     assert found["largest_weight"]["open"]["fusion-x"]["one-word"] == pytest.approx(0.05)
     assert "| half-label | +100% ± 141%, 5% |" in table(found)
+
+
+def test_the_cost_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {
+        ("blind", 0): dict.fromkeys(cost.TITLES, 2.2),
+        ("open", 0): dict.fromkeys(cost.TITLES, 2.0),
+        ("blind", 1): dict.fromkeys(cost.TITLES, 3.0),
+        ("open", 1): dict.fromkeys(cost.TITLES, 3.0),
+    }
+    monkeypatch.setattr(cost, "costs", found.__getitem__)
+    summary = cost.summarize({key: key for key in found})  # type: ignore[misc]
+    assert summary["server"] == {"blind": 2.6, "open": 2.5, "more": 0.05, "std": 0.0707}
+    assert summary["seconds"] == {"more": 0.05, "std": 0.0707}
+    assert "| server, excess | 2.5000 | 2.6000 | +5.0% \N{PLUS-MINUS SIGN} 7.1% |" in cost.table(
+        summary
+    )

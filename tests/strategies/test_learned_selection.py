@@ -28,11 +28,12 @@ SHORT: dict[str, Any] = {
     "data__questions": 1,
     "gate__steps": 5,
 }
+BOTH = {"strategy": "fedfuse", "fusion__server_rule": "learned-gate"}
 
 
 @pytest.fixture(scope="module")
 def fedfuse(tmp_path_factory: pytest.TempPathFactory, tiny_builtin: object) -> Path:
-    return federate(tmp_path_factory.mktemp("fedfuse"), **SHORT, strategy="fedfuse")
+    return federate(tmp_path_factory.mktemp("fedfuse"), **SHORT, **BOTH)
 
 
 def test_both_sides_learn_whom_to_trust(fedfuse: Path) -> None:
@@ -60,7 +61,7 @@ def test_the_gate_is_in_the_checkpoint_bit_for_bit(fedfuse: Path) -> None:
 
 
 def test_one_seed_gives_one_selection(fedfuse: Path, tmp_path: Path) -> None:
-    again = federate(tmp_path, **SHORT, strategy="fedfuse")
+    again = federate(tmp_path, **SHORT, **BOTH)
     assert lines(again, "gates") == lines(fedfuse, "gates")
     assert lines(again, "teacher_shares") == lines(fedfuse, "teacher_shares")
 
@@ -81,9 +82,17 @@ def test_a_client_keeps_what_it_told_of_its_prompts(
         return found
 
     monkeypatch.setattr(KnowledgeClient, "_context_losses", kept)
-    federate(tmp_path, **SHORT, strategy="fedfuse")
+    federate(tmp_path, **SHORT, **BOTH)
     assert len(told) == 2 * 2
     assert not np.allclose(told[0], told[2], rtol=1e-4)  # a round later
+
+
+def test_fedfuse_learns_on_the_clients_alone(tmp_path: Path) -> None:
+    folder = federate(tmp_path, **{**SHORT, "rounds": 1}, strategy="fedfuse")
+    assert {x["model"] for x in lines(folder, "gates")} == {"0", "1"}
+    shares = [x["share"] for x in lines(folder, "teacher_shares") if x["direction"] == "up"]
+    # The server takes one teacher a sample: each of twelve samples wholly or not.
+    assert all(12 * share == pytest.approx(round(12 * share), abs=1e-4) for share in shares)
 
 
 def test_fusion_x_learns_on_the_server_alone(tmp_path: Path) -> None:
@@ -177,7 +186,7 @@ def test_gates_are_trained_in_the_federation(
         trained.append(bool(moved.any(0).all()) and moved.shape[1] == 10)
 
     monkeypatch.setattr(learning, "train_gates", watch)
-    federate(tmp_path, **{**SHORT, "rounds": 1}, strategy="fedfuse")
+    federate(tmp_path, **{**SHORT, **BOTH, "rounds": 1})
     assert trained == [True] * 3  # on the server and on both clients
 
 

@@ -35,7 +35,14 @@ SHORT: dict[str, Any] = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     "fedmkt": {"strategy": "fedmkt", "knowledge__delta_threshold": 1e-2},
-    "fedfuse": {"strategy": "fedfuse", "gate__steps": 2, "gate__folds": 2},
+    "fedfuse": {
+        "strategy": "fedfuse",
+        "fusion__server_rule": "learned-gate",
+        "fusion__evidence": "blind",
+        "data__blind": 4,
+        "gate__steps": 2,
+        "gate__folds": 2,
+    },
 }
 
 
