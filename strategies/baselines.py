@@ -6,21 +6,22 @@ from dataclasses import replace
 
 from flwr.app import Message
 
-from fedfuse.algorithms.effort import Effort
+from fedfuse.algorithms.baseline import LabelPhase, train_baseline
+from fedfuse.config.run_config import derive_seed
 from fedfuse.config.training import TrainingConfig
 from fedfuse.flower import messages
 from fedfuse.flower.baseline_messages import unpack_effort
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tracking.run import SERVER
-from strategies.server_state import ServerState, all_private
+from strategies.server_state import ServerState, all_private, log_progress
 
 
 def server_baselines(server: ServerState, client_steps: int) -> None:
     """Public-only training of the server's model, and centralized where the run config asks for it.
 
-    Public-only takes the server's steps on labels alone. Centralized takes the steps of all clients
-    and of the server together, on everybody's private data and the public set. Both end before the
-    round that would harm held-out samples, and leave the model untrained.
+    Public-only has the server's steps on labels alone. Centralized has the steps of all clients and
+    of the server together, on everybody's private data and the public set. Held-out samples judge
+    both. They leave the model untrained.
 
     Args:
         server: with its model.
@@ -29,32 +30,29 @@ def server_baselines(server: ServerState, client_steps: int) -> None:
     config = server.config
     server.restart()
     phase = config.server_distill
-    _train(server, "public-only", "distill", server.public, phase, Effort.of(phase, public=True))
+    _train(server, "public-only", server.public, phase)
     if config.centralized:
         everything = server.local_model.encode([*all_private(config), *server.public.samples])
         steps = client_steps + phase.steps
         settings = replace(phase, steps=steps, batch_size=config.local.batch_size)
-        # Public samples are few among them.
-        effort = Effort.of(settings, private=True)
-        _train(server, "centralized", "centralized", everything, settings, effort)
+        _train(server, "centralized", everything, settings)  # public samples are few among them
 
 
 def _train(
-    server: ServerState,
-    stage: str,
-    phase: str,
-    data: TokenizedDataset,
-    settings: TrainingConfig,
-    effort: Effort,
+    server: ServerState, stage: str, data: TokenizedDataset, settings: TrainingConfig
 ) -> None:
-    """Train the untrained server on labels, at most a phase a round, and score it; undo it."""
-    numbers = iter(range(1, server.config.rounds + 1))
+    """Train the untrained server on labels, and score it; undo it."""
     model, rounds = server.local_model, server.config.rounds
-    taken = model.learn_while_better(
-        lambda: server.fit(phase, data, settings, next(numbers)), rounds, model.holdout
+    phase = LabelPhase(
+        data,
+        settings,
+        derive_seed(server.config, SERVER, stage),
+        public=data is server.public,
+        on_step=log_progress(stage, settings.steps),
     )
+    effort = train_baseline(model, [phase], rounds, model.holdout)
     server.run.scores(stage, rounds, SERVER, model.score())
-    server.run.training(stage, rounds, SERVER, "all", effort * taken)
+    server.run.training(stage, rounds, SERVER, "all", effort)
     server.restart()
 
 

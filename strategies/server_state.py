@@ -16,7 +16,6 @@ from fedfuse.algorithms.effort import Effort
 from fedfuse.algorithms.fedmkt import Distilled
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten
-from fedfuse.config.training import TrainingConfig
 from fedfuse.data.blind import blind_questions
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
@@ -118,19 +117,6 @@ class ServerState:
         """Context losses and hidden states of the server's model on the public samples."""
         return self.local_model.view_contexts(self.public)
 
-    def fit(
-        self, phase: str, data: TokenizedDataset, settings: TrainingConfig, server_round: int
-    ) -> None:
-        """Train the server's adapter on labels alone; the next phase continues from its state."""
-        _, state = self.local_model.learn(
-            data,
-            settings,
-            seed=derive_seed(self.config, SERVER, phase),
-            state=self.training.get(phase),
-            on_step=log_progress(f"round {server_round}: {phase}", settings.steps),
-        )
-        self._keep_training(phase, state, server_round)
-
     def record_memory(self, server_round: int, model: str, phase: str, tokens: int) -> None:
         """Write an event, once, for a model that trains in smaller parts since memory ran out."""
         if self._parts.get((model, phase)) != tokens:
@@ -210,6 +196,11 @@ def open_server_state(config: RunConfig) -> ServerState:
     local_model.reset()
     local_model.holdout = local_model.encode(splits.holdout) if splits.holdout else None
     aligner = new_aligner(local_model, config.knowledge)
+    blind: Sequence[Sample] = ()
+    if config.fusion.evidence == "blind":
+        blind = blind_questions(splits.blind, derive_seed(config, "blind"))
+        expected = "different answers in a domain, to choose between, or fusion.evidence = 'open'"
+        check("blind samples", f"{len(splits.blind)} samples", expected, blind)
     floor = splits.floor
     run = open_run(
         config,
@@ -217,11 +208,6 @@ def open_server_state(config: RunConfig) -> ServerState:
         models={SERVER: config.server.model},
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
     )
-    blind: Sequence[Sample] = ()
-    if config.fusion.evidence == "blind":
-        blind = blind_questions(splits.blind, derive_seed(config, "blind"))
-        expected = "samples of a domain with different answers, to choose between"
-        check("blind samples", f"{len(splits.blind)} samples", expected, blind)
     return ServerState(config, local_model, run, local_model.public, aligner, blind)
 
 

@@ -124,42 +124,15 @@ class LocalModel:
         held_out = self.holdout
         if held_out is None:
             raise FedfuseError("acceptance test: expected at least one held-out sample, got none")
-        adapter, before = self.adapter, self._losses(held_out)
+        adapter, before = self.adapter, self.losses(held_out)
         result = learn()
         domains = [sample.domain for sample in held_out.samples]
-        tested = acceptance_test(before, self._losses(held_out), domains, seed=seed)
+        tested = acceptance_test(before, self.losses(held_out), domains, seed=seed)
         if not tested.keep:
             self.adapter = adapter
         return result, tested
 
-    def learn_while_better(
-        self, learn: Callable[[], object], phases: int, held_out: TokenizedDataset | None
-    ) -> int:
-        """Early stopping: learn until held-out samples say that a phase did harm; take it back.
-
-        Args:
-            learn: changes the adapter.
-            phases: times to learn, at most.
-            held_out: samples to judge by; with None nothing stops it.
-
-        Returns:
-            times that it learned, the one that was taken back included.
-        """
-        if held_out is None:
-            for _ in range(phases):
-                learn()
-            return phases
-        best = float(self._losses(held_out).mean())
-        for number in range(1, phases + 1):
-            adapter = self.adapter
-            learn()
-            if (now := float(self._losses(held_out).mean())) > best:
-                self.adapter = adapter
-                return number
-            best = now
-        return phases
-
-    def _losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
+    def losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
         """``[N]`` loss of each sample, nats per byte; 0 where nothing is scored."""
         return np.asarray(sample_nll(self.lm, data) / np.maximum(data.label_bytes, 1))
 

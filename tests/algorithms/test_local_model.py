@@ -13,7 +13,6 @@ from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import Objective, TrainingConfig
 from fedfuse.data.sample import Sample, fingerprint
-from fedfuse.evaluation.losses import sample_nll
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.knowledge.extract import extract
 from fedfuse.models.causal_lm import add_lora
@@ -117,49 +116,3 @@ def test_it_learns_from_a_teacher_and_replays(local_model: LocalModel) -> None:
     _, more = local_model.learn(data, one_step, seed=0, state=moments)
     steps = {float(value) for name, value in more.items() if name.startswith("step/")}
     assert steps == {13.0}
-
-
-def test_learning_ends_before_it_harms(
-    local_model: LocalModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What each phase leaves is told by the adapter; the held-out losses are given."""
-    adapter = local_model.adapter
-
-    def learn() -> None:
-        learned.append(len(learned) + 1)
-        local_model.adapter = {name: np.full_like(v, learned[-1]) for name, v in adapter.items()}
-
-    def left() -> float:
-        return float(next(iter(local_model.adapter.values())).flat[0])
-
-    for losses, kept, calls in (
-        ([3.0, 2.0, 2.5, 1.0], 1, 2),  # the second phase harms and is taken back
-        ([3.0, 2.0, 2.0, 1.0], 3, 3),  # as many as there are
-        ([3.0, 3.5], 0, 1),
-    ):
-        learned: list[int] = []
-        given = iter(losses)
-        monkeypatch.setattr(
-            local_model, "_losses", lambda data, given=given: np.array([next(given)])
-        )
-        local_model.reset()
-        untrained = left()
-        taken = local_model.learn_while_better(learn, 3, local_model.public)
-        assert (left(), len(learned), taken) == (kept or untrained, calls, calls)
-
-
-def test_without_held_out_samples_nothing_ends_it(local_model: LocalModel) -> None:
-    learned: list[int] = []
-    assert local_model.learn_while_better(lambda: learned.append(1), 3, None) == 3
-    assert len(learned) == 3
-
-
-def test_held_out_samples_are_scored(local_model: LocalModel, public: list[Sample]) -> None:
-    held_out = local_model.encode(public[:3])
-
-    def learn() -> None:
-        local_model.learn(local_model.public, SETTINGS, seed=0)
-
-    before = sample_nll(local_model.lm, held_out).sum()
-    assert local_model.learn_while_better(learn, 2, held_out) == 2
-    assert sample_nll(local_model.lm, held_out).sum() < before
