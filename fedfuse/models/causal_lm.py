@@ -217,9 +217,9 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     stem = f".{folder.name}-{secrets.token_hex(4)}"
     scratch, old = folder.with_name(f"{stem}.new"), folder.with_name(f"{stem}.old")
     try:
+        # PEFT's empty model card says nothing about this adapter, and takes longer than the weights.
+        model.create_or_update_model_card = _no_model_card  # type: ignore[method-assign]
         model.save_pretrained(str(scratch), save_embedding_layers=False)
-        # PEFT's empty model card says nothing about this adapter.
-        (scratch / "README.md").unlink(missing_ok=True)
         if folder.exists():
             folder.rename(old)
         scratch.rename(folder)
@@ -232,6 +232,10 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _no_model_card(output_dir: str) -> None:
+    """In place of PEFT's."""
 
 
 def _linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
