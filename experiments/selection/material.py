@@ -35,6 +35,8 @@ from fedfuse.tokenizers.dataset import TokenizedDataset
 
 # Blind samples of a domain.
 BLIND = 24
+# Half of the default's steps, as there are hundreds of trials.
+SHORTER = ServerDistillConfig(steps=140)
 # Raised when the code that makes material changes what it makes.
 VERSION = 3
 # Which classes of TREC each client has; together they have all.
@@ -65,7 +67,10 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
     blind = blind_questions(
         with_noise(splits.blind, scenario.public_noise, seed + 1), derive_seed(config, "blind")
     )
+    private = dealt(splits.private, overlap=scenario.overlap)
     world = {"seed": seed, "trec": scenario.trec, "untested": scenario.untested}
+    if scenario.overlap:
+        world["overlap"] = True
 
     def prepare_client(number: int) -> tuple[KnowledgeSet, ndarray]:
         """Teacher and its losses on held-out text."""
@@ -74,7 +79,7 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
         what = {**world, "client": number, "steps": steps, "noise": noise, "of": scenario.clients}
 
         def fit() -> AdapterState:
-            data = client.encode(with_noise(splits.private[number], noise, seed))
+            data = client.encode(with_noise(private[number], noise, seed))
             return trained(client, data, steps, config, number)
 
         def tell() -> dict[str, ndarray]:
@@ -119,6 +124,14 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
     return Material(config, scenario, public, splits, blind, candidates, start, means)
 
 
+def dealt(private: Sequence[list[Sample]], *, overlap: bool) -> list[list[Sample]]:
+    """Private samples by client; with an overlap, the first two know half of what the other has."""
+    if not overlap:
+        return list(private)
+    one, other, *rest = private
+    return [one + other[: len(other) // 2], other + one[: len(one) // 2], *rest]
+
+
 def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig:
     """The run config of a scenario: the default one, or that of real text.
 
@@ -126,7 +139,7 @@ def config_of(seed: int, scenario: Scenario, material: Path | None) -> RunConfig
         FedfuseError: for real text without the folder that it is in.
     """
     if not scenario.trec:
-        return RunConfig(seed=seed, data=DataConfig(blind=BLIND))
+        return RunConfig(seed=seed, data=DataConfig(blind=BLIND), server_distill=SHORTER)
     if material is None:
         raise FedfuseError(
             f"scenario {scenario.name!r}: expected --material with the folder that holds "

@@ -47,11 +47,12 @@ def plan(seeds: list[int]) -> list[Unit]:
     """Seed, scenario and variant of every trial."""
     parts = ((MAIN, SCENARIOS), (MORE, MORE_ON), (ABLATIONS, ABLATED))
     return [
-        (seed, scenario, variant)
-        for seed in seeds
-        for scenario in SCENARIOS
+        (seed, name, variant)
+        for number, seed in enumerate(seeds)
+        for name, scenario in SCENARIOS.items()
+        if number < scenario.seeds
         for variants, where in parts
-        if scenario in where
+        if name in where
         for variant in variants
     ]
 

@@ -20,6 +20,8 @@ class Scenario:
     server_steps: int = 4 * STEPS  # for so many steps
     joins: tuple[int, ...] = ()  # each client's first round; empty for all in the first
     rounds: int = 2  # of selection and distillation
+    overlap: bool = False  # the first two clients have half of each other's samples beside theirs
+    seeds: int = 3  # of those given, the first so many
     untested: str = ""  # domain neither public nor tested; its clients can only disturb
     trec: bool = False  # real questions: a client has two of six classes; needs the material
 
@@ -40,17 +42,23 @@ class Scenario:
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("default"),
-        Scenario("label-noise", public_noise=0.4),
+        Scenario("default", seeds=5),
+        Scenario("label-noise", public_noise=0.4, seeds=5),
         # A good client, two of little training, and one whose private labels are mostly wrong.
         Scenario("unequal", steps=(450, 100, 30, 450), private_noise=(0.0, 0.0, 0.0, 0.7)),
         # The server knows two domains better than the clients that hold them.
-        Scenario("expert-server", steps=(450, 450, 30, 30), server_domains=("court", "workshop")),
+        Scenario(
+            "expert-server",
+            steps=(450, 450, 30, 30),
+            server_domains=("court", "workshop"),
+            seeds=5,
+        ),
         # Eight clients, two to a domain, every second one barely trained.
         Scenario("twins", steps=(450,) * 4 + (60,) * 4),
+        Scenario("overlap", overlap=True),
         Scenario("untested", untested="workshop"),
         Scenario("late", joins=(1, 1, 1, 3), rounds=3),
         Scenario("thirty-two", steps=(450,) * 4 + (120,) * 4 + (60,) * 8 + (30,) * 16),
-        Scenario("trec", steps=(300,) * 3, trec=True),
+        Scenario("trec", steps=(300,) * 3, trec=True, seeds=5),
     )
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import harness
-from experiments.selection.variants import ABLATED, ABLATIONS
+from experiments.selection.variants import ABLATED, ABLATIONS, DEFAULT_RULE, MAIN
 from fedfuse.evaluation.interference import ONE_SIDED, LossChange, measure_interference
 
 Row = Mapping[str, Any]
@@ -34,6 +34,9 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
       the oracle a variant removes; ``_std`` over seeds. None where there is no difference.
     - ``right``: mean weight on whoever knows best, over all rounds.
     - ``ablations``: ``change`` is the loss over that of ``trained`` on the same seed, less 1.
+    - ``default_rule``: of the rule that is the default, by scenario: how much more its loss is than
+      that of the best variant without an oracle, mean and deviation over seeds; and whether that is
+      within noise, the larger of this deviation and that of training.
     - ``importance_cv2``: squared coefficient of variation of the candidates' shares in the last
       round, the server's left out: 0 where all are used alike, K - 1 where one is.
     """
@@ -65,7 +68,31 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
     for variant, mine in harness.grouped(cells, "variant").items():
         if all((scenario, variant) in tried for scenario in losses):
             put(ALL, variant, harm(mine, sigma))
-    return {"training_noise": round(sigma, 5), **found, "ablations": ablations}
+    default_rule = {
+        scenario: behind(of_variant, sigma)
+        for scenario, of_variant in losses.items()
+        if DEFAULT_RULE in of_variant
+    }
+    return {
+        "training_noise": round(sigma, 5),
+        **found,
+        "default_rule": default_rule,
+        "ablations": ablations,
+    }
+
+
+def behind(losses: Mapping[str, Mapping[int, float]], sigma: float) -> dict[str, Any]:
+    """What the default rule lacks to the best of all rules in a scenario, seed by seed."""
+    rules = {name: losses[name] for name in MAIN if name in losses and name != "oracle"}
+    best = min(rules, key=lambda name: mean(rules[name].values()))
+    more = [rules[DEFAULT_RULE][seed] - loss for seed, loss in rules[best].items()]
+    noise = max(harness.spread(more), sigma)
+    return {
+        "rule": DEFAULT_RULE,
+        "best": best,
+        **harness.mean_and_std("behind", more, 5),
+        "within_noise": mean(more) <= noise,
+    }
 
 
 def ablated(

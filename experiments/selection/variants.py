@@ -29,6 +29,8 @@ class Variant:
     blind: bool = True  # evidence of blind questions; else of the labels that everybody knows
 
 
+# What strategy ``fedfuse`` goes by on the server.
+DEFAULT_RULE = "neighbours"
 BASE = GateConfig()
 # The paper's: its network, threshold and beta, its training loss, without folds.
 PAPER = GateConfig(network="perceptron", loss="distillation", threshold=0.15, feedback=0.5, folds=1)
@@ -82,13 +84,9 @@ ABLATIONS: dict[str, Variant] = {
     "paper": shown(learned(PAPER)),
     "paper-network": shown(learned(PAPER, loss="labels", folds=BASE.folds)),
     "paper-loss": learned(loss="distillation"),
-    "no-folds": learned(folds=1),
     "with-label-likelihood": learned(features=", ".join(FEATURES)),
-    **{f"feedback-{b:g}": learned(feedback=b) for b in (0.0, 0.5)},
-    **{f"threshold-{t:g}": learned(threshold=t) for t in (0.0, 0.15, 0.5)},
-    **{
-        f"no-{name}": learned(features=", ".join(f for f in LABEL_FREE if f != name))
-        for name in LABEL_FREE
-    },
+    "no-neighbour-accuracy": learned(
+        features=", ".join(name for name in LABEL_FREE if name != "neighbour-accuracy")
+    ),
 }
 VARIANTS = MAIN | MORE | ABLATIONS

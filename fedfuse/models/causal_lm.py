@@ -217,7 +217,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     stem = f".{folder.name}-{secrets.token_hex(4)}"
     scratch, old = folder.with_name(f"{stem}.new"), folder.with_name(f"{stem}.old")
     try:
-        # PEFT's empty model card says nothing about this adapter, and takes longer than the weights.
+        # PEFT's model card is empty, and takes longer than the weights.
         model.create_or_update_model_card = _no_model_card  # type: ignore[method-assign]
         model.save_pretrained(str(scratch), save_embedding_layers=False)
         if folder.exists():

@@ -228,8 +228,8 @@ which those of different clients may run side by side.</p>
 <h2>What training took</h2>
 {{ table(["model", "<stage", "steps", "private samples", "public samples", "queries"], efforts) }}
 <p class="note">Optimizer steps, and samples as often as they were seen in them. Queries: samples
-that teachers were asked about. A baseline takes back what harmed validation samples, and that is counted.
-Centralized: public samples are among the private ones.</p>
+that teachers were asked about. A baseline takes back what harmed validation samples, and that is
+counted. Centralized: public samples are among the private ones.</p>
 </section>
 {% endif %}
 {% if failures or events %}

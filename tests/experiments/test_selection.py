@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.selection.draw import ablations, draw
-from experiments.selection.material import cached, config_of, with_noise
+from experiments.selection.material import cached, config_of, dealt, with_noise
 from experiments.selection.run import plan
 from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import noise_of, summarize, training_noise, unevenness
@@ -55,15 +55,15 @@ def test_ablations_are_compared_seed_by_seed() -> None:
     rows = [
         {**cell, "scenario": "label-noise"}
         for seed, ours, other in ((0, 0.2, 0.22), (1, 0.1, 0.12))
-        for cell in cells("trained", (ours, ours), seed) + cells("no-folds", (other, other), seed)
+        for cell in cells("trained", (ours, ours), seed) + cells("avg-ce", (other, other), seed)
     ]
     found = summarize(rows, [])["ablations"]["label-noise"]
-    assert set(found) == {"trained", "no-folds"}
-    assert found["no-folds"]["change"] == pytest.approx((0.1 + 0.2) / 2)
-    assert found["no-folds"]["change_std"] == pytest.approx(np.std([0.1, 0.2], ddof=1), abs=1e-5)
+    assert set(found) == {"trained", "avg-ce"}
+    assert found["avg-ce"]["change"] == pytest.approx((0.1 + 0.2) / 2)
+    assert found["avg-ce"]["change_std"] == pytest.approx(np.std([0.1, 0.2], ddof=1), abs=1e-5)
     assert found["trained"]["change"] == found["trained"]["change_std"] == 0
     table = ablations({"ablations": {"label-noise": found}})
-    assert "| label-noise | no-folds | 0.1700 | +15.0% ± 7.1% |  |  |" in table
+    assert "| label-noise | avg-ce | 0.1700 | +15.0% ± 7.1% |  |  |" in table
     assert summarize(cells("trained", (0.2, 0.2)), [])["ablations"] == {}
 
 
@@ -110,15 +110,45 @@ def test_noise_of_training_is_measured_with_another_order() -> None:
 
 
 def test_the_plan() -> None:
-    units = plan([0, 1, 2, 3])
+    units = plan([7, 8, 9, 6, 5, 4])
     assert len(units) == len(set(units))
-    assert {(seed, "default", "trained") for seed in range(4)} <= set(units)
-    for scenario in SCENARIOS:
-        assert {seed for seed, where, _ in units if where == scenario} == {0, 1, 2, 3}
-    assert (0, "trec", "promoted") not in units
-    assert (3, "default", "promoted") in units
-    assert (3, "label-noise", "no-folds") in units
-    assert (3, "default", "no-folds") not in units
+    assert {(seed, "default", "trained") for seed in (7, 8, 9, 6, 5)} <= set(units)
+    seeds = {name: {seed for seed, where, _ in units if where == name} for name in SCENARIOS}
+    assert seeds["trec"] == {7, 8, 9, 6, 5}
+    assert seeds["overlap"] == {7, 8, 9}
+    assert (7, "trec", "promoted") not in units
+    assert (6, "default", "promoted") in units
+    assert (6, "label-noise", "avg-ce") in units
+    assert (6, "default", "avg-ce") not in units
+
+
+def test_clients_overlap_by_half_of_what_each_has() -> None:
+    private = [[Sample(f"{name}{i}", "x") for i in range(4)] for name in "abc"]
+    one, other, third = dealt(private, overlap=True)
+    assert [s.prompt for s in one] == ["a0", "a1", "a2", "a3", "b0", "b1"]
+    assert [s.prompt for s in other] == ["b0", "b1", "b2", "b3", "a0", "a1"]
+    assert third == private[2]
+    assert dealt(private, overlap=False) == private
+
+
+def test_what_the_default_rule_lacks_to_the_best() -> None:
+    rows = [
+        row
+        for seed, mine, best in ((0, 0.2, 0.19), (1, 0.3, 0.28))
+        for row in (
+            *cells("neighbours", (mine, mine), seed),
+            *cells("trained", (best, best), seed),
+            *cells("oracle", (0.1, 0.1), seed),
+        )
+    ]
+    found = summarize(rows, [])["default_rule"]["default"]
+    assert found == {
+        "rule": "neighbours",
+        "best": "trained",
+        "behind": pytest.approx(0.015),
+        "behind_std": pytest.approx(0.01 / 2**0.5, abs=1e-5),
+        "within_noise": False,
+    }
 
 
 def test_unevenness_is_that_of_the_clients() -> None:
