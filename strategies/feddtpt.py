@@ -34,6 +34,7 @@ from fedfuse.factory.feddtpt import (
     load_task,
     prompt_models,
 )
+from fedfuse.feddtpt.centralized import search_centrally
 from fedfuse.feddtpt.label_datasets import ExampleSplits
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from fedfuse.feddtpt.scorer import PromptScorer
@@ -52,7 +53,7 @@ from strategies.server_state import checkpoints, open_run, restore_latest
 
 log = logging.getLogger(__name__)
 
-VALIDATION, TEST = "validation", "test"
+VALIDATION, TEST, CENTRALIZED = "validation", "test", "centralized"
 
 
 @dataclass(slots=True)
@@ -277,14 +278,25 @@ class FedDTPT(BaseStrategy):
         def parse_reply(reply: Message) -> TunedPrompt:
             return self._parse_tuned(reply, self.server.start, queries)
 
-        found = dict(self.parse_replies(last, replies, parse_reply))
-        tuner = centralized_tuner(self.config, self.server.scorer, len(requests), self.paid)
-        for stage, model, tuned in (
-            *(("standalone", client, found[client]) for client in sorted(found)),
-            ("centralized", SERVER, tuner.search(self.server.start, 1)),
-        ):
-            numbers = tuned.queries, self._test_accuracy(tuned.prompt)
-            self._write_prompt(stage, self.config.rounds, model, tuned.prompt, *numbers)
+        found = dict(sorted(self.parse_replies(last, replies, parse_reply)))
+        measured = [
+            *(("standalone", name, found[name].prompt, found[name].queries) for name in found),
+            ("centralized", SERVER, *self._search_centrally(len(requests))),
+        ]
+        for stage, model, prompt, paid in measured:
+            numbers = paid, self._test_accuracy(prompt)
+            self._write_prompt(stage, self.config.rounds, model, prompt, *numbers)
+
+    def _search_centrally(self, clients: int) -> tuple[Prompt, int]:
+        """One search with everybody's examples for what all searches together were paid."""
+        rounds, scorer, splits = self.config.rounds, self.server.scorer, self.server.splits
+        tuner = centralized_tuner(self.config, scorer, clients, self.paid // rounds)
+
+        def score(prompt: Prompt) -> float:
+            return scorer.accuracy(prompt, splits.validation, CENTRALIZED)
+
+        prompt, paid = search_centrally(tuner, self.server.start, rounds, score)
+        return prompt, paid + scorer.paid(CENTRALIZED)
 
     def state(self) -> dict[str, ndarray]:
         """The global prompt, the round's tuned prompts, and the queries of all searches."""

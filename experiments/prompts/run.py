@@ -68,13 +68,18 @@ class PromptRun(NamedTuple):
     def keys(self, clients: int) -> dict[str, Scalar]:
         """Its run config, as far as cells differ."""
         alone = self.variant == "one-client"
+        # One client in place of all may ask as often as they together, and try as many paths.
+        instead = {
+            "feddtpt.search.queries": self.budget * clients,
+            "feddtpt.search.restarts": clients - 1,
+        }
         return {
             "strategy": "feddtpt",
             "baselines": False,
             "name": harness.name_of(self),
             "seed": self.seed,
-            # One client in place of all may ask as often as they together.
-            "feddtpt.search.queries": self.budget * (clients if alone else 1),
+            "feddtpt.search.queries": self.budget,
+            **(instead if alone else {}),
             "feddtpt.alpha": SKEWS[self.skew],
             "black-box.max-tokens": 2,  # an answer is one word
             **(MAIN | ABLATIONS)[self.variant],

@@ -62,6 +62,8 @@ class SearchConfig:
         queries: black-box calls that a client may pay for in a round; also the most prompts that it
             evaluates, the first one not counted.
         patience: prompts in a row without a gain after which the search stops.
+        restarts: times that it starts again from the given prompt, on another path, while queries
+            are left and not every answer is right; the best of its paths is what it found.
         max_length: tokens of a prompt from which on nothing is inserted.
         top: proposals of the masked language model to draw from.
     """
@@ -69,6 +71,7 @@ class SearchConfig:
     proposer: str = one_of(PROPOSERS[0], *PROPOSERS)
     queries: int = between(512, 0)
     patience: int = between(15, 1)
+    restarts: int = between(0, 0)
     max_length: int = between(16, 1, 150)
     top: int = between(60, 1)
 

@@ -137,8 +137,8 @@ def centralized_tuner(
     """Make a tuner with everybody's private examples, which only a simulation has at hand.
 
     Prompts are compared on as many of them as three clients have: on all of them, hardly more
-    prompts could be tried than one client tries. ``queries`` is the budget of the one search: the
-    queries that the federation has paid.
+    prompts could be tried than one client tries. It has the federation's rounds and as many paths a
+    round as there are clients. ``queries`` is what it may pay for in a round.
     """
     settings, seed = config.feddtpt, derive_seed(config, "search", "server")
     _, splits = load_task(settings, config.data.template, config.seed, clients)
@@ -150,7 +150,6 @@ def centralized_tuner(
         sample_batch(everything, splits.public, sizes, seed),
         scorer.lm,
         scorer.backend,
-        # The budget ends it, as it ends the federation's many shorter searches.
-        replace(settings.search, queries=queries, patience=queries),
+        replace(settings.search, queries=queries, restarts=clients - 1),
         seed,
     )

@@ -1,8 +1,8 @@
 """One client's searches, round after round, in a folder that outlives its process.
 
-The folder has the ledger and, for each round, the state of its search after its last step. The same
-search asked for again, after a kill or because a message came twice, goes on from there: nothing is
-paid twice, and the round's budget is what it was.
+The folder has the ledger and, for each round, the states of its searches after their last steps.
+The same search asked for again, after a kill or because a message came twice, goes on from there:
+nothing is paid twice, and the round's budget is what it was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from fedfuse.config.feddtpt import SearchConfig
@@ -51,26 +51,46 @@ class ClientPromptTuner:
     seed: int
 
     def search(self, start: Prompt, server_round: int) -> TunedPrompt:
-        """Search from a prompt, or go on where this very search was stopped.
+        """The best of ``paths``, the first of equals; ``queries`` is all that the round has paid.
 
-        The feedback of earlier rounds goes on. ``queries`` of the result is all that the round has
-        paid.
+        Raises:
+            BudgetExceeded, BlackBoxError: as ``paths``.
+        """
+        best = max(self.paths(start, server_round), key=lambda tuned: tuned.accuracy)
+        return replace(best, queries=self.paid(start, server_round))
+
+    def paid(self, start: Prompt, server_round: int) -> int:
+        """Queries of the round that begins with a prompt, those of ``accuracy`` too."""
+        with Ledger(self.folder / "ledger.sqlite") as ledger:
+            return self._meter(ledger, start, server_round).spent.queries
+
+    def paths(self, start: Prompt, server_round: int) -> list[TunedPrompt]:
+        """Search from a prompt, again after each path that ended if there are restarts.
+
+        What was stopped goes on. The feedback of earlier paths and rounds goes on, too. Their
+        ``queries`` are 0, as what was paid is the round's: see ``paid``.
 
         Raises:
             BudgetExceeded: when not even the first prompt can be evaluated.
             BlackBoxError: when the black box gives no answer; a later call goes on.
         """
+        found: list[TunedPrompt] = []
+        before = self.last(server_round - 1)
+        feedback = before.feedback if before else Feedback()
+        key = self._key(start, server_round)
         with Ledger(self.folder / "ledger.sqlite") as ledger:
             meter = self._meter(ledger, start, server_round)
-            seed = _seed(self.seed, server_round)
-            search = PromptSearch(self.task, self.batch, self.lm, meter, self.config, seed)
-            key = self._key(start, server_round)
-            state = self._saved(server_round, key)
-            if state is None:
-                before = self.last(server_round - 1)
-                state = search.begin(start, before.feedback if before else Feedback())
-            tuned = search.run(state, lambda now: self._save(server_round, key, now))
-            return replace(tuned, queries=meter.spent.queries)
+            for path in range(1 + self.config.restarts):
+                spent = meter.spent.queries >= self.config.queries
+                if found and (spent or found[-1].accuracy == 1):
+                    break
+                seed, file = _seed(self.seed, server_round, path), self._path(server_round, path)
+                search = PromptSearch(self.task, self.batch, self.lm, meter, self.config, seed)
+                state = self._saved(file, key) or search.begin(start, feedback)
+                tuned = search.run(state, partial(self._save, file, key))
+                found.append(replace(tuned, queries=0))
+                feedback = state.feedback
+        return found
 
     def accuracy(
         self, prompt: Prompt, examples: Sequence[LabelledExample], next_round: int
@@ -89,11 +109,12 @@ class ClientPromptTuner:
             return mean_accuracy(self.task, text, examples, meter)
 
     def last(self, server_round: int) -> SearchState | None:
-        """Search of a round, or of the last one before it that this client took part in."""
+        """Last search of a round, or of the last one before that this client took part in."""
         for number in range(server_round, 0, -1):
-            saved = self._read(number)
-            if saved and saved[0] == self._self:  # not of an earlier run of this name
-                return saved[2]
+            for path in range(self.config.restarts, -1, -1):
+                saved = _read(self._path(number, path))
+                if saved and saved[0] == self._self:  # not of an earlier run of this name
+                    return saved[2]
         return None
 
     def _meter(self, ledger: Ledger, start: Prompt, server_round: int) -> Meter:
@@ -101,29 +122,17 @@ class ClientPromptTuner:
         account = f"round {server_round} {self._key(start, server_round)[:16]}"
         return Meter(self.backend, ledger, Budget(self.config.queries), account)
 
-    def _path(self, server_round: int) -> Path:
-        return self.folder / f"search-{server_round}.json"
+    def _path(self, server_round: int, path: int) -> Path:
+        return self.folder / f"search-{server_round}{f'-{path}' if path else ''}.json"
 
-    def _saved(self, server_round: int, key: str) -> SearchState | None:
-        saved = self._read(server_round)
+    def _saved(self, file: Path, key: str) -> SearchState | None:
+        saved = _read(file)
         return saved[2] if saved and saved[:2] == (self._self, key) else None
 
-    def _save(self, server_round: int, key: str, state: SearchState) -> None:
+    def _save(self, file: Path, key: str, state: SearchState) -> None:
         saved = {"tuner": self._self, "search": key, "state": state.to_json()}
-        with atomic_write(self._path(server_round)) as scratch:
+        with atomic_write(file) as scratch:
             scratch.write_text(json.dumps(saved))
-
-    def _read(self, server_round: int) -> tuple[str, str, SearchState] | None:
-        """Keys of the tuner and of the search, and the search's state; None where none is saved."""
-        path = self._path(server_round)
-        if not path.exists():
-            return None
-        try:
-            saved = json.loads(path.read_text())
-            state = SearchState.from_json(saved["state"])
-            return str(saved["tuner"]), str(saved["search"]), state
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise FedfuseError(f"{path}: expected a search of this client, got {error}") from error
 
     def _key(self, start: Prompt, server_round: int) -> str:
         """SHA-256 (hex) of all that a search depends on, but for feedback of earlier rounds."""
@@ -139,9 +148,22 @@ class ClientPromptTuner:
         )
 
 
-def _seed(seed: int, server_round: int) -> int:
-    """Seed of a round's draws."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{server_round}".encode()).digest()[:4], "little")
+def _read(file: Path) -> tuple[str, str, SearchState] | None:
+    """Keys of the tuner and of the search, and the search's state; None where none is saved."""
+    if not file.exists():
+        return None
+    try:
+        saved = json.loads(file.read_text())
+        state = SearchState.from_json(saved["state"])
+        return str(saved["tuner"]), str(saved["search"]), state
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise FedfuseError(f"{file}: expected a search of this client, got {error}") from error
+
+
+def _seed(seed: int, server_round: int, path: int) -> int:
+    """Seed of a path's draws."""
+    named = f"{seed}/{server_round}{f'/{path}' if path else ''}"
+    return int.from_bytes(hashlib.sha256(named.encode()).digest()[:4], "little")
 
 
 def _sha256(*whole: object) -> str:

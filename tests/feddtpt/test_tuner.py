@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fedfuse.config.feddtpt import SearchConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.accuracy import sample_batch
 from fedfuse.feddtpt.black_box import BlackBoxError
+from fedfuse.feddtpt.centralized import search_centrally
 from fedfuse.feddtpt.prompt import Prompt
 from fedfuse.feddtpt.tuner import ClientPromptTuner
 from tests.feddtpt.fakes import EXAMPLES, MOOD, Function, masked_lm, understands
@@ -18,9 +20,10 @@ BATCH = sample_batch(EXAMPLES[:12], EXAMPLES[12:], (12, 12), 0)
 
 
 def searcher(
-    folder: Path, backend: Function, queries: int = 500, seed: int = 3
+    folder: Path, backend: Function, queries: int = 500, seed: int = 3, restarts: int = 0
 ) -> ClientPromptTuner:
-    config = SearchConfig(queries=queries, patience=25, max_length=9)
+    patience = 4 if restarts else 25
+    config = SearchConfig(queries=queries, patience=patience, restarts=restarts, max_length=9)
     return ClientPromptTuner(folder, MOOD, BATCH, masked_lm(), backend, config, seed)
 
 
@@ -108,3 +111,73 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "search-1.json").write_text('{"search": 1}')
     with pytest.raises(FedfuseError, match=r"search-1\.json: expected a search .* got 'state'"):
         mine.search(start(), 1)
+
+
+def test_restarts_are_paths_of_their_own_within_one_budget(tmp_path: Path) -> None:
+    backend = Function(understands)
+    mine = searcher(tmp_path, backend, queries=1500, restarts=5)
+    tuned, paths = mine.search(start(), 1), mine.paths(start(), 1)
+    assert 1 < len(paths) <= 6
+    assert len({path.prompt for path in paths}) > 1
+    assert tuned.accuracy == max(path.accuracy for path in paths)
+    assert tuned.queries == mine.paid(start(), 1) == backend.asked.total() <= 1500
+    assert set(backend.asked.values()) == {1}
+    # The first path is what a search without restarts finds; the next knows what failed on it.
+    alone = ClientPromptTuner(
+        tmp_path / "alone",
+        MOOD,
+        BATCH,
+        masked_lm(),
+        Function(understands),
+        replace(mine.config, restarts=0),
+        3,
+    )
+    assert alone.paths(start(), 1) == paths[:1]
+    last, first = mine.last(1), alone.last(1)
+    assert last is not None
+    assert first is not None
+    assert first.feedback.failed < last.feedback.failed
+
+
+def test_a_spent_budget_is_not_searched_on(tmp_path: Path) -> None:
+    backend = Function(understands)
+    tuner = searcher(tmp_path, backend, queries=120, restarts=50)
+    assert len(tuner.paths(start(), 1)) < 10
+    assert tuner.paid(start(), 1) == backend.asked.total() <= 120
+
+
+@pytest.mark.parametrize("call", [3, 60, 100])
+def test_killed_on_any_path_it_goes_on(tmp_path: Path, call: int) -> None:
+    undisturbed = Function(understands)
+    expected = searcher(tmp_path / "a", undisturbed, 1500, restarts=5).search(start(), 1)
+    stops = Function(
+        understands, trouble=lambda n: BlackBoxError("gone", billed=False) if n == call else None
+    )
+    with pytest.raises(BlackBoxError):
+        searcher(tmp_path / "b", stops, 1500, restarts=5).search(start(), 1)
+    again = Function(understands)
+    assert searcher(tmp_path / "b", again, 1500, restarts=5).search(start(), 1) == expected
+    assert (
+        stops.asked.total() + again.asked.total() - stops.sizes[call] == undisturbed.asked.total()
+    )
+
+
+def test_a_central_search_goes_on_from_what_validates_best(tmp_path: Path) -> None:
+    backend = Function(understands)
+    tuner = searcher(tmp_path, backend, queries=900, restarts=3)
+    firsts = [path.prompt for path in tuner.paths(start(), 1)]
+    scores = dict.fromkeys(firsts, 0.3) | {start(): 0.3, firsts[1]: 0.5}
+    asked: list[Prompt] = []
+
+    def score(prompt: Prompt) -> float:
+        asked.append(prompt)
+        return scores.get(prompt, 0.1)
+
+    prompt, queries = search_centrally(tuner, start(), 2, score)
+    assert prompt == firsts[1]  # nothing of the second round validated better
+    assert queries == backend.asked.total() <= 1800
+    assert set(asked) >= {start(), *firsts}
+    # The second round began with it.
+    assert tuner.last(2) is not None
+    assert tuner.paths(firsts[1], 2) == tuner.paths(firsts[1], 2)
+    assert queries == backend.asked.total()
