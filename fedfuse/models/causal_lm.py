@@ -23,7 +23,6 @@ from peft import (
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
-    set_peft_model_state_dict,
 )
 from safetensors import SafetensorError
 from torch import nn
@@ -201,8 +200,11 @@ def load_adapter_state(model: PeftModel, state: AdapterState) -> None:
     for name, value in state.items():
         shape = tuple(own[name].shape)
         check(f"adapter state {name!r}", value.shape, f"shape {shape}", value.shape == shape)
-    tensors = {n: torch.from_numpy(np.array(v, dtype=np.float32)) for n, v in state.items()}
-    set_peft_model_state_dict(model, tensors)
+    # By name into the weights themselves: PEFT renames on the way for some families, and leaves out
+    # what it then does not find.
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(torch.from_numpy(np.array(value, dtype=np.float32)))
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfuse.data.hub import library_errors, looks_like_path
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 FILE = "tokenizer.json"
@@ -84,6 +84,10 @@ def from_transformers(source: str, options: dict[str, Any]) -> TextTokenizer:
             PreTrainedTokenizerFast.from_pretrained(source, **options)
         )
     except ValueError:  # no tokenizer.json: AutoTokenizer has converted an older format
+        # Or, where there is none either, made a tokenizer that knows special tokens alone.
+        words = len(chosen.vocabulary) - len({*chosen.special_ids.values(), *chosen.marked_special})
+        found = f"nothing but special tokens in {source!r}"
+        check("tokenizer", found, f"{FILE} with tokens of text", words > 0)
         return chosen
     token_of = {token_id: token for token, token_id in chosen.vocabulary.items()}
     roles = {role: token_of[token_id] for role, token_id in chosen.special_ids.items()}

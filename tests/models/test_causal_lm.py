@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
 from fedfuse.builtin.architectures import tiny_causal_lm
 from fedfuse.builtin.tokenizers import train_tokenizer
@@ -28,6 +28,8 @@ from fedfuse.models.causal_lm import (
     load_causal_lm,
     save_adapter,
 )
+from fedfuse.models.loading import load_tokenizer
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 MATERIAL = Path(__file__).parents[3] / "shared" / "material"
 TEXTS = ["a nurse gave the patient aspirin", "the court granted bail", "copper rose on monday"] * 4
@@ -210,6 +212,23 @@ def test_adapter_state_round_trip(lm: CausalLM) -> None:
     assert torch.equal(logits(model), trained)
 
 
+def test_adapter_states_of_renamed_modules(tmp_path: Path) -> None:
+    """Of a family some of whose modules PEFT looks for under other names than it gives them."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "head_dim": 16, "num_hidden_layers": 2}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    config = AutoConfig.for_model(
+        "laguna", vocab_size=96, num_attention_heads=2, num_key_value_heads=1, **sizes, **experts
+    )
+    base = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    tokenizer = TextTokenizer.from_pretrained(train_tokenizer("byte-level-bpe", 280, TEXTS))
+    model = add_lora(CausalLM(base, tokenizer, "laguna", 96, 64), AdapterConfig(rank=2)).model
+    other = {name: array + 1 for name, array in adapter_state(model).items()}
+    assert any("shared_experts" in name for name in other)
+    load_adapter_state(model, other)
+    for name, array in adapter_state(model).items():
+        np.testing.assert_array_equal(array, other[name])
+
+
 def test_bad_adapter_states(base_folders: dict[str, Path]) -> None:
     lm = load_causal_lm(str(base_folders["opt"]), device="cpu")
     model = add_lora(lm, AdapterConfig(rank=2)).model
@@ -350,6 +369,14 @@ def test_more_tokens_than_embeddings(folder: Path) -> None:
     rows = len(tokenizer) - 6 + 5
     with pytest.raises(FedfuseError, match=f"embeddings, {rows}, got .* {rows + 1} tokens"):
         load_causal_lm(str(folder))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "gemma", "qwen2"])
+def test_a_folder_without_its_tokenizer_is_refused(family: str, tmp_path: Path) -> None:
+    """From the config alone transformers makes a tokenizer that knows no word."""
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    with pytest.raises(FedfuseError, match="got nothing but special tokens"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_slow_tokenizers_are_refused(folder: Path) -> None:
