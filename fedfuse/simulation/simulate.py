@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fedfuse.builtin.prompt_world import WORLD_TASKS
 from fedfuse.config.data import BUILTIN_DATA
 from fedfuse.config.feddtpt import BlackBoxConfig
 from fedfuse.config.run_config import RunConfig, flat_keys, flatten, parse
-from fedfuse.data.hub import looks_like_path
 from fedfuse.data.records import local_path
 from fedfuse.errors import check
 from fedfuse.flower.app_bundle import app_dir, import_app_module
@@ -239,9 +239,10 @@ def plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_add
 
 
 def _absolute(name: str) -> str:
+    """A name of what is on this disk as its path, whether it looks like one or like a hub id."""
     name = name.strip()
-    path = local_path(name) if name != BUILTIN_DATA and looks_like_path(name) else None
-    return name if path is None else str(path.resolve())
+    path = None if name in (BUILTIN_DATA, *WORLD_TASKS) else local_path(name)
+    return name if path is None or not name else str(path.resolve())
 
 
 def _absolute_model(box: BlackBoxConfig) -> str:

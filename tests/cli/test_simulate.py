@@ -230,6 +230,21 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.output == str(tmp_path / "runs")
 
 
+def test_a_folder_that_looks_like_a_hub_id_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a hub id for the processes that work elsewhere; and what is built in stays so."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("fed/mistral", "opt", "builtin", "goods-word"):
+        (tmp_path / name).mkdir(parents=True)
+    keys = {"server.model": "fed/mistral", "clients.model": "opt,fed/llama", "strategy": "feddtpt"}
+    found = absolute_paths(parse(keys))
+    assert found.server.model == str(tmp_path / "fed" / "mistral")
+    assert found.clients.model == f"{tmp_path / 'opt'},fed/llama"
+    assert found.data.source == "builtin"
+    assert found.feddtpt.task == "goods-word"
+
+
 def options(tiny: dict[str, Path], tmp_path: Path, **keys: Any) -> list[str]:
     """``--set`` options of a tiny federation on local folders, for a process of its own."""
     data = records(tmp_path / "colours.jsonl", 60)
