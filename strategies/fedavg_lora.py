@@ -8,15 +8,33 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 
 from fedfuse.algorithms.fedavg import check_adapter, server_step
-from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
 from fedfuse.models.causal_lm import AdapterState
+from strategies.client_registry import ClientInfo
 from strategies.messenger import require
 from strategies.model import ModelStrategy, mean_loss, take_loss
+from strategies.server_state import ServerState
+
+# More private samples than any client has.
+MOST_SAMPLES = 10**9
 
 
 class FedAvgLoRA(ModelStrategy):
-    """The server's adapter is the weighted mean of the clients'."""
+    """The server's adapter is the weighted mean of the clients'.
+
+    Attributes:
+        samples: private samples that each node registered with, which no later count may exceed.
+    """
+
+    def __init__(self, server: ServerState) -> None:
+        super().__init__(server)
+        self.samples: dict[int, float] = {}
+
+    def parse_registration(self, reply: Message) -> ClientInfo:
+        """As every client's, with the number of its private samples."""
+        number = messages.unpack_number(reply.content, "private-samples", 1, MOST_SAMPLES)
+        self.samples[reply.metadata.src_node_id] = number
+        return super().parse_registration(reply)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -35,9 +53,8 @@ class FedAvgLoRA(ModelStrategy):
         def parse_reply(reply: Message) -> tuple[AdapterState, float, float]:
             adapter = messages.record_to_arrays(reply.content.array_records["adapter"])
             check_adapter(adapter, own)
-            number = messages.unpack_number(reply.content, "num-examples")
-            if number <= 0:
-                raise FedfuseError(f"metrics.num-examples: expected above 0, got {number:g}")
+            most = self.samples[reply.metadata.src_node_id]
+            number = messages.unpack_number(reply.content, "num-examples", 1, most)
             return adapter, number, take_loss(reply)
 
         found = dict(self.parse_replies(server_round, replies, parse_reply))

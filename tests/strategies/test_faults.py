@@ -229,9 +229,12 @@ def rotten_adapter(edit: Callable[[np.ndarray], np.ndarray]) -> Deed:
     return deed
 
 
-def boasts(kind: str, reply: Message) -> None:
-    if kind == "train.local":
-        reply.content.metric_records["metrics"]["num-examples"] = math.inf
+def boasts(count: float) -> Deed:
+    def deed(kind: str, reply: Message) -> None:
+        if kind == "train.local":
+            reply.content.metric_records["metrics"]["num-examples"] = count
+
+    return deed
 
 
 @pytest.mark.parametrize(
@@ -239,7 +242,7 @@ def boasts(kind: str, reply: Message) -> None:
     [
         (rotten_adapter(lambda a: np.full_like(a, np.nan)), "not finite"),
         (rotten_adapter(lambda a: a[:-1]), "does not fit"),
-        (boasts, "num-examples"),
+        *((boasts(count), "num-examples") for count in (math.inf, 1e308, 1e6, 0.5, 0.0, -3.0)),
     ],
 )
 def test_a_bad_adapter_is_not_averaged(deed: Deed, error: str, tmp_path: Path) -> None:
@@ -248,3 +251,18 @@ def test_a_bad_adapter_is_not_averaged(deed: Deed, error: str, tmp_path: Path) -
     [(phase, client, found)] = errors(folder)
     assert (phase, client) == ("train.local", "1")
     assert error in found
+
+
+@pytest.mark.parametrize("count", [1e308, math.inf, 0.0])
+def test_a_client_without_a_sensible_number_of_samples_takes_no_part(
+    count: float, tmp_path: Path
+) -> None:
+    def deed(kind: str, reply: Message) -> None:
+        if kind == "query.register":
+            reply.content.metric_records["metrics"]["private-samples"] = count
+
+    keys = {**SHORT, "strategy": "fedavg-lora", "clients__model": "builtin:server", "clients": 3}
+    folder = federate(tmp_path, app=sabotage({1: deed}), **keys)
+    [(phase, _, found)] = set(errors(folder))
+    assert phase == "query.register"
+    assert "private-samples" in found
