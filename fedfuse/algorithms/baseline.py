@@ -16,6 +16,7 @@ from fedfuse.algorithms.effort import Effort
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.training import TrainingConfig
 from fedfuse.distillation.optimizer_state import TrainingState
+from fedfuse.distillation.training import NotFinite
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 # Parts that do harm, one after another, before it ends.
@@ -66,24 +67,25 @@ def train_baseline(
     for steps in zip(*(_parts(phase.settings.steps, rounds) for phase in phases), strict=True):
         if not sum(steps) or harms == PATIENCE:
             continue
-        kept = model.adapter, list(states)
+        kept, finite = (model.adapter, list(states)), True
         for i, (phase, number) in enumerate(zip(phases, steps, strict=True)):
             learning_rate = rate * phase.settings.learning_rate
             settings = replace(phase.settings, steps=number, learning_rate=learning_rate)
-            _, states[i] = model.learn(
-                phase.data,
-                settings,
-                seed=phase.seed,
-                replay=phase.replay,
-                state=states[i],
-                on_step=phase.on_step,
-            )
+            try:
+                _, states[i] = model.learn(
+                    phase.data,
+                    settings,
+                    seed=phase.seed,
+                    replay=phase.replay,
+                    state=states[i],
+                    on_step=phase.on_step,
+                )
+            except NotFinite:
+                finite = False
             private = not phase.public or phase.replay is not None
             effort += Effort.of(settings, private=private, public=phase.public)
-        if held_out is None:
-            continue
-        now = _mean_loss(model, held_out)
-        if now <= best:
+        now = _mean_loss(model, held_out) if held_out else best
+        if finite and now <= best:
             best, harms = now, 0
         else:
             model.adapter, states = kept

@@ -30,12 +30,17 @@ from fedfuse.distillation.optimizer_state import (
     scaler_state,
 )
 from fedfuse.distillation.targets import Teacher, batch_losses
+from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 log = logging.getLogger(__name__)
 # Key of the state: tokens of a part, where memory ran out with those of the config.
 MAX_TOKENS = "max-tokens"
+
+
+class NotFinite(FedfuseError):
+    """A step's loss or gradient is infinite or no number."""
 
 
 def train(
@@ -64,6 +69,9 @@ def train(
     Returns:
         The mean loss over the last tenth of the steps taken here (nats per label row; NaN without
         steps), and the state that the next phase of this kind begins with.
+
+    Raises:
+        NotFinite: where a step's loss or gradient is not; the weights are those before it.
     """
     training = Training(lm, data, config, seed=seed, teacher=teacher, replay=replay, state=state)
     losses: list[float] = []
@@ -156,7 +164,11 @@ class Training:
         return {MAX_TOKENS: np.array(self.max_tokens)} if less else {}
 
     def advance(self) -> float:
-        """Take one optimizer step; returns its loss, nats per label row."""
+        """Take one optimizer step; returns its loss, nats per label row.
+
+        Raises:
+            NotFinite: for a loss or a gradient that is not finite; the step is not taken.
+        """
         config = self.config
         self.lm.model.train()
         for group in self._optimizer.param_groups:
@@ -167,7 +179,14 @@ class Training:
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
         self._scaler.unscale_(self._optimizer)
-        nn.utils.clip_grad_norm_(self._named.values(), config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self._named.values(), config.max_grad_norm)
+        # A loss scale that is too large is no fault: the scaler takes no step, and lowers it.
+        if not math.isfinite(loss) or not (self._scaler.is_enabled() or math.isfinite(norm)):
+            found = f"loss {loss:g}, norm of the gradient {float(norm):g}"
+            raise NotFinite(
+                f"training step {self.step + 1}: expected finite numbers, got {found}; the step is "
+                "not taken. Try a lower learning rate, or bfloat16 in place of float16"
+            )
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._ewc:

@@ -95,10 +95,19 @@ def load_tokenizer(name: str) -> TextTokenizer:
 
 
 def check_causal(name: str, model: PreTrainedModel) -> None:
-    """Refuse a model that sees what it is to predict, such as a masked language model."""
+    """Refuse a model that sees what it is to predict, or whose numbers are not finite.
+
+    The former is a masked language model, the latter one that is too large for float16.
+    """
     ids = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6, 7]], device=model.device)
     with torch.no_grad():
-        first = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0].float()
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+    if not torch.isfinite(logits).all():
+        raise FedfuseError(
+            f"model {name!r}: expected finite logits, got others in {str(model.dtype)[6:]}; "
+            "dtype bfloat16 has the range of float32"
+        )
+    first = logits[:, 0]
     # Room for rounding in half precision; a trained model that looks ahead differs by far more.
     if (first[0] - first[1]).abs().max() > 0.05 * first.std():
         found = f"a {type(model).__name__} that sees later tokens"

@@ -14,6 +14,7 @@ from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.model import AdapterConfig
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
+from fedfuse.distillation.training import NotFinite
 from fedfuse.evaluation.losses import sample_nll
 from fedfuse.models.causal_lm import add_lora
 from tests.conftest import MAX_LENGTH, Tiny
@@ -113,6 +114,28 @@ def test_it_ends_after_two_harms(
     effort = train_baseline(model, phases, 3, model.public)
     assert left(model) == 2
     assert effort.steps == 5 + 1 + 5 + 1 + 10 + 4
+
+
+def test_what_is_not_finite_is_taken_back(
+    model: LocalModel,
+    phases: list[LabelPhase],
+    learned: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learn = model.learn
+
+    def breaks(*arguments: Any, **options: Any) -> Any:
+        result = learn(*arguments, **options)
+        if len(learned) in (3, 4):
+            raise NotFinite("broken")
+        return result
+
+    monkeypatch.setattr(model, "learn", breaks)
+    effort = train_baseline(model, phases, 1, None)
+    assert [call[1] for call in learned[::2]] == [0.08, 0.08, 0.04]
+    assert [int(call[2]["calls"]) for call in learned[4:]] == [1, 2]
+    assert left(model) == 6
+    assert effort.steps == 26
 
 
 def test_nothing_is_judged_without_held_out_samples(

@@ -17,7 +17,7 @@ from fedfuse.data.sample import Sample
 from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.targets import batch_losses
-from fedfuse.distillation.training import Training, schedule
+from fedfuse.distillation.training import NotFinite, Training, schedule
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.losses import sample_nll
 from fedfuse.sparse import SparseDistribution
@@ -141,6 +141,30 @@ def test_gradients_are_clipped(tiny: Make, public: list[Sample]) -> None:
         norms.append(10 * math.sqrt(square))
     assert norms[0] > 0.1
     assert norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_numbers_that_are_not_finite_end_it_with_the_last_good_weights(
+    what: str, gpt2: Tiny, data: TokenizedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(gpt2, data, SETTINGS, seed=0)
+    for _ in range(2):
+        training.advance()
+    before, state = weights(gpt2.model), training.state()
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        loss, replayed = batch_losses(*arguments, **options)
+        if what == "gradient":  # finite, with a slope that is not
+            return loss + torch.sqrt(loss * 0), replayed
+        return loss * math.inf, replayed
+
+    monkeypatch.setattr("fedfuse.distillation.training.batch_losses", broken)
+    with pytest.raises(NotFinite, match=r"training step 3: expected finite numbers, got loss"):
+        training.advance()
+    assert all(torch.equal(before[name], new) for name, new in weights(gpt2.model).items())
+    after = training.state()
+    assert all(np.array_equal(state[name], value) for name, value in after.items())
+    assert state.keys() == after.keys()
 
 
 def test_replay_adds_its_loss(tiny: Make, public: list[Sample]) -> None:

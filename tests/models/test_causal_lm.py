@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
 from fedfuse.builtin.architectures import tiny_causal_lm
@@ -427,6 +428,15 @@ def test_models_that_look_ahead_are_refused(folder: Path) -> None:
         BertLMHeadModel(config).save_pretrained(folder)
     with pytest.raises(FedfuseError, match=r"BertLMHeadModel that sees later tokens"):
         load_causal_lm(str(folder))
+
+
+def test_a_model_too_large_for_float16_is_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] *= 1e5
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(FedfuseError, match=r"finite logits, got others in float16; dtype bfloat16"):
+        load_causal_lm(str(folder), dtype="float16", device="cpu")
+    load_causal_lm(str(folder), dtype="bfloat16", device="cpu")
 
 
 def test_models_without_a_largest_position(folder: Path) -> None:
