@@ -18,6 +18,9 @@ from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
+# Shares of options that differ by less are equal, nats: padding changes the last digits.
+TIE = 1e-4
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -94,9 +97,15 @@ class Evaluator:
         return scores, nll
 
     def _correct(self, lm: CausalLM) -> Float64[ndarray, " questions"]:
-        """``[Q]`` 1 where the most probable option is the right one."""
+        """``[Q]`` 1 where the most probable option is the right one.
+
+        Where several are, as they are cut off or have the same tokens, the right one among them
+        counts as a guess: one over their number.
+        """
         if self._options is None:
             return np.empty(0)
-        right = [question.label for question in self._questions]
-        correct = np.equal(self._options.logprobs(lm).argmax(1), right)
+        logprobs = self._options.logprobs(lm)
+        likely = logprobs >= logprobs.max(1, keepdims=True) - TIE
+        right = np.array([question.label for question in self._questions])
+        correct = likely[np.arange(len(right)), right] / likely.sum(1)
         return np.asarray(correct, dtype=np.float64)

@@ -1,8 +1,9 @@
 """Label tasks for a language model that answers in words.
 
 An answer counts only if it names exactly one label: what names none, or several, is wrong and is
-not guessed. A label behind a "not" is not named: "not good" is no "good", and a "bad" only where
-that is listed among its words.
+not guessed. A label behind a "not", a "never" or the like is not named, whether it follows at once
+or after a "really" or a "be": "not good" is no "good", and a "bad" only where that is listed among
+its words.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from fedfuse.errors import check
 TEMPLATE = "{prompt}\n\n{input}\nAnswer:"
 # Between the words of a phrase, as labels are spelled and as tokenizers give them back.
 _BETWEEN = r"[\s_]+"
-_DENIED = rf"(?i:not|\w+n['\u2019]t){_BETWEEN}(?i:(?:an?|the){_BETWEEN})?"
+_DENIALS = r"not|no|never|nor|neither|cannot|without|hardly|barely|scarcely|\w+n['\u2019]t"
+_FILLERS = (
+    r"an?|the|any|all|at|in|way|that|so|very|too|really|quite|truly|exactly|entirely|completely|"
+    r"particularly|especially|necessarily|actually|be|been|being|considered|called|described|as"
+)
+_DENIED = rf"(?i:(?:{_DENIALS}){_BETWEEN}|non-)(?i:(?:{_FILLERS}){_BETWEEN}){{0,4}}?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,30 @@ def test_accuracy_by_hand(
     assert evaluator.evaluate(model)[0]["bank"].accuracy == accuracy
 
 
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(
+    ("options", "accuracy"),
+    [
+        ((" zinc.", " zinc."), 0.5),  # nothing tells them apart
+        ((" zinc and copper and futures and swaps.", " tin and gout and swaps and futures."), 0.5),
+        ((" zinc.", " tin and gout and swaps and futures."), 0.5),  # one of them is cut off
+        ((" bonds.", " zinc."), None),
+    ],
+)
+def test_what_cannot_be_decided_is_a_guess(
+    tiny: Make, options: tuple[str, str], accuracy: float | None, label: int
+) -> None:
+    """Wherever the right option stands; else always to say the first would be right or wrong."""
+    model = tiny("llama")
+    asked = [Sample("for gout", options[label], "bank", options, label)]
+    # Room for short options and none for long ones.
+    (fits,) = model.tokenizer.encode(["for gout zinc."])
+    test = [Sample("for", " tin.", "bank")]
+    evaluator = Evaluator(model.tokenizer, test, asked, len(fits.ids) + 3)
+    found = evaluator.evaluate(model)[0]["bank"].accuracy
+    assert found == accuracy if accuracy is not None else found in (0.0, 1.0)
+
+
 def test_a_domain_without_questions_has_no_accuracy(tiny: Make) -> None:
     model = tiny("gpt2")
     scores = Evaluator(model.tokenizer, TEST, QUESTIONS[:2], MAX_LENGTH).evaluate(model)[0]

@@ -15,6 +15,7 @@ from fedfuse.feddtpt.label_tasks import LabelledExample, Task, label_task
 MATERIAL = Path(__file__).parents[3] / "shared" / "material" / "datasets"
 NLI = Task("nli", {"yes": ["yes", "entailment"], "no": ["no", "not entailment", "not_entailment"]})
 SNAKE = Task("snake", {"very_good": ["very_good"], "__label__2": ["__label__2"]})
+MOOD = Task("mood", {"positive": ["positive"], "negative": ["negative"]})
 LETTERS = Task("letters", {"A": ["A"], "B": ["B"]})
 
 
@@ -48,6 +49,26 @@ LETTERS = Task("letters", {"A": ["A"], "B": ["B"]})
         (LETTERS, "b", None),
         (LETTERS, "A B", None),
         (LETTERS, "not A", None),
+        (LETTERS, "not A B", "B"),
+        *(
+            (MOOD, answer, None)
+            for answer in (
+                "not really positive",
+                "never positive",
+                "cannot be positive",
+                "can't be called positive",
+                "non-positive",
+                "no positive",
+                "neither positive",
+                "not at all that positive",
+                "Hardly a very positive one",
+                "without any positive words",
+            )
+        ),
+        (MOOD, "never positive: negative", "negative"),
+        (MOOD, "not really, positive", "positive"),
+        (MOOD, "really positive", "positive"),
+        (MOOD, "I cannot fault it; positive", "positive"),
         (SNAKE, "__label__2", "__label__2"),
         (SNAKE, "very good", "very_good"),
         (SNAKE, "Very _ Good", "very_good"),
