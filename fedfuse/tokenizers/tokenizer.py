@@ -148,6 +148,21 @@ class TextTokenizer:
         content = _dumps({"format": FORMAT, "digest": self._digest, **rest})
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def within(self, rows: int) -> TextTokenizer:
+        """Without the special tokens for which a model with so many embeddings has none.
+
+        Such as the image token of a text model that was cut out of a larger one. A text that spells
+        it is text, as for all special tokens.
+        """
+        added = self._spec.get("added_tokens") or []
+        ids = self.vocabulary  # which may differ from those in the file
+        kept = [t for t in added if ids[t["content"]] < rows or not t.get("special")]
+        gone = {token["content"] for token in added} - {token["content"] for token in kept}
+        if not gone:
+            return self
+        specials = {role: token for role, token in self._specials.items() if token not in gone}
+        return TextTokenizer({**self._spec, "added_tokens": kept}, specials)
+
     @property
     def special_ids(self) -> dict[str, int]:
         """Role to id, for the roles that this tokenizer has, in the order of ``ROLES``."""

@@ -363,6 +363,26 @@ def test_incomplete_weights_are_refused(folder: Path) -> None:
         load_causal_lm(str(folder))
 
 
+def test_a_special_token_beyond_the_embeddings_is_left_out(folder: Path) -> None:
+    """As in text models that were cut out of ones that see images."""
+    whole = load_causal_lm(str(folder), device="cpu")
+    rows = whole.model.get_input_embeddings().weight.shape[0]
+    tokenizer = train_tokenizer("byte-level-bpe", 300, TEXTS)
+    fill = [f"<fill{n}>" for n in range(rows - whole.vocab_size)]
+    for tokens in (fill, ["<image_soft_token>"]):
+        tokenizer.add_special_tokens({"additional_special_tokens": tokens}, False)
+        tokenizer.save_pretrained(folder)
+    found = load_causal_lm(str(folder), device="cpu")
+    assert len(tokenizer) == rows + 1
+    assert found.vocab_size == rows
+    [spelled] = found.tokenizer.encode_ids(["see <image_soft_token>"])
+    assert max(spelled) < rows
+    assert found.tokenizer.decode(spelled) == "see <image_soft_token>"
+    # A role that it had is nobody's then.
+    edit(folder / "tokenizer_config.json", mask_token="<image_soft_token>")
+    assert "mask" not in load_causal_lm(str(folder), device="cpu").tokenizer.special_ids
+
+
 def test_more_tokens_than_embeddings(folder: Path) -> None:
     tokenizer = train_tokenizer("byte-level-bpe", 300, TEXTS)
     tokenizer.add_tokens([f"<extra{n}>" for n in range(6)])
