@@ -149,7 +149,8 @@ def text_rows(texts: Sequence[TokenizedText]) -> LabelRows:
     token, row, byte_start, byte_end = np.concatenate([empty, *fields], axis=1)
     counts = [part.shape[1] for part in fields]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    return LabelRows(offsets, token, row, byte_start, byte_end)
+    begin = np.zeros(len(texts), dtype=np.int64)
+    return LabelRows(offsets, token, row, byte_start, byte_end, begin)
 
 
 def _known_ends(text: TokenizedText) -> Int64[ndarray, " n"]:

@@ -51,7 +51,8 @@ def context_losses(
 ) -> Float32[ndarray, " samples"]:
     """``[N]`` mean loss of the prompt, nats per byte of the text before the first label token.
 
-    NaN where there is none. For the arguments see ``view_contexts``.
+    Of a prompt that was cut, the part that is left. NaN where there is none. For the arguments see
+    ``view_contexts``.
     """
     lm = replace(lm, autocast="none")
     nats = np.zeros(len(data))
@@ -71,7 +72,8 @@ def per_byte(
     """``[N]`` the nats of prompts over their bytes; NaN for a sample without a prompt."""
     first, has_rows = _first_rows(data)
     size = np.zeros(len(data))
-    size[has_rows] = data.rows.byte_start[data.rows.offsets[:-1][has_rows]]
+    end = data.rows.byte_start[data.rows.offsets[:-1][has_rows]]
+    size[has_rows] = end - np.maximum(data.rows.begin[has_rows], 0)
     known = (size > 0) & (first > 0)
     mean = np.full(len(data), np.nan, dtype=np.float32)
     mean[known] = nats[known] / size[known]

@@ -37,6 +37,8 @@ class LabelRows:
         row: ``[T]`` row inside the model's input; it predicts position ``row + 1`` of the input.
         byte_start: ``[T]`` UTF-8 bytes of the text before the predicted token; -1 where unknown.
         byte_end: ``[T]`` UTF-8 bytes of the text up to the predicted token's end; -1 where unknown.
+        begin: ``[N]`` UTF-8 bytes of each text before the input's first token: 0 unless a long
+            prompt was cut; -1 where unknown.
     """
 
     offsets: Int64[ndarray, " n_plus_1"]
@@ -44,6 +46,7 @@ class LabelRows:
     row: Int64[ndarray, " rows"]
     byte_start: Int64[ndarray, " rows"]
     byte_end: Int64[ndarray, " rows"]
+    begin: Int64[ndarray, " n"]
 
     @property
     def sample_of_row(self) -> Int64[ndarray, " rows"]:
@@ -57,7 +60,9 @@ def label_rows(
     """Tokenize samples and find their label rows.
 
     A label row predicts a token that ends after the prompt's last byte: it covers at least one byte
-    of the answer. Tokens beyond ``max_length`` are cut off, and so are their rows.
+    of the answer. Of a longer text than ``max_length`` the prompt's first tokens are cut off, so
+    that it has its end and the whole answer; only of an answer that is longer itself the last
+    tokens are, with their rows.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -74,28 +79,42 @@ def label_rows(
         raise FedfuseError(f"max_length: expected 2 or more, got {max_length}")
     begin = np.array([tokenizer.bos_id], dtype=np.int64)
     texts = tokenizer.encode([sample.text for sample in samples])
-    inputs = [np.concatenate([begin, text.ids[: max_length - 1]]) for text in texts]
-    found = [
-        _rows_of(text, sample.prompt_bytes, max_length - 1)
-        for text, sample in zip(texts, samples, strict=True)
-    ]
+    inputs, begins, found = [], [], []
+    for text, sample in zip(texts, samples, strict=True):
+        rows = _rows_of(text, sample.prompt_bytes)
+        cut = _cut_of(len(text.ids), rows[1], max_length)
+        inputs.append(np.concatenate([begin, text.ids[cut : cut + max_length - 1]]))
+        begins.append(text.ends[cut - 1] if cut else 0)
+        rows[1] -= cut
+        found.append(rows[:, rows[1] < max_length - 1])
     empty = np.empty((4, 0), dtype=np.int64)
     token, row, byte_start, byte_end = np.concatenate([empty, *found], axis=1)
     counts = [part.shape[1] for part in found]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    return inputs, LabelRows(offsets, token, row, byte_start, byte_end)
+    start = np.array(begins, dtype=np.int64)
+    return inputs, LabelRows(offsets, token, row, byte_start, byte_end, start)
 
 
-def _rows_of(text: TokenizedText, prompt_bytes: int, length: int) -> Int64[ndarray, "4 rows"]:
-    """Fields of a sample's label rows within its first ``length`` tokens."""
-    ids, ends = text.ids[:length], text.ends[:length]
+def _cut_of(length: int, row: IntArray, max_length: int) -> int:
+    """How many of a text's first tokens are cut off: of the prompt, and no more than needed.
+
+    What is left has room for one token more: who sees an input without any cannot tell whether its
+    answer was cut.
+    """
+    if length < max_length or not len(row):
+        return 0
+    return min(int(row[0]), length - (max_length - 2))
+
+
+def _rows_of(text: TokenizedText, prompt_bytes: int) -> Int64[ndarray, "4 rows"]:
+    """Fields of a sample's label rows, were the input the whole text."""
     # An unknown end lies inside a character; the next known end is that character's. A prompt ends
     # between characters, so both are on the same side of it.
     known = np.where(text.ends == UNKNOWN, np.iinfo(np.int64).max, text.ends)
-    character = np.minimum.accumulate(known[::-1])[::-1][:length]
+    character = np.minimum.accumulate(known[::-1])[::-1]
     row = np.flatnonzero(character > prompt_bytes)
-    before = np.concatenate([[0], ends])[row]
-    return np.stack([ids[row], row, before, ends[row]])
+    before = np.concatenate([[0], text.ends])[row]
+    return np.stack([text.ids[row], row, before, text.ends[row]])
 
 
 def verbatim_rows(

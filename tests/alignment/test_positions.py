@@ -21,6 +21,7 @@ from tests.tokenizer_kinds import KINDS, by_hand, texts_strategy
 WORDS = ["[UNK]", "[CLS]", "the", "cat", "##s", "sat"]
 LETTERS = ["<s>", "t", "h", "e", "Ġ", "c", "a", "s"]
 SAMPLES = [Sample("the", " cats sat"), Sample("", "the cat")]
+NOT_CUT = np.zeros(1, dtype=np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +107,8 @@ def test_mixed_conventions_are_noticed(
     before = np.concatenate([[0], text.ends])
     row = rows.row[1:-1]
     offsets, token = np.array([0, len(row)]), text.ids[row + shift]
-    wrong = LabelRows(offsets, token, row, before[row + shift], text.ends[row + shift])
-    right = LabelRows(offsets, text.ids[row], row, before[row], text.ends[row])
+    wrong = LabelRows(offsets, token, row, before[row + shift], text.ends[row + shift], NOT_CUT)
+    right = LabelRows(offsets, text.ids[row], row, before[row], text.ends[row], NOT_CUT)
     for part, expected in ((right, True), (wrong, False)):
         found = align_rows(part, target).source_row
         matched = found >= 0
@@ -120,9 +121,11 @@ def test_mixed_conventions_are_noticed(
 def test_boundary_of_runs_that_share_a_prefix() -> None:
     """A space put in front covers nothing; the row after it is the one that predicts the text."""
     one, two = np.array([0, 2]), np.array([0, 3])
-    source = LabelRows(one, np.zeros(2, int), np.arange(2), np.array([0, 0]), np.array([0, 3]))
+    source = LabelRows(
+        one, np.zeros(2, int), np.arange(2), np.array([0, 0]), np.array([0, 3]), NOT_CUT
+    )
     target = LabelRows(
-        two, np.zeros(3, int), np.arange(3), np.array([0, 0, 3]), np.array([0, 3, 4])
+        two, np.zeros(3, int), np.arange(3), np.array([0, 0, 3]), np.array([0, 3, 4]), NOT_CUT
     )
     assert align_rows(source, target).source_row.tolist() == [-1, 1, -1]
     assert align_rows(target, source).source_row.tolist() == [-1, 1]
@@ -130,7 +133,12 @@ def test_boundary_of_runs_that_share_a_prefix() -> None:
 
 def test_unknown_prefixes_are_unmatched() -> None:
     rows = LabelRows(
-        np.array([0, 3]), np.zeros(3, int), np.arange(3), np.array([0, -1, 3]), np.array([-1, 3, 6])
+        np.array([0, 3]),
+        np.zeros(3, int),
+        np.arange(3),
+        np.array([0, -1, 3]),
+        np.array([-1, 3, 6]),
+        NOT_CUT,
     )
     assert align_rows(rows, rows).source_row.tolist() == [0, -1, 2]
 

@@ -46,7 +46,9 @@ def record(indices: npt.ArrayLike, probabilities: npt.ArrayLike) -> Knowledge:
 
 def rows_of(tokens: list[int]) -> LabelRows:
     n = np.arange(len(tokens))
-    return LabelRows(np.array([0, len(tokens)]), np.array(tokens, dtype=np.int64), n, n, n + 1)
+    return LabelRows(
+        np.array([0, len(tokens)]), np.array(tokens, dtype=np.int64), n, n, n + 1, np.zeros(1)
+    )
 
 
 def table_of(targets: list[int]) -> VocabularyTable:

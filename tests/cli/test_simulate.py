@@ -160,7 +160,8 @@ def test_bad_data_is_refused(
 ) -> None:
     records(tmp_path / "data.jsonl", number, **changes)
     sizes = ["data.public=4", "data.holdout=2", "data.blind=0", "data.test=2"]
-    assert message in refused(*sets("data.source=./data.jsonl", *sizes))
+    keys = [*sizes, "data.partition=iid", "fusion.evidence=open"]
+    assert message in refused(*sets("data.source=./data.jsonl", *keys))
 
 
 def test_overlapping_splits_are_refused(refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def test_a_domain_without_questions_has_no_accuracy(tiny: Make) -> None:
 def test_a_cut_answer_counts_as_far_as_it_is_scored(tiny: Make) -> None:
     """Half the answer has half the nats: divided by all its bytes, the loss would look halved."""
     model = tiny("gpt2")
-    long = Sample("for gout", " zinc and copper and futures and swaps and tin.", "bank")
+    long = Sample("", "zinc and copper and futures and swaps and tin.", "bank")
     data = model.encode([long], max_length=14)
     scored = int(data.label_bytes[0])
     assert 0 < scored < len(long.answer)

@@ -17,7 +17,7 @@ from fedfuse.evaluation.losses import sample_nll
 from fedfuse.knowledge.contexts import context_losses
 from fedfuse.knowledge.extract import extract, extract_with_contexts
 from fedfuse.models.forward import TOKENS_PER_PASS
-from tests.conftest import MAX_LENGTH, Tiny
+from tests.conftest import Tiny
 
 Make = Callable[[str], Tiny]
 
@@ -96,19 +96,18 @@ def test_a_confident_model_keeps_its_small_rest(tiny: Make, public: list[Sample]
 
 
 def test_losses_of_cut_answers(tiny: Make) -> None:
-    """Only scored bytes count; of a sample that is cut off altogether nothing is known."""
+    """Only scored bytes count; of a sample without any nothing is known."""
     model = tiny("gpt2")
     samples = [
         Sample("for gout", " zinc and copper and futures and swaps."),
-        Sample("the desk at dover hedges copper and cotton and cocoa with", " futures."),
+        Sample("the desk at dover hedges copper and cotton and cocoa with", ""),
     ]
-    knowledge = extract(model, model.encode(samples, max_length=16), 3)
+    knowledge = extract(model, model.encode(samples, max_length=8), 3)
     first = -knowledge.label_logprob[: knowledge.offsets[1]].sum()
     assert 0 < knowledge.label_bytes[0] < len(samples[0].answer)
     assert knowledge.loss[0] == pytest.approx(first / knowledge.label_bytes[0])
     assert knowledge.label_bytes[1] == 0
     assert knowledge.loss[1] == np.inf
-    assert model.encode(samples, MAX_LENGTH).label_bytes[1] == len(" futures.")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

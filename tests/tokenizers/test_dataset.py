@@ -14,7 +14,7 @@ from fedfuse.builtin.tokenizers import KINDS
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, scored_bytes
-from fedfuse.tokenizers.label_rows import LabelRows, label_rows
+from fedfuse.tokenizers.label_rows import LabelRows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.conftest import MAX_LENGTH, Tiny
 
@@ -150,29 +150,20 @@ def test_nothing_to_score(tiny_tokenizers: dict[str, TextTokenizer], samples: li
         TokenizedDataset(tiny_tokenizers["unigram"], samples, MAX_LENGTH)
 
 
-def test_everything_cut_off(tiny_tokenizers: dict[str, TextTokenizer]) -> None:
-    with pytest.raises(FedfuseError, match="within 4 tokens"):
-        TokenizedDataset(tiny_tokenizers["unigram"], SAMPLES[:1], 4)
-    _, rows = label_rows(tiny_tokenizers["unigram"], SAMPLES[:1], 4)
-    assert scored_bytes(SAMPLES[:1], rows, 4).tolist() == [0]
-
-
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("max_length", range(8, 24, 3))
+@pytest.mark.parametrize("max_length", range(2, 24, 3))
 def test_only_scored_bytes_count(
     tiny_tokenizers: dict[str, TextTokenizer], kind: str, max_length: int
 ) -> None:
-    """An answer that is cut counts as far as its tokens are left."""
+    """An answer longer than the input counts as far as its tokens are left; a prompt gives way."""
     tokenizer = tiny_tokenizers[kind]
     data = TokenizedDataset(tokenizer, SAMPLES, max_length)
-    cut = 0
     for i, sample in enumerate(SAMPLES):
         (encoded,) = tokenizer.encode([sample.text])
-        ends = encoded.ends[: max_length - 1]
-        cut += len(ends) < len(encoded.ends)
-        covered = max(int(ends[-1]) - sample.prompt_bytes, 0)
+        answer = encoded.ends[encoded.ends > sample.prompt_bytes]
+        covered = max([int(end) - sample.prompt_bytes for end in answer[: max_length - 1]] + [0])
         assert data.label_bytes[i] == covered
-    assert cut
+        assert data.lengths[i] <= max_length
 
 
 def test_scored_bytes_by_hand() -> None:
@@ -190,6 +181,7 @@ def test_scored_bytes_by_hand() -> None:
         row=np.array([1, 7, 8, 7, 8, 8]),
         byte_start=np.array([2, 2, 4, 2, 4, 2]),
         byte_end=np.array([5, 4, 6, 4, -1, -1]),
+        begin=np.zeros(5, dtype=np.int64),
     )
     assert scored_bytes(samples, rows, max_length=10).tolist() == [5, 4, 2, 0, 1]
 

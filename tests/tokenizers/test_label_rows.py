@@ -64,12 +64,27 @@ def test_rows_of_a_character_that_was_replaced() -> None:
     assert rows.byte_end.tolist() == [-1, 7, 9]
 
 
+def test_a_long_prompt_loses_its_beginning_and_no_answer_its_end() -> None:
+    """What is left has room for one token more."""
+    tokenizer = by_hand("wordpiece", WORDS, cls="[CLS]")
+    samples = [Sample("the the cat sat", " cats sat"), Sample("the", "")]
+    whole = label_rows(tokenizer, samples, 9)[1]
+    for length, kept, begin in ((9, 4, 0), (8, 4, 0), (7, 2, 7), (6, 1, 11), (5, 0, 15)):
+        inputs, rows = label_rows(tokenizer, samples, length)
+        assert inputs[0].tolist() == [1, *[2, 2, 3, 5][4 - kept :], 3, 4, 5]
+        assert rows.row.tolist() == [kept, kept + 1, kept + 2]
+        assert rows.begin.tolist() == [begin, 0]
+        for name in ("token", "byte_start", "byte_end", "offsets"):
+            assert getattr(rows, name).tolist() == getattr(whole, name).tolist()
+
+
 def test_rows_are_cut_with_their_tokens() -> None:
     tokenizer = by_hand("wordpiece", WORDS, cls="[CLS]")
     samples = [Sample("the", " cats sat")]
-    inputs, rows = label_rows(tokenizer, samples, 4)
-    assert inputs[0].tolist() == [1, 2, 3, 4]
-    assert rows.row.tolist() == [1, 2]
+    inputs, rows = label_rows(tokenizer, samples, 3)
+    assert inputs[0].tolist() == [1, 3, 4]
+    assert rows.row.tolist() == [0, 1]
+    assert rows.begin.tolist() == [3]
     with pytest.raises(FedfuseError, match="max_length: expected 2 or more, got 1"):
         label_rows(tokenizer, samples, 1)
 
@@ -94,14 +109,19 @@ def test_row_t_predicts_token_t_plus_1(
     sample = Sample(prompt, answer)
     (ids,), rows = label_rows(tokenizer, [sample], length)
     (text,) = tokenizer.encode([sample.text])
-    assert ids.tolist() == [tokenizer.bos_id, *text.ids.tolist()][:length]
-    # The convention: row t predicts position t+1 of the input, which is token t of the text.
+    uncut = label_rows(tokenizer, [sample], 1000)[1].row
+    first = int(uncut[0]) if len(uncut) else 0
+    cut = min(first, len(text.ids) - (length - 2)) if len(text.ids) >= length else 0
+    assert ids.tolist() == [tokenizer.bos_id, *text.ids[cut:].tolist()][:length]
+    assert rows.begin.tolist() == [text.ends[cut - 1] if cut else 0]
+    # The convention: row t predicts position t+1 of the input, which is token t of what is left.
     assert ids[rows.row + 1].tolist() == rows.token.tolist()
-    assert text.ids[rows.row].tolist() == rows.token.tolist()
-    assert text.ends[rows.row].tolist() == rows.byte_end.tolist()
+    token = rows.row + cut
+    assert text.ids[token].tolist() == rows.token.tolist()
+    assert text.ends[token].tolist() == rows.byte_end.tolist()
     before = [0, *text.ends.tolist()]
-    assert [before[row] for row in rows.row] == rows.byte_start.tolist()
+    assert [before[row] for row in token] == rows.byte_start.tolist()
     # Scored are exactly the tokens that reach into the answer.
-    for j, end in enumerate(text.ends[: length - 1].tolist()):
+    for j, end in enumerate(text.ends[: cut + length - 1].tolist()):
         if end >= 0:
-            assert (j in rows.row) == (end > sample.prompt_bytes)
+            assert (j in token) == (end > sample.prompt_bytes)
