@@ -21,6 +21,7 @@ from fedfuse.config.run_config import RunConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.flower import messages
 from fedfuse.plugins import class_name
+from fedfuse.simulation.data_fit import SplitFit
 from fedfuse.simulation.memory_plan import Plan
 from fedfuse.tracking.checkpoints import Checkpoint
 from fedfuse.tracking.run_writer import RunWriter
@@ -93,6 +94,11 @@ class StrategyHooks(Strategy):
         Raises:
             FedfuseError: for data that cannot be split, or models that do not exist.
         """
+
+    @classmethod
+    def fits(cls, config: RunConfig, clients: int) -> list[SplitFit]:
+        """How the data fits the models, which must be built; empty where there is none to fit."""
+        return []
 
     @classmethod
     def plan_memory(

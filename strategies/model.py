@@ -17,6 +17,7 @@ from fedfuse.factory.data import shared_samples
 from fedfuse.factory.models import base_models, check_inputs
 from fedfuse.flower import messages
 from fedfuse.flower.samples import pack_held_out, pack_samples
+from fedfuse.simulation.data_fit import SplitFit, fits
 from fedfuse.simulation.memory_plan import Plan
 from fedfuse.simulation.run_memory import plan_simulation
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -55,6 +56,11 @@ class ModelStrategy(BaseStrategy):
     def check_inputs(cls, config: RunConfig, clients: int) -> None:
         """Check devices, models and data of a run without loading a model."""
         check_inputs(config, clients)
+
+    @classmethod
+    def fits(cls, config: RunConfig, clients: int) -> list[SplitFit]:
+        """How private, public and tested samples fit the models of those who see them."""
+        return fits(config, clients)
 
     @classmethod
     def plan_memory(

@@ -21,6 +21,7 @@ from fedfuse.errors import check
 from fedfuse.flower.app_bundle import app_dir, import_app_module
 from fedfuse.plugins import class_name
 from fedfuse.report.run import Run
+from fedfuse.simulation import data_fit
 from fedfuse.tracking.run_writer import RunWriter, free_folder
 
 console = Console(stderr=True)
@@ -92,6 +93,7 @@ def run_federation(
     """
     check_inputs(config, clients)
     build_models(find_strategy(config).models(config, clients))
+    show_fits(config, clients)
     config = import_app_module("strategies.registry").with_client(absolute_paths(config))
     check_importable(config.client, in_process=in_process)
     resumed = Path(config.resume) if config.resume else None
@@ -202,6 +204,17 @@ def build_models(names: Iterable[str]) -> None:
             progress.update(bars[name], completed=done)
 
         ensure(names, show, workers=min(4, os.cpu_count() or 1))
+
+
+def show_fits(config: RunConfig, clients: int) -> None:
+    """Show how the data fits the models, which must be built, and refuse where too much is lost.
+
+    Raises:
+        FedfuseError: for a split of which too many answers are cut off.
+    """
+    if found := find_strategy(config).fits(config, clients):
+        console.print(data_fit.table(found))
+        data_fit.check_fits(found, config.data.max_length)
 
 
 def find_strategy(config: RunConfig) -> Any:

@@ -1,0 +1,75 @@
+"""How samples fit a model's input: what is cut off, and what leaves nothing to learn or to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedfuse.data.sample import Sample
+from fedfuse.tokenizers.dataset import scored_bytes
+from fedfuse.tokenizers.label_rows import label_rows
+from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Counts of some samples, or of the options of some questions.
+
+    Attributes:
+        samples: their number.
+        label_tokens: tokens that are learned or scored.
+        prompts_cut: samples whose prompt lost its beginning.
+        answers_cut: samples whose answer lost its end.
+        unscored: samples without any such token.
+        undecided: questions with an option that is cut off, or two that have the same tokens.
+    """
+
+    samples: int
+    label_tokens: int
+    prompts_cut: int
+    answers_cut: int
+    unscored: int
+    undecided: int = 0
+
+    @property
+    def lost(self) -> float:
+        """Share of the samples whose answer is not there as a whole."""
+        return (self.answers_cut + self.unscored) / max(1, self.samples)
+
+
+def fit_samples(tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int) -> Fit:
+    """Count what a tokenizer makes of samples in an input of so many tokens."""
+    _, rows = label_rows(tokenizer, samples, max_length)
+    counts = np.diff(rows.offsets)
+    whole = np.array([sample.answer_bytes for sample in samples], dtype=np.int64)
+    cut = (counts > 0) & (scored_bytes(samples, rows, max_length) < whole)
+    return Fit(
+        samples=len(samples),
+        label_tokens=len(rows.token),
+        prompts_cut=int((rows.begin != 0).sum()),
+        answers_cut=int(cut.sum()),
+        unscored=int((counts == 0).sum()),
+    )
+
+
+def fit_questions(tokenizer: TextTokenizer, questions: Sequence[Sample], max_length: int) -> Fit:
+    """Count what a tokenizer makes of questions; samples are their options."""
+    options = [Sample(q.prompt, option, q.domain) for q in questions for option in q.options]
+    found = fit_samples(tokenizer, options, max_length)
+    ids = iter(tokenizer.encode_ids([option.text for option in options]))
+    undecided = 0
+    for question in questions:
+        own = [Sample(question.prompt, option) for option in question.options]
+        different = {tuple(next(ids)) for _ in own}
+        alone = fit_samples(tokenizer, own, max_length)
+        undecided += len(different) < len(own) or alone.lost > 0
+    return Fit(
+        samples=len(questions),
+        label_tokens=found.label_tokens,
+        prompts_cut=found.prompts_cut,
+        answers_cut=found.answers_cut,
+        unscored=found.unscored,
+        undecided=undecided,
+    )
