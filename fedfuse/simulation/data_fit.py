@@ -75,18 +75,18 @@ def check_fits(found: Sequence[SplitFit], max_length: int) -> None:
 
 
 def table(found: Sequence[SplitFit]) -> Table:
-    """As the terminal shows it."""
+    """As the terminal shows it; tokens are those that are learned or scored."""
     shown = Table(title="how the data fits (of the samples looked at)", box=None)
-    heads = ("label tokens", "prompts cut", "answers cut", "unscored", "undecided")
     for head in ("model", "split"):
-        shown.add_column(head)
-    for head in ("samples", *heads):
+        shown.add_column(head, no_wrap=True)
+    for head in ("samples", "tokens", "prompts cut", "answers cut", "unscored", "undecided"):
         shown.add_column(head, justify="right")
     for of in found:
         fit = of.fit
         counts = (fit.samples, fit.label_tokens, fit.prompts_cut, fit.answers_cut, fit.unscored)
         undecided = f"{fit.undecided:,}" if of.split == QUESTIONS else ""
-        shown.add_row(of.model, of.split, *(f"{count:,}" for count in counts), undecided)
+        name = of.model.rsplit("/", 1)[-1].removeprefix("builtin:")
+        shown.add_row(name, of.split, *(f"{count:,}" for count in counts), undecided)
     return shown
 
 
