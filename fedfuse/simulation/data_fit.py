@@ -76,7 +76,8 @@ def check_fits(found: Sequence[SplitFit], max_length: int) -> None:
 
 def table(found: Sequence[SplitFit]) -> Table:
     """As the terminal shows it; tokens are those that are learned or scored."""
-    shown = Table(title="how the data fits (of the samples looked at)", box=None)
+    title = "how the data fits (of the samples looked at)"
+    shown = Table(title=title, box=None, padding=(0, 1, 0, 0))
     for head in ("model", "split"):
         shown.add_column(head, no_wrap=True)
     for head in ("samples", "tokens", "prompts cut", "answers cut", "unscored", "undecided"):
