@@ -16,7 +16,24 @@ from fedfuse.tracking.run import SERVER
 from strategies.server_state import ServerState, all_private, log_progress
 
 
-def server_baselines(server: ServerState, client_steps: int) -> None:
+def learn_labels_first(server: ServerState) -> None:
+    """Train the server on the public labels as public-only begins, before it hears any teacher.
+
+    Who stands at its base trusts whoever says anything better, though labels may tell more.
+    """
+    phase = server.config.server_distill
+    one = LabelPhase(
+        server.public,
+        phase,
+        derive_seed(server.config, SERVER, "public-only"),
+        public=True,
+        on_step=log_progress("round 1: labels first", phase.steps),
+    )
+    effort = train_baseline(server.local_model, [one], 1, server.local_model.holdout)
+    server.run.training("federated", 1, SERVER, "labels", effort)
+
+
+def server_baselines(server: ServerState, client_steps: int, rounds: int) -> None:
     """Public-only training of the server's model, and centralized where the run config asks for it.
 
     Public-only has the server's steps on labels alone. Centralized has the steps of all clients and
@@ -26,23 +43,25 @@ def server_baselines(server: ServerState, client_steps: int) -> None:
     Args:
         server: with its model.
         client_steps: optimizer steps of all clients together in a round.
+        rounds: phases on the public set that the server has had in the federation.
     """
     config = server.config
     server.restart()
     phase = config.server_distill
-    _train(server, "public-only", server.public, phase)
+    _train(server, "public-only", server.public, phase, rounds)
     if config.centralized:
         everything = server.local_model.encode([*all_private(config), *server.public.samples])
         steps = client_steps + phase.steps
         settings = replace(phase, steps=steps, batch_size=config.local.batch_size)
-        _train(server, "centralized", everything, settings)  # public samples are few among them
+        # Public samples are few among them.
+        _train(server, "centralized", everything, settings, config.rounds)
 
 
 def _train(
-    server: ServerState, stage: str, data: TokenizedDataset, settings: TrainingConfig
+    server: ServerState, stage: str, data: TokenizedDataset, settings: TrainingConfig, rounds: int
 ) -> None:
-    """Train the untrained server on labels, and score it; undo it."""
-    model, rounds = server.local_model, server.config.rounds
+    """Train the untrained server on labels for so many phases, and score it; undo it."""
+    model, last = server.local_model, server.config.rounds
     phase = LabelPhase(
         data,
         settings,
@@ -51,8 +70,8 @@ def _train(
         on_step=log_progress(stage, settings.steps),
     )
     effort = train_baseline(model, [phase], rounds, model.holdout)
-    server.run.scores(stage, rounds, SERVER, model.score())
-    server.run.training(stage, rounds, SERVER, "all", effort)
+    server.run.scores(stage, last, SERVER, model.score())
+    server.run.training(stage, last, SERVER, "all", effort)
     server.restart()
 
 

@@ -26,6 +26,7 @@ from fedfuse.knowledge.channel import KnowledgeChannel
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.tracking.checkpoints import strip_prefix
 from fedfuse.tracking.run import SERVER
+from strategies.baselines import learn_labels_first
 from strategies.knowledge_cache import DiskCache
 from strategies.model import ModelStrategy, mean_loss, take_loss
 from strategies.server_state import ServerState, log_progress
@@ -93,6 +94,10 @@ class FedMKT(ModelStrategy):
         pack_questions(request, self.server.blind)
         return request
 
+    def label_rounds(self) -> int:
+        """One more than there are rounds, where the server learns labels first."""
+        return super().label_rounds() + self.config.labels_first
+
     def client_efforts(self) -> dict[str, Effort]:
         """What a round takes of a client: training on private data, and on the public set."""
         phase, public = self.config.client_distill, self.server.public
@@ -155,6 +160,8 @@ class FedMKT(ModelStrategy):
         """
         server, phase = self.server, self.config.server_distill
         losses: dict[str, float] = {}
+        if server_round == 1 and self.config.labels_first:
+            learn_labels_first(server)  # while clients train
 
         def refuse(client: str, error: FedfuseError) -> None:
             del losses[client]

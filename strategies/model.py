@@ -158,6 +158,10 @@ class ModelStrategy(BaseStrategy):
         """What a round takes of a client, by phase."""
         return {"local": Effort.of(self.config.local, private=True)}
 
+    def label_rounds(self) -> int:
+        """Phases on the public set that the server has, and so public-only training."""
+        return self.config.rounds
+
     def measure_baselines(self, last: int) -> None:
         """Standalone, public-only and, where the run config asks for it, centralized training."""
         log.info("baselines: standalone, public-only%s", ", centralized" * self.config.centralized)
@@ -170,7 +174,9 @@ class ModelStrategy(BaseStrategy):
         together = steps * len(self.messenger.names)
         with one_thread():
             replies = self.messenger.send_and_receive(
-                self.config.rounds, requests, lambda: server_baselines(self.server, together)
+                self.config.rounds,
+                requests,
+                lambda: server_baselines(self.server, together, self.label_rounds()),
             )
 
         def parse_reply(reply: Message) -> None:

@@ -26,6 +26,7 @@ VOCABULARY = {"gpt2": 400, "llama": 300, "opt": 480, "gpt-neox": 330, "server": 
 FAST: Mapping[str, Scalar] = {
     "strategy": "fedmkt",
     "rounds": 2,
+    "labels-first": False,
     "data.private": 24,
     "data.public": 4,
     "data.holdout": 0,

@@ -47,6 +47,8 @@ class RunConfig:
             public-only on public ones too; for ``feddtpt``, standalone and centralized search.
         centralized: with ``baselines``, also train the server's model on everybody's private data,
             for as many steps as all take together; only where one data set holds all of it.
+        labels_first: before it hears clients for the first time, the server learns from the labels
+            of the public set as far as held-out samples get better: a teacher must know more.
         acceptance_test: on either side, undo a phase on the public set after which a domain of the
             held-out samples, of a client's private ones, is worse.
         piggyback: one message a client and round instead of three: the server's knowledge travels
@@ -66,6 +68,7 @@ class RunConfig:
     output: str = text("runs")
     baselines: bool = True
     centralized: bool = False
+    labels_first: bool = True
     acceptance_test: bool = False
     piggyback: bool = False
     min_clients: int = between(2, 1)

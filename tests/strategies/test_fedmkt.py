@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -21,6 +22,7 @@ from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.load import load_tokenizer
 from fedfuse.tracking.checkpoints import strip_prefix
 from fedfuse.tracking.run import read_run
+from strategies import fedmkt
 from tests.federations import FAST, about, checkpoint, federate, lines
 
 CLIENTS = ("0", "1", "2", "3")
@@ -174,3 +176,35 @@ def test_training_goes_on_where_the_last_round_stopped(finished: Path) -> None:
     assert int(state["step"]) == 0
     steps = {float(value) for name, value in state.items() if name.startswith("step/")}
     assert steps == {8.0}
+
+
+def test_the_server_learns_labels_before_it_hears_anybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_builtin: object
+) -> None:
+    began: list[dict[str, np.ndarray]] = []
+    original = fedmkt.server_step
+
+    def watched(model: Any, *rest: Any, **options: Any) -> Any:
+        began.append(model.adapter)
+        return original(model, *rest, **options)
+
+    monkeypatch.setattr(fedmkt, "server_step", watched)
+    keys = {"clients": 2, "data__holdout": 4, "data__domains": 2}
+    folder = federate(tmp_path, labels_first=True, **keys)
+    federate(tmp_path / "not", baselines=False, **keys)
+    first, second, untrained, _ = began
+    assert all(not array.any() for name, array in untrained.items() if "lora_B" in name)
+    assert any(array.any() for name, array in first.items() if "lora_B" in name)
+    # What public-only training has learned when it is through with its first round.
+    found = lines(folder, "training")
+    efforts = {(x["stage"], x["phase"]): x for x in found if x["model"] == "server"}
+    [labels] = [x for x in found if x["phase"] == "labels"]
+    assert (labels["round"], labels["model"], labels["queries"]) == (1, "server", 0)
+    assert 0 < labels["steps"] <= 4
+    assert 0 < efforts["public-only", "all"]["steps"] <= 3 * 4
+    assert second.keys() == first.keys()
+    zero = [
+        x for x in lines(folder, "metrics") if (x["stage"], x["model"]) == ("zero-shot", "server")
+    ]
+    other = [x for x in lines(tmp_path / "not" / "quickstart", "metrics") if x["round"] == 0]
+    assert [x["loss"] for x in zero] == [x["loss"] for x in other if x["model"] == "server"]
