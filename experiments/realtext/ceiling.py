@@ -17,7 +17,7 @@ from typing import Any
 from experiments import harness
 from experiments.realtext.run import RECIPES, SOURCES, build_models
 from fedfuse.algorithms.baseline import LabelPhase, train_baseline
-from fedfuse.cli.simulate import read_config
+from fedfuse.cli.run_config import read_config
 from fedfuse.config.run_config import derive_seed, parse
 from fedfuse.factory.data import load_splits, shared_samples
 from fedfuse.factory.models import load_local_model
