@@ -257,6 +257,7 @@ def options(tiny: dict[str, Path], tmp_path: Path, **keys: Any) -> list[str]:
         "data.test": 6,
         "data.partition": "iid",
         "baselines": "false",
+        "labels-first": "false",
         "rounds": 1,
         "output": tmp_path / "runs",
         **keys,

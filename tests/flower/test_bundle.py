@@ -203,6 +203,7 @@ def test_a_wheel_runs_beside_a_users_own_names(
         "server.model": tiny_builtin["server"],
         "clients.model": tiny_builtin["gpt2"],
         "baselines": "false",
+        "labels-first": "false",
         "rounds": 1,
         "name": "beside",
     }
