@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
 
 from fedfuse.data.sample import Sample
 from fedfuse.tokenizers.dataset import scored_bytes
@@ -41,35 +43,35 @@ class Fit:
 
 def fit_samples(tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int) -> Fit:
     """Count what a tokenizer makes of samples in an input of so many tokens."""
+    return _fit(tokenizer, samples, max_length)[0]
+
+
+def fit_questions(tokenizer: TextTokenizer, questions: Sequence[Sample], max_length: int) -> Fit:
+    """Count what a tokenizer makes of questions; all counts but two are of their options."""
+    options = [Sample(q.prompt, option, q.domain) for q in questions for option in q.options]
+    found, lost = _fit(tokenizer, options, max_length)
+    ids = iter(tokenizer.encode_ids([option.text for option in options]))
+    each, undecided = iter(lost.tolist()), 0
+    for question in questions:
+        different = {tuple(next(ids)) for _ in question.options}
+        cut = sum(next(each) for _ in question.options)
+        undecided += len(different) < len(question.options) or cut > 0
+    return replace(found, samples=len(questions), undecided=undecided)
+
+
+def _fit(
+    tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int
+) -> tuple[Fit, Bool[ndarray, " samples"]]:
+    """The counts, and ``[N]`` whether a sample's answer is not there as a whole."""
     _, rows = label_rows(tokenizer, samples, max_length)
-    counts = np.diff(rows.offsets)
+    unscored = np.diff(rows.offsets) == 0
     whole = np.array([sample.answer_bytes for sample in samples], dtype=np.int64)
-    cut = (counts > 0) & (scored_bytes(samples, rows, max_length) < whole)
-    return Fit(
+    cut = ~unscored & (scored_bytes(samples, rows, max_length) < whole)
+    fit = Fit(
         samples=len(samples),
         label_tokens=len(rows.token),
         prompts_cut=int((rows.begin != 0).sum()),
         answers_cut=int(cut.sum()),
-        unscored=int((counts == 0).sum()),
+        unscored=int(unscored.sum()),
     )
-
-
-def fit_questions(tokenizer: TextTokenizer, questions: Sequence[Sample], max_length: int) -> Fit:
-    """Count what a tokenizer makes of questions; samples are their options."""
-    options = [Sample(q.prompt, option, q.domain) for q in questions for option in q.options]
-    found = fit_samples(tokenizer, options, max_length)
-    ids = iter(tokenizer.encode_ids([option.text for option in options]))
-    undecided = 0
-    for question in questions:
-        own = [Sample(question.prompt, option) for option in question.options]
-        different = {tuple(next(ids)) for _ in own}
-        alone = fit_samples(tokenizer, own, max_length)
-        undecided += len(different) < len(own) or alone.lost > 0
-    return Fit(
-        samples=len(questions),
-        label_tokens=found.label_tokens,
-        prompts_cut=found.prompts_cut,
-        answers_cut=found.answers_cut,
-        unscored=found.unscored,
-        undecided=undecided,
-    )
+    return fit, unscored | cut
