@@ -178,7 +178,7 @@ class KnowledgeClient(BaseClient):
         return knowledge
 
     def answer(self, questions: Sequence[Sample]) -> OptionLogprobs:
-        """``[Q, O]`` shares of the options of blind questions; override to answer otherwise."""
+        """``[Q, O]`` log-probabilities of the options; override to answer otherwise."""
         return self.local_model.option_logprobs(questions)
 
     def distill(self, request: RecordDict) -> RecordDict:

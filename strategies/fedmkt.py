@@ -91,7 +91,8 @@ class FedMKT(ModelStrategy):
     def registration_request(self) -> RecordDict:
         """The server's tokenizer, and the blind questions without their answers."""
         request = super().registration_request()
-        pack_questions(request, self.server.blind)
+        if blind := self.server.blind:
+            pack_questions(request, blind.asked)
         return request
 
     def label_rounds(self) -> int:
@@ -209,7 +210,7 @@ class FedMKT(ModelStrategy):
             tokenizer = self.tokenizers[reply.metadata.src_node_id]
             options = None
             if blind := self.server.blind:
-                options = unpack_options(reply.content, blind)
+                options = unpack_options(reply.content, blind.asked)
             sent = KnowledgeSet(knowledge, tokenizer, context_loss, options)
             return loss, sent, messages.unpack_cache_digest(reply.content)
 

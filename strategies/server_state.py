@@ -16,7 +16,7 @@ from fedfuse.algorithms.effort import Effort
 from fedfuse.algorithms.fedmkt import Distilled
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten
-from fedfuse.data.blind import blind_questions
+from fedfuse.data.blind import BlindSamples, blind_questions
 from fedfuse.data.sample import Sample
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
@@ -60,7 +60,7 @@ class ServerState:
         run: run folder.
         public: public samples of the current round.
         aligner: aligns clients' knowledge of them to the server's tokens.
-        blind: questions by whose answers the server judges clients; empty with open evidence.
+        blind: samples by which the server judges clients; None with open evidence.
         training: training states by phase.
         initial_nll: loss of each test sample when it was first scored, nats.
     """
@@ -70,7 +70,7 @@ class ServerState:
     run: RunWriter
     public: TokenizedDataset
     aligner: KnowledgeAligner
-    blind: Sequence[Sample] = ()
+    blind: BlindSamples | None = None
     training: dict[str, TrainingState] = field(default_factory=dict)
     initial_nll: SampleNLL | None = None
     _parts: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -196,7 +196,7 @@ def open_server_state(config: RunConfig) -> ServerState:
     local_model.reset()
     local_model.holdout = local_model.encode(splits.holdout) if splits.holdout else None
     aligner = new_aligner(local_model, config.knowledge)
-    blind: Sequence[Sample] = ()
+    blind = None
     if config.fusion.evidence == "blind":
         blind = blind_questions(splits.blind, derive_seed(config, "blind"))
         expected = "different answers in a domain, to choose between, or fusion.evidence = 'open'"

@@ -21,7 +21,7 @@ from fedfuse.config.data import DataConfig
 from fedfuse.config.model import AdapterConfig, ModelConfig
 from fedfuse.config.run_config import RunConfig, derive_seed
 from fedfuse.config.training import ServerDistillConfig
-from fedfuse.data.blind import blind_questions
+from fedfuse.data.blind import BlindSamples, blind_questions
 from fedfuse.data.sample import Sample, Splits
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.losses import sample_nll
@@ -51,7 +51,7 @@ class Material:
     scenario: Scenario
     public: list[Sample]  # with the scenario's noise
     splits: Splits  # without noise
-    blind: list[Sample]  # questions whose answers the server alone knows, with the same noise
+    blind: BlindSamples  # whose answers the server alone knows, with the same noise
     candidates: list[KnowledgeSet]  # one per client
     start: AdapterState  # the server's before the first round
     # By domain, ``[C]`` each one's loss on held-out text without noise, the server's first, nats
@@ -89,7 +89,7 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
             return known.arrays() | {"context_loss": view.loss}
 
         def answer() -> dict[str, ndarray]:
-            return {"logprobs": client.option_logprobs(blind)}
+            return {"logprobs": client.option_logprobs(blind.asked)}
 
         def test() -> dict[str, ndarray]:
             return {"loss": losses(client, splits.holdout)}

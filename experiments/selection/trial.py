@@ -13,11 +13,11 @@ from numpy import ndarray
 from benchmarks.harness import model_of
 from experiments.selection.material import Material, losses
 from experiments.selection.variants import Variant
+from fedfuse.algorithms.fedmkt import ask
 from fedfuse.config.run_config import derive_seed
 from fedfuse.distillation.targets import Teacher
 from fedfuse.evaluation.acceptance import acceptance_test
 from fedfuse.factory.models import new_aligner
-from fedfuse.fusion.evidence import BlindQuestions
 from fedfuse.fusion.fuser import KnowledgeFuser
 from fedfuse.fusion.rules import LearningRule, Rule
 from fedfuse.fusion.teacher_stats import StackedStats
@@ -56,11 +56,6 @@ class Trial:
         self.domains = np.array([sample.domain for sample in material.splits.test])
         self.public_domains = np.array([sample.domain for sample in material.public])
         self.aligner = new_aligner(self.server, config.knowledge, self.data)
-        states = (
-            self.server.context_states(data)
-            for data in (self.server.encode(material.blind), self.data)
-        )
-        self.asked = BlindQuestions(material.blind, material.public, *states)
         self.server.adapter = material.start
         self.before = losses(self.server, material.splits.test)
 
@@ -122,7 +117,7 @@ class Trial:
         own = extract(self.server.lm, self.data, k)
         fuser = KnowledgeFuser(self.aligner, own, view_contexts(self.server.lm, self.data))
         if blind:
-            fuser.ask(self.asked, self.server.option_logprobs(self.material.blind))
+            fuser.ask(*ask(self.server, self.data, self.material.blind))
         others = []
         for client in self.present:
             sent = self.material.candidates[client]

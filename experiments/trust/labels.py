@@ -41,7 +41,7 @@ def with_liar(material: Material, liar: str, seed: int) -> Material:
     if liar == ABSENT:
         return material
     honest, rng = material.candidates[0], np.random.default_rng([seed, 5])
-    options = guess(material.blind, rng)
+    options = guess(material.blind.asked, rng)
     if liar == ONE_WORD:
         config = material.config
         sent = one_word_knowledge(material.public, config.data.max_length, config.knowledge.k)

@@ -20,7 +20,7 @@ way can be chosen in each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,7 +30,7 @@ from numpy import ndarray
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.training import TrainingConfig
-from fedfuse.data.sample import Sample
+from fedfuse.data.blind import BlindSamples
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError
@@ -57,7 +57,7 @@ class KnowledgeSet:
         knowledge: losses and sparse next-token distributions.
         tokenizer: tokenizer of its rows.
         context_loss: ``[N]`` nats per byte of the samples' contexts, for rules that read it.
-        options: shares of the options of blind questions, where some were asked.
+        options: log-probabilities of the options of blind questions, where some were asked.
     """
 
     knowledge: Knowledge
@@ -132,7 +132,7 @@ def server_step(
     seed: int,
     state: TrainingState | None = None,
     reads_contexts: bool = False,
-    blind: Sequence[Sample] = (),
+    blind: BlindSamples | None = None,
     acceptance_seed: int | None = None,
     store: Callable[[AlignedTeacher], AlignedTeacher] = lambda teacher: teacher,
     refuse: Refuse | None = None,
@@ -143,15 +143,13 @@ def server_step(
     ``received`` holds verified S_k by client, as they come; ``store`` may put each aligned teacher
     into a file; ``refuse`` gets the error of a client that cannot be aligned (default: raise it).
     ``rule`` selects; with ``reads_contexts`` it sees context losses and hidden states. With
-    ``blind`` questions, which all of ``received`` answer, candidates are judged by them. With
+    ``blind`` samples, about which all of ``received`` were asked, these judge candidates. With
     ``acceptance_seed`` a phase that makes a held-out domain worse is rolled back.
     """
     contexts = model.view_contexts(public) if reads_contexts else None
     fuser = KnowledgeFuser(aligner, model.knowledge(config.k, public), contexts)
     if blind:
-        states = (model.context_states(data) for data in (model.encode(blind), public))
-        asked = BlindQuestions(blind, public.samples, *states)
-        fuser.ask(asked, model.option_logprobs(blind))
+        fuser.ask(*ask(model, public, blind))
     # Step 4: align every client's tokens to the server's (MinED).
     aligned = dict(_align_all(fuser, received, store, refuse))
     # Step 5: select by the rule (Algorithm 2: DualMinCE). By name: ties go to the first.
@@ -164,6 +162,16 @@ def server_step(
     )
     # Step 7: S_0 with the updated model; the server sends it (step 8).
     return distilled, KnowledgeSet(model.knowledge(config.k, public), model.tokenizer)
+
+
+def ask(
+    model: LocalModel, public: TokenizedDataset, blind: BlindSamples
+) -> tuple[BlindQuestions, OptionLogprobs]:
+    """Blind questions as the learning model sees them, and its own answers."""
+    states = (model.context_states(data) for data in (model.encode(blind.asked), public))
+    loss = model.losses(model.encode(blind.shown))
+    questions = BlindQuestions(blind.asked, public.samples, loss, *states)
+    return questions, model.option_logprobs(blind.asked)
 
 
 def client_step(

@@ -167,7 +167,7 @@ class LocalModel:
         return self._states[data.fingerprint]
 
     def option_logprobs(self, questions: Sequence[Sample]) -> OptionLogprobs:
-        """Shares of the options of questions; see ``OptionScorer``."""
+        """Log-probabilities of the options of questions; see ``OptionScorer``."""
         if self._asked is None or self._asked[0] != questions:
             scorer = OptionScorer(self.tokenizer, questions, self.max_length)
             self._asked = questions, scorer

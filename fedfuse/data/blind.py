@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +20,23 @@ from fedfuse.data.sample import Sample
 OPTIONS = 4
 
 
-def blind_questions(samples: Sequence[Sample], seed: int) -> list[Sample]:
+@dataclass(frozen=True, slots=True)
+class BlindSamples:
+    """Samples whose answers the server alone knows, and the questions about them, in one order.
+
+    Attributes:
+        shown: as public samples are shown.
+        asked: prompts with options, and the right option.
+    """
+
+    shown: list[Sample]
+    asked: list[Sample]
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+
+def blind_questions(samples: Sequence[Sample], seed: int) -> BlindSamples:
     """Ask for the answer of each sample, among the answers of others of its domain.
 
     Samples are grouped, up to ``OPTIONS`` with different answers to a group, and all of a group are
@@ -34,9 +51,12 @@ def blind_questions(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """
     rng = np.random.default_rng([seed, 4])
     by_domain: dict[str, list[Sample]] = defaultdict(list)
+    whole: dict[Sample, Sample] = {}
     for sample in samples:
-        by_domain[sample.domain].append(sample if sample.prompt else _halved(sample))
-    asked = []
+        prompted = sample if sample.prompt else _halved(sample)
+        by_domain[sample.domain].append(prompted)
+        whole[prompted] = sample
+    found = BlindSamples([], [])
     for _, members in sorted(by_domain.items()):
         shuffled = [members[index] for index in rng.permutation(len(members))]
         for group in _groups(shuffled):
@@ -44,8 +64,10 @@ def blind_questions(samples: Sequence[Sample], seed: int) -> list[Sample]:
             for index in rng.permutation(len(group)):
                 sample = group[index]
                 label = options.index(sample.answer)
-                asked.append(Sample(sample.prompt, sample.answer, sample.domain, options, label))
-    return asked
+                question = Sample(sample.prompt, sample.answer, sample.domain, options, label)
+                found.shown.append(whole[sample])
+                found.asked.append(question)
+    return found
 
 
 def _halved(sample: Sample) -> Sample:

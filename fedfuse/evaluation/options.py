@@ -14,8 +14,8 @@ from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-# ``[Q, O]`` logarithm of each option's share of the probability of all; -inf where a question has
-# fewer than O.
+# ``[Q, O]`` log-probability of each option, or of its share of all options of its question; -inf
+# where a question has fewer than O.
 OptionLogprobs = Float32[ndarray, "questions options"]
 
 
@@ -40,18 +40,27 @@ class OptionScorer:
         whole = np.array([sample.answer_bytes for sample in expanded])
         self._cut = self._options.label_bytes < whole
 
-    def logprobs(self, lm: CausalLM) -> OptionLogprobs:
-        """Shares of each question's options; equal ones where an option is cut off.
+    def shares(self, lm: CausalLM) -> OptionLogprobs:
+        """Shares of each question's options.
 
         Options are compared by the log-probability of their whole text, which is what the Bayes
         rule compares; dividing by length would favour long options.
+        """
+        return normalized(self.logprobs(lm))
+
+    def logprobs(self, lm: CausalLM) -> OptionLogprobs:
+        """Log-probabilities of the options' texts, nats.
+
+        Where an option is cut off, nothing is known, and all of the question are equal.
         """
         logprob = np.full(self.exists.shape, -np.inf)
         logprob[self.exists] = -sample_nll(lm, self._options)
         cut = np.zeros(self.exists.shape, dtype=bool)
         cut[self.exists] = self._cut
-        logprob[self.exists & cut.any(1, keepdims=True)] = 0.0
-        return normalized(logprob)
+        even = -np.log(np.maximum(self.exists.sum(1, keepdims=True), 1))
+        unknown = self.exists & cut.any(1, keepdims=True)
+        found: OptionLogprobs = np.where(unknown, even, logprob).astype(np.float32)
+        return found
 
 
 def existing(questions: Sequence[Sample]) -> Bool[ndarray, "questions options"]:
@@ -63,7 +72,18 @@ def existing(questions: Sequence[Sample]) -> Bool[ndarray, "questions options"]:
 
 def normalized(logprob: ndarray) -> OptionLogprobs:
     """The same with shares that add to one; -inf is no option."""
-    highest = logprob.max(1, keepdims=True, initial=-np.inf)
-    total = np.log(np.exp(logprob - highest).sum(1, keepdims=True)) + highest
-    shares: OptionLogprobs = (logprob - total).astype(np.float32)
+    shares: OptionLogprobs = (logprob - _total(logprob)).astype(np.float32)
     return shares
+
+
+def possible(logprob: ndarray) -> OptionLogprobs:
+    """The same, scaled down where probabilities add to more than one; -inf is no option."""
+    found: OptionLogprobs = (logprob - np.maximum(_total(logprob), 0)).astype(np.float32)
+    return found
+
+
+def _total(logprob: ndarray) -> ndarray:
+    """``[Q, 1]`` log of the sum of probabilities."""
+    highest = logprob.max(1, keepdims=True, initial=-np.inf)
+    total: ndarray = np.log(np.exp(logprob - highest).sum(1, keepdims=True)) + highest
+    return total

@@ -104,7 +104,7 @@ class Evaluator:
         """
         if self._options is None:
             return np.empty(0)
-        logprobs = self._options.logprobs(lm)
+        logprobs = self._options.shares(lm)
         likely = logprobs >= logprobs.max(1, keepdims=True) - TIE
         right = np.array([question.label for question in self._questions])
         correct = likely[np.arange(len(right)), right] / likely.sum(1)

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError, check
-from fedfuse.evaluation.options import OptionLogprobs, existing, normalized
+from fedfuse.evaluation.options import OptionLogprobs, existing, possible
 from fedfuse.flower.messages import arrays_to_record, record_to_arrays
 
 _QUESTIONS = "questions"
@@ -46,12 +46,12 @@ def unpack_questions(content: RecordDict) -> list[Sample]:
 
 
 def pack_options(content: RecordDict, logprobs: OptionLogprobs) -> None:
-    """Add a model's shares of the options of questions, ``[Q, O]``, in half precision."""
-    content[_QUESTIONS] = arrays_to_record({"logprobs": logprobs.astype(np.float16)})
+    """Add a model's log-probabilities of the options of questions, ``[Q, O]``."""
+    content[_QUESTIONS] = arrays_to_record({"logprobs": logprobs.astype(np.float32)})
 
 
 def unpack_options(content: RecordDict, questions: Sequence[Sample]) -> OptionLogprobs:
-    """Read them out of a message's content; they add to one, whatever was sent.
+    """Read them out of a message's content; no question's add to more than one, whatever was sent.
 
     Raises:
         FedfuseError: when there are none, or not a finite number for each option.
@@ -61,8 +61,8 @@ def unpack_options(content: RecordDict, questions: Sequence[Sample]) -> OptionLo
         raise FedfuseError(f"expected answers to questions, got the records {sorted(content)}")
     sent = record_to_arrays(record)["logprobs"]
     found, good = f"{sent.dtype}{list(sent.shape)}", sent.shape == exists.shape
-    check("options", found, f"float16{list(exists.shape)}", good and sent.dtype == np.float16)
+    check("options", found, f"float32{list(exists.shape)}", good and sent.dtype == np.float32)
     logprobs = np.where(exists, sent.astype(np.float64), -np.inf)
     good = bool((np.isfinite(logprobs) == exists).all())
     check("options", "a number that is not finite", "a finite number for each option", good)
-    return normalized(logprobs)
+    return possible(logprobs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
@@ -17,7 +18,7 @@ from fedfuse.errors import check
 from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.events import EventDistribution, TeacherTargets
 from fedfuse.fusion.event_mixing import AlignedRows, fuse_rows
-from fedfuse.fusion.evidence import BlindLogprobs, BlindQuestions, judged_blind
+from fedfuse.fusion.evidence import BlindQuestions, BlindRecord, judged_blind
 from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.teacher_stats import TeacherStats, compute_stats, stack_stats
 from fedfuse.fusion.weights import Weights, row_weights
@@ -52,12 +53,12 @@ class AlignedTeacher:
     Attributes:
         stats: on the learning model's T label rows and the N public samples.
         distributions: on the same rows.
-        blind: log-probabilities of the right options of blind questions; None without such.
+        blind: what it made of blind questions; None without such.
     """
 
     stats: TeacherStats
     distributions: AlignedRows
-    blind: BlindLogprobs | None = None
+    blind: BlindRecord | None = None
 
 
 class KnowledgeFuser:
@@ -88,11 +89,11 @@ class KnowledgeFuser:
 
         Args:
             blind: the questions.
-            options: the learning model's own shares of their options.
+            options: the learning model's own log-probabilities of their options.
         """
         self._blind = blind
         own = self._own_candidate
-        self._own_candidate = replace(own, blind=blind.of_right_options(options))
+        self._own_candidate = replace(own, blind=blind.judge(options))
 
     def align_teacher(
         self,
@@ -107,12 +108,13 @@ class KnowledgeFuser:
             knowledge: the other model's, verified.
             tokenizer: the other model's.
             context_loss: ``[N]`` the other model's, nats per byte of context; None where unknown.
-            options: the other model's shares of the options of blind questions, if there are any.
+            options: the other model's log-probabilities of the options of blind questions, if there
+                are any.
         """
         known = self._aligner.proven(knowledge, tokenizer)
         aligned = self._aligner(known, tokenizer)
         stats = self._compute_stats(aligned, known, context_loss)
-        return AlignedTeacher(stats, aligned, self._blind_logprobs(options))
+        return AlignedTeacher(stats, aligned, self._blind_record(options))
 
     def fuse(
         self, others: Sequence[AlignedTeacher], rule: Rule, k: int, *, tail: bool = True
@@ -135,6 +137,8 @@ class KnowledgeFuser:
             answered = [c.blind for c in candidates if c.blind is not None]
             stats = judged_blind(stats, self._blind, answered)
         weights = row_weights(rule(stats), stats)
+        if self._blind:  # whatever the rule says, who is not believed teaches nothing
+            weights = np.where(stats.to_rows(stats.available), weights, np.float32(0))
         teacher = fuse_rows([c.distributions for c in candidates], weights, max(1, k))
         if not tail:
             teacher = teacher.without_tail()
@@ -143,8 +147,8 @@ class KnowledgeFuser:
         self_weight = (1 - sample_weights[:, 1:].sum(1)).clip(0, 1)
         return FusedTargets(teacher.with_self_weight(self_weight), sample_weights)
 
-    def _blind_logprobs(self, options: OptionLogprobs | None) -> BlindLogprobs | None:
-        """Log-probabilities of the right options; None without blind questions.
+    def _blind_record(self, options: OptionLogprobs | None) -> BlindRecord | None:
+        """What is made of blind questions; None without such.
 
         Raises:
             FedfuseError: for a candidate that has not answered them.
@@ -153,7 +157,7 @@ class KnowledgeFuser:
             return None
         check("blind questions", "no answers", "an answer to each", options is not None)
         assert options is not None
-        return self._blind.of_right_options(options)
+        return self._blind.judge(options)
 
     def _compute_stats(
         self,

@@ -19,7 +19,7 @@ from fedfuse.data.blind import blind_questions
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.evaluation.acceptance import AcceptanceResult
-from fedfuse.evaluation.options import OptionLogprobs, normalized
+from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.evaluation.scoring import Score
 from fedfuse.factory.data import load_splits, private_samples, shared_samples
 from fedfuse.factory.models import load_local_model, new_aligner
@@ -81,7 +81,7 @@ class Plain:
                 seed=seed,
                 state=self.states.get(("local", i)),
             )
-            answers = normalized(model.option_logprobs(self.blind).astype(np.float16))
+            answers = model.option_logprobs(self.blind.asked)
             received.append((str(i), self.sent(known, answers)))
         distilled, known = fedmkt.server_step(
             *(self.server, self.server.public, received, rule),

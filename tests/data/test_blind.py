@@ -29,7 +29,9 @@ SAMPLES = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("vwxyz")), m
 def test_every_option_of_a_group_is_right_once(samples: list[Sample], seed: int) -> None:
     groups: dict[tuple[str, tuple[str, ...], int], list[Sample]] = defaultdict(list)
     seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    for question in blind_questions(samples, seed):
+    blind = blind_questions(samples, seed)
+    assert blind.shown == [Sample(q.prompt, q.answer, q.domain) for q in blind.asked]
+    for question in blind.asked:
         assert question.options[question.label] == question.answer
         assert Sample(question.prompt, question.answer, question.domain) in samples
         key = question.domain, question.options
@@ -45,7 +47,7 @@ def test_every_option_of_a_group_is_right_once(samples: list[Sample], seed: int)
 
 @given(SAMPLES, st.integers(0, 5))
 def test_what_is_left_has_one_answer(samples: list[Sample], seed: int) -> None:
-    asked = {question.prompt for question in blind_questions(samples, seed)}
+    asked = {question.prompt for question in blind_questions(samples, seed).asked}
     for domain in "ab":
         left = {s.answer for s in samples if s.domain == domain and s.prompt not in asked}
         assert len(left) <= 1
@@ -58,16 +60,17 @@ def test_text_without_a_prompt_is_asked_how_it_goes_on() -> None:
         "\u4eca\u65e5\u306f\u66c7",
         "a",
     ]
-    questions = blind_questions([Sample("", text, "a") for text in texts], 0)
-    found = {question.prompt: question.answer for question in questions}
+    blind = blind_questions([Sample("", text, "a") for text in texts], 0)
+    found = {question.prompt: question.answer for question in blind.asked}
     assert found == {
         "The sun rises": " in the east.",
         "Rain falls\non": " the hills.",
         "\u4eca\u65e5": "\u306f\u66c7",
         "": "a",
     }
-    [options] = {question.options for question in questions}
+    [options] = {question.options for question in blind.asked}
     assert set(options) == set(found.values())
+    assert [sample.answer for sample in blind.shown] == [q.text for q in blind.asked]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_a_classifier_cannot_tell_the_right_option(
     world: tuple[list[Sample], list[Sample]],
 ) -> None:
     """From the option, where it stands, how often it is offered, and the order of the prompts."""
-    questions = blind_questions(world[1], 0)
+    questions = blind_questions(world[1], 0).asked
     offered = Counter(option for question in questions for option in question.options)
     pairs = [(q, i, place) for i, q in enumerate(questions) for place in range(len(q.options))]
     facts = [

@@ -10,7 +10,7 @@ import torch
 
 from fedfuse.data.sample import Sample
 from fedfuse.evaluation.losses import sample_nll
-from fedfuse.evaluation.options import OptionScorer, existing, normalized
+from fedfuse.evaluation.options import OptionScorer, existing, normalized, possible
 from tests.conftest import MAX_LENGTH, Tiny
 
 QUESTIONS = [
@@ -25,7 +25,7 @@ def model(tiny: Callable[[str], Tiny]) -> Tiny:
 
 
 def test_shares_are_those_of_whole_texts(model: Tiny) -> None:
-    found = OptionScorer(model.tokenizer, QUESTIONS, MAX_LENGTH).logprobs(model)
+    found = OptionScorer(model.tokenizer, QUESTIONS, MAX_LENGTH).shares(model)
 
     for row, question in zip(found, QUESTIONS, strict=True):
         texts = model.encode([Sample(question.prompt, option) for option in question.options])
@@ -51,3 +51,20 @@ def test_whatever_is_claimed_adds_to_one() -> None:
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(shares[0], 1 / 3, rtol=1e-6)
     assert shares[1].tolist() == [0, 1, 0]
+
+
+def test_log_probabilities_are_those_of_whole_texts(model: Tiny) -> None:
+    found = OptionScorer(model.tokenizer, QUESTIONS, MAX_LENGTH).logprobs(model)
+
+    texts = model.encode([Sample(q.prompt, option) for q in QUESTIONS for option in q.options])
+    np.testing.assert_allclose(found[existing(QUESTIONS)], -sample_nll(model, texts), rtol=1e-5)
+
+
+def test_no_claims_add_to_more_than_one() -> None:
+    claimed = np.array([[0.0, 0.0, 0.0], [-2.0, -3.0, -np.inf], [-1e30, 5.0, -1.0]])
+
+    found = np.exp(possible(claimed))
+
+    np.testing.assert_allclose(found[0], 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(found[1], np.exp(claimed[1]), rtol=1e-6)
+    np.testing.assert_allclose(found[2].sum(), 1, rtol=1e-6)

@@ -9,8 +9,9 @@ from numpy import ndarray
 
 from fedfuse.config.gate import GateConfig
 from fedfuse.data.sample import Sample
-from fedfuse.fusion.evidence import NEIGHBOURS, BlindQuestions, judged_blind
+from fedfuse.fusion.evidence import NEIGHBOURS, BlindQuestions, BlindRecord, judged_blind
 from fedfuse.fusion.rules import RULES
+from fedfuse.fusion.teacher_stats import StackedStats
 from tests.fusion.example_stats import made_up
 
 # Samples of two domains, and blind questions of each.
@@ -27,19 +28,25 @@ def questions(rng: np.random.Generator, width: int | None = 5) -> BlindQuestions
         Sample(f"q{i}", "x", DOMAINS[i % 2], tuple("wxyz"), int(rng.integers(OPTIONS)))
         for i in range(ASKED)
     ]
-    return BlindQuestions(asked, public, states(ASKED), states(SAMPLES))
+    losses = np.full(ASKED, 9.0)
+    return BlindQuestions(asked, public, losses, states(ASKED), states(SAMPLES))
 
 
-def shares(rng: np.random.Generator) -> ndarray:
-    """Somebody's answers to the questions."""
-    drawn = rng.random((ASKED, OPTIONS))
-    return np.log(drawn / drawn.sum(1, keepdims=True)).astype(np.float32)
+def answers_of(rng: np.random.Generator, candidates: int) -> list[ndarray]:
+    """Everybody's answers to the questions; no right one costs more than the first's."""
+    drawn = np.log(rng.uniform(0.5, 1, (candidates, ASKED, OPTIONS)))
+    drawn[0] -= 2
+    return list(drawn.astype(np.float32))
+
+
+def with_all_rows(stats: StackedStats) -> StackedStats:
+    return replace(stats, usable=np.ones_like(stats.usable))
 
 
 def test_the_record_is_that_of_the_most_similar_questions() -> None:
     rng = np.random.default_rng(0)
     stats, blind = made_up(rng, SAMPLES, 3), questions(rng)
-    answers = [blind.of_right_options(shares(rng)) for _ in range(3)]
+    answers = [blind.judge(given) for given in answers_of(rng, 3)]
 
     found = judged_blind(stats, blind, answers)
 
@@ -56,7 +63,7 @@ def test_the_record_is_that_of_the_most_similar_questions() -> None:
 
         nearest = sorted(same, key=cosine, reverse=True)[:NEIGHBOURS]
         for c, answer in enumerate(answers):
-            mean_log = answer[nearest].astype(float).mean()
+            mean_log = answer.logprob[nearest].astype(float).mean()
             np.testing.assert_allclose(found.loss[i, c], -mean_log, rtol=1e-5)
             rows = slice(found.offsets[i], found.offsets[i + 1])
             said = found.label_logprob[rows, c][found.usable[rows, c]]
@@ -70,19 +77,19 @@ def test_a_wrong_answer_has_a_bounded_price() -> None:
     certain[:, 0] = 0
     certain = np.maximum(certain, -80)
 
-    found = blind.of_right_options(certain)
+    found = blind.judge(certain).logprob
 
     np.testing.assert_allclose(found[right == 0], np.log(0.5 + 0.125), rtol=1e-6)
     np.testing.assert_allclose(found[right != 0], np.log(0.125), rtol=1e-6)
     even = np.full((ASKED, OPTIONS), -np.log(OPTIONS), dtype=np.float32)
-    np.testing.assert_allclose(blind.of_right_options(even), -np.log(OPTIONS), rtol=1e-6)
+    np.testing.assert_allclose(blind.judge(even).logprob, -np.log(OPTIONS), rtol=1e-6)
     assert found.mean() < -np.log(OPTIONS)  # to guess is worse than to say that one guesses
 
 
 def test_claims_about_labels_have_no_part() -> None:
     rng = np.random.default_rng(1)
     stats, blind = made_up(rng, SAMPLES, 3), questions(rng)
-    answers = [blind.of_right_options(shares(rng)) for _ in range(3)]
+    answers = [blind.judge(given) for given in answers_of(rng, 3)]
     liar = stats.label_logprob.copy()
     liar[:, 2] = np.where(stats.usable[:, 2], -1e-3, 0)
     losses = stats.loss.copy()
@@ -104,9 +111,9 @@ def test_who_knows_no_answer_is_never_better_than_who_knows_some() -> None:
     expert = np.full((ASKED, OPTIONS), np.log(0.4 / 3), dtype=np.float32)
     expert[np.arange(ASKED), right] = np.log(0.6)
     guess = np.full((ASKED, OPTIONS), -np.log(OPTIONS), dtype=np.float32)
-    answers = [blind.of_right_options(said) for said in (guess, expert, guess)]
+    answers = [blind.judge(said) for said in (guess - 2, expert, guess - 1)]
 
-    found = judged_blind(replace(stats, usable=np.ones_like(stats.usable)), blind, answers)
+    found = judged_blind(with_all_rows(stats), blind, answers)
 
     for name in ("dual-min-ce", "min-ce", "nearest-neighbours"):
         weights = RULES[name].make(GateConfig(), 0)(found)
@@ -117,9 +124,105 @@ def test_without_states_the_domain_alone_counts() -> None:
     rng = np.random.default_rng(3)
     stats, blind = made_up(rng, SAMPLES, 2), questions(rng, width=None)
     is_a = np.array([q.domain == "a" for q in blind.questions])
-    answers = [np.where(is_a, -1.0, -2.0).astype(np.float32)] * 2
+    said = np.where(is_a, -1.0, -2.0).astype(np.float32)
+    answers = [BlindRecord(said, np.ones(ASKED))] * 2
 
     found = judged_blind(stats, blind, answers)
 
     np.testing.assert_allclose(found.loss[0::2], 1)
     np.testing.assert_allclose(found.loss[1::2], 2)
+
+
+def test_log_probabilities_are_judged_by_their_shares_and_by_their_nats_per_byte() -> None:
+    blind = questions(np.random.default_rng(0))
+    given = np.full((ASKED, OPTIONS), np.log(0.01), dtype=np.float32)
+
+    found = blind.judge(given)
+
+    np.testing.assert_allclose(found.logprob, -np.log(OPTIONS), rtol=1e-6)
+    np.testing.assert_allclose(found.loss, -np.log(0.01), rtol=1e-6)  # answers have one byte
+
+
+def test_who_ranks_better_but_pays_more_is_not_believed() -> None:
+    rng = np.random.default_rng(4)
+    stats, blind = with_all_rows(made_up(rng, SAMPLES, 3)), questions(rng)
+    right = np.array([q.label for q in blind.questions])
+    even = np.full((ASKED, OPTIONS), np.log(0.2), dtype=np.float32)
+    worse, better = even - 3, even - 3
+    worse[np.arange(ASKED), right] += 2  # the best share, of little
+    better[np.arange(ASKED), right] += 4
+    answers = [blind.judge(said) for said in (even, worse, better)]
+
+    found = judged_blind(stats, blind, answers)
+
+    assert (answers[1].logprob > answers[0].logprob).all()
+    assert found.available.tolist() == [[True, False, True]] * SAMPLES
+    assert (found.loss[:, 1] == np.inf).all()
+    for name in ("dual-min-ce", "min-ce", "nearest-neighbours"):
+        weights = RULES[name].make(GateConfig(), 0)(found)
+        np.testing.assert_array_equal(weights[:, 2], 1, err_msg=name)
+
+
+def test_who_shows_worse_than_the_learning_model_is_not_believed() -> None:
+    rng = np.random.default_rng(5)
+    stats = with_all_rows(made_up(rng, SAMPLES, 3))
+    blind = replace(questions(rng), loss=rng.normal(0.5, 0.02, ASKED))
+    stats.loss[:, 1:] = [0.3, 0.3]
+    in_b = np.array([sample.domain == "b" for sample in blind.public])
+    stats.loss[in_b, 1] = 5.0
+    answers = [blind.judge(said) for said in answers_of(rng, 3)]
+
+    found = judged_blind(stats, blind, answers)
+
+    assert found.available[:, [0, 2]].all()
+    # Of five others of its domain and all six of the other, most are good even in a.
+    assert not found.available[in_b, 1].any()
+
+
+def test_noise_is_no_reason_to_disbelieve() -> None:
+    rng = np.random.default_rng(6)
+    blind, believed = questions(rng), []
+    for _ in range(100):
+        losses = rng.normal(1, 0.3, (SAMPLES + ASKED, 2))
+        stats = with_all_rows(made_up(rng, SAMPLES, 2))
+        stats.loss[:] = losses[:SAMPLES]
+        answers = [blind.judge(np.full((ASKED, OPTIONS), -2, dtype=np.float32))] * 2
+        found = judged_blind(stats, replace(blind, loss=losses[SAMPLES:, 0]), answers)
+        believed.append(found.available[:, 1].mean())
+    assert 0.75 < np.mean(believed) < 0.95  # about one standard error: five in six
+
+
+def test_nobody_can_make_the_noise() -> None:
+    rng = np.random.default_rng(9)
+    stats = with_all_rows(made_up(rng, SAMPLES, 2))
+    blind = replace(questions(rng), loss=rng.normal(0.5, 0.1, ASKED))
+    stats.loss[:, 1] = 0.1
+    stats.loss[:2, 1] = 20.0  # rare and large: a mean that its own standard error could explain
+    answers = [blind.judge(said) for said in answers_of(rng, 2)]
+
+    assert not judged_blind(stats, blind, answers).available[2:, 1].any()
+
+
+def test_what_a_sample_shows_has_no_part_in_whether_it_is_believed() -> None:
+    rng = np.random.default_rng(7)
+    stats = with_all_rows(made_up(rng, SAMPLES, 3))
+    blind = replace(questions(rng), loss=np.full(ASKED, 0.5))
+    answers = [blind.judge(said) for said in answers_of(rng, 3)]
+    for sample in range(SAMPLES):
+        moved = replace(stats, loss=stats.loss.copy())
+        moved.loss[sample, 1:] = 99
+
+        before, after = (judged_blind(given, blind, answers) for given in (stats, moved))
+
+        np.testing.assert_array_equal(before.available[sample], after.available[sample])
+        assert (before.available != after.available).any()
+
+
+def test_one_public_sample_and_knowledge_of_nothing() -> None:
+    rng = np.random.default_rng(8)
+    stats = with_all_rows(made_up(rng, 1, 2))
+    blind = questions(rng)
+    alone = replace(blind, public=blind.public[:1], public_state=None)
+    answers = [blind.judge(said) for said in answers_of(rng, 2)]
+
+    assert judged_blind(stats, alone, answers).available.tolist() == [[True, False]]

@@ -67,7 +67,7 @@ def test_clients_are_sent_no_blind_answer(tmp_path: Path) -> None:
     given = {key.replace("__", "."): value for key, value in keys.items()}
     config = parse({**FAST, **given})
     samples = load_splits(config.data, config.seed, 1).blind
-    questions = blind_questions(samples, derive_seed(config, "blind"))
+    questions = blind_questions(samples, derive_seed(config, "blind")).asked
     sent = [json.loads(str(r["questions"]["json"])) for r in Watched.requests if "questions" in r]
     assert len(sent) == 2  # once for each client, with its registration
     for groups in sent:
