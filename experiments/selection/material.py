@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from benchmarks.harness import model_of
 from experiments.selection.scenarios import Scenario
+from fedfuse.algorithms.baseline import LabelPhase, train_baseline
 from fedfuse.algorithms.fedmkt import KnowledgeSet
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.builtin.text_lexicon import LEXICONS
@@ -38,7 +39,7 @@ BLIND = 24
 # Half of the default's steps, as there are hundreds of trials.
 SHORTER = ServerDistillConfig(steps=140)
 # Raised when the code that makes material changes what it makes.
-VERSION = 3
+VERSION = 4
 # Which classes of TREC each client has; together they have all.
 TREC_CLASSES = (("DESC", "ENTY"), ("HUM", "LOC"), ("NUM", "ABBR"))
 
@@ -115,13 +116,26 @@ def prepare(seed: int, scenario: Scenario, cache: Path, material: Path | None = 
             {**world, "server": scenario.server_domains, "steps": scenario.server_steps},
             lambda: trained(server, server.encode(texts), scenario.server_steps, config, "server"),
         )
-    start = server.adapter
+    noisy = with_noise(splits.holdout, scenario.public_noise, seed + 2)
+    about = {**world, "labels": scenario.server_domains, "public": scenario.public_noise}
+    start = cached(cache, about, lambda: labels_learned(server, public, noisy, config))
+    server.adapter = start
     found = [losses(server, splits.holdout), *(held_out for _, held_out in clients)]
     table = np.stack(found, axis=1)  # [samples, C]
     domains = np.array([sample.domain for sample in splits.holdout])
     means = {domain: table[domains == domain].mean(0) for domain in splits.domains}
     candidates = [teacher for teacher, _ in clients]
     return Material(config, scenario, public, splits, blind, candidates, start, means)
+
+
+def labels_learned(
+    server: LocalModel, public: list[Sample], held_out: list[Sample], config: RunConfig
+) -> AdapterState:
+    """The server's adapter after it has learned the public labels, as in a federation."""
+    seed = derive_seed(config, "server", "public-only")
+    phase = LabelPhase(server.encode(public), config.server_distill, seed, public=True)
+    train_baseline(server, [phase], 1, server.encode(held_out))
+    return server.adapter
 
 
 def dealt(private: Sequence[list[Sample]], *, overlap: bool) -> list[list[Sample]]:
