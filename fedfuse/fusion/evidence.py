@@ -28,9 +28,9 @@ NEIGHBOURS = 16
 # Part of all shares that is dealt evenly to the options: to be certain and wrong has a price, and
 # one that a few right answers can pay.
 GUESSED = 0.5
-# Standard errors of the learning model's loss by which a teacher may seem to be worse; one and a
-# half are about one of the difference between two.
-NOISE = 1.5
+# Standard errors of the learning model's loss by which a teacher may seem to be worse; three are
+# about two of the difference between two.
+NOISE = 3.0
 # Samples at a time that are compared with all others.
 _SAMPLES = 1024
 
