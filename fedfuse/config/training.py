@@ -90,7 +90,7 @@ class ClientDistillConfig(ServerDistillConfig):
             does not cost what the client knew (not in the paper).
     """
 
-    steps: int = between(120, 0)
+    steps: int = between(240, 0)
     learning_rate: float = between(1.2e-2, 0, above=True)
     objective: Objective = inline(Objective(label_weight=0.03))  # noqa: RUF009
     ewc: float = between(0.0, 0)  # replay does it

@@ -241,7 +241,7 @@ def test_phases_are_training_configs() -> None:
     server = ServerDistillConfig(280, 32, 8e-3, objective=Objective(0.05), ewc=10.0)
     assert config.server_distill == server
     warm = Objective(0.03, "cross-entropy", 2.0)
-    assert config.client_distill == ClientDistillConfig(120, 32, 1.2e-2, objective=warm)
+    assert config.client_distill == ClientDistillConfig(240, 32, 1.2e-2, objective=warm)
 
 
 def test_models_in_a_cycle() -> None:
