@@ -208,6 +208,7 @@ class KnowledgeClient(BaseClient):
             replay=self.private if phase.replay else None,
             reads_contexts=named.reads_contexts,
             context_loss=own_context_loss,
+            beside_base=self.config.fusion.evidence == "blind",
             acceptance_seed=derive_seed(self.config, "promotion", self.partition, _round(request))
             if self.config.acceptance_test
             else None,

@@ -38,6 +38,7 @@ from fedfuse.evaluation.acceptance import AcceptanceResult
 from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.fusion.evidence import BlindQuestions
 from fedfuse.fusion.fuser import AlignedTeacher, FusedTargets, KnowledgeFuser
+from fedfuse.fusion.likeness import Prompts
 from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.weights import Weights
 from fedfuse.knowledge.aligner import KnowledgeAligner
@@ -168,9 +169,9 @@ def ask(
     model: LocalModel, public: TokenizedDataset, blind: BlindSamples
 ) -> tuple[BlindQuestions, OptionLogprobs]:
     """Blind questions as the learning model sees them, and its own answers."""
-    states = (model.context_states(data) for data in (model.encode(blind.asked), public))
-    loss = model.losses(model.encode(blind.shown))
-    questions = BlindQuestions(blind.asked, public.samples, loss, *states)
+    asked, shown = model.encode(blind.asked), model.encode(blind.shown)
+    prompts = [Prompts(data.samples, model.context_states(data)) for data in (asked, public)]
+    questions = BlindQuestions(prompts[0], prompts[1], model.losses(shown))
     return questions, model.option_logprobs(blind.asked)
 
 
@@ -188,16 +189,20 @@ def client_step(
     replay: TokenizedDataset | None = None,
     reads_contexts: bool = False,
     context_loss: Float32[ndarray, " samples"] | None = None,
+    beside_base: bool = False,
     acceptance_seed: int | None = None,
 ) -> Distilled:
     """Steps 9 to 11, of a client: align S_0, select, distil.
 
     ``received`` is the verified S_0. ``replay`` adds the label loss of private samples at every
     step (not in the paper). With ``reads_contexts`` the rule sees context losses and hidden states;
-    ``context_loss`` is the model's own where it is known. See also ``server_step``.
+    ``context_loss`` is the model's own where it is known. With ``beside_base`` the server is
+    believed only where it knows more than the model's base does. See also ``server_step``.
     """
     contexts = model.view_contexts(public, context_loss) if reads_contexts else None
     fuser = KnowledgeFuser(aligner, model.knowledge(config.k, public), contexts)
+    if beside_base:
+        fuser.compare_with_base(public.samples, model.base_losses(public))
     # Step 9: align the server's tokens to the client's.
     server = fuser.align_teacher(received.knowledge, received.tokenizer, received.context_loss)
     # Step 10: keep the samples on which the rule trusts the server (DualMinCE: smaller loss).

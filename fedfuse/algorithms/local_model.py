@@ -61,6 +61,7 @@ class LocalModel:
         self._fresh = adapter_state(lm.model)
         self._states: dict[str, ndarray | None] = {}
         self._asked: tuple[Sequence[Sample], OptionScorer] | None = None
+        self._base: tuple[str, Float64[ndarray, " samples"]] | None = None
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -135,6 +136,13 @@ class LocalModel:
     def losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
         """``[N]`` loss of each sample, nats per byte; 0 where nothing is scored."""
         return np.asarray(sample_nll(self.lm, data) / np.maximum(data.label_bytes, 1))
+
+    def base_losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
+        """``losses`` of the model without its adapter; the last data set's are kept."""
+        if self._base is None or self._base[0] != data.fingerprint:
+            with self.lm.model.disable_adapter():
+                self._base = data.fingerprint, self.losses(data)
+        return self._base[1]
 
     def context_losses(
         self, public: TokenizedDataset | None = None

@@ -19,7 +19,8 @@ class FusionConfig:
         client_rule: when a client trusts the server.
         evidence: what the server's rule judges clients by: their answers to ``blind`` questions,
             whose answers the server alone knows (needs ``data.blind``), or the labels that
-            everybody knows (``open``, the papers' way).
+            everybody knows (``open``, the papers' way). Under ``blind`` evidence nobody is believed
+            who shows less than the learning side knows: the server itself, or a client's base.
     """
 
     server_rule: str = text("", empty=True)

@@ -16,23 +16,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64
 from numpy import ndarray
 
-from fedfuse.data.sample import Sample
 from fedfuse.evaluation.options import OptionLogprobs, normalized
+from fedfuse.fusion.likeness import Prompts, nearest
 from fedfuse.fusion.teacher_stats import StackedStats
 
-# Blind questions, and shown samples, that a sample is likened to.
-NEIGHBOURS = 16
 # Part of all shares that is dealt evenly to the options: to be certain and wrong has a price, and
 # one that a few right answers can pay.
 GUESSED = 0.5
 # Standard errors of the learning model's loss by which a teacher may seem to be worse; three are
 # about two of the difference between two.
 NOISE = 3.0
-# Samples at a time that are compared with all others.
-_SAMPLES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,64 +49,25 @@ class BlindQuestions:
     """Blind questions as the learning model sees them.
 
     Attributes:
-        questions: B of them, with their right options.
+        asked: B questions with their right options.
         public: the N public samples.
         loss: ``[B]`` of the learning model on the questions' samples, nats per byte.
-        state: ``[B, d]`` pooled hidden states of the questions' prompts by the learning model's
-            base; None for models that have none.
-        public_state: ``[N, d]`` the same of the public samples.
     """
 
-    questions: Sequence[Sample]
-    public: Sequence[Sample]
+    asked: Prompts
+    public: Prompts
     loss: Float64[ndarray, " blind"]
-    state: Float32[ndarray, "blind width"] | None
-    public_state: Float32[ndarray, "samples width"] | None
-
-    def nearest_questions(self) -> Int64[ndarray, "samples neighbours"]:
-        """Questions most like each public sample.
-
-        Those of its domain come first; among them, those of largest cosine of the states, the mean
-        over all subtracted.
-        """
-        samples, asked = len(self.public), len(self.questions)
-        return self._nearest(np.arange(samples, samples + asked)) - samples
-
-    def nearest_samples(self) -> Int64[ndarray, "samples neighbours"]:
-        """Other public samples most like each, in the same sense."""
-        return self._nearest(np.arange(len(self.public)))
 
     def judge(self, logprobs: OptionLogprobs) -> BlindRecord:
         """A candidate's record, from its log-probabilities of the options, ``[B, O]``."""
-        right = np.array([question.label for question in self.questions], dtype=np.int64)
+        right = np.array([question.label for question in self.asked.samples], dtype=np.int64)
         each = np.arange(len(right))
         share = np.exp(normalized(logprobs)[each, right].astype(np.float64))
         even = 1 / np.isfinite(logprobs).sum(1)
-        length = np.array([question.answer_bytes for question in self.questions])
+        length = np.array([question.answer_bytes for question in self.asked.samples])
         loss = -logprobs[each, right].astype(np.float64) / np.maximum(length, 1)
         logprob = np.log((1 - GUESSED) * share + GUESSED * even).astype(np.float32)
         return BlindRecord(logprob, loss)
-
-    def _nearest(self, among: Int64[ndarray, " some"]) -> Int64[ndarray, "samples neighbours"]:
-        """Numbers of the nearest, itself left out; questions are counted behind the samples."""
-        _, domains = np.unique(
-            [sample.domain for sample in (*self.public, *self.questions)], return_inverse=True
-        )
-        states = np.zeros((len(domains), 1))
-        if self.state is not None and self.public_state is not None:
-            states = np.concatenate([self.public_state, self.state]).astype(np.float64)
-            states -= states.mean(0)
-            states /= np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)
-        found = []
-        for start in range(0, len(self.public), _SAMPLES):
-            some = np.arange(start, min(start + _SAMPLES, len(self.public)))
-            likeness = states[some] @ states[among].T
-            likeness += 3.0 * (domains[some, None] == domains[among])  # cosines are 2 apart at most
-            itself = some[:, None] == among
-            likeness[itself] = -np.inf
-            count = min(NEIGHBOURS, int((~itself).sum(1).min()))
-            found.append(among[np.argsort(-likeness, axis=1, kind="stable")[:, :count]])
-        return np.concatenate(found)
 
 
 def judged_blind(
@@ -127,20 +84,44 @@ def judged_blind(
         blind: the questions.
         candidates: of each candidate, the learning model first.
     """
-    nearest = blind.nearest_questions()
+    alike = nearest(blind.public, blind.asked)
     logprobs = np.stack([candidate.logprob for candidate in candidates], axis=1)  # [B, C]
-    record = logprobs[nearest].mean(1, dtype=np.float64).astype(np.float32)  # [N, C]
-    losses = np.stack([candidate.loss for candidate in candidates], axis=1)[nearest]
+    record = logprobs[alike].mean(1, dtype=np.float64).astype(np.float32)  # [N, C]
+    losses = np.stack([candidate.loss for candidate in candidates], axis=1)[alike]
     believed = _no_worse(losses, losses[:, :, 0])
-    believed &= _no_worse(stats.loss[blind.nearest_samples()], blind.loss[nearest])
+    shown = stats.loss[nearest(blind.public, blind.public)]
+    believed &= _no_worse(shown, blind.loss[alike])
+    judged = replace(stats, loss=-record, label_logprob=stats.to_rows(record), record=record)
+    return _where(judged, believed)
+
+
+def beside_base(
+    stats: StackedStats, public: Prompts, base: Float64[ndarray, " samples"]
+) -> StackedStats:
+    """The same statistics, of teachers who know more than the learning model did at its base.
+
+    A model that has just learned its own data may have forgotten the rest, so that whoever says
+    anything seems to know more. A teacher is believed only where what it shows of the other samples
+    most like a sample costs it no more than it cost the base.
+
+    Args:
+        stats: about C candidates on the N public samples, the learning model first.
+        public: the public samples.
+        base: ``[N]`` losses of the learning model's base, nats per byte.
+    """
+    alike = nearest(public, public)
+    return _where(stats, _no_worse(stats.loss[alike], base[alike]))
+
+
+def _where(stats: StackedStats, believed: Bool[ndarray, "samples candidates"]) -> StackedStats:
+    """The same, without usable rows and with infinite losses where a teacher is not believed."""
     believed[:, 0] = True
     usable = stats.usable & stats.to_rows(believed)
     return replace(
         stats,
         usable=usable,
-        loss=np.where(believed, -record, np.float32(np.inf)),
-        label_logprob=np.where(usable, stats.to_rows(record), np.float32(0)),
-        record=record,
+        loss=np.where(believed, stats.loss, np.float32(np.inf)),
+        label_logprob=np.where(usable, stats.label_logprob, np.float32(0)),
     )
 
 

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from numpy import ndarray
 
+from fedfuse.data.sample import Sample
 from fedfuse.errors import check
 from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.events import EventDistribution, TeacherTargets
 from fedfuse.fusion.event_mixing import AlignedRows, fuse_rows
-from fedfuse.fusion.evidence import BlindQuestions, BlindRecord, judged_blind
+from fedfuse.fusion.evidence import BlindQuestions, BlindRecord, beside_base, judged_blind
+from fedfuse.fusion.likeness import Prompts
 from fedfuse.fusion.rules import Rule
 from fedfuse.fusion.teacher_stats import TeacherStats, compute_stats, stack_stats
 from fedfuse.fusion.weights import Weights, row_weights
@@ -75,6 +77,7 @@ class KnowledgeFuser:
     ) -> None:
         self._aligner = aligner
         self._blind: BlindQuestions | None = None
+        self._base: tuple[Prompts, Float64[ndarray, " samples"]] | None = None
         self._offsets = own.offsets
         self._own = own.distribution
         known = aligner.proven(own, aligner.tokenizer)  # judged like the others
@@ -94,6 +97,17 @@ class KnowledgeFuser:
         self._blind = blind
         own = self._own_candidate
         self._own_candidate = replace(own, blind=blind.judge(options))
+
+    def compare_with_base(
+        self, public: Sequence[Sample], base: Float64[ndarray, " samples"]
+    ) -> None:
+        """Believe only teachers that know more than the learning model did at its base.
+
+        Args:
+            public: the N public samples.
+            base: ``[N]`` losses of the learning model's base on them, nats per byte.
+        """
+        self._base = Prompts(public, self._state), base
 
     def align_teacher(
         self,
@@ -136,8 +150,10 @@ class KnowledgeFuser:
         if self._blind:
             answered = [c.blind for c in candidates if c.blind is not None]
             stats = judged_blind(stats, self._blind, answered)
+        if self._base:
+            stats = beside_base(stats, *self._base)
         weights = row_weights(rule(stats), stats)
-        if self._blind:  # whatever the rule says, who is not believed teaches nothing
+        if self._blind or self._base:  # whatever the rule says, who is not believed does not teach
             weights = np.where(stats.to_rows(stats.available), weights, np.float32(0))
         teacher = fuse_rows([c.distributions for c in candidates], weights, max(1, k))
         if not tail:

@@ -98,6 +98,7 @@ class Plain:
                 seed=derive_seed(config, "distill", i),
                 state=self.states.get(("distill", i)),
                 replay=self.private[i],
+                beside_base=True,
             )
             self.states["distill", i] = distilled.state
 

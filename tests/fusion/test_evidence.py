@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from numpy import ndarray
 
 from fedfuse.config.gate import GateConfig
 from fedfuse.data.sample import Sample
-from fedfuse.fusion.evidence import NEIGHBOURS, BlindQuestions, BlindRecord, judged_blind
+from fedfuse.fusion import likeness
+from fedfuse.fusion.evidence import BlindQuestions, BlindRecord, beside_base, judged_blind
+from fedfuse.fusion.likeness import NEIGHBOURS, Prompts, nearest
 from fedfuse.fusion.rules import RULES
 from fedfuse.fusion.teacher_stats import StackedStats
 from tests.fusion.example_stats import made_up
@@ -29,7 +32,7 @@ def questions(rng: np.random.Generator, width: int | None = 5) -> BlindQuestions
         for i in range(ASKED)
     ]
     losses = np.full(ASKED, 9.0)
-    return BlindQuestions(asked, public, losses, states(ASKED), states(SAMPLES))
+    return BlindQuestions(Prompts(asked, states(ASKED)), Prompts(public, states(SAMPLES)), losses)
 
 
 def answers_of(rng: np.random.Generator, candidates: int) -> list[ndarray]:
@@ -50,15 +53,15 @@ def test_the_record_is_that_of_the_most_similar_questions() -> None:
 
     found = judged_blind(stats, blind, answers)
 
-    assert blind.state is not None
-    assert blind.public_state is not None
-    mean = np.concatenate([blind.state, blind.public_state]).mean(0)
-    for i, sample in enumerate(blind.public):
-        own = blind.public_state[i] - mean
-        same = [j for j, q in enumerate(blind.questions) if q.domain == sample.domain]
+    assert blind.asked.state is not None
+    assert blind.public.state is not None
+    mean = np.concatenate([blind.asked.state, blind.public.state]).mean(0)
+    for i, sample in enumerate(blind.public.samples):
+        own = blind.public.state[i] - mean
+        same = [j for j, q in enumerate(blind.asked.samples) if q.domain == sample.domain]
 
         def cosine(j: int, own: ndarray = own) -> float:
-            other = blind.state[j] - mean
+            other = blind.asked.state[j] - mean
             return float(own @ other / np.linalg.norm(own) / np.linalg.norm(other))
 
         nearest = sorted(same, key=cosine, reverse=True)[:NEIGHBOURS]
@@ -72,7 +75,7 @@ def test_the_record_is_that_of_the_most_similar_questions() -> None:
 
 def test_a_wrong_answer_has_a_bounded_price() -> None:
     blind = questions(np.random.default_rng(0))
-    right = np.array([q.label for q in blind.questions])
+    right = np.array([q.label for q in blind.asked.samples])
     certain = np.full((ASKED, OPTIONS), -np.inf, dtype=np.float32)
     certain[:, 0] = 0
     certain = np.maximum(certain, -80)
@@ -107,7 +110,7 @@ def test_claims_about_labels_have_no_part() -> None:
 def test_who_knows_no_answer_is_never_better_than_who_knows_some() -> None:
     rng = np.random.default_rng(2)
     stats, blind = made_up(rng, SAMPLES, 3), questions(rng)
-    right = np.array([q.label for q in blind.questions])
+    right = np.array([q.label for q in blind.asked.samples])
     expert = np.full((ASKED, OPTIONS), np.log(0.4 / 3), dtype=np.float32)
     expert[np.arange(ASKED), right] = np.log(0.6)
     guess = np.full((ASKED, OPTIONS), -np.log(OPTIONS), dtype=np.float32)
@@ -123,7 +126,7 @@ def test_who_knows_no_answer_is_never_better_than_who_knows_some() -> None:
 def test_without_states_the_domain_alone_counts() -> None:
     rng = np.random.default_rng(3)
     stats, blind = made_up(rng, SAMPLES, 2), questions(rng, width=None)
-    is_a = np.array([q.domain == "a" for q in blind.questions])
+    is_a = np.array([q.domain == "a" for q in blind.asked.samples])
     said = np.where(is_a, -1.0, -2.0).astype(np.float32)
     answers = [BlindRecord(said, np.ones(ASKED))] * 2
 
@@ -146,7 +149,7 @@ def test_log_probabilities_are_judged_by_their_shares_and_by_their_nats_per_byte
 def test_who_ranks_better_but_pays_more_is_not_believed() -> None:
     rng = np.random.default_rng(4)
     stats, blind = with_all_rows(made_up(rng, SAMPLES, 3)), questions(rng)
-    right = np.array([q.label for q in blind.questions])
+    right = np.array([q.label for q in blind.asked.samples])
     even = np.full((ASKED, OPTIONS), np.log(0.2), dtype=np.float32)
     worse, better = even - 3, even - 3
     worse[np.arange(ASKED), right] += 2  # the best share, of little
@@ -168,7 +171,7 @@ def test_who_shows_worse_than_the_learning_model_is_not_believed() -> None:
     stats = with_all_rows(made_up(rng, SAMPLES, 3))
     blind = replace(questions(rng), loss=rng.normal(0.5, 0.02, ASKED))
     stats.loss[:, 1:] = [0.3, 0.3]
-    in_b = np.array([sample.domain == "b" for sample in blind.public])
+    in_b = np.array([sample.domain == "b" for sample in blind.public.samples])
     stats.loss[in_b, 1] = 5.0
     answers = [blind.judge(said) for said in answers_of(rng, 3)]
 
@@ -222,7 +225,35 @@ def test_one_public_sample_and_knowledge_of_nothing() -> None:
     rng = np.random.default_rng(8)
     stats = with_all_rows(made_up(rng, 1, 2))
     blind = questions(rng)
-    alone = replace(blind, public=blind.public[:1], public_state=None)
+    alone = replace(blind, public=Prompts(blind.public.samples[:1], None))
     answers = [blind.judge(said) for said in answers_of(rng, 2)]
 
     assert judged_blind(stats, alone, answers).available.tolist() == [[True, False]]
+
+
+def test_beside_the_base_a_teacher_must_know_more_than_it() -> None:
+    rng = np.random.default_rng(10)
+    stats, public = with_all_rows(made_up(rng, SAMPLES, 3)), questions(rng).public
+    base = rng.normal(0.5, 0.02, SAMPLES)
+    stats.loss[:] = [4.0, 0.3, 0.9]  # whoever has forgotten all is worse than everybody
+
+    found = beside_base(stats, public, base)
+
+    assert found.available.tolist() == [[True, True, False]] * SAMPLES
+    np.testing.assert_array_equal(found.loss, [[4.0, np.float32(0.3), np.inf]] * SAMPLES)
+    assert not found.label_logprob[:, 2].any()
+    np.testing.assert_array_equal(found.label_logprob[:, :2], stats.label_logprob[:, :2])
+
+
+def test_neighbours_of_many_are_those_of_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(11)
+    samples = [Sample(f"{i}", "x", DOMAINS[i % 2]) for i in range(50)]
+    prompts = Prompts(samples, rng.normal(size=(50, 3)).astype(np.float32))
+
+    found = nearest(prompts, prompts)
+    monkeypatch.setattr(likeness, "_SAMPLES", 7)
+
+    np.testing.assert_array_equal(nearest(prompts, prompts), found)
+    assert not (found == np.arange(50)[:, None]).any()
+    assert found.shape == (50, NEIGHBOURS)
+    assert ((found - np.arange(50)[:, None]) % 2 == 0).all()  # 24 others of the domain

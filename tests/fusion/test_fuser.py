@@ -216,3 +216,14 @@ def test_shares_by_hand() -> None:
         ("clinic", "y"): 0.75,
         ("clinic", "none"): 0.0,
     }
+
+
+@pytest.mark.parametrize("base", [0.0, 99.0])
+def test_who_shows_less_than_the_base_knows_does_not_teach(school: Class, base: float) -> None:
+    samples = school.public
+    school.fuser.compare_with_base(samples, np.full(len(samples), base))
+
+    found = school.fuser.fuse(school.heard, uniform, 4)
+
+    np.testing.assert_allclose(found.weights[:, 1:].sum(1), base > 0, rtol=1e-6)
+    assert found.teacher.weight.any() == (base > 0)
