@@ -23,11 +23,8 @@ CANDIDATES: dict[str, dict[str, float]] = {
     },
     "fewer local steps": {"local.steps": 100},
     "half the client steps": {"client-distill.steps": 120},
-    "lower local rate": {"local.learning-rate": 5e-3},
     "lower server rate": {"server-distill.learning-rate": 5e-3},
-    "lower client rate": {"client-distill.learning-rate": 8e-3},
     "fewer public samples": {"data.public": 100},
-    "more public samples": {"data.public": 200},
 }
 PHASES = ("local", "server-distill", "client-distill")
 COLUMNS = {
