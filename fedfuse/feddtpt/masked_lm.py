@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from fedfuse.errors import check
 from fedfuse.feddtpt.prompt import Prompt
+from fedfuse.models.adapter_folder import base_of
 from fedfuse.models.loading import loading_errors, model_source, resolve_device
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -56,6 +58,8 @@ class MaskedLM:
         """
         place = resolve_device(device)
         source, options = model_source(name)
+        whole = base_of(Path(name).expanduser()) is None
+        check(f"model {name!r}", "an adapter", "a whole masked language model", whole)
         with loading_errors(name, "masked"):
             tokenizer = from_transformers(source, options)
             loaded: Any = AutoModelForMaskedLM.from_pretrained(

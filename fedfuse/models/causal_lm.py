@@ -32,6 +32,7 @@ from transformers.pytorch_utils import Conv1D
 from fedfuse.config.model import ALL_LINEAR, AdapterConfig
 from fedfuse.errors import FedfuseError, check
 from fedfuse.files import unwritable
+from fedfuse.models.adapter_folder import base_of, write_base
 from fedfuse.models.loading import (
     check_causal,
     loading_errors,
@@ -84,7 +85,8 @@ def load_causal_lm(
     """Load a model and its tokenizer; safetensors only, and no code of the model's own.
 
     Args:
-        name: a local folder, which is read without any network, or a hub id.
+        name: a local folder, which is read without any network, or a hub id; the folder of an
+            adapter stands for its base, which must be here, with the adapter merged into it.
         dtype: dtype of the weights: ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
         quantization: format of the base's linear layers: ``""`` for none, ``4bit`` or ``8bit``
@@ -108,6 +110,8 @@ def load_causal_lm(
         tokenizer = from_transformers(source, options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
     model, info = loaded
+    if source != name and base_of(Path(name).expanduser()):
+        model = _merged(name, model, quantization)
     if info["missing_keys"]:
         raise FedfuseError(
             f"model {name!r}: expected a checkpoint of a complete causal language model, got one "
@@ -125,6 +129,18 @@ def load_causal_lm(
     check_causal(name, model)
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return CausalLM(model, tokenizer, name, tokenizer.vocab_size, length or UNLIMITED_LENGTH)
+
+
+def _merged(name: str, base: PreTrainedModel, quantization: str) -> PreTrainedModel:
+    """The base with an adapter folder's weights added to its own."""
+    found = f"quantization {quantization!r}"
+    check(f"adapter {name!r} as a model", found, "a base that is not quantized", not quantization)
+    with loading_errors(name), warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys.*")
+        folder = str(Path(name).expanduser())
+        adapted: Any = PeftModel.from_pretrained(base, folder, local_files_only=True)
+        merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
 
 
 def add_lora(
@@ -223,6 +239,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         # PEFT's model card is empty, and takes longer than the weights.
         model.create_or_update_model_card = _no_model_card  # type: ignore[method-assign]
         model.save_pretrained(str(scratch), save_embedding_layers=False)
+        write_base(scratch, str(model.peft_config["default"].base_model_name_or_path))
         if folder.exists():
             folder.rename(old)
         scratch.rename(folder)

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from fedfuse.data.hub import library_errors, looks_like_path
 from fedfuse.errors import FedfuseError
+from fedfuse.models.adapter_folder import base_of
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -20,16 +21,19 @@ QUANTIZATIONS = ("", "4bit", "8bit")
 
 
 def model_source(name: str) -> tuple[str, dict[str, Any]]:
-    """Where a model is loaded from, its folder or hub id, and options of ``from_pretrained``.
+    """Where a base model is loaded from, its folder or hub id, and options of ``from_pretrained``.
 
-    A folder is read without any network, and no code of the model's own is run.
+    A folder is read without any network, and no code of the model's own is run. An adapter folder
+    stands for its base with the adapter in it; this is the base.
 
     Raises:
-        FedfuseError: for a path that is no folder.
+        FedfuseError: for a path that is no folder, or an adapter without its base; see ``base_of``.
     """
     path = Path(name).expanduser()
+    _check_format(name, path)
     if path.is_dir():
-        folder = str(path) if name.startswith("~") else name  # errors name it as it was given
+        name = base_of(path) or name
+        folder = str(Path(name).expanduser()) if name.startswith("~") else name  # as it was given
         return folder, {"trust_remote_code": False, "local_files_only": True}
     if looks_like_path(name) or path.exists():
         raise FedfuseError(
@@ -37,6 +41,25 @@ def model_source(name: str) -> tuple[str, dict[str, Any]]:
             f"the id of a model on the Hugging Face hub; folder {name!r} does not exist"
         )
     return name, {"trust_remote_code": False, "local_files_only": False}
+
+
+def _check_format(name: str, path: Path) -> None:
+    """Refuse weights in a format that can be converted, and say how.
+
+    Pickled ones may run code when they are read.
+    """
+    files = [path] if path.is_file() else list(path.glob("*")) if path.is_dir() else []
+    formats = {file.suffix for file in files}
+    if ".safetensors" in formats:
+        return
+    loading = {".bin": "FOLDER", ".gguf": "FOLDER, gguf_file=FILE"}
+    for suffix, arguments in loading.items():
+        if suffix in formats:
+            raise FedfuseError(
+                f"model {name!r}: expected safetensors weights, got *{suffix}; to convert what you "
+                f"trust: AutoModelForCausalLM.from_pretrained({arguments}).save_pretrained(NEW), "
+                "and the same with AutoTokenizer"
+            )
 
 
 def resolve_device(device: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import json
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,13 @@ def test_models_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> Non
     BertModel(bert(50).config).save_pretrained(tmp_path / "body")
     with pytest.raises(FedfuseError, match="no weights for"):
         MaskedLM.load(str(tmp_path / "body"))
+    (tmp_path / "adapter").mkdir()
+    about = json.dumps({"base_model_name_or_path": str(folder)})
+    (tmp_path / "adapter" / "adapter_config.json").write_text(about)
+    with pytest.raises(
+        FedfuseError, match="expected a whole masked language model, got an adapter"
+    ):
+        MaskedLM.load(str(tmp_path / "adapter"))
     transformers_tokenizer().save_pretrained(tmp_path / "small")
     bert(20).save_pretrained(tmp_path / "small")
     with pytest.raises(FedfuseError, match="no more tokens than embeddings"):

@@ -252,6 +252,7 @@ def test_saved_adapters_load_with_peft(lm: CausalLM, tmp_path: Path) -> None:
     assert sorted(p.name for p in target.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "base.json",
     ]
     assert [p.name for p in target.parent.iterdir()] == ["server"]
     base = AutoModelForCausalLM.from_pretrained(lm.name, local_files_only=True)
@@ -342,8 +343,28 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
     weights = folder / "model.safetensors"
     torch.save({}, folder / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(FedfuseError, match=r"cannot be loaded: .*safetensors"):
+    with pytest.raises(
+        FedfuseError, match=r"expected safetensors weights, got \*\.bin; to convert"
+    ):
         load_causal_lm(str(folder))
+
+
+def test_gguf_files_say_how_to_convert(folder: Path) -> None:
+    file = folder / "model-Q4.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(FedfuseError, match=r"got \*\.gguf; to convert .*gguf_file=FILE"):
+        load_causal_lm(str(file))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FedfuseError, match=r"got \*\.gguf; to convert"):
+        load_causal_lm(str(folder))
+
+
+def test_sharded_weights(folder: Path) -> None:
+    whole = load_causal_lm(str(folder), device="cpu")
+    (folder / "model.safetensors").unlink()
+    whole.model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    assert torch.equal(logits(load_causal_lm(str(folder), device="cpu").model), logits(whole.model))
 
 
 def test_remote_code_is_refused(folder: Path) -> None:
