@@ -52,12 +52,15 @@ from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.knowledge.channel import KnowledgeChannel
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.adapter_folder import weights_fingerprint
 from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 ADAPTER = "adapter"
 # State of a learning rule; loss of each test sample under the zero-shot model.
 RULE, INITIAL_NLL = "rule", "initial-nll"
+# Digests of what the client learns from and of what it trains.
+CONTENT = "content"
 # Losses of public contexts with the adapter that is kept.
 CONTEXT_LOSS = "context-loss"
 
@@ -95,6 +98,17 @@ class KnowledgeClient(BaseClient):
         else:
             self.local_model.reset()
 
+    def _check_content(self) -> None:
+        """Compare private data and base model with those that the run began with here."""
+        model = weights_fingerprint(self.local_model.lm.name)
+        now = {"private samples": self.private.fingerprint, "model": model}
+        kept = self.records.get(CONTENT)
+        for name, known in (kept or now).items():
+            expected = f"those that the run began with, of digest {known!s}"
+            check(f"client {self.partition}: {name}", now[name], expected, now[name] == known)
+        if kept is None:
+            self.records[CONTENT] = ConfigRecord({**now})
+
     @property
     def model_name(self) -> str:
         """Name of the base model."""
@@ -107,8 +121,10 @@ class KnowledgeClient(BaseClient):
         only, and are kept: they may be larger than all that follows.
 
         Raises:
-            FedfuseError: for an acceptance test without samples to judge by.
+            FedfuseError: for an acceptance test without samples to judge by; for private samples or
+                a model that are not those that the run began with here.
         """
+        self._check_content()
         if self.config.acceptance_test:
             found = f"{len(self.private)} private samples, none of them for validation"
             enough = "10 of a domain or more, of which one in ten validates"

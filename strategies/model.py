@@ -93,6 +93,7 @@ class ModelStrategy(BaseStrategy):
         model, domain = str(info["model"]), str(info["own-domain"])
         # Clients of one model share one tokenizer.
         same = (t for t in self.tokenizers.values() if t.fingerprint == tokenizer.fingerprint)
+        self.server.run.same_content(**{f"tokenizer_of_client_{client}": tokenizer.fingerprint})
         self.tokenizers[reply.metadata.src_node_id] = next(same, tokenizer)
         label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
         return ClientInfo(client, model, f"{domain or client} / {label}", domain)

@@ -17,7 +17,7 @@ from fedfuse.algorithms.fedmkt import Distilled
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten
 from fedfuse.data.blind import BlindSamples, blind_questions
-from fedfuse.data.sample import Sample
+from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError, check
@@ -29,6 +29,7 @@ from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.adapter_folder import weights_fingerprint
 from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, strip_prefix
@@ -207,6 +208,15 @@ def open_server_state(config: RunConfig) -> ServerState:
         domains=splits.domains,
         models={SERVER: config.server.model},
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
+    )
+    run.same_content(
+        public_samples=local_model.public.fingerprint,
+        test_samples=fingerprint(splits.test),
+        questions=fingerprint(splits.questions),
+        held_out_samples=fingerprint(splits.holdout),
+        blind_samples=fingerprint(splits.blind),
+        server_tokenizer=local_model.tokenizer.fingerprint,
+        server_model=weights_fingerprint(local_model.lm.name),
     )
     return ServerState(config, local_model, run, local_model.public, aligner, blind)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,6 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     """Content hash (SHA-256, hex) of samples in their order, since knowledge is by position."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(json.dumps([sample.prompt, sample.answer]).encode())
+        digest.update(json.dumps(astuple(sample)).encode())
         digest.update(b"\n")
     return digest.hexdigest()

@@ -65,6 +65,12 @@ def write_base(folder: Path, base: str) -> None:
         (folder / BASE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
+def weights_fingerprint(name: str) -> str:
+    """``fingerprint`` of a model's folder; "" for a hub id, which names its content."""
+    folder = Path(name).expanduser()
+    return fingerprint(folder) if folder.is_dir() else ""
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 (hex, the first 16 digits) of a model's safetensors: of names, shapes and dtypes of
     all tensors, and of the first bytes of each.

@@ -62,6 +62,7 @@ class RunWriter:
             "names": {},
             "own_domain": {},
             "floor": None,
+            "content": {},
         }
         self.describe()
 
@@ -113,6 +114,20 @@ class RunWriter:
     def add(self, **facts: Mapping[str, str]) -> None:
         """Add to mappings in config.json: models, names, own_domain."""
         self.describe(**{name: {**self._about[name], **new} for name, new in facts.items()})
+
+    def same_content(self, **digests: str) -> None:
+        """Write down digests of data, models and tokenizers; compare those that are known.
+
+        Raises:
+            FedfuseError: naming what is not what the run began with.
+        """
+        known: dict[str, str] = self._about.get("content", {})
+        other = sorted(
+            name for name, digest in digests.items() if known.get(name, digest) != digest
+        )
+        named = " and ".join(name.replace("_", " ") for name in other)
+        check(str(self.folder), f"changed ones: {named}", "what the run began with", not other)
+        self.describe(content={**known, **digests})
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with each line: its file's name, or ``progress``, and its values."""

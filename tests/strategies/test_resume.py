@@ -15,6 +15,7 @@ from flwr.app import Message
 from experiments.faults.fleet import Killed
 from experiments.faults.run import outcome
 from fedfuse.errors import FedfuseError
+from fedfuse.factory.data import load_splits, shared_samples
 from fedfuse.simulation import in_process as grid
 from fedfuse.simulation.simulate import resume_config
 from fedfuse.tracking.run import read_run
@@ -256,3 +257,59 @@ def test_the_result_knows_of_the_rounds_before(
     for name in METRICS:
         assert getattr(resumed, name) == getattr(whole, name)
     assert resumed.arrays == whole.arrays
+
+
+def jsonl(path: Path, samples: range) -> None:
+    path.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        rows = [{"question": f"{split} {i}?", "target": f"yes {i % 7}"} for i in samples]
+        (path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.usefixtures("tiny_builtin")
+@pytest.mark.parametrize("change", ["deleted", "moved", "nothing"])
+def test_changed_data_is_refused_by_name(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    jsonl(data, range(120))
+    sizes = {"public": 20, "private": 20, "test": 10, "holdout": 2, "questions": 0}
+    keys = {**SHORT, **{f"data__{name}": size for name, size in sizes.items()}}
+    keys = {key: value for key, value in keys.items() if key != "data__domains"}
+    keys |= {"data__source": str(data), "data__partition": "iid"}
+    folder = cut_off(12, tmp_path, monkeypatch, **keys)
+    lines_of = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    if change == "deleted":
+        lines_of = lines_of[20:]
+    if change == "moved":
+        lines_of.reverse()
+    (data / "train.jsonl").write_text("".join(lines_of))
+    load_splits.cache_clear()  # another process has none
+    shared_samples.cache_clear()
+
+    if change == "nothing":
+        federate(tmp_path, **keys, resume=str(folder))
+        assert about(folder)["status"] == "finished"
+        return
+    with pytest.raises(FedfuseError, match=r"what the run began with, got changed ones: .*samples"):
+        federate(tmp_path, **keys, resume=str(folder))
+    assert about(folder)["status"] != "finished"
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "model"])
+def test_what_changed_at_a_client_is_refused_by_name(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cut_off(12, tmp_path, monkeypatch, **SHORT)
+    if what == "tokenizer":
+        known = about(folder)
+        known["content"]["tokenizer_of_client_0"] = "another"
+        (folder / "config.json").write_text(json.dumps(known))
+        expected = "got changed ones: tokenizer of client 0"
+    else:
+        monkeypatch.setattr("clients.knowledge.weights_fingerprint", lambda name: "another")
+        expected = "client 0: model: expected those that the run began with"
+    with pytest.raises(FedfuseError):
+        federate(tmp_path, **SHORT, resume=str(folder))
+    refused = [line["error"] for line in lines(folder, "messages") if line["error"]]
+    assert any(expected in error for error in refused), refused
