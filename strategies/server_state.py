@@ -17,7 +17,7 @@ from fedfuse.algorithms.fedmkt import Distilled
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.run_config import RunConfig, derive_seed, flatten
 from fedfuse.data.blind import BlindSamples, blind_questions
-from fedfuse.data.sample import Sample, fingerprint
+from fedfuse.data.sample import Sample, whole_fingerprint
 from fedfuse.distillation.optimizer_state import TrainingState
 from fedfuse.distillation.training import MAX_TOKENS
 from fedfuse.errors import FedfuseError, check
@@ -210,11 +210,11 @@ def open_server_state(config: RunConfig) -> ServerState:
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
     )
     run.same_content(
-        public_samples=local_model.public.fingerprint,
-        test_samples=fingerprint(splits.test),
-        questions=fingerprint(splits.questions),
-        held_out_samples=fingerprint(splits.holdout),
-        blind_samples=fingerprint(splits.blind),
+        public_samples=whole_fingerprint(splits.public),
+        test_samples=whole_fingerprint(splits.test),
+        questions=whole_fingerprint(splits.questions),
+        held_out_samples=whole_fingerprint(splits.holdout),
+        blind_samples=whole_fingerprint(splits.blind),
         server_tokenizer=local_model.tokenizer.fingerprint,
         server_model=weights_fingerprint(local_model.lm.name),
     )

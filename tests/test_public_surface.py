@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import fedfuse
 from fedfuse.errors import FedfuseError
+from fedfuse.simulation import in_process
 from fedfuse.simulation.simulate import flat_keys, strategy_name
+from fedfuse.tracking.run_writer import RUN_ID
 from tests.federations import FAST
 from tests.federations import tiny_builtin as tiny_builtin
 
@@ -71,6 +75,29 @@ def test_a_simulation_from_python(
     assert "federated" in run.table()
     assert run.report().stat().st_size > 1000
     assert fedfuse.Run.read(run.folder) == run
+
+
+def test_a_run_finds_its_own_folder_where_another_took_the_name(
+    tiny_builtin: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    started = in_process.run_in_process
+    other = tmp_path / "runs" / "quickstart"
+
+    def start_later(*arguments: Any) -> None:
+        other.mkdir(parents=True)
+        (other / "config.json").write_text(json.dumps({"id": "another"}))
+        started(*arguments)
+
+    monkeypatch.setattr(in_process, "run_in_process", start_later)
+    config = {key: value for key, value in FAST.items() if key not in ("strategy", "rounds")}
+
+    run = fedfuse.simulate("fedmkt", clients=2, rounds=1, config=config, baselines=False)
+
+    assert run.folder == tmp_path / "runs" / "quickstart-2"
+    assert [path.name for path in other.iterdir()] == ["config.json"]
+    assert RUN_ID not in os.environ
 
 
 def test_a_wrong_keyword_is_refused_by_name() -> None:

@@ -100,9 +100,18 @@ class Splits:
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
-    """Content hash (SHA-256, hex) of samples in their order, since knowledge is by position."""
+    """Hash (SHA-256, hex) of samples' texts in their order, since knowledge is by position."""
+    return _hash([sample.prompt, sample.answer] for sample in samples)
+
+
+def whole_fingerprint(samples: Iterable[Sample]) -> str:
+    """The same, of domains, options and labels too."""
+    return _hash(list(astuple(sample)) for sample in samples)
+
+
+def _hash(rows: Iterable[list[object]]) -> str:
     digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(json.dumps(astuple(sample)).encode())
+    for row in rows:
+        digest.update(json.dumps(row).encode())
         digest.update(b"\n")
     return digest.hexdigest()

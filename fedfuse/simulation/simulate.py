@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fedfuse.flower.app_bundle import app_dir, import_app_module
 from fedfuse.plugins import class_name
 from fedfuse.report.run import Run
 from fedfuse.simulation import data_fit
-from fedfuse.tracking.run_writer import RunWriter, free_folder
+from fedfuse.tracking.run_writer import RUN_ID, RunWriter, find_folder, free_folder, new_id
 
 console = Console(stderr=True)
 
@@ -96,9 +97,42 @@ def run_federation(
     show_fits(config, clients)
     config = import_app_module("strategies.registry").with_client(absolute_paths(config))
     check_importable(config.client, in_process=in_process)
-    resumed = Path(config.resume) if config.resume else None
-    folder = resumed or free_folder(Path(config.output), config.name)
-    flat = flatten(replace(config, name=folder.name))
+    with _known_id() as run_id:
+        _run(
+            config,
+            clients,
+            in_process=in_process,
+            cpus_per_client=cpus_per_client,
+            gpus_per_client=gpus_per_client,
+            ray_address=ray_address,
+        )
+    # Another run may have taken the name meanwhile.
+    return Path(config.resume) if config.resume else find_folder(Path(config.output), run_id)
+
+
+@contextmanager
+def _known_id() -> Iterator[str]:
+    """Id that the run gets which is started now."""
+    before, chosen = os.environ.get(RUN_ID), new_id()
+    os.environ[RUN_ID] = chosen
+    try:
+        yield chosen
+    finally:
+        del os.environ[RUN_ID]
+        if before is not None:
+            os.environ[RUN_ID] = before
+
+
+def _run(
+    config: RunConfig,
+    clients: int,
+    *,
+    in_process: bool,
+    cpus_per_client: int,
+    gpus_per_client: float,
+    ray_address: str,
+) -> None:
+    flat = flatten(config)
     if in_process:
         from fedfuse.simulation.in_process import run_in_process
 
@@ -110,7 +144,7 @@ def run_federation(
             run_in_process(server_app, client_app, flat, clients)
         finally:
             torch.set_num_threads(threads)
-        return folder
+        return
     from fedfuse.simulation.flwr_run import flwr_run
 
     flwr_run(
@@ -125,7 +159,6 @@ def run_federation(
             config, clients, cpus_per_client, gpus_per_client, ray_address
         ),
     )
-    return folder
 
 
 def strategy_name(strategy: str | type, *, in_process: bool) -> str:

@@ -24,6 +24,7 @@ from fedfuse.errors import FedfuseError, check
 from fedfuse.tokenizers.pre_tokenization import pre_tokenization
 from fedfuse.tokenizers.token_bytes import VocabularyBytes, byte_fallback_ids, token_bytes
 from fedfuse.tokenizers.token_ends import token_ends
+from fedfuse.tokenizers.unspellable import spelled, unspellable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,12 +74,13 @@ class TextTokenizer:
         with _rust_errors("tokenizer JSON cannot be loaded"):
             # A post-processor adds special tokens, which ``encode`` never asks for; and may trim
             # the whitespace off the offsets, which ends of tokens need.
-            text = _dumps({**self._spec, "post_processor": None})
-            self._rust = Tokenizer.from_str(text)
-            # A text that spells a special token is text, so data cannot end a sequence. (A unigram
-            # model has its special tokens among its pieces; there the model itself decides.)
+            plain = {**self._spec, "post_processor": None}
+            text = _dumps(plain)
+            self._rust = Tokenizer.from_str(_dumps(unspellable(plain)))
+            # A text that spells a special token is text, so data cannot end a sequence.
             self._rust.encode_special_tokens = True
-            self.vocabulary: dict[str, int] = self._rust.get_vocab(with_added_tokens=True)
+            vocabulary = self._rust.get_vocab(with_added_tokens=True)
+        self.vocabulary = {spelled(token): number for token, number in vocabulary.items()}
         self._digest = hashlib.sha256(text.encode()).hexdigest()
         largest = max(self.vocabulary.values(), default=-1)
         if not 0 <= largest < _MAX_ID:

@@ -38,6 +38,10 @@ from fedfuse.tracking.records import (
 PACKAGES = ("fedfuse", "flwr", "torch", "transformers", "peft", "ray", "numpy", "tokenizers")
 Listener = Callable[[str, Mapping[str, Any]], None]
 
+# Environment variable with the id that the next run shall have: whoever starts it in another
+# process finds its folder by it.
+RUN_ID = "FEDFUSE_RUN_ID"
+
 
 class RunWriter:
     """The folder of one run, while it runs."""
@@ -51,7 +55,7 @@ class RunWriter:
         self.folder = _new_folder(output, name)
         self._listeners: list[Listener] = []
         self._about: dict[str, Any] = {
-            "id": secrets.token_hex(8),
+            "id": os.environ.get(RUN_ID) or new_id(),
             "config": dict(config),
             "seed": config.get("seed"),
             "versions": versions(),
@@ -239,6 +243,23 @@ class RunWriter:
     def _notify(self, kind: str, line: Mapping[str, Any]) -> None:
         for listener in self._listeners:
             listener(kind, line)
+
+
+def new_id() -> str:
+    """A random id of a run."""
+    return secrets.token_hex(8)
+
+
+def find_folder(output: Path, run_id: str) -> Path:
+    """Folder of the run with an id.
+
+    Raises:
+        FedfuseError: when there is none.
+    """
+    for about in output.glob("*/config.json"):
+        if read_object(about).values.get("id") == run_id:
+            return about.parent
+    raise FedfuseError(f"output {str(output)!r}: expected the folder of run {run_id}, got none")
 
 
 def free_folder(output: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedfuse.data.sample import Sample, Splits, fingerprint
+from fedfuse.data.sample import Sample, Splits, fingerprint, whole_fingerprint
 
 
 def test_bytes_not_characters() -> None:
@@ -25,6 +25,9 @@ def test_fingerprint() -> None:
         [],
     ]
     assert len({base, *map(fingerprint, different)}) == 1 + len(different)
+    more = [[Sample("a", " b", "domain"), second], [Sample("a", " b", "", ("x", " b"), 1), second]]
+    whole = whole_fingerprint([first, second])
+    assert len({whole, *map(whole_fingerprint, [*different, *more])}) == 1 + len(different) + 2
 
 
 def test_domains_are_those_of_the_test() -> None:

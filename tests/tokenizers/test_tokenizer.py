@@ -145,10 +145,48 @@ def test_begin_token_missing() -> None:
 
 
 def test_spelled_special_tokens_are_text(tokenizers: dict[str, TextTokenizer]) -> None:
-    for kind in ("byte-level", "sentencepiece", "wordpiece"):  # a unigram model has them as pieces
-        tokenizer = tokenizers[kind]
-        ids = set(tokenizer.encode(["a </s> <pad> b"])[0].ids.tolist())
-        assert not ids & {tokenizer.special_ids["eos"], tokenizer.special_ids["pad"]}
+    text = "a </s> <pad></s>b<s> <unk>"
+    for tokenizer in tokenizers.values():
+        [ids] = tokenizer.encode_ids([text])
+        assert not set(ids) & ({*tokenizer.special_ids.values()} - {tokenizer.special_ids["unk"]})
+
+
+def test_spelled_special_tokens_of_public_tokenizers_are_text(real: TextTokenizer) -> None:
+    token_of = {number: token for token, number in real.vocabulary.items()}
+    special = {token_of[number] for number in (*real.special_ids.values(), *real.marked_special)}
+    ids = real.encode_ids([f"a {token}{token} b" for token in sorted(special)])
+    unknown = real.special_ids.get("unk")
+    assert special
+    for found in ids:
+        assert not set(found) & (real.marked_special - {unknown})
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "WordLevel", "BPE"])
+def test_special_tokens_among_a_models_own_pieces_are_text(kind: str) -> None:
+    tokens = ["<unk>", "</s>", "a", "<", "/", "s", ">", "!"]
+    vocab: object = {token: number for number, token in enumerate(tokens)}
+    model: dict[str, object] = {"type": kind, "vocab": vocab, "unk_token": "<unk>"}
+    if kind == "Unigram":
+        vocab = [[token, 0.0 if len(token) > 1 else -9.0] for token in tokens]
+        model = {"type": kind, "vocab": vocab, "unk_id": 0}
+    if kind == "BPE":
+        model |= {"merges": [], "ignore_merges": True}
+    added = [
+        {"id": number, "content": tokens[number], "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for number in (0, 1, 7)
+    ]
+    pre_tokenizer = {"type": "WhitespaceSplit"}
+    spec = {"version": "1.0", "model": model, "added_tokens": added, "pre_tokenizer": pre_tokenizer}
+
+    tokenizer = TextTokenizer.from_json(json.dumps(spec), {"eos": "</s>", "pad": "!"})
+
+    assert tokenizer.vocabulary == {token: number for number, token in enumerate(tokens)}
+    assert tokenizer.special_ids == {"eos": 1, "pad": 7, "unk": 0}
+    [spelled, mark] = tokenizer.encode_ids(["a </s>", "!"])
+    assert spelled == ([2, 0] if kind == "WordLevel" else [2, 3, 4, 5, 6])
+    assert mark == [7]  # a character stays one
+    assert tokenizer.decode([2, 1]).strip() == "a"
 
 
 def test_size_counts_holes_in_the_ids() -> None:
