@@ -263,6 +263,10 @@ class FedDTPT(BaseStrategy):
             test = self._test_accuracy(tuned.prompt) if last else None
             own = private.get(client, (0.0, None))[1]
             self._write_prompt(stage, server_round, client, tuned.prompt, tuned.queries, test, own)
+        if last and (cut := sum(map(self.server.scorer.cut, (VALIDATION, TEST)))):
+            limit = self.config.black_box.max_tokens
+            what = f"{cut} answers ended at black-box.max-tokens = {limit}"
+            self.server.run.event(server_round, "cut-answers", SERVER, what)
         return None if average is None else MetricRecord({"accuracy": average})
 
     def measure_baselines(self, last: int) -> None:

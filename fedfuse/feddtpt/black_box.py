@@ -26,10 +26,12 @@ class Reply:
     Attributes:
         text: the answer.
         tokens: number of tokens paid for, of the question and of the answer.
+        cut: whether the answer ends where no more tokens were allowed.
     """
 
     text: str
     tokens: int
+    cut: bool = False
 
 
 class Backend(Protocol):

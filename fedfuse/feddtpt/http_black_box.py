@@ -9,6 +9,7 @@ it is removed from answers and errors of the service that repeat it.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,8 @@ import httpx
 from fedfuse.config.feddtpt import BlackBoxConfig
 from fedfuse.errors import check
 from fedfuse.feddtpt.black_box import BlackBoxError, Reply, TransientError
+
+log = logging.getLogger(__name__)
 
 # Timeout, conflict, too many requests; besides, all that is the server's fault.
 _TRANSIENT = (408, 409, 429)
@@ -59,6 +62,8 @@ class HttpBlackBox:
         self._limiter = RateLimiter(config.requests_per_minute or float("inf"), clock, sleep)
         # In a closure: an object's attributes end up in dumps of it.
         self._clean: Callable[[str], str] = lambda text: text.replace(key, "***") if key else text
+        # What the service turns out not to take; see ``_learn``.
+        self._limit_key, self._takes_temperature, self._warned = "max_tokens", True, False
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(config.timeout, connect=_CONNECT_TIMEOUT),
@@ -79,23 +84,9 @@ class HttpBlackBox:
         return [self._ask(text) for text in texts]
 
     def _ask(self, text: str) -> Reply:
-        self._limiter.wait()
-        body = {
-            "model": self.config.model,
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": self.config.max_tokens,
-            "temperature": 0,
-        }
-        try:
-            url = self.config.url.rstrip("/") + "/chat/completions"
-            response = self._client.post(url, json=body)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise TransientError(
-                self._says(f"cannot be reached ({error})"), billed=False
-            ) from error
-        except httpx.TransportError as error:
-            what = f"did not answer ({type(error).__name__}: {error})"
-            raise TransientError(self._says(what)) from error
+        response = self._post(body := self._body(text))
+        while response.status_code == httpx.codes.BAD_REQUEST and self._learn(response, body):
+            response = self._post(body := self._body(text))
         if response.status_code != httpx.codes.OK:
             self._refused(response)
         try:
@@ -104,9 +95,48 @@ class HttpBlackBox:
             what = f"sent no chat completion ({type(error).__name__}): {self._start(response)}"
             raise TransientError(self._says(what)) from None
 
+    def _body(self, text: str) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": [{"role": "user", "content": text}],
+            self._limit_key: self.config.max_tokens,
+        }
+        if self._takes_temperature:
+            body["temperature"] = 0
+        return body
+
+    def _post(self, body: dict[str, Any]) -> httpx.Response:
+        self._limiter.wait()
+        try:
+            url = self.config.url.rstrip("/") + "/chat/completions"
+            return self._client.post(url, json=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise TransientError(
+                self._says(f"cannot be reached ({error})"), billed=False
+            ) from error
+        except httpx.TransportError as error:
+            what = f"did not answer ({type(error).__name__}: {error})"
+            raise TransientError(self._says(what)) from error
+
+    def _learn(self, response: httpx.Response, body: dict[str, Any]) -> bool:
+        """Whether a refusal says how to ask otherwise: some models take the limit of tokens by
+        another name, and no temperature but their own.
+        """
+        if "max_completion_tokens" in response.text and "max_tokens" in body:
+            self._limit_key = "max_completion_tokens"
+            return True
+        if "temperature" in response.text and "temperature" in body:
+            if self._takes_temperature:
+                what = "takes no temperature of 0: answers may change when asked anew"
+                log.warning(self._says(what))
+            self._takes_temperature = False
+            return True
+        return False
+
     def _read(self, response: httpx.Response, text: str) -> Reply:
         answer: Any = response.json()
-        content = answer["choices"][0]["message"]["content"]
+        choice = answer["choices"][0]
+        content, cut = choice["message"]["content"], choice.get("finish_reason") == "length"
         # A model that only thought, or declined, says nothing: an answer that names no label.
         content = "" if content is None else content
         if not isinstance(content, str):
@@ -116,7 +146,11 @@ class HttpBlackBox:
         # A boolean is an int to Python, and no number to anybody else.
         if type(tokens) is not int or tokens < 0:
             tokens = self.most_tokens(text)
-        return Reply(self._clean(content), tokens)
+        if cut and not content.strip() and not self._warned:
+            self._warned = True
+            limit = f"black-box.max-tokens = {self.config.max_tokens}"
+            log.warning(self._says(f"had said nothing yet when it was cut off; raise {limit}"))
+        return Reply(self._clean(content), tokens, cut)
 
     def _refused(self, response: httpx.Response) -> NoReturn:
         status = response.status_code

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE TABLE IF NOT EXISTS accounts (
     name TEXT PRIMARY KEY, queries INTEGER NOT NULL, tokens INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cuts (name TEXT PRIMARY KEY, answers INTEGER NOT NULL) WITHOUT ROWID;
 """
 _PATIENCE = 60.0  # seconds to wait for other processes' transactions, which take milliseconds
 _MOST_VARIABLES = 500  # in one statement; older SQLite allows 999
@@ -155,6 +156,13 @@ class Ledger:
         with self._mutex, self._errors():
             return self._spent(account)
 
+    def cut(self, account: str) -> int:
+        """Number of answers that an account paid for and that were cut off."""
+        query = "SELECT answers FROM cuts WHERE name = ?"
+        with self._mutex, self._errors():
+            row = self._db.execute(query, (account,)).fetchone()
+        return int(row[0]) if row else 0
+
     def look(self, account: str, most_tokens: Mapping[str, int], budget: Budget) -> Claim:
         """Look questions up: as ``claim``, but nothing is claimed or charged."""
         with self._transaction():  # one moment's answers, claims and accounts
@@ -207,6 +215,12 @@ class Ledger:
             self._db.executemany("UPDATE answers SET answer = ? WHERE key = ?", rows)
             change = sum(reply.tokens - most for reply, most in replies.values())
             self._add(account, 0, change)
+            if cut := sum(reply.cut for reply, _ in replies.values()):
+                self._db.execute(
+                    "INSERT INTO cuts VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET answers = answers + excluded.answers",
+                    (account, cut),
+                )
 
     def release(self, keys: Collection[str]) -> None:
         """Give up claims, so that others may ask; charges stay."""

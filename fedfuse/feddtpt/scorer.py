@@ -41,6 +41,11 @@ class PromptScorer:
             meter = Meter(self.backend, ledger, Budget(), account)
             return mean_accuracy(self.task, self.lm.text(prompt), examples, meter)
 
+    def cut(self, account: str) -> int:
+        """Number of answers to an account that were cut off."""
+        with Ledger(self.folder / "ledger.sqlite") as ledger:
+            return ledger.cut(account)
+
     def paid(self, account: str) -> int:
         """Number of queries that an account has paid."""
         with Ledger(self.folder / "ledger.sqlite") as ledger:

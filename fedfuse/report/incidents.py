@@ -13,6 +13,7 @@ WORDS = {
     "returned": "came back",
     "lost": "lost its state",
     "out-of-memory": "out of memory",
+    "cut-answers": "answers were cut off",
 }
 
 

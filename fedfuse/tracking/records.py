@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # A run went on after it was cut off; a checkpoint or a client's state was damaged; a client joined
 # late, came back, or lost its state; a step did not fit into memory.
-EVENTS = ("resumed", "damaged", "joined", "returned", "lost", "out-of-memory")
+EVENTS = ("resumed", "damaged", "joined", "returned", "lost", "out-of-memory", "cut-answers")
 STAGES = ("zero-shot", "standalone", "public-only", "federated", "centralized")
 
 

@@ -37,7 +37,7 @@ class Endpoint:
         self.odd: dict[int, Odd] = {}  # by number of the request
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
-        self.url = ""
+        self.url, self.reason = "", "stop"
         self.present = self.most = 0
         self._mutex = threading.Lock()
 
@@ -58,7 +58,9 @@ class Endpoint:
         with self._mutex:
             self.present -= 1
         text = request["messages"][-1]["content"]
-        body = completion(self.function(text)) if odd.body is None else odd.body
+        body = odd.body
+        if body is None:
+            body = completion(self.function(text), reason=self.reason)
         handler.send_response(odd.status)
         for name, value in odd.headers.items():
             handler.send_header(name, value)
@@ -67,9 +69,10 @@ class Endpoint:
         handler.wfile.write(body.encode())
 
 
-def completion(text: str | None, tokens: object = 5) -> str:
+def completion(text: str | None, tokens: object = 5, reason: str = "stop") -> str:
     """The body of a proper answer."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}}
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": reason}
     return json.dumps({"choices": [choice], "usage": {"total_tokens": tokens}})
 
 

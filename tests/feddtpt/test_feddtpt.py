@@ -169,6 +169,7 @@ def test_behind_http_with_faults_it_is_the_same_prompt(
             return str(box.answer([text])[0])
 
     with serve(answer) as endpoint:
+        endpoint.reason = "length"
         endpoint.misbehave([odd for fault in faults for odd in (fault, *[Odd()] * 12)])
         folder = tune(
             tmp_path,
@@ -189,6 +190,9 @@ def test_behind_http_with_faults_it_is_the_same_prompt(
     assert len(found) == 5
     assert found == [line for line in expected if line[1] <= 1]
     assert about(folder)["status"] == "finished"
+    [event] = lines(folder, "events")
+    assert (event["event"], event["client"]) == ("cut-answers", "server")
+    assert "answers ended at black-box.max-tokens = " in event["detail"]
     failed = len(texts) - sum(answers(path) for path in folder.rglob("ledger.sqlite"))
     assert failed >= len(faults)
     for ledger in folder.glob("clients/*/*/ledger.sqlite"):

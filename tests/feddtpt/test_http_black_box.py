@@ -118,6 +118,56 @@ def test_what_will_not_pass_is_not(endpoint: Endpoint, model: HttpBlackBox, stat
     assert not caught.value.billed
 
 
+def test_what_a_service_does_not_take_is_learned_once(
+    endpoint: Endpoint, models: list[HttpBlackBox], caplog: pytest.LogCaptureFixture
+) -> None:
+    models.append(HttpBlackBox(settings(endpoint.url, concurrency=1)))
+    refusals = [
+        "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+        "Unsupported value: 'temperature' does not support 0 with this model.",
+    ]
+    endpoint.misbehave([Odd(400, json.dumps({"error": {"message": text}})) for text in refusals])
+    meter = Meter(models[0], Ledger(), Budget(queries=2), retry=HASTE)
+
+    assert meter.answer(["a", "b"]) == ["A", "B"]
+
+    assert meter.spent.queries == 2  # what was refused is not billed
+    sent = [sorted(request) for request in endpoint.requests]
+    common = ["messages", "model", "path"]
+    assert sent == [
+        sorted([*common, "max_tokens", "temperature"]),
+        sorted([*common, "max_completion_tokens", "temperature"]),
+        *[sorted([*common, "max_completion_tokens"])] * 2,
+    ]
+    assert endpoint.requests[-1]["max_completion_tokens"] == 16
+    assert caplog.text.count("takes no temperature of 0") == 1
+
+
+def test_a_refusal_that_cannot_be_helped_ends(endpoint: Endpoint, model: HttpBlackBox) -> None:
+    text = json.dumps({"error": "max_completion_tokens and temperature are wrong"})
+    endpoint.misbehave([Odd(400, text)] * 9)
+    with pytest.raises(BlackBoxError, match="answered 400"):
+        model.ask(["a"])
+    assert len(endpoint.requests) == 3
+
+
+def test_answers_that_were_cut_off_are_counted(
+    endpoint: Endpoint, model: HttpBlackBox, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ending(content: str | None, reason: str) -> Odd:
+        choice = {"message": {"content": content}, "finish_reason": reason}
+        return Odd(body=json.dumps({"choices": [choice], "usage": {"total_tokens": 5}}))
+
+    endpoint.misbehave([ending("", "length"), ending(None, "length"), ending("good", "stop")])
+    ledger = Ledger()
+    meter = Meter(model, ledger, Budget(), "one", retry=HASTE)
+
+    assert meter.answer(["a", "b", "c"]) == ["", "", "good"]
+
+    assert (ledger.cut("one"), ledger.cut("other")) == (2, 0)
+    assert caplog.text.count("cut off; raise black-box.max-tokens = 16") == 1
+
+
 def test_nobody_there(models: list[HttpBlackBox]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
