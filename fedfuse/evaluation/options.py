@@ -36,7 +36,8 @@ class OptionScorer:
         """
         self.exists = existing(questions)
         expanded = [Sample(q.prompt, option, q.domain) for q in questions for option in q.options]
-        self._options = TokenizedDataset(tokenizer, expanded, max_length)
+        question = np.nonzero(self.exists)[0]  # its options are compared behind one prompt
+        self._options = TokenizedDataset(tokenizer, expanded, max_length, question)
         whole = np.array([sample.answer_bytes for sample in expanded])
         self._cut = self._options.label_bytes < whole
 

@@ -75,14 +75,18 @@ class TokenizedDataset:
     """
 
     def __init__(
-        self, tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int
+        self,
+        tokenizer: TextTokenizer,
+        samples: Sequence[Sample],
+        max_length: int,
+        groups: Int64[ndarray, " samples"] | None = None,
     ) -> None:
-        """Tokenize.
+        """Tokenize; for the arguments see ``label_rows``.
 
         Raises:
             FedfuseError: when there is nothing to score.
         """
-        ids, self.rows = label_rows(tokenizer, samples, max_length)
+        ids, self.rows = label_rows(tokenizer, samples, max_length, groups)
         if not len(self.rows.token):
             raise FedfuseError(
                 f"no label position in {len(samples)} samples within {max_length} tokens; "

@@ -55,7 +55,10 @@ class LabelRows:
 
 
 def label_rows(
-    tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int
+    tokenizer: TextTokenizer,
+    samples: Sequence[Sample],
+    max_length: int,
+    groups: IntArray | None = None,
 ) -> tuple[list[IntArray], LabelRows]:
     """Tokenize samples and find their label rows.
 
@@ -68,6 +71,8 @@ def label_rows(
         tokenizer: the model's tokenizer.
         samples: N samples.
         max_length: longest input, the begin token included; at least 2.
+        groups: ``[N]`` number of each sample's group, whose prompts lose equally many tokens, so
+            that answers to one prompt can be compared; without, each loses what it must.
 
     Returns:
         Input ids of every sample, ``[length_i]`` int64 each, and the label rows.
@@ -79,10 +84,18 @@ def label_rows(
         raise FedfuseError(f"max_length: expected 2 or more, got {max_length}")
     begin = np.array([tokenizer.bos_id], dtype=np.int64)
     texts = tokenizer.encode([sample.text for sample in samples])
+    both = zip(texts, samples, strict=True)
+    whole = [_rows_of(text, sample.prompt_bytes) for text, sample in both]
+    cuts = [_cut_of(len(t.ids), r[1], max_length) for t, r in zip(texts, whole, strict=True)]
+    if groups is not None and len(groups):
+        most = np.zeros(groups.max() + 1, dtype=np.int64)
+        np.maximum.at(most, groups, cuts)
+        cuts = [
+            min(int(most[group]), _prompt_tokens(rows[1]))
+            for group, rows in zip(groups, whole, strict=True)
+        ]
     inputs, begins, found = [], [], []
-    for text, sample in zip(texts, samples, strict=True):
-        rows = _rows_of(text, sample.prompt_bytes)
-        cut = _cut_of(len(text.ids), rows[1], max_length)
+    for text, rows, cut in zip(texts, whole, cuts, strict=True):
         inputs.append(np.concatenate([begin, text.ids[cut : cut + max_length - 1]]))
         begins.append(text.ends[cut - 1] if cut else 0)
         rows[1] -= cut
@@ -101,9 +114,14 @@ def _cut_of(length: int, row: IntArray, max_length: int) -> int:
     What is left has room for one token more: who sees an input without any cannot tell whether its
     answer was cut.
     """
-    if length < max_length or not len(row):
+    if length < max_length:
         return 0
-    return min(int(row[0]), length - (max_length - 2))
+    return min(_prompt_tokens(row), length - (max_length - 2))
+
+
+def _prompt_tokens(row: IntArray) -> int:
+    """Tokens before the first label row; 0 for a sample without any."""
+    return int(row[0]) if len(row) else 0
 
 
 def _rows_of(text: TokenizedText, prompt_bytes: int) -> Int64[ndarray, "4 rows"]:

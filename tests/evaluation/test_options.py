@@ -68,3 +68,20 @@ def test_no_claims_add_to_more_than_one() -> None:
     np.testing.assert_allclose(found[0], 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(found[1], np.exp(claimed[1]), rtol=1e-6)
     np.testing.assert_allclose(found[2].sum(), 1, rtol=1e-6)
+
+
+def test_options_of_a_question_are_compared_behind_one_prompt(model: Tiny) -> None:
+    """Where a long prompt loses its beginning, it loses the same for a short and a long option."""
+    prompt = "On Monday the clerk sold the key of the smith to the man with the red lamp"
+    short, long = " two", " a dark green lamp and a blue one"
+    question = Sample(prompt, short, "b", (short, long), 0)
+    ids, ends = model.tokenizer.encode([prompt])[0].ids, model.tokenizer.encode([prompt])[0].ends
+    longest = len(ids) + 2
+
+    [found] = OptionScorer(model.tokenizer, [question], longest).logprobs(model)
+
+    room = longest - 2 - len(model.tokenizer.encode_ids([long])[0])
+    kept = prompt.encode()[ends[len(ids) - room - 1] :].decode()
+    alone = model.encode([Sample(kept, short), Sample(kept, long)])
+    assert 0 < len(kept) < len(prompt)
+    np.testing.assert_allclose(found, -sample_nll(model, alone), rtol=1e-4)
