@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def blind_questions(samples: Sequence[Sample], seed: int) -> BlindSamples:
             for index in rng.permutation(len(group)):
                 sample = group[index]
                 label = options.index(sample.answer)
-                question = Sample(sample.prompt, sample.answer, sample.domain, options, label)
+                question = replace(sample, options=options, label=label)
                 found.shown.append(whole[sample])
                 found.asked.append(question)
     return found

@@ -19,6 +19,8 @@ class Sample:
         domain: name of the data's domain, "" when the source knows none.
         options: the answers to choose from, each in the form of ``answer``; empty for free text.
         label: index of the right option, -1 for free text.
+        turns: of a chat, role and text of each turn before the answer, which models with a chat
+            template of their own are given in place of ``prompt``; else empty.
     """
 
     prompt: str
@@ -26,6 +28,11 @@ class Sample:
     domain: str = ""
     options: tuple[str, ...] = ()
     label: int = -1
+    turns: tuple[tuple[str, str], ...] = ()
+
+    def answered(self, option: str) -> Sample:
+        """A question with one of its options for its answer."""
+        return Sample(self.prompt, option, self.domain, turns=self.turns)
 
     @property
     def text(self) -> str:

@@ -1,7 +1,7 @@
 """From raw records to samples: a prompt template with named fields, and an answer to score.
 
 The answer is ``" " + options[label]`` or ``" " + target``. A record with ``text`` and neither of
-them is plain text, of which every position is scored.
+them is plain text, of which every position is scored; one with ``messages`` is a chat.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from string import Formatter
 from typing import Any
 
+from fedfuse.data.chats import chat_samples
 from fedfuse.data.records import Origin, Record
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError, check
@@ -27,7 +28,8 @@ def to_samples(records: Sequence[Origin], *, domain: str, template: str = "") ->
 
     Args:
         records: as ``load_records`` returns them. Fields ``options`` and ``label`` (an index into
-            them), or ``target``, give the answer; ``domain`` overrides the argument.
+            them), or ``target``, give the answer; ``domain`` overrides the argument. For
+            ``messages`` see ``chat_samples``.
         domain: name of the data set.
         template: prompt with ``{field}`` in the style of ``str.format``; lists are joined by
             commas. Empty: the default for the fields each record has.
@@ -39,7 +41,11 @@ def to_samples(records: Sequence[Origin], *, domain: str, template: str = "") ->
     if not records:
         raise FedfuseError(f"data set {domain!r} is empty; at least one record is needed")
     parts = parse_template(template) if template else None
-    return [_to_sample(origin, record, domain, parts) for origin, record in records]
+    return [
+        sample
+        for origin, record in records
+        for sample in _to_samples(origin, record, domain, parts)
+    ]
 
 
 def parse_template(template: str) -> list[tuple[str, str | None]]:
@@ -65,12 +71,28 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
     return [(literal, field) for literal, field, _, _ in parsed]
 
 
-def _to_sample(
+def _to_samples(
     origin: str, record: Record, domain: str, parts: list[tuple[str, str | None]] | None
-) -> Sample:
+) -> list[Sample]:
+    """A record's sample; of a chat, one for each answer."""
     named = record.get("domain", domain)
     if not isinstance(named, str):
         raise FedfuseError(f"{origin}: field 'domain': expected text, got {named!r}")
+    if "messages" in record and parts is None:
+        samples = chat_samples(origin, record["messages"], named)
+    else:
+        samples = [_to_sample(origin, record, named, parts)]
+    try:
+        for sample in samples:
+            sample.text.encode()
+    except UnicodeEncodeError as error:
+        raise FedfuseError(f"{origin}: text with half a surrogate pair: {error}") from error
+    return samples
+
+
+def _to_sample(
+    origin: str, record: Record, named: str, parts: list[tuple[str, str | None]] | None
+) -> Sample:
     options, label = _options(origin, record)
     if options:
         sample = Sample(_prompt(origin, record, parts), options[label], named, options, label)
@@ -85,10 +107,6 @@ def _to_sample(
             f"{origin}: no answer: neither 'options' with 'label' nor 'target' among the fields; "
             f"it has: {_keys(record)}"
         )
-    try:
-        sample.text.encode()
-    except UnicodeEncodeError as error:
-        raise FedfuseError(f"{origin}: text with half a surrogate pair: {error}") from error
     return sample
 
 

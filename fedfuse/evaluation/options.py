@@ -35,7 +35,7 @@ class OptionScorer:
             FedfuseError: when no option has a token within ``max_length`` of them.
         """
         self.exists = existing(questions)
-        expanded = [Sample(q.prompt, option, q.domain) for q in questions for option in q.options]
+        expanded = [q.answered(option) for q in questions for option in q.options]
         question = np.nonzero(self.exists)[0]  # its options are compared behind one prompt
         self._options = TokenizedDataset(tokenizer, expanded, max_length, question)
         whole = np.array([sample.answer_bytes for sample in expanded])

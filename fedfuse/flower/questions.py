@@ -20,7 +20,7 @@ _QUESTIONS = "questions"
 def pack_questions(content: RecordDict, questions: Sequence[Sample]) -> None:
     """Add blind questions to a message's content: prompts and options, and nothing else."""
     groups = [
-        [list(options), [question.prompt for question in group]]
+        [list(options), [[question.prompt, question.turns] for question in group]]
         for options, group in groupby(questions, key=lambda question: question.options)
     ]
     content[_QUESTIONS] = ConfigRecord({"json": json.dumps(groups, ensure_ascii=False)})
@@ -37,12 +37,16 @@ def unpack_questions(content: RecordDict) -> list[Sample]:
     try:
         groups = json.loads(str(content.config_records[_QUESTIONS]["json"]))
         return [
-            Sample(str(prompt), "", options=tuple(map(str, options)))
+            Sample(str(prompt), "", options=tuple(map(str, options)), turns=_turns(turns))
             for options, prompts in groups
-            for prompt in prompts
+            for prompt, turns in prompts
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise FedfuseError(f"{_QUESTIONS}: expected prompts with options, got {error}") from error
+
+
+def _turns(found: Sequence[Sequence[object]]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(role), str(text)) for role, text in found)
 
 
 def pack_options(content: RecordDict, logprobs: OptionLogprobs) -> None:

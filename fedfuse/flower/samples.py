@@ -93,12 +93,14 @@ def _unpack_sets(packed: bytes, record: str, names: Sequence[str]) -> dict[str, 
 
 
 def _row(sample: Sample) -> list[Any]:
-    return [sample.prompt, sample.answer, sample.domain, sample.options, sample.label]
+    row: list[Any] = [sample.prompt, sample.answer, sample.domain, sample.options, sample.label]
+    return [*row, sample.turns] if sample.turns else row
 
 
 def _sample(row: Any) -> Sample:
-    prompt, answer, domain, options, label = row
-    texts = (prompt, answer, domain, *options)
+    prompt, answer, domain, options, label, *chat = row
+    turns = tuple((role, text) for role, text in chat[0]) if chat else ()
+    texts = (prompt, answer, domain, *options, *(part for turn in turns for part in turn))
     if not all(isinstance(text, str) for text in texts) or not isinstance(label, int):
         raise ValueError(f"a sample of {row!r}")
-    return Sample(prompt, answer, domain, tuple(options), label)
+    return Sample(prompt, answer, domain, tuple(options), label, turns)

@@ -48,7 +48,7 @@ def fit_samples(tokenizer: TextTokenizer, samples: Sequence[Sample], max_length:
 
 def fit_questions(tokenizer: TextTokenizer, questions: Sequence[Sample], max_length: int) -> Fit:
     """Count what a tokenizer makes of questions; all counts but two are of their options."""
-    options = [Sample(q.prompt, option, q.domain) for q in questions for option in q.options]
+    options = [q.answered(option) for q in questions for option in q.options]
     found, lost = _fit(tokenizer, options, max_length)
     ids = iter(tokenizer.encode_ids([option.text for option in options]))
     each, undecided = iter(lost.tolist()), 0

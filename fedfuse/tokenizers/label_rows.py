@@ -21,6 +21,7 @@ from numpy import ndarray
 
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.chat_encoder import encode_answers, encode_heads
 from fedfuse.tokenizers.token_ends import UNKNOWN
 from fedfuse.tokenizers.tokenizer import TextTokenizer, TokenizedText
 
@@ -83,9 +84,7 @@ def label_rows(
     if max_length < 2:
         raise FedfuseError(f"max_length: expected 2 or more, got {max_length}")
     begin = np.array([tokenizer.bos_id], dtype=np.int64)
-    texts = tokenizer.encode([sample.text for sample in samples])
-    both = zip(texts, samples, strict=True)
-    whole = [_rows_of(text, sample.prompt_bytes) for text, sample in both]
+    texts, whole = _written(tokenizer, samples)
     cuts = [_cut_of(len(t.ids), r[1], max_length) for t, r in zip(texts, whole, strict=True)]
     if groups is not None and len(groups):
         most = np.zeros(groups.max() + 1, dtype=np.int64)
@@ -106,6 +105,36 @@ def label_rows(
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     start = np.array(begins, dtype=np.int64)
     return inputs, LabelRows(offsets, token, row, byte_start, byte_end, start)
+
+
+def _written(
+    tokenizer: TextTokenizer, samples: Sequence[Sample]
+) -> tuple[list[TokenizedText], list[Int64[ndarray, "4 rows"]]]:
+    """Every sample as the tokenizer's model is given it, and the fields of its label rows.
+
+    Places are those of ``Sample.text``; what is before an answer in a chat ends where it begins.
+    """
+    texts: dict[int, TokenizedText] = {}
+    rows: dict[int, Int64[ndarray, "4 rows"]] = {}
+    chat = tokenizer.chat
+    chats = [i for i, sample in enumerate(samples) if chat and sample.turns]
+    other = sorted(set(range(len(samples))) - set(chats))
+    for i, text in zip(other, tokenizer.encode([samples[i].text for i in other]), strict=True):
+        texts[i], rows[i] = text, _rows_of(text, samples[i].prompt_bytes)
+    if chat and chats:
+        heads = encode_heads(tokenizer, chat, [samples[i].turns for i in chats])
+        tails = encode_answers(tokenizer, chat, [samples[i].answer for i in chats])
+        literal = len(chat.literal.encode())
+        for i, head, tail in zip(chats, heads, tails, strict=True):
+            prompt = samples[i].prompt_bytes
+            known = tail.ends != UNKNOWN
+            # A space that the template writes belongs to the answer's first token, not to the text.
+            ends = np.where(known, np.maximum(tail.ends - literal, 0) + prompt, UNKNOWN)
+            ids = np.concatenate([np.array(head, dtype=np.int64), tail.ids])
+            before = np.full(len(head), prompt)
+            texts[i] = TokenizedText(ids, np.concatenate([before, ends]))
+            rows[i] = _rows_of(texts[i], prompt)
+    return [texts[i] for i in range(len(samples))], [rows[i] for i in range(len(samples))]
 
 
 def _cut_of(length: int, row: IntArray, max_length: int) -> int:

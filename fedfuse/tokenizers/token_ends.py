@@ -8,19 +8,20 @@ where tokens share a character.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
-from tokenizers import Encoding
 
 UNKNOWN = -1
 
 _SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], dtype=np.uint32)
 
 
-def token_ends(text: str, pieces: Sequence[bytes], encoding: Encoding) -> Int64[ndarray, " n"]:
+def token_ends(
+    text: str, pieces: Sequence[bytes], offsets: Callable[[], Sequence[tuple[int, int]]]
+) -> Int64[ndarray, " n"]:
     """UTF-8 bytes of ``text`` that tokens 0..i cover, for each of n tokens.
 
     Whitespace between two words belongs to the second. Non-decreasing where known; ``UNKNOWN`` only
@@ -29,8 +30,9 @@ def token_ends(text: str, pieces: Sequence[bytes], encoding: Encoding) -> Int64[
     Args:
         text: what was tokenized.
         pieces: bytes of the n tokens.
-        encoding: what the Rust library made of ``text``; its offsets are copied out on every
-            access, so they are read only where the pieces are not the text.
+        offsets: gives each token's first character in the text, and the first one behind it. The
+            Rust library copies them on every access, so they are read only where the pieces are
+            not the text.
     """
     raw = text.encode()
     joined = b"".join(pieces)
@@ -38,7 +40,7 @@ def token_ends(text: str, pieces: Sequence[bytes], encoding: Encoding) -> Int64[
         lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
         ends: Int64[ndarray, " n"] = lengths.cumsum() - (len(joined) - len(raw))
         return ends
-    return _from_offsets(text, raw, pieces, encoding.offsets)
+    return _from_offsets(text, raw, pieces, offsets())
 
 
 def _from_offsets(

@@ -12,19 +12,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from fedfuse.errors import FedfuseError, check
+from fedfuse.tokenizers.chat import ChatFormat, find_format
 from fedfuse.tokenizers.pre_tokenization import pre_tokenization
 from fedfuse.tokenizers.token_bytes import VocabularyBytes, byte_fallback_ids, token_bytes
 from fedfuse.tokenizers.token_ends import token_ends
-from fedfuse.tokenizers.unspellable import spelled, unspellable
+from fedfuse.tokenizers.unspellable import special_names, spelled, unmarked, unspellable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,8 +65,16 @@ class TokenizedText:
 class TextTokenizer:
     """A fast tokenizer with its special tokens, identified by its content."""
 
-    def __init__(self, spec: Mapping[str, Any], specials: Mapping[str, object]) -> None:
-        """Build from a parsed ``tokenizer.json`` and special tokens by role; see ``from_json``."""
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        specials: Mapping[str, object],
+        chat: ChatFormat | None = None,
+    ) -> None:
+        """Build from a parsed ``tokenizer.json``, special tokens by role and the format of chats;
+        see ``from_json``.
+        """
+        self.chat = chat
         # Settings of a caller that would change what a text's tokens are.
         self._spec: dict[str, Any] = {**spec, "truncation": None, "padding": None}
         model = spec.get("model")
@@ -105,10 +114,11 @@ class TextTokenizer:
         except (ValueError, RecursionError) as error:
             raise FedfuseError(f"tokenizer JSON cannot be parsed: {error}") from error
         carried: object = {}
+        chat: object = None
         if isinstance(parsed, dict) and "format" in parsed:
             found = parsed["format"]
             check("tokenizer format", repr(found), repr(FORMAT), found == FORMAT)
-            carried = parsed.get("specials")
+            carried, chat = parsed.get("specials"), parsed.get("chat")
             parsed = parsed.get("tokenizer")
         if not isinstance(parsed, dict):
             found = type(parsed).__name__
@@ -116,7 +126,10 @@ class TextTokenizer:
         given = carried if specials is None else specials
         if not isinstance(given, Mapping):
             raise FedfuseError(f"tokenizer specials: expected role -> token, got {given!r}")
-        return cls(parsed, given)
+        loaded = cls(parsed, given)
+        if chat is not None:
+            loaded.chat = ChatFormat.from_wire(chat, loaded.special_names)
+        return loaded
 
     @classmethod
     def from_pretrained(cls, tokenizer: PreTrainedTokenizerBase) -> TextTokenizer:
@@ -134,11 +147,16 @@ class TextTokenizer:
             )
         named = {role: getattr(tokenizer, f"{role}_token", None) for role in ROLES}
         specials = {role: str(token) for role, token in named.items() if token is not None}
-        return cls.from_json(backend.to_str(), specials)
+        loaded = cls.from_json(backend.to_str(), specials)
+        names = {f"{role}_token": token for role, token in loaded._specials.items()}
+        template = getattr(tokenizer, "chat_template", None)
+        loaded.chat = find_format(template, names, loaded.special_names)
+        return loaded
 
     def to_json(self) -> str:
         """Canonical JSON of tokenizer and special tokens: equal text for equal content."""
-        return _dumps({"format": FORMAT, "specials": self._specials, "tokenizer": self._spec})
+        content = {"format": FORMAT, "specials": self._specials, "tokenizer": self._spec}
+        return _dumps(content | self._chat_on_the_wire)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,6 +165,7 @@ class TextTokenizer:
         Of digests: writing the JSON of a large vocabulary once more takes a tenth of a second.
         """
         rest = {"specials": self._specials, "post_processor": self._spec.get("post_processor")}
+        rest |= self._chat_on_the_wire
         content = _dumps({"format": FORMAT, "digest": self._digest, **rest})
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -163,7 +182,7 @@ class TextTokenizer:
         if not gone:
             return self
         specials = {role: token for role, token in self._specials.items() if token not in gone}
-        return TextTokenizer({**self._spec, "added_tokens": kept}, specials)
+        return TextTokenizer({**self._spec, "added_tokens": kept}, specials, self.chat)
 
     @property
     def special_ids(self) -> dict[str, int]:
@@ -185,6 +204,15 @@ class TextTokenizer:
             f"tokenizer's special tokens are {self._specials}; "
             f"at least one must be there of: {', '.join(_BEGINNINGS)}"
         )
+
+    @property
+    def special_names(self) -> frozenset[str]:
+        """Special tokens that no text can spell."""
+        return special_names(self._spec)
+
+    @property
+    def _chat_on_the_wire(self) -> dict[str, dict[str, str]]:
+        return {"chat": self.chat.to_wire()} if self.chat else {}
 
     @cached_property
     def marked_special(self) -> frozenset[int]:
@@ -224,13 +252,16 @@ class TextTokenizer:
         Raises:
             FedfuseError: when the tokenizer cannot represent a text.
         """
+        texts = [unmarked(text) for text in texts]
         token_bytes = self.token_bytes
         with _rust_errors("text cannot be tokenized"):
-            encodings = self._rust.encode_batch(list(texts), add_special_tokens=False)
+            encodings = self._rust.encode_batch(texts, add_special_tokens=False)
         result = []
         for text, encoding in zip(texts, encodings, strict=True):
             ids = encoding.ids
-            ends = token_ends(text, [token_bytes[i] for i in ids], encoding)
+            ends = token_ends(
+                text, [token_bytes[i] for i in ids], partial(getattr, encoding, "offsets")
+            )
             result.append(TokenizedText(np.array(ids, dtype=np.int64), ends))
         return result
 
@@ -241,8 +272,25 @@ class TextTokenizer:
             FedfuseError: when the tokenizer cannot represent a text.
         """
         with _rust_errors("text cannot be tokenized"):
-            encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = self._rust.encode_batch_fast(
+                [unmarked(text) for text in texts], add_special_tokens=False
+            )
         return [encoding.ids for encoding in encodings]
+
+    def encode_marked(self, texts: Sequence[str]) -> list[Encoding]:
+        """Tokenize texts in which special tokens have the mark of ``unspellable``.
+
+        Raises:
+            FedfuseError: when the tokenizer cannot represent a text.
+        """
+        with _rust_errors("text cannot be tokenized"):
+            return self._with_specials.encode_batch(list(texts), add_special_tokens=False)
+
+    @cached_property
+    def _with_specials(self) -> Tokenizer:
+        made = Tokenizer.from_str(self._rust.to_str())
+        made.encode_special_tokens = False
+        return made
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of plain tokens; special tokens leave nothing."""

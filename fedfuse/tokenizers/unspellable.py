@@ -10,24 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# A noncharacter of Unicode.
-_MARK = "\U0010ffff"
+# Two noncharacters of Unicode, of the same length in UTF-8.
+MARK, _NO_MARK = "\U0010ffff", "\U0010fffe"
 
 
 def unspellable(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A parsed ``tokenizer.json`` with other names for the tokens that it marks special.
 
-    A single character stays as it is: some tokenizers have one for a special token, and it is still
-    a character. So do the parts and results of merges.
+    For which tokens see ``special_names``.
     """
     added, model = spec.get("added_tokens"), spec.get("model")
     if not isinstance(added, list) or not isinstance(model, dict):
         return dict(spec)  # for the Rust library to refuse
-    names = {token["content"] for token in added if token.get("special")}
-    names = {name for name in names if len(name) > 1} - _merged(model.get("merges"))
+    names = special_names(spec)
 
     def hide(token: Any) -> Any:
-        return _MARK + token if token in names else token
+        return MARK + token if token in names else token
 
     model = dict(model)
     vocab = model.get("vocab")
@@ -41,9 +39,26 @@ def unspellable(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, "model": model, "added_tokens": renamed}
 
 
+def special_names(spec: Mapping[str, Any]) -> frozenset[str]:
+    """Tokens that a ``tokenizer.json`` marks special and that get other names.
+
+    Not a single character, which some tokenizers have for a special token, and which is still a
+    character; nor the parts and results of merges.
+    """
+    added, model = spec.get("added_tokens"), spec.get("model")
+    names = {token["content"] for token in added or [] if token.get("special")}
+    merges = model.get("merges") if isinstance(model, dict) else None
+    return frozenset(name for name in names if len(name) > 1) - _merged(merges)
+
+
+def unmarked(text: str) -> str:
+    """A text that spells no special token's other name."""
+    return text.replace(MARK, _NO_MARK)
+
+
 def spelled(token: str) -> str:
     """A token's name in the original."""
-    return token.removeprefix(_MARK)
+    return token.removeprefix(MARK)
 
 
 def _merged(merges: Any) -> set[str]:

@@ -186,6 +186,8 @@ def test_special_tokens_among_a_models_own_pieces_are_text(kind: str) -> None:
     [spelled, mark] = tokenizer.encode_ids(["a </s>", "!"])
     assert spelled == ([2, 0] if kind == "WordLevel" else [2, 3, 4, 5, 6])
     assert mark == [7]  # a character stays one
+    [hidden] = tokenizer.encode_ids(["a \U0010ffff</s>"])
+    assert 1 not in hidden
     assert tokenizer.decode([2, 1]).strip() == "a"
 
 
