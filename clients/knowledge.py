@@ -136,7 +136,9 @@ class KnowledgeClient(BaseClient):
         own = domain if 2 * count > domains.total() else ""
         reply = RecordDict(
             {
-                "info": self.registration_info(**{"own-domain": own}),
+                "info": self.registration_info(
+                    **{"own-domain": own, "adapter": self.local_model.cover}
+                ),
                 "metrics": MetricRecord({"private-samples": len(self.private)}),
             }
         )

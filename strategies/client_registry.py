@@ -27,12 +27,14 @@ class ClientInfo:
         model: base model or black box.
         name: display name in reports.
         domain: domain of most of its private data; empty where there is none.
+        adapter: what its adapter covers, in words; empty where it has none.
     """
 
     client: str
     model: str
     name: str
     domain: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class ClientRegistry:
             models={client: info.model},
             names={client: info.name},
             own_domain={client: info.domain},
+            adapters={client: info.adapter} if info.adapter else {},
         )
         known, self._before = client in self._before, {*self._before, client}
         for error in resume_info.damaged:

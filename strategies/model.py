@@ -28,6 +28,8 @@ from strategies.client_registry import ClientInfo
 from strategies.server_state import ServerState, open_server_state
 
 log = logging.getLogger(__name__)
+# Characters that are kept of what a client says of itself.
+MOST_WORDS = 500
 T = TypeVar("T")
 
 
@@ -96,7 +98,8 @@ class ModelStrategy(BaseStrategy):
         self.server.run.same_content(**{f"tokenizer_of_client_{client}": tokenizer.fingerprint})
         self.tokenizers[reply.metadata.src_node_id] = next(same, tokenizer)
         label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
-        return ClientInfo(client, model, f"{domain or client} / {label}", domain)
+        adapter = str(info.get("adapter", ""))[:MOST_WORDS]
+        return ClientInfo(client, model, f"{domain or client} / {label}", domain, adapter)
 
     def select_public_samples(self, server_round: int) -> None:
         """Select the public samples of a round."""

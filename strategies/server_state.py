@@ -203,10 +203,12 @@ def open_server_state(config: RunConfig) -> ServerState:
         expected = "different answers in a domain, to choose between, or fusion.evidence = 'open'"
         check("blind samples", f"{len(splits.blind)} samples", expected, blind)
     floor = splits.floor
+    log.info("server: %s", local_model.cover)
     run = open_run(
         config,
         domains=splits.domains,
         models={SERVER: config.server.model},
+        adapters={SERVER: local_model.cover},
         floor={"loss": floor.loss, "accuracy": floor.accuracy} if floor else None,
     )
     run.same_content(

@@ -21,6 +21,7 @@ from fedfuse.evaluation.scoring import Evaluator, Score
 from fedfuse.knowledge.contexts import ContextView, context_losses, context_states
 from fedfuse.knowledge.extract import extract, extract_with_contexts
 from fedfuse.knowledge.record import Knowledge
+from fedfuse.models.adapter_cover import adapter_cover
 from fedfuse.models.causal_lm import AdapterState, CausalLM, adapter_state, load_adapter_state
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -67,6 +68,11 @@ class LocalModel:
     def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer."""
         return self.lm.tokenizer
+
+    @property
+    def cover(self) -> str:
+        """What the adapter covers, in words."""
+        return str(adapter_cover(self.lm.model))
 
     @property
     def adapter(self) -> AdapterState:

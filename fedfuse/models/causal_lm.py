@@ -47,6 +47,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # For models without a largest position (ALiBi, recurrent): enough for any task here.
 UNLIMITED_LENGTH = 4096
 
+# Modules of recurrent families whose weights are read without the module: an adapter on them would
+# learn nothing, and PEFT refuses some.
+_READ_PAST = {
+    "mamba": ("out_proj", "dt_proj"),
+    "falcon_mamba": ("out_proj", "dt_proj"),
+    "mamba2": ("out_proj",),
+    "falcon_h1": ("out_proj",),
+    "nemotron_h": ("out_proj",),
+}
+
 AdapterState = dict[str, Float32[ndarray, "..."]]
 
 
@@ -119,6 +129,9 @@ def load_causal_lm(
         )
     if not quantization:
         model.to(place)
+    if hasattr(model.config, "rescale_every"):
+        # RWKV divides weights when it evaluates, but not what an adapter adds to them.
+        model.config.rescale_every = 0
     model.requires_grad_(False)
     model.eval()
     rows = model.get_input_embeddings().weight.shape[0]
@@ -159,6 +172,8 @@ def add_lora(
     """
     linear = _linear_modules(lm.model)
     available = sorted({path.rsplit(".", 1)[-1] for path in linear})
+    if not available:
+        raise FedfuseError(f"model {lm.name!r}: expected linear layers for an adapter, got none")
     names = adapter.target_names
     unknown = [n for n in names if n != ALL_LINEAR and n not in available]
     if unknown or (ALL_LINEAR in names and len(names) > 1):
@@ -179,7 +194,7 @@ def add_lora(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # any number works
         lora_dropout=adapter.dropout,
-        target_modules=available if ALL_LINEAR in names else names,
+        target_modules=_targets(lm.model, linear) if ALL_LINEAR in names else names,
         # GPT-2 stores its weights [in, out].
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
     )
@@ -259,14 +274,37 @@ def _no_model_card(output_dir: str) -> None:
 
 
 def _linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Linear modules by path, without the output head, whose weight the distillation loss reads."""
+    """Linear modules by path that an adapter can serve.
+
+    Without the output head, whose weight the distillation loss reads; without what is linear by
+    name but does more, as routers of experts do; and without what a recurrent layer reads the
+    weight of, past the module.
+    """
     base: Any = model  # partly untyped
     head = base.get_output_embeddings()
+    read_past = _READ_PAST.get(getattr(base.config, "model_type", ""), ())
     return {
         path: module
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D)
+        and module is not head
+        and _is_linear(module)
+        and not path.endswith(read_past)
     }
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it computes what a linear layer does; quantized ones have a way of their own."""
+    forward = type(module).forward
+    plain = forward in (nn.Linear.forward, Conv1D.forward)
+    return plain or type(module).__module__.startswith("bitsandbytes")
+
+
+def _targets(model: PreTrainedModel, linear: dict[str, nn.Module]) -> list[str]:
+    """Names for PEFT that stand for these modules and no others."""
+    names = {path.rsplit(".", 1)[-1] for path in linear}
+    same = {path for path, _ in model.named_modules() if path.rsplit(".", 1)[-1] in names}
+    return sorted(names if same == set(linear) else linear)
 
 
 def _adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:

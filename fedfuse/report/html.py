@@ -82,6 +82,7 @@ def _settings(run: RunFolder) -> list[tuple[str, dict[str, str]]]:
     groups: list[tuple[str, dict[str, Any]]] = [
         ("Run", origin),
         ("Models", {run.name(model): base for model, base in run.models.items()}),
+        ("Adapters", {run.name(model): text for model, text in run.adapters.items()}),
         ("Versions", dict(run.versions)),
         ("Configuration", dict(run.config)),
     ]

@@ -62,6 +62,7 @@ class RunFolder:
     commit: str
     models: dict[str, str]
     domains: list[str]
+    adapters: dict[str, str]
     names: dict[str, str]
     own_domain: dict[str, str]
     floor_loss: dict[str, float] | None
@@ -245,6 +246,7 @@ def read_run(folder: Path | str) -> RunFolder:
         commit=fields.optional_text("commit") or "",
         models=models,
         domains=domains,
+        adapters=fields.texts("adapters") if fields.values.get("adapters") else {},
         names=_distinct(fields.texts("names")),
         own_domain=fields.texts("own_domain") if fields.values.get("own_domain") else {},
         floor_loss=floor_loss,

@@ -62,6 +62,7 @@ class RunWriter:
             "commit": commit(),
             "status": "running",
             "models": {},
+            "adapters": {},
             "domains": [],
             "names": {},
             "own_domain": {},
@@ -116,8 +117,9 @@ class RunWriter:
             scratch.write_text(json.dumps(self._about, indent=1, sort_keys=True) + "\n")
 
     def add(self, **facts: Mapping[str, str]) -> None:
-        """Add to mappings in config.json: models, names, own_domain."""
-        self.describe(**{name: {**self._about[name], **new} for name, new in facts.items()})
+        """Add to mappings in config.json: models, adapters, names, own_domain."""
+        about = self._about
+        self.describe(**{name: {**about.get(name, {}), **new} for name, new in facts.items()})
 
     def same_content(self, **digests: str) -> None:
         """Write down digests of data, models and tokenizers; compare those that are known.
