@@ -23,11 +23,12 @@ from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.config.node import ClientConfig, parse_client
 from fedfuse.data.sample import Sample, SharedSamples
 from fedfuse.deployment.superlink_client import Credentials, probe_superlink
+from fedfuse.distillation.oom import is_out_of_memory
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.data import private_samples
 from fedfuse.factory.models import check_model, load_local_model
 from fedfuse.flower.app_bundle import app_dir, dependencies
-from fedfuse.models.loading import resolve_device
+from fedfuse.models.devices import peak_memory, reset_peak, resolve_device, total_memory
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 GIGABYTE = 2**30
@@ -185,7 +186,9 @@ def _model(client: ClientConfig, private: Sequence[Sample]) -> tuple[str, LocalM
             config.data.max_length,
             config.seed,
         )
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         fix = "quantization = '4bit' or another model in the node config"
         raise CheckError(f"does not fit into the GPU's memory: {error}", fix) from error
     size = sum(parameter.numel() for parameter in local_model.lm.model.parameters())
@@ -199,9 +202,7 @@ def _memory(
     """Train both phases on the longest samples and extract: the peak of a round."""
     config = client.config
     place = local_model.lm.device
-    on_gpu = place.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(place)
+    reset_peak(place)
     started = time.perf_counter()
     own = _longest(local_model, local_model.encode(private), config.local.batch_size)
     public = _longest(local_model, local_model.public, config.client_distill.batch_size)
@@ -220,10 +221,9 @@ def _memory(
         local_model.reset()
     seconds = time.perf_counter() - started
     found = f"two steps of each phase and a pass over the data: {seconds:.1f} s"
-    if on_gpu:
-        peak = torch.cuda.max_memory_allocated(place) / GIGABYTE
-        total = torch.cuda.get_device_properties(place).total_memory / GIGABYTE
-        found += f", {peak:.1f} of {total:.1f} GiB"
+    peak, total = peak_memory(place), total_memory(place)
+    if peak is not None and total is not None:
+        found += f", {peak / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GiB"
     return found, True
 
 

@@ -32,6 +32,7 @@ from fedfuse.distillation.optimizer_state import (
 from fedfuse.distillation.targets import Teacher, batch_losses
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import CausalLM
+from fedfuse.models.devices import release_cache
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 log = logging.getLogger(__name__)
@@ -176,8 +177,7 @@ class Training:
         while (loss := self._attempt()) is None:
             self.max_tokens = smaller_parts(self._lengths(), self.max_tokens)
             log.warning("out of memory: from now on %d tokens at once", self.max_tokens)
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
+            release_cache(self._device)
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._named.values(), config.max_grad_norm)
         # A loss scale that is too large is no fault: the scaler takes no step, and lowers it.

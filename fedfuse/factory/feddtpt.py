@@ -27,7 +27,7 @@ from fedfuse.feddtpt.local_black_box import LocalBlackBox
 from fedfuse.feddtpt.masked_lm import MaskedLM
 from fedfuse.feddtpt.scorer import PromptScorer
 from fedfuse.feddtpt.tuner import ClientPromptTuner
-from fedfuse.models.loading import resolve_device
+from fedfuse.models.devices import resolve_device
 
 BATCH = 32  # texts at a time for a model in this process
 

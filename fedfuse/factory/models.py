@@ -23,7 +23,8 @@ from fedfuse.errors import check
 from fedfuse.factory.data import load_splits
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
-from fedfuse.models.loading import load_tokenizer, quantization_options, resolve_device
+from fedfuse.models.devices import resolve_device
+from fedfuse.models.loading import load_tokenizer, quantization_options
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 

@@ -20,7 +20,8 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from fedfuse.errors import check
 from fedfuse.feddtpt.prompt import Prompt
 from fedfuse.models.adapter_folder import base_of
-from fedfuse.models.loading import loading_errors, model_source, resolve_device
+from fedfuse.models.devices import resolve_device
+from fedfuse.models.loading import loading_errors, model_source
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 

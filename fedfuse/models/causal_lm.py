@@ -33,12 +33,12 @@ from fedfuse.config.model import ALL_LINEAR, AdapterConfig
 from fedfuse.errors import FedfuseError, check
 from fedfuse.files import unwritable
 from fedfuse.models.adapter_folder import base_of, write_base
+from fedfuse.models.devices import accelerator, all_devices, resolve_device
 from fedfuse.models.loading import (
     check_causal,
     loading_errors,
     model_source,
     quantization_options,
-    resolve_device,
 )
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -198,8 +198,8 @@ def add_lora(
         # GPT-2 stores its weights [in, out].
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
     )
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices), warnings.catch_warnings():
+    forked = torch.random.fork_rng(all_devices(), device_type=accelerator() or "cuda")
+    with forked, warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 by a name that it is about to drop.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         torch.manual_seed(seed)

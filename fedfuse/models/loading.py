@@ -62,25 +62,6 @@ def _check_format(name: str, path: Path) -> None:
             )
 
 
-def resolve_device(device: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:1`` as a device that is here.
-
-    Raises:
-        FedfuseError: for any other, or a GPU that is not here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise FedfuseError(f"device: expected auto, cpu, cuda, cuda:0, ..., got {device!r}")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise FedfuseError(
-            "device: expected auto, cpu, or a visible GPU, of which there are "
-            f"{torch.cuda.device_count()}, got {device!r}"
-        )
-    return torch.device(device)
-
-
 def quantization_options(
     quantization: str, place: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import psutil  # type: ignore[import-untyped]
-import torch
 from rich.table import Table
 
 from fedfuse.builtin.models import is_builtin, model_folder
@@ -15,9 +14,10 @@ from fedfuse.config.run_config import RunConfig, model_of_partition
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.factory.data import load_splits
+from fedfuse.models.devices import all_devices, resolve_device, total_memory
 from fedfuse.models.dry_run import ModelNeeds, dry_run
 from fedfuse.models.forward import TOKENS_PER_PASS
-from fedfuse.models.loading import load_tokenizer, resolve_device
+from fedfuse.models.loading import load_tokenizer
 from fedfuse.simulation.memory_plan import Plan, check_gpu, plan_memory
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
@@ -28,7 +28,7 @@ def clients_at_once(clients: int, cpus_per_client: int, gpus_per_client: float, 
     """Number of clients that Flower lets run at once on this machine; at least one."""
     fit = cores // cpus_per_client
     if gpus_per_client:
-        fit = min(fit, int(torch.cuda.device_count() / gpus_per_client))
+        fit = min(fit, int(len(all_devices()) / gpus_per_client))
     return max(1, min(clients, fit))
 
 
@@ -70,8 +70,8 @@ def check_machine(config: RunConfig, clients: int, plan: Plan, gpus_per_client: 
         FedfuseError: naming the memory that it needs, that there is, and what helps.
     """
     plan.check(psutil.virtual_memory().available)
-    if gpus_per_client and resolve_device(config.clients.device).type == "cuda":
-        total = torch.cuda.get_device_properties(0).total_memory
+    total = total_memory(resolve_device(config.clients.device)) if gpus_per_client else None
+    if total is not None:
         for name in _models(config, clients):
             check_gpu(name, client_needs(config, clients, name), gpus_per_client, total)
 

@@ -36,7 +36,7 @@ def test_clients_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.clients_at_once(8, 3, 0.0, 8) == 2
     assert memory.clients_at_once(3, 1, 0.0, 8) == 3
     assert memory.clients_at_once(8, 4, 0.0, 2) == 1
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(memory, "all_devices", lambda: [0, 1])
     assert memory.clients_at_once(16, 1, 0.5, 16) == 4
 
 
@@ -100,8 +100,7 @@ def test_what_is_on_a_gpu_is_not_in_memory(
     seen = memory.plan_simulation(given, 2, 1, gpus_per_client=0.5)
     assert seen.parts["base weights, shared"] < unseen.parts["base weights, shared"]
     assert seen.parts["training steps and scoring"] < unseen.parts["training steps and scoring"]
-    total = SimpleNamespace(total_memory=10**9)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
+    monkeypatch.setattr(memory, "total_memory", lambda device: 10**9)
     memory.check_machine(given, 2, seen, 0.9)
     memory.check_machine(given, 2, seen, 0.0)
     with pytest.raises(FedfuseError, match=r"'builtin:gpt2' needs 0.6 GB of a GPU; with --gpus"):
