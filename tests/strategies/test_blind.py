@@ -71,7 +71,7 @@ def test_clients_are_sent_no_blind_answer(tmp_path: Path) -> None:
     sent = [json.loads(str(r["questions"]["json"])) for r in Watched.requests if "questions" in r]
     assert len(sent) == 2  # once for each client, with its registration
     for groups in sent:
-        assert [prompt for _, prompts in groups for prompt in prompts] == [
+        assert [prompt for _, prompts in groups for prompt, _ in prompts] == [
             question.prompt for question in questions
         ]
     splits = load_splits(config.data, config.seed, 1)
