@@ -103,7 +103,7 @@ def excess(measured: Measure) -> float:
 
 
 @harness.experiment("results.json")
-def main(seeds: harness.Seeds = "0,1,2", parallel: harness.Parallel = 2) -> Federations:
+def main(seeds: harness.Seeds = "0,1,2,3,4", parallel: harness.Parallel = 2) -> Federations:
     """Run all seeds, and the controls on the first, and write results.json beside this file."""
     drawn = harness.numbers(seeds)
     cells: dict[RunKey, tuple[str, ...]] = {("default", seed): CENTRALIZED for seed in drawn}
