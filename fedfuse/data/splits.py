@@ -5,7 +5,7 @@ questions.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from itertools import chain, combinations
 
@@ -53,16 +53,17 @@ def build_splits(config: DataConfig, num_partitions: int, seed: int) -> Splits:
     blind: list[Sample] = []
     reserved = config.public + config.holdout + config.blind
     for domain, samples in _shuffled(train, seed):
-        if len(samples) <= reserved:
+        sizes = (config.public, config.holdout, config.blind)
+        *cut, rest = _cut(samples, *sizes)
+        if not rest:
             raise FedfuseError(
                 f"domain {domain!r} has {len(samples)} distinct train samples: expected more than "
                 f"the {reserved} for public ({config.public}), holdout ({config.holdout}) and "
                 f"blind ({config.blind})"
             )
-        public += samples[: config.public]
-        holdout += samples[config.public : config.public + config.holdout]
-        blind += samples[config.public + config.holdout : reserved]
-        private += samples[reserved:][: config.private or None]
+        for split, found in zip((public, holdout, blind), cut, strict=True):
+            split += found
+        private += rest[: config.private or None]
     tested = [s for _, group in _shuffled(test, seed) for s in group[: config.test or None]]
     asked = _grouped(s for s in tested if s.options)
     questions = [s for _, group in asked for s in group[: config.questions]]
@@ -105,13 +106,13 @@ def split_validation(
     Returns:
         The others, in their order, and the validation samples.
     """
-    validation = [
-        sample
-        for _, group in _shuffled(samples, seed)
-        for sample in group[: min(most, len(group) // 10)]
-    ]
-    held = {sample.text for sample in validation}
-    return [sample for sample in samples if sample.text not in held], validation
+    validation: list[Sample] = []
+    kept: set[str] = set()
+    for _, group in _shuffled(samples, seed):
+        found, rest = _cut(group, min(most, len(group) // 10))
+        validation += found
+        kept |= {sample.text for sample in rest}
+    return [sample for sample in samples if sample.text in kept], validation
 
 
 def check_splits(splits: Splits) -> None:
@@ -187,11 +188,13 @@ def _read(source: str, config: DataConfig, seed: int) -> tuple[list[Sample], lis
             "samples a domain to cut off for the test, got 0"
         )
     distinct = {sample.text: sample for sample in read("")}.values()
-    groups = [group for _, group in _shuffled(distinct, seed)]
-    return (
-        [sample for group in groups for sample in group[config.test :]],
-        [sample for group in groups for sample in group[: config.test]],
-    )
+    train: list[Sample] = []
+    tested: list[Sample] = []
+    for _, group in _shuffled(distinct, seed):
+        found, rest = _cut(group, config.test)
+        tested += found
+        train += rest
+    return train, tested
 
 
 def _without_duplicates(train: Sequence[Sample], held_out: Sequence[Sample]) -> list[Sample]:
@@ -220,9 +223,50 @@ def _grouped(samples: Iterable[Sample]) -> list[tuple[str, list[Sample]]]:
 
 
 def _shuffled(samples: Iterable[Sample], seed: int) -> list[tuple[str, list[Sample]]]:
-    """The samples of each domain in an order that no other domain has any influence on."""
+    """The samples of each domain in an order that no other domain has any influence on; those of
+    one chat stay together.
+    """
     shuffled = []
     for domain, group in _grouped(samples):
-        order = np.random.default_rng([seed, *domain.encode()]).permutation(len(group))
-        shuffled.append((domain, [group[index] for index in order]))
+        chats = _chats(group)
+        order = np.random.default_rng([seed, *domain.encode()]).permutation(len(chats))
+        shuffled.append((domain, [sample for index in order for sample in chats[index]]))
     return shuffled
+
+
+def _cut(samples: Sequence[Sample], *sizes: int) -> list[list[Sample]]:
+    """The first samples, so many in each part, and the rest; no chat is in two parts.
+
+    An answer in a chat is in the turns before the next one: what is left of a chat that a part ends
+    in goes to nobody.
+    """
+    parts: list[list[Sample]] = [[] for _ in sizes]
+    left = deque(_chats(samples))
+    for part, size in zip(parts, sizes, strict=True):
+        while left and len(part) < size:
+            part += left.popleft()[: size - len(part)]
+    return [*parts, [sample for chat in left for sample in chat]]
+
+
+def _chats(samples: Iterable[Sample]) -> list[list[Sample]]:
+    """Samples of one chat together, by their first ones; each other sample alone.
+
+    Of one chat are samples that have a user's turn and an answer to it in common: a greeting that
+    all chats begin with makes them no one chat.
+    """
+    chats: list[list[Sample]] = []
+    chat_of: dict[tuple[tuple[str, str], ...], list[Sample]] = {}  # by turns up to an answer
+    for sample in samples:
+        turns = (*sample.turns, ("assistant", sample.answer))
+        users = np.cumsum([role == "user" for role, _ in turns])
+        said = [
+            turns[: i + 1] for i, (role, _) in enumerate(turns) if role == "assistant" and users[i]
+        ]
+        chat = next((chat_of[part] for part in said if part in chat_of), None)
+        if chat is None:
+            chat = []
+            chats.append(chat)
+        chat.append(sample)
+        for part in said:
+            chat_of.setdefault(part, chat)
+    return chats

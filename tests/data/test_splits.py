@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +206,30 @@ def test_validation_is_a_tenth_of_each_domain_at_most() -> None:
         "two": 5,
     }
     assert split_validation(samples, 0, seed=0) == (samples, [])
+
+
+def test_no_chat_is_in_two_splits(tmp_path: Path) -> None:
+    """Or an answer that is tested would be in the turns of another that is learned."""
+    path = tmp_path / "chats.jsonl"
+    with path.open("w") as file:
+        for i in range(60):
+            turns = [
+                {"role": role, "content": f"{role} {i} {j}"}
+                for j in range(1 + i % 4)
+                for role in ("user", "assistant")
+            ]
+            turns.insert(0, {"role": "assistant", "content": "Hello."})
+            file.write(json.dumps({"messages": turns}) + "\n")
+    sizes = {"public": 21, "holdout": 11, "blind": 7, "test": 25, "questions": 0, "private": 0}
+    config = DataConfig(source=str(path), partition="iid", **sizes)
+
+    for seed in range(5):
+        splits = build_splits(config, 2, seed)
+        private = [sample for part in splits.private for sample in part]
+        train, validation = split_validation(private, 3, seed)
+        parts = [splits.public, splits.holdout, splits.blind, splits.test, train, validation]
+        assert [len(part) for part in parts[:4]] == [21, 11, 7, 25]
+        chats = [{sample.turns[1] for sample in part} for part in parts]
+        for one, other in combinations(chats, 2):
+            assert not one & other
+        assert len(train) > 50
