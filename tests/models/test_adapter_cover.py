@@ -14,7 +14,7 @@ from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.model import AdapterConfig
 from fedfuse.models.adapter_cover import AdapterCover, adapter_cover
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
-from tests.models.test_causal_lm import TEXTS
+from tests.models.folders import TEXTS
 
 COMMON: dict[str, Any] = {
     "vocab_size": 64,

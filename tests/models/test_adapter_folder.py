@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fedfuse.builtin.architectures import tiny_causal_lm
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.models.adapter_folder import base_of, fingerprint
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm, save_adapter
 from fedfuse.models.loading import load_tokenizer
-from tests.models.test_causal_lm import TEXTS, edit, logits, tiny_causal_lm, train_a_little
+from tests.models.folders import TEXTS, edit, logits, train_a_little
 
 
 @pytest.fixture
