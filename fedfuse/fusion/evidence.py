@@ -26,6 +26,8 @@ from fedfuse.fusion.teacher_stats import StackedStats
 # Part of all shares that is dealt evenly to the options: to be certain and wrong has a price, and
 # one that a few right answers can pay.
 GUESSED = 0.5
+# More than any record's loss, which is log(2 O) at most with O options, nats per question.
+DISBELIEVED = 5.0
 # Standard errors of the learning model's loss by which a teacher may seem to be worse; three are
 # about two of the difference between two.
 NOISE = 3.0
@@ -77,7 +79,7 @@ def judged_blind(
 
     ``loss`` becomes the mean loss on the blind questions most like the sample, nats per question;
     ``label_logprob`` its negative, on all rows alike. Where a teacher is not believed, it has no
-    usable row and an infinite loss.
+    usable row and a loss of ``DISBELIEVED``: finite, so that rules may compute with it.
 
     Args:
         stats: about C candidates on the N public samples.
@@ -91,7 +93,9 @@ def judged_blind(
     believed = _no_worse(losses, losses[:, :, 0])
     shown = stats.loss[nearest(blind.public, blind.public)]
     believed &= _no_worse(shown, blind.loss[alike])
-    judged = replace(stats, loss=-record, label_logprob=stats.to_rows(record), record=record)
+    believed[:, 0] = True
+    loss = np.where(believed, -record, np.float32(DISBELIEVED))
+    judged = replace(stats, loss=loss, label_logprob=stats.to_rows(record), record=record)
     return _where(judged, believed)
 
 
@@ -110,17 +114,17 @@ def beside_base(
         base: ``[N]`` losses of the learning model's base, nats per byte.
     """
     alike = nearest(public, public)
-    return _where(stats, _no_worse(stats.loss[alike], base[alike]))
+    believed = _no_worse(stats.loss[alike], base[alike])
+    believed[:, 0] = True
+    return _where(stats, believed)
 
 
 def _where(stats: StackedStats, believed: Bool[ndarray, "samples candidates"]) -> StackedStats:
-    """The same, without usable rows and with infinite losses where a teacher is not believed."""
-    believed[:, 0] = True
+    """The same, without usable rows where a teacher is not believed."""
     usable = stats.usable & stats.to_rows(believed)
     return replace(
         stats,
         usable=usable,
-        loss=np.where(believed, stats.loss, np.float32(np.inf)),
         label_logprob=np.where(usable, stats.label_logprob, np.float32(0)),
     )
 

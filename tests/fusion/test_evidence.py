@@ -11,7 +11,14 @@ from numpy import ndarray
 from fedfuse.config.gate import GateConfig
 from fedfuse.data.sample import Sample
 from fedfuse.fusion import likeness
-from fedfuse.fusion.evidence import BlindQuestions, BlindRecord, beside_base, judged_blind
+from fedfuse.fusion.evidence import (
+    DISBELIEVED,
+    GUESSED,
+    BlindQuestions,
+    BlindRecord,
+    beside_base,
+    judged_blind,
+)
 from fedfuse.fusion.likeness import NEIGHBOURS, Prompts, nearest
 from fedfuse.fusion.rules import RULES
 from fedfuse.fusion.teacher_stats import StackedStats
@@ -160,7 +167,8 @@ def test_who_ranks_better_but_pays_more_is_not_believed() -> None:
 
     assert (answers[1].logprob > answers[0].logprob).all()
     assert found.available.tolist() == [[True, False, True]] * SAMPLES
-    assert (found.loss[:, 1] == np.inf).all()
+    assert (found.loss[:, 1] == DISBELIEVED).all()
+    assert -np.log(GUESSED / OPTIONS) < DISBELIEVED
     for name in ("dual-min-ce", "min-ce", "nearest-neighbours"):
         weights = RULES[name].make(GateConfig(), 0)(found)
         np.testing.assert_array_equal(weights[:, 2], 1, err_msg=name)
@@ -240,7 +248,7 @@ def test_beside_the_base_a_teacher_must_know_more_than_it() -> None:
     found = beside_base(stats, public, base)
 
     assert found.available.tolist() == [[True, True, False]] * SAMPLES
-    np.testing.assert_array_equal(found.loss, [[4.0, np.float32(0.3), np.inf]] * SAMPLES)
+    np.testing.assert_array_equal(found.loss, stats.loss)
     assert not found.label_logprob[:, 2].any()
     np.testing.assert_array_equal(found.label_logprob[:, :2], stats.label_logprob[:, :2])
 

@@ -6,17 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
 from clients.knowledge import KnowledgeClient
 from experiments.trust.liars import WholeLabel
+from experiments.trust.lies import poison, told
 from fedfuse.config.run_config import derive_seed, parse
 from fedfuse.data.blind import blind_questions
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.data import load_splits
 from fedfuse.flower.samples import unpack_held_out, unpack_samples
+from fedfuse.knowledge.record import Knowledge
 from fedfuse.plugins import class_name
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.federations import FAST, federate, lines
 
 KEYS: dict[str, Any] = {
@@ -27,6 +31,7 @@ KEYS: dict[str, Any] = {
     "fusion__evidence": "blind",
 }
 LIAR = "2"
+README = Path(__file__).parents[2] / "README.md"
 
 
 class Watched(KnowledgeClient):
@@ -57,6 +62,30 @@ def test_a_client_that_repeats_the_labels(tmp_path: Path, rule: str) -> None:
 
     assert trusted(believed, LIAR) == 1
     assert trusted(blind, LIAR) < 1
+
+
+class Wrong(KnowledgeClient):
+    """Answers as well as it can, and is certain of wrong tokens in what it shows."""
+
+    def tell(self, knowledge: Knowledge, public: TokenizedDataset) -> Knowledge:
+        wrong = poison(public.rows.token, np.random.default_rng(0))[:, None]
+        nearly_all = np.full(wrong.shape, 1 - 1e-6)
+        return told(knowledge, wrong, nearly_all, np.full(len(wrong), -20.0))
+
+
+def test_the_readmes_strategy_copes_with_clients_that_are_not_believed(tmp_path: Path) -> None:
+    blocks = README.read_text().split("```python\n")
+    [code] = [block.split("```")[0] for block in blocks if "class Likelihood" in block]
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(code, names)
+    strategy = class_name(names["Likelihood"])
+
+    folder = federate(
+        tmp_path, clients=2, client=class_name(Wrong), **{**KEYS, "strategy": strategy}
+    )
+
+    up = [x for x in lines(folder, "teacher_shares") if x["direction"] == "up"]
+    assert {x["share"] for x in up if x["teacher"] in ("0", "1")} == {0}
 
 
 def test_clients_are_sent_no_blind_answer(tmp_path: Path) -> None:
