@@ -1,7 +1,8 @@
 """What blind evidence costs where nobody lies: ``python -m experiments.trust.cost``.
 
 The quickstart twice: judged by blind questions, and by the labels of the public set. The latter has
-the blind samples in its public set, so that both sides have the same labelled samples.
+the blind samples in its public set, so that both sides have the same labelled samples, and a server
+that begins at its base.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from fedfuse.tracking.run import RunFolder
 PUBLIC, BLIND = DataConfig().public, DataConfig().blind
 EVIDENCE = {
     "blind": ("fusion.evidence=blind", f"data.public={PUBLIC}", f"data.blind={BLIND}"),
-    "open": ("fusion.evidence=open", f"data.public={PUBLIC + BLIND}", "data.blind=0"),
+    # A server that has learned the labels seems to know them better than anybody.
+    "open": (
+        "fusion.evidence=open",
+        "labels-first=false",
+        f"data.public={PUBLIC + BLIND}",
+        "data.blind=0",
+    ),
 }
 COLUMNS = {
     "": "{what}",
