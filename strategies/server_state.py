@@ -42,6 +42,7 @@ PROGRESS_SECONDS = 5.0
 # What a resumed run may do otherwise than the one that it goes on with.
 RESUMABLE_KEYS = (
     "name",
+    "preset",  # what it stands for is in the other keys
     "output",
     "resume",
     "timeout",

@@ -24,6 +24,7 @@ from strategies.app import app as server_app
 
 VOCABULARY = {"gpt2": 400, "llama": 300, "opt": 480, "gpt-neox": 330, "server": 440}
 FAST: Mapping[str, Scalar] = {
+    "preset": "quickstart",
     "strategy": "fedmkt",
     "rounds": 2,
     "labels-first": False,

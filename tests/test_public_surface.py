@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import fedfuse
+from fedfuse.config.preset import flat_keys
 from fedfuse.errors import FedfuseError
 from fedfuse.simulation import in_process
-from fedfuse.simulation.simulate import flat_keys, strategy_name
+from fedfuse.simulation.simulate import strategy_name
 from fedfuse.tracking.run_writer import RUN_ID
 from tests.federations import FAST
 from tests.federations import tiny_builtin as tiny_builtin

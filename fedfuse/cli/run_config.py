@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedfuse.config.run_config import RunConfig, Scalar, flat_keys, flatten
+from fedfuse.config.preset import flat_keys
+from fedfuse.config.run_config import RunConfig, Scalar, flatten
 from fedfuse.errors import FedfuseError, check
 
 

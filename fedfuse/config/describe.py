@@ -15,7 +15,7 @@ class Key(NamedTuple):
     Attributes:
         key: dotted and hyphenated, as ``parse`` takes it.
         default: its default.
-        expected: valid values; empty where the type says it all.
+        expected: valid values: a range, a choice, or the type.
         meaning: what the docstring says.
     """
 
@@ -38,7 +38,9 @@ def describe(config: Any, prefix: str = "") -> Iterator[Key]:
         elif is_dataclass(value):
             sections.append((value, key + "."))
         else:
-            yield Key(key, value, item.metadata.get("expected", ""), meanings.get(item.name, ""))
+            kind = "true or false" if isinstance(value, bool) else "text"
+            expected = item.metadata.get("expected", kind)
+            yield Key(key, value, expected, meanings.get(item.name, ""))
     for value, start in sections:
         yield from describe(value, start)
 

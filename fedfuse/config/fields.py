@@ -33,7 +33,8 @@ def one_of(default: str | int, *choices: str | int) -> Any:
 def text(default: str, *, empty: bool = False) -> Any:
     """Any text, by default not empty."""
     check = lambda value: empty or bool(value.strip(" ,"))  # noqa: E731
-    return field(default=default, metadata={"expected": "text that is not empty", "check": check})
+    expected = "text, or nothing" if empty else "text that is not empty"
+    return field(default=default, metadata={"expected": expected, "check": check})
 
 
 def name_of_variable() -> Any:

@@ -2,8 +2,8 @@
 
 Flower hands a run config over as one flat dictionary of scalars with dotted keys. ``parse`` turns
 it into a ``RunConfig``; ``flatten`` is its inverse. A key is the field's name with hyphens, behind
-its section's name: ``local.learning-rate``. The defaults here and in pyproject.toml are the same (a
-test compares them).
+its section's name: ``local.learning-rate``. Defaults here are those of preset ``quickstart``; in
+pyproject.toml a preset's key is ``auto``, and others are the same (a test compares them).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fedfuse.config.fusion import FusionConfig
 from fedfuse.config.gate import GateConfig
 from fedfuse.config.knowledge import KnowledgeConfig
 from fedfuse.config.model import ModelConfig
+from fedfuse.config.preset import AUTO, PRESETS, QUICKSTART, with_preset
 from fedfuse.config.renamed import renamed
 from fedfuse.config.training import ClientDistillConfig, ServerDistillConfig, TrainingConfig
 from fedfuse.errors import FedfuseError
@@ -36,6 +37,10 @@ class RunConfig:
 
     Attributes:
         name: name of the run folder; ``-2``, ``-3``, ... is added where it exists.
+        preset: settings that fit together, see ``fedfuse config --preset NAME``: ``quickstart`` for
+            the built-in models, ``pretrained`` for pretrained ones and data of your own, ``fedmkt``
+            and ``fusion-x`` as in the papers; ``auto`` is one of the first two, by
+            ``server.model``. Keys that are given win.
         seed: seed of everything random, 0 or more.
         strategy: ``fedfuse``, ``fusion-x``, ``fedmkt``, ``llm2slm``, ``fedavg-lora``, ``feddtpt``,
             or your own as ``module:Class``.
@@ -61,6 +66,7 @@ class RunConfig:
     """
 
     name: str = text("quickstart")
+    preset: str = one_of(QUICKSTART, AUTO, *PRESETS)
     seed: int = between(0, 0)
     strategy: str = text("fedfuse")
     client: str = text("", empty=True)
@@ -105,22 +111,13 @@ def flatten(config: object, prefix: str = "") -> dict[str, Scalar]:
     return flat
 
 
-def flat_keys(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Run config keys as Flower spells them: dotted, with hyphens for underscores."""
-    flat: dict[str, Any] = {}
-    for key, value in given.items():
-        name = prefix + key.replace("_", "-")
-        flat |= flat_keys(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
 def parse(given: Mapping[str, Any]) -> RunConfig:
-    """Read a flat run config; keys that are missing take their defaults.
+    """Read a flat run config; keys that are missing, or ``auto``, are the preset's.
 
     Raises:
         FedfuseError: listing every unknown key, wrong type and value out of range at once.
     """
-    config = fill(RunConfig(), given, "run config")
+    config = fill(RunConfig(), with_preset(given), "run config")
     if found := _contradictions(config):
         raise FedfuseError("the run config is refused:\n  " + "\n  ".join(found))
     return config

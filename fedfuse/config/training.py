@@ -63,9 +63,9 @@ class TrainingConfig:
     batch_size: int = between(32, 1)
     learning_rate: float = between(1e-2, 0, above=True)
     max_tokens: int = between(0, 0)
-    warmup_ratio: float = internal(0.02)
+    warmup_ratio: float = between(0.02, 0, 1)
     final_ratio: float = internal(0.1)
-    weight_decay: float = internal(0.01)
+    weight_decay: float = between(0.01, 0)
     max_grad_norm: float = internal(1.0)
     objective: Objective = internal(Objective())  # noqa: RUF009
     ewc: float = internal(0.0)

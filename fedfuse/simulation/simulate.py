@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from fedfuse.builtin.prompt_world import WORLD_TASKS
 from fedfuse.config.data import BUILTIN_DATA
 from fedfuse.config.feddtpt import BlackBoxConfig
-from fedfuse.config.run_config import RunConfig, flat_keys, flatten, parse
+from fedfuse.config.preset import flat_keys, preset
+from fedfuse.config.run_config import RunConfig, flatten, parse
 from fedfuse.data.records import local_path
 from fedfuse.errors import check
 from fedfuse.flower.app_bundle import app_dir, import_app_module
@@ -29,9 +30,9 @@ console = Console(stderr=True)
 
 
 def simulate(
-    strategy: str | type = "fedfuse",
+    strategy: str | type | None = None,
     clients: int = 4,
-    rounds: int = 3,
+    rounds: int | None = None,
     *,
     in_process: bool = True,
     cpus_per_client: int = 1,
@@ -46,9 +47,9 @@ def simulate(
     >>> run.table()
 
     Args:
-        strategy: name of a strategy, ``"module:Class"``, or a class.
+        strategy: name of a strategy, ``"module:Class"``, or a class; None for the preset's.
         clients: number of simulated clients.
-        rounds: number of rounds.
+        rounds: number of rounds; None for the run config's.
         in_process: one process, without Ray; with False Flower's simulation on Ray, which runs as
             many clients at once as the machine has cores for.
         cpus_per_client: Ray CPUs of a client, at least 1.
@@ -66,7 +67,10 @@ def simulate(
             trained; and for a federation that failed.
     """
     given = {**flat_keys(config or {}), **flat_keys(overrides)}
-    given |= {"strategy": strategy_name(strategy, in_process=in_process), "rounds": rounds}
+    if strategy is not None:
+        given["strategy"] = strategy_name(strategy, in_process=in_process)
+    if rounds is not None:
+        given["rounds"] = rounds
     folder = run_federation(
         parse(given),
         clients,
@@ -93,6 +97,7 @@ def run_federation(
         FedfuseError: as ``simulate`` does.
     """
     check_inputs(config, clients)
+    show_preset(config)
     build_models(find_strategy(config).models(config, clients))
     show_fits(config, clients)
     config = import_app_module("strategies.registry").with_client(absolute_paths(config))
@@ -221,6 +226,15 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     check("min-clients", config.min_clients, expected, config.min_clients <= clients)
     free_folder(Path(config.output).expanduser(), config.name)
     find_strategy(config).check_inputs(config, clients)
+
+
+def show_preset(config: RunConfig) -> None:
+    """Show a run's preset, and the keys that are otherwise."""
+    flat = flatten(config)
+    other = [f"{k}={flat[k]}" for k, value in preset(config.preset).items() if flat[k] != value]
+    but = f", but for {' '.join(other)}" if other else ""
+    shown = f"preset {config.preset}{but} (fedfuse config --preset {config.preset} lists its keys)"
+    console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def build_models(names: Iterable[str]) -> None:

@@ -26,3 +26,15 @@ def test_the_command_lists_and_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "data.partition" in shown.output
     assert "'dirichlet-equal'" in shown.output
     assert "local.steps" not in shown.output
+
+
+def test_the_command_shows_ranges_and_a_presets_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = CliRunner().invoke(app, ["config", "server-distill.label-weight", "--preset", "fedmkt"])
+    assert "0.9 *" in shown.output
+    assert "at least 0, at most 1" in shown.output
+    shown = CliRunner().invoke(app, ["config", "baselines"])
+    assert "true or false" in shown.output
+    assert "True " in shown.output
+    shown = CliRunner().invoke(app, ["config", "--preset", "fedmtk"])
+    assert "--preset: expected one of quickstart, pretrained" in str(shown.exception)

@@ -254,6 +254,7 @@ def options(tiny: dict[str, Path], tmp_path: Path, **keys: Any) -> list[str]:
         "server.model": tiny["server"],
         "clients.model": f"{tiny['gpt2']}, {tiny['llama']}",
         "data.source": data,
+        "preset": "quickstart",  # the models are as small
         "data.test": 6,
         "data.partition": "iid",
         "baselines": "false",

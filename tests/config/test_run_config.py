@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import AdapterConfig, ModelConfig
+from fedfuse.config.preset import preset
 from fedfuse.config.run_config import RunConfig, flatten, model_of_partition, parse
 from fedfuse.config.training import (
     ClientDistillConfig,
@@ -25,8 +26,9 @@ from fedfuse.flower.app_bundle import app_dir, default_run_config
 
 
 def test_defaults_are_those_of_pyproject() -> None:
-    """Types included: Flower refuses to override an int with a float."""
+    """But for keys of presets, which are "auto" there; types included."""
     shipped, own = default_run_config(app_dir()), flatten(RunConfig())
+    own |= dict.fromkeys(["preset", *preset("quickstart")], "auto")
     assert shipped == own
     assert {k: type(v) for k, v in shipped.items()} == {k: type(v) for k, v in own.items()}
     assert parse(shipped) == RunConfig() == parse({})
@@ -78,6 +80,7 @@ CHANGED: dict[str, Any] = {
     "piggyback": True,
     "metrics-port": 9095,
 }
+del CHANGED["preset"]  # It changes others: test_presets.py
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,7 +92,7 @@ def test_parse_is_the_inverse_of_flatten(keys: set[str]) -> None:
         keys = keys | {"knowledge.alignment"}
     if "fusion.evidence" in keys:
         keys = keys | {"data.blind"}
-    given_values = {key: CHANGED[key] for key in keys}
+    given_values = {"preset": "quickstart"} | {key: CHANGED[key] for key in keys}
     config = parse(given_values)
     flat = flatten(config)
     assert flat == flatten(RunConfig()) | given_values
