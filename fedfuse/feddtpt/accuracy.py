@@ -70,7 +70,7 @@ def accuracy(
     ``floor``.
 
     Raises:
-        BlackBoxError, BudgetExceeded: from the black box.
+        ServiceError, BudgetExceeded: from the black box.
     """
     right, open_ = Fraction(0), Fraction(1)
     for first in range(0, len(batch.examples), _CHUNK):

@@ -55,33 +55,9 @@ class Backend(Protocol):
         """Attempt once; a reply per text, in their order.
 
         Raises:
-            BlackBoxError: when there is no answer; ``TransientError``, when there may be one later.
+            ServiceError: when there is no answer; ``TransientError``, when there may be one later.
         """
         ...
-
-
-class BlackBoxError(FedfuseError):
-    """A language model did not answer.
-
-    Attributes:
-        billed: whether the attempt may have been paid for.
-    """
-
-    def __init__(self, message: str, *, billed: bool = True) -> None:
-        super().__init__(message)
-        self.billed = billed
-
-
-class TransientError(BlackBoxError):
-    """An attempt failed, but another one may succeed.
-
-    Attributes:
-        retry_after: seconds to wait that the service asks for; 0 for none.
-    """
-
-    def __init__(self, message: str, *, billed: bool = True, retry_after: float = 0.0) -> None:
-        super().__init__(message, billed=billed)
-        self.retry_after = retry_after
 
 
 class BudgetExceeded(FedfuseError):

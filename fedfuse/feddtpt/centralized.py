@@ -29,7 +29,7 @@ def search_centrally(
         The prompt, and the queries that were paid but for those of ``score``.
 
     Raises:
-        BudgetExceeded, BlackBoxError: as ``ClientPromptTuner.paths``.
+        BudgetExceeded, ServiceError: as ``ClientPromptTuner.paths``.
     """
     prompt, queries = start, 0
     for number in range(1, rounds + 1):

@@ -12,39 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 
-from fedfuse.errors import check
-from fedfuse.feddtpt.black_box import Backend, BlackBoxError, Reply, TransientError
+from fedfuse.feddtpt.black_box import Backend, Reply
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent, key_of
+from fedfuse.http_service import Retry, ServiceError
 
 _POLL_SECONDS = 0.05  # between looks at questions that somebody else is asking
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Exponential back-off with full jitter: the wait is uniform in 0 to min(longest, first * 2^n).
-
-    Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-
-    Attributes:
-        attempts: number of attempts at one text, the first included; at least 1.
-        first: upper bound of the first wait, seconds.
-        longest: upper bound of any wait, seconds. A service that asks for a longer one is not asked
-            again.
-    """
-
-    attempts: int = 6
-    first: float = 0.5
-    longest: float = 60.0
-
-    def __post_init__(self) -> None:
-        good = self.attempts >= 1 and 0 <= self.first <= self.longest < float("inf")
-        check("back-off", self, "at least 1 attempt and 0 <= first <= longest, finite", good)
-
-    def wait(self, failures: int, rng: random.Random) -> float:
-        """Seconds before the next attempt, after a number of failures, at least 1."""
-        return rng.uniform(0.0, min(self.longest, self.first * 2.0 ** (failures - 1)))
 
 
 class Meter:
@@ -92,7 +65,7 @@ class Meter:
             BudgetExceeded: when the texts without an answer cost more than is left; none of them is
                 sent then. Also when a further attempt would pass the budget, or another user of
                 the account was faster; what was answered by then is in the ledger.
-            BlackBoxError: when there is no answer, after as many attempts as allowed.
+            ServiceError: when there is no answer, after as many attempts as allowed.
         """
         keys = {key_of(self.name, text): text for text in texts}
         most = {key: self._backend.most_tokens(text) for key, text in keys.items()}
@@ -161,13 +134,9 @@ class Meter:
         while True:
             try:
                 return self._backend.ask(texts)
-            except BlackBoxError as error:
+            except ServiceError as error:
                 if not error.billed:
                     self._ledger.refund(self._account, most)
                 failures += 1
-                if not isinstance(error, TransientError):
-                    raise
-                if failures == self._retry.attempts or error.retry_after > self._retry.longest:
-                    raise BlackBoxError(f"{error}; gave up after {failures} attempts") from error
-                self._sleep(max(self._retry.wait(failures, self._rng), error.retry_after))
+                self._sleep(self._retry.pause(error, failures, self._rng))
             self._ledger.charge_again(self._account, most, self._budget)

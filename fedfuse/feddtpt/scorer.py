@@ -35,7 +35,7 @@ class PromptScorer:
         """Share of examples that a prompt labels rightly, in [0, 1].
 
         Raises:
-            BlackBoxError: when the black box gives no answer.
+            ServiceError: when the black box gives no answer.
         """
         with Ledger(self.folder / "ledger.sqlite") as ledger:
             meter = Meter(self.backend, ledger, Budget(), account)

@@ -104,7 +104,7 @@ class PromptSearch:
 
         Raises:
             BudgetExceeded: when not even the first prompt could be evaluated.
-            BlackBoxError: when the black box gives no answer; the state is that before the step.
+            ServiceError: when the black box gives no answer; the state is that before the step.
         """
         while not self.finished(state):
             try:

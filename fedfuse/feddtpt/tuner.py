@@ -54,7 +54,7 @@ class ClientPromptTuner:
         """The best of ``paths``, the first of equals; ``queries`` is all that the round has paid.
 
         Raises:
-            BudgetExceeded, BlackBoxError: as ``paths``.
+            BudgetExceeded, ServiceError: as ``paths``.
         """
         best = max(self.paths(start, server_round), key=lambda tuned: tuned.accuracy)
         return replace(best, queries=self.paid(start, server_round))
@@ -72,7 +72,7 @@ class ClientPromptTuner:
 
         Raises:
             BudgetExceeded: when not even the first prompt can be evaluated.
-            BlackBoxError: when the black box gives no answer; a later call goes on.
+            ServiceError: when the black box gives no answer; a later call goes on.
         """
         found: list[TunedPrompt] = []
         before = self.last(server_round - 1)
@@ -101,7 +101,7 @@ class ClientPromptTuner:
         questions again.
 
         Raises:
-            BudgetExceeded, BlackBoxError: from the black box.
+            BudgetExceeded, ServiceError: from the black box.
         """
         with Ledger(self.folder / "ledger.sqlite") as ledger:
             meter = self._meter(ledger, prompt, next_round)

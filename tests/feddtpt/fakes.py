@@ -13,9 +13,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from fedfuse.builtin.tokenizers import train_tokenizer
-from fedfuse.feddtpt.black_box import BlackBoxError, Reply
+from fedfuse.feddtpt.black_box import Reply
 from fedfuse.feddtpt.label_tasks import LabelledExample, Task
 from fedfuse.feddtpt.masked_lm import MaskedLM
+from fedfuse.http_service import ServiceError
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -89,7 +90,7 @@ class Function:
         batch_size: int = 4,
         concurrency: int = 1,
         tokens: Callable[[str], int] = lambda text: 3,
-        trouble: Callable[[int], BlackBoxError | None] = lambda call: None,
+        trouble: Callable[[int], ServiceError | None] = lambda call: None,
     ) -> None:
         """``trouble`` is what happens at call 0, 1, 2, ..., if anything."""
         self.name = "function"

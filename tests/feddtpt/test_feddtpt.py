@@ -21,8 +21,8 @@ from fedfuse.config.run_config import parse
 from fedfuse.errors import FedfuseError
 from fedfuse.factory import feddtpt as factory
 from fedfuse.feddtpt.http_black_box import HttpBlackBox
-from fedfuse.feddtpt.meter import Retry
 from fedfuse.flower.messages import arrays_to_record
+from fedfuse.http_service import Retry
 from fedfuse.report.feddtpt import bytes_per_client_round, global_lines, prompt_rows
 from fedfuse.simulation.simulate import absolute_paths, check_inputs
 from fedfuse.tracking.run import RunFolder, read_run

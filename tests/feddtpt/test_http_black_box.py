@@ -18,10 +18,10 @@ import pytest
 
 from fedfuse.config.feddtpt import BlackBoxConfig
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.black_box import BlackBoxError, TransientError
-from fedfuse.feddtpt.http_black_box import HttpBlackBox, RateLimiter
+from fedfuse.feddtpt.http_black_box import HttpBlackBox
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent
-from fedfuse.feddtpt.meter import Meter, Retry
+from fedfuse.feddtpt.meter import Meter
+from fedfuse.http_service import RateLimiter, Retry, ServiceError, TransientError
 from tests.feddtpt.endpoint import Endpoint, Odd, completion, serve
 
 KEY = "sk-a1b2c3d4e5f6"
@@ -112,7 +112,7 @@ def test_what_may_pass_is_asked_again(endpoint: Endpoint, model: HttpBlackBox, o
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 422])
 def test_what_will_not_pass_is_not(endpoint: Endpoint, model: HttpBlackBox, status: int) -> None:
     endpoint.misbehave([Odd(status, '{"error": "no"}')])
-    with pytest.raises(BlackBoxError, match=f"'tiny' at .* answered {status}: .*no") as caught:
+    with pytest.raises(ServiceError, match=f"'tiny' at .* answered {status}: .*no") as caught:
         model.ask(["a"])
     assert not isinstance(caught.value, TransientError)
     assert not caught.value.billed
@@ -146,7 +146,7 @@ def test_what_a_service_does_not_take_is_learned_once(
 def test_a_refusal_that_cannot_be_helped_ends(endpoint: Endpoint, model: HttpBlackBox) -> None:
     text = json.dumps({"error": "max_completion_tokens and temperature are wrong"})
     endpoint.misbehave([Odd(400, text)] * 9)
-    with pytest.raises(BlackBoxError, match="answered 400"):
+    with pytest.raises(ServiceError, match="answered 400"):
         model.ask(["a"])
     assert len(endpoint.requests) == 3
 
@@ -174,7 +174,7 @@ def test_nobody_there(models: list[HttpBlackBox]) -> None:
         port = free.getsockname()[1]
     models.append(HttpBlackBox(settings(f"http://127.0.0.1:{port}", key_variable="")))
     meter = Meter(models[-1], Ledger(), Budget(queries=1), retry=Retry(3, 0.0))
-    with pytest.raises(BlackBoxError, match=r"cannot be reached .*gave up after 3 attempts"):
+    with pytest.raises(ServiceError, match=r"cannot be reached .*gave up after 3 attempts"):
         meter.answer(["a"])
     assert meter.spent == Spent()
 
@@ -276,12 +276,13 @@ def test_the_key_is_nowhere(
         meter = Meter(models[-1], ledger, Budget(), retry=Retry(1))
         said += meter.answer(["a"])
         for text in "bcd":
-            with pytest.raises(BlackBoxError) as caught:
+            with pytest.raises(ServiceError) as caught:
                 meter.answer([text])
             said += ["".join(traceback.format_exception(caught.value)), repr(caught.value)]
         stored = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     said += [repr(models[-1]), str(vars(models[-1])), repr(models[-1].config), caplog.text]
-    said += [repr(models[-1]._client.headers), meter.name]
+    service = models[-1]._service
+    said += [str(vars(service)), repr(service._client.headers), meter.name]
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
         pickle.dumps(models[-1])
     assert endpoint.keys == [f"Bearer {KEY}"] * 4

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfuse.errors import FedfuseError
-from fedfuse.feddtpt.black_box import BlackBoxError, BudgetExceeded, TransientError
+from fedfuse.feddtpt.black_box import BudgetExceeded
 from fedfuse.feddtpt.ledger import Budget, Ledger, Spent
-from fedfuse.feddtpt.meter import Meter, Retry
+from fedfuse.feddtpt.meter import Meter
+from fedfuse.http_service import Retry, ServiceError, TransientError
 from tests.feddtpt.fakes import Function
 
-Trouble = Callable[[int], BlackBoxError | None]
+Trouble = Callable[[int], ServiceError | None]
 
 
 def metered(backend: Function, budget: Budget | None = None, **options: object) -> Meter:
@@ -94,7 +95,7 @@ def test_tokens_are_those_that_were_used_and_before_that_the_most() -> None:
         meter.answer(["e"])
 
 
-def failing(calls: int, error: Callable[[], BlackBoxError]) -> Trouble:
+def failing(calls: int, error: Callable[[], ServiceError]) -> Trouble:
     return lambda call: error() if call < calls else None
 
 
@@ -119,7 +120,7 @@ def test_a_service_is_left_alone_for_as_long_as_it_wants() -> None:
     backend = Function(
         str.upper, trouble=failing(1, lambda: TransientError("busy", retry_after=61))
     )
-    with pytest.raises(BlackBoxError, match="busy; gave up after 1 attempts"):
+    with pytest.raises(ServiceError, match="busy; gave up after 1 attempts"):
         metered(backend, sleep=waits.append).answer(["a"])
     assert waits == [7.5]
 
@@ -127,7 +128,7 @@ def test_a_service_is_left_alone_for_as_long_as_it_wants() -> None:
 def test_the_last_attempt_is_the_last() -> None:
     backend = Function(str.upper, trouble=lambda call: TransientError(f"busy {call}"))
     meter = metered(backend, retry=Retry(attempts=3, first=0.0))
-    with pytest.raises(BlackBoxError, match="busy 2; gave up after 3 attempts"):
+    with pytest.raises(ServiceError, match="busy 2; gave up after 3 attempts"):
         meter.answer(["a"])
     assert meter.spent.queries == 3
     backend._trouble = lambda call: None
@@ -135,9 +136,9 @@ def test_the_last_attempt_is_the_last() -> None:
 
 
 def test_other_failures_are_not_tried_again_nor_paid() -> None:
-    backend = Function(str.upper, trouble=failing(1, lambda: BlackBoxError("401", billed=False)))
+    backend = Function(str.upper, trouble=failing(1, lambda: ServiceError("401", billed=False)))
     meter = metered(backend)
-    with pytest.raises(BlackBoxError, match=r"^401$"):
+    with pytest.raises(ServiceError, match=r"^401$"):
         meter.answer(["a"])
     assert meter.spent == Spent(0, 0)
     assert len(backend.sizes) == 1
@@ -149,10 +150,10 @@ def test_after_a_failure_nothing_more_is_sent(concurrency: int) -> None:
         str.upper,
         batch_size=1,
         concurrency=concurrency,
-        trouble=lambda call: BlackBoxError("broken"),
+        trouble=lambda call: ServiceError("broken"),
     )
     meter = metered(backend)
-    with pytest.raises(BlackBoxError):
+    with pytest.raises(ServiceError):
         meter.answer([str(i) for i in range(50)])
     assert len(backend.sizes) <= concurrency
     assert meter.spent.queries == len(backend.sizes)
@@ -181,7 +182,7 @@ def test_whatever_happens_the_budget_holds(
     kinds = {
         "busy": TransientError("busy"),
         "refused": TransientError("refused", billed=False),
-        "broken": BlackBoxError("broken"),
+        "broken": ServiceError("broken"),
     }
     backend = Function(
         str.upper,

@@ -12,14 +12,15 @@ import pytest
 from fedfuse.config.feddtpt import PROPOSERS, BlackBoxConfig, SearchConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.accuracy import accuracy, sample_batch
-from fedfuse.feddtpt.black_box import BlackBoxError, BudgetExceeded
+from fedfuse.feddtpt.black_box import BudgetExceeded
 from fedfuse.feddtpt.http_black_box import HttpBlackBox
 from fedfuse.feddtpt.ledger import Budget, Ledger
 from fedfuse.feddtpt.masked_lm import MaskedLM
-from fedfuse.feddtpt.meter import Meter, Retry
+from fedfuse.feddtpt.meter import Meter
 from fedfuse.feddtpt.prompt import Prompt, TunedPrompt
 from fedfuse.feddtpt.search import PromptSearch, _gain_after
 from fedfuse.feddtpt.search_state import NO_TOKEN, Edit, Feedback, SearchState
+from fedfuse.http_service import Retry, ServiceError
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.feddtpt.endpoint import Odd, serve
 from tests.feddtpt.fakes import (
@@ -226,12 +227,12 @@ def test_a_killed_search_goes_on_and_pays_nothing_again(die_at: int) -> None:
     dying = Function(
         understands,
         batch_size=3,
-        trouble=lambda call: BlackBoxError("killed", billed=False) if call == die_at else None,
+        trouble=lambda call: ServiceError("killed", billed=False) if call == die_at else None,
     )
     first = searcher(backend=dying, ledger=ledger)
     begun = first.begin(start())
     kept[0] = begun.to_json()
-    with pytest.raises(BlackBoxError, match="killed"):
+    with pytest.raises(ServiceError, match="killed"):
         first.run(begun, lambda state: kept.__setitem__(0, state.to_json()))
     assert begun.to_json() == kept[0]
     resumed = SearchState.from_json(kept[0])

@@ -10,10 +10,10 @@ import pytest
 from fedfuse.config.feddtpt import SearchConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.feddtpt.accuracy import sample_batch
-from fedfuse.feddtpt.black_box import BlackBoxError
 from fedfuse.feddtpt.centralized import search_centrally
 from fedfuse.feddtpt.prompt import Prompt
 from fedfuse.feddtpt.tuner import ClientPromptTuner
+from fedfuse.http_service import ServiceError
 from tests.feddtpt.fakes import EXAMPLES, MOOD, Function, masked_lm, understands
 
 BATCH = sample_batch(EXAMPLES[:12], EXAMPLES[12:], (12, 12), 0)
@@ -55,9 +55,9 @@ def test_killed_in_the_middle_nothing_is_paid_twice(tmp_path: Path, call: int) -
     undisturbed = Function(understands)
     expected = searcher(tmp_path / "a", undisturbed).search(start(), 1)
     stops = Function(
-        understands, trouble=lambda n: BlackBoxError("gone", billed=False) if n == call else None
+        understands, trouble=lambda n: ServiceError("gone", billed=False) if n == call else None
     )
-    with pytest.raises(BlackBoxError):
+    with pytest.raises(ServiceError):
         searcher(tmp_path / "b", stops).search(start(), 1)
     again = Function(understands)
     assert searcher(tmp_path / "b", again).search(start(), 1) == expected
@@ -151,9 +151,9 @@ def test_killed_on_any_path_it_goes_on(tmp_path: Path, call: int) -> None:
     undisturbed = Function(understands)
     expected = searcher(tmp_path / "a", undisturbed, 1500, restarts=5).search(start(), 1)
     stops = Function(
-        understands, trouble=lambda n: BlackBoxError("gone", billed=False) if n == call else None
+        understands, trouble=lambda n: ServiceError("gone", billed=False) if n == call else None
     )
-    with pytest.raises(BlackBoxError):
+    with pytest.raises(ServiceError):
         searcher(tmp_path / "b", stops, 1500, restarts=5).search(start(), 1)
     again = Function(understands)
     assert searcher(tmp_path / "b", again, 1500, restarts=5).search(start(), 1) == expected
