@@ -110,8 +110,13 @@ def local_step(
         with_contexts: compute the context losses too.
 
     Returns:
-        final loss, training state and S_k, which the client sends (step 3).
+        final loss, training state and S_k, which the client sends (step 3). Of a model that does
+        not learn, the loss of the public labels, nats per label row, and no state.
     """
+    if not model.learns:
+        knowledge, context_loss = model.knowledge_with_contexts(k, public)
+        sent = KnowledgeSet(knowledge, model.tokenizer, context_loss if with_contexts else None)
+        return float(-knowledge.label_logprob.mean()), {}, sent
     # Step 1: train the adapter on D_k with the task loss (Eq. 4).
     loss, state = model.learn(private, training, seed=seed, state=state)
     # Step 2: losses and top-k distributions on D_p.

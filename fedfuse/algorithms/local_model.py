@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +23,14 @@ from fedfuse.knowledge.contexts import ContextView, context_losses, context_stat
 from fedfuse.knowledge.extract import extract, extract_with_contexts
 from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.adapter_cover import adapter_cover
-from fedfuse.models.causal_lm import AdapterState, CausalLM, adapter_state, load_adapter_state
+from fedfuse.models.adapter_folder import weights_fingerprint
+from fedfuse.models.causal_lm import (
+    AdapterState,
+    CausalLM,
+    adapter_state,
+    load_adapter_state,
+    save_adapter,
+)
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -39,11 +47,15 @@ class LocalModel:
 
     Attributes:
         lm: the adapted model.
+        name: name of the base model.
+        learns: whether it can be trained; else it is a ``Teacher``.
         max_length: tokens of a sample; what is beyond is cut off.
         public: the public set.
         holdout: samples by which this side judges what training did, if there are any: the server's
             own, or a client's private ones.
     """
+
+    learns = True
 
     def __init__(
         self,
@@ -54,12 +66,22 @@ class LocalModel:
         questions: Sequence[Sample],
         max_length: int,
     ) -> None:
-        self.lm = lm
+        self.lm, self.name = lm, lm.name
+        self._fresh = adapter_state(lm.model)
+        self._prepare(public=public, test=test, questions=questions, max_length=max_length)
+
+    def _prepare(
+        self,
+        *,
+        public: Sequence[Sample],
+        test: Sequence[Sample],
+        questions: Sequence[Sample],
+        max_length: int,
+    ) -> None:
         self.max_length = max_length
         self.public = self.encode(public)
         self.holdout: TokenizedDataset | None = None
-        self._evaluator = Evaluator(lm.tokenizer, test, questions, max_length)
-        self._fresh = adapter_state(lm.model)
+        self._evaluator = Evaluator(self.tokenizer, test, questions, max_length)
         self._states: dict[str, ndarray | None] = {}
         self._asked: tuple[Sequence[Sample], OptionScorer] | None = None
         self._base: tuple[str, Float64[ndarray, " samples"]] | None = None
@@ -68,6 +90,11 @@ class LocalModel:
     def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer."""
         return self.lm.tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the base model's weights; see ``weights_fingerprint``."""
+        return weights_fingerprint(self.lm.name)
 
     @property
     def cover(self) -> str:
@@ -86,6 +113,10 @@ class LocalModel:
     def reset(self) -> None:
         """Back to the untrained adapter, with which the model is its base."""
         self.adapter = self._fresh
+
+    def save_adapter(self, folder: Path) -> None:
+        """Save the adapter as PEFT does; see ``models.causal_lm.save_adapter``."""
+        save_adapter(self.lm.model, folder)
 
     def encode(self, samples: Sequence[Sample]) -> TokenizedDataset:
         """Samples as this model sees them."""
@@ -113,7 +144,7 @@ class LocalModel:
 
     def evaluate(self, before: SampleNLL | None = None) -> tuple[dict[str, Score], SampleNLL]:
         """Scores per domain and ``[N]`` NLL of each test sample; see ``Evaluator.evaluate``."""
-        return self._evaluator.evaluate(self.lm, before)
+        return self._evaluator.evaluate(self.nll, before)
 
     def train_with_rollback(self, learn: Callable[[], T], seed: int) -> tuple[T, AcceptanceResult]:
         """Learn, and restore the adapter from before if a held-out domain got worse.
@@ -139,9 +170,13 @@ class LocalModel:
             self.adapter = adapter
         return result, tested
 
+    def nll(self, data: TokenizedDataset) -> SampleNLL:
+        """``[N]`` negative log-likelihood of each sample's answer, nats."""
+        return sample_nll(self.lm, data)
+
     def losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
         """``[N]`` loss of each sample, nats per byte; 0 where nothing is scored."""
-        return np.asarray(sample_nll(self.lm, data) / np.maximum(data.label_bytes, 1))
+        return np.asarray(self.nll(data) / np.maximum(data.label_bytes, 1))
 
     def base_losses(self, data: TokenizedDataset) -> Float64[ndarray, " samples"]:
         """``losses`` of the model without its adapter; the last data set's are kept."""
@@ -182,7 +217,18 @@ class LocalModel:
 
     def option_logprobs(self, questions: Sequence[Sample]) -> OptionLogprobs:
         """Log-probabilities of the options of questions; see ``OptionScorer``."""
+        return self._option_scorer(questions).logprobs(self.nll)
+
+    def texts(self, questions: Sequence[Sample] = ()) -> list[TokenizedDataset]:
+        """All that the model is asked about in a run but the public set.
+
+        The test set, the options of its questions, and those of further ones.
+        """
+        further = [self._option_scorer(questions).texts] if questions else []
+        return [*self._evaluator.texts, *further]
+
+    def _option_scorer(self, questions: Sequence[Sample]) -> OptionScorer:
         if self._asked is None or self._asked[0] != questions:
             scorer = OptionScorer(self.tokenizer, questions, self.max_length)
             self._asked = questions, scorer
-        return self._asked[1].logprobs(self.lm)
+        return self._asked[1]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedfuse.config.fields import between, check_fields, name_of_variable, one_of, text
+from fedfuse.config.fields import (
+    between,
+    check_fields,
+    is_service_url,
+    name_of_variable,
+    one_of,
+    text,
+)
 
 PROPOSERS = ("feedback", "masked-lm", "random")
 CANDIDATES = ("all", "aggregated", "none")
@@ -13,25 +20,11 @@ METHODS = ("gain", "paper", "average", "attention", "k-means")
 BEST_CLIENT = "best-client"
 
 
-def _is_service_url(url: str) -> bool:
-    """Whether a URL is empty, or one that is safe in a log: no user, password, query, fragment."""
-    if not url:
-        return True
-    import httpx  # not at the top: most configs name no service
-
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        return False
-    hidden = parsed.userinfo or parsed.query or parsed.fragment
-    return parsed.scheme in ("http", "https") and bool(parsed.host) and not hidden
-
-
 def _service_url() -> Any:
     """URL of a service, or none. An error does not repeat the value, which may hold a password."""
     expected = "http or https with a host, no user, password, query or #"
     return field(
-        default="", metadata={"expected": expected, "check": _is_service_url, "hidden": True}
+        default="", metadata={"expected": expected, "check": is_service_url, "hidden": True}
     )
 
 

@@ -46,6 +46,20 @@ def name_of_variable() -> Any:
     return field(default="", metadata={"expected": expected, "check": check, "hidden": True})
 
 
+def is_service_url(url: str) -> bool:
+    """Whether a URL is empty, or one that is safe in a log: no user, password, query, fragment."""
+    if not url:
+        return True
+    import httpx  # not at the top: most configs name no service
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    hidden = parsed.userinfo or parsed.query or parsed.fragment
+    return parsed.scheme in ("http", "https") and bool(parsed.host) and not hidden
+
+
 def words(default: Sequence[str], choices: Sequence[str]) -> Any:
     """One or more words out of a fixed list, joined by commas."""
 

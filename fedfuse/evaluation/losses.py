@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float64
@@ -13,6 +15,9 @@ from fedfuse.tokenizers.dataset import TokenizedDataset
 
 # ``[N]`` negative log-likelihood of each sample's answer, nats.
 SampleNLL = Float64[ndarray, " samples"]
+# How improbable a model finds the answers of a data set, such as ``sample_nll`` of a model in this
+# process.
+ModelNLL = Callable[[TokenizedDataset], SampleNLL]
 
 
 def sample_nll(lm: CausalLM, data: TokenizedDataset) -> SampleNLL:

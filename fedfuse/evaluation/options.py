@@ -9,8 +9,7 @@ from jaxtyping import Bool, Float32
 from numpy import ndarray
 
 from fedfuse.data.sample import Sample
-from fedfuse.evaluation.losses import sample_nll
-from fedfuse.models.causal_lm import CausalLM
+from fedfuse.evaluation.losses import ModelNLL
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -23,6 +22,7 @@ class OptionScorer:
     """Options of questions, tokenized once for one model.
 
     Attributes:
+        texts: a sample for each option, question by question.
         exists: ``[Q, O]`` whether a question has so many options.
     """
 
@@ -37,25 +37,25 @@ class OptionScorer:
         self.exists = existing(questions)
         expanded = [q.answered(option) for q in questions for option in q.options]
         question = np.nonzero(self.exists)[0]  # its options are compared behind one prompt
-        self._options = TokenizedDataset(tokenizer, expanded, max_length, question)
+        self.texts = TokenizedDataset(tokenizer, expanded, max_length, question)
         whole = np.array([sample.answer_bytes for sample in expanded])
-        self._cut = self._options.label_bytes < whole
+        self._cut = self.texts.label_bytes < whole
 
-    def shares(self, lm: CausalLM) -> OptionLogprobs:
+    def shares(self, nll: ModelNLL) -> OptionLogprobs:
         """Shares of each question's options.
 
         Options are compared by the log-probability of their whole text, which is what the Bayes
         rule compares; dividing by length would favour long options.
         """
-        return normalized(self.logprobs(lm))
+        return normalized(self.logprobs(nll))
 
-    def logprobs(self, lm: CausalLM) -> OptionLogprobs:
+    def logprobs(self, nll: ModelNLL) -> OptionLogprobs:
         """Log-probabilities of the options' texts, nats.
 
         Where an option is cut off, nothing is known, and all of the question are equal.
         """
         logprob = np.full(self.exists.shape, -np.inf)
-        logprob[self.exists] = -sample_nll(lm, self._options)
+        logprob[self.exists] = -nll(self.texts)
         cut = np.zeros(self.exists.shape, dtype=bool)
         cut[self.exists] = self._cut
         even = -np.log(np.maximum(self.exists.sum(1, keepdims=True), 1))

@@ -12,9 +12,8 @@ from numpy import ndarray
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.interference import paired_noise
-from fedfuse.evaluation.losses import SampleNLL, sample_nll
+from fedfuse.evaluation.losses import ModelNLL, SampleNLL
 from fedfuse.evaluation.options import OptionScorer
-from fedfuse.models.causal_lm import CausalLM
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -65,20 +64,25 @@ class Evaluator:
         self._questions = list(questions)
         self._options = OptionScorer(tokenizer, questions, max_length) if questions else None
 
+    @property
+    def texts(self) -> list[TokenizedDataset]:
+        """All that a model is asked about: the test set, and the options of the questions."""
+        return [self._test, *([self._options.texts] if self._options else [])]
+
     def evaluate(
-        self, lm: CausalLM, before: SampleNLL | None = None
+        self, nll_of: ModelNLL, before: SampleNLL | None = None
     ) -> tuple[dict[str, Score], SampleNLL]:
         """Score a model.
 
         Args:
-            lm: the model.
+            nll_of: the model's ``sample_nll``.
             before: ``[N]`` NLL of an earlier call, to tell a change from noise.
 
         Returns:
             Loss and accuracy per domain, domains sorted, and ``[N]`` NLL of each test sample.
         """
-        nll = sample_nll(lm, self._test)
-        correct = self._correct(lm)
+        nll = nll_of(self._test)
+        correct = self._correct(nll_of)
         domains = np.array([s.domain for s in self._test.samples])
         asked = np.array([q.domain for q in self._questions])
         scores = {}
@@ -96,7 +100,7 @@ class Evaluator:
             scores[domain] = Score(loss, accuracy, int(here.sum()), noise)
         return scores, nll
 
-    def _correct(self, lm: CausalLM) -> Float64[ndarray, " questions"]:
+    def _correct(self, nll_of: ModelNLL) -> Float64[ndarray, " questions"]:
         """``[Q]`` 1 where the most probable option is the right one.
 
         Where several are, as they are cut off or have the same tokens, the right one among them
@@ -104,7 +108,7 @@ class Evaluator:
         """
         if self._options is None:
             return np.empty(0)
-        logprobs = self._options.shares(lm)
+        logprobs = self._options.shares(nll_of)
         likely = logprobs >= logprobs.max(1, keepdims=True) - TIE
         right = np.array([question.label for question in self._questions])
         correct = likely[np.arange(len(right)), right] / likely.sum(1)

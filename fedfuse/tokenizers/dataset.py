@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -106,6 +107,23 @@ class TokenizedDataset:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.lengths)
+
+    def take(self, which: Int64[ndarray, " taken"]) -> TokenizedDataset:
+        """Some of the samples, tokenized as they are here."""
+        taken = copy.copy(self)
+        taken.samples = [self.samples[i] for i in which]
+        taken.fingerprint = fingerprint(taken.samples)
+        taken.rows = self.rows.take(which)
+        taken.label_bytes, taken.lengths = self.label_bytes[which], self.lengths[which]
+        taken._starts = self._starts[which]
+        return taken
+
+    def input_ids(self, number: int) -> Int64[ndarray, " length"]:
+        """A sample's input up to the token that its last label row predicts; else its first."""
+        start, length = self._starts[number], self.lengths[number]
+        has_rows = self.rows.offsets[number + 1] > self.rows.offsets[number]
+        ids: Int64[ndarray, " length"] = self._flat[start : start + length + has_rows]
+        return ids
 
     def num_label_rows(self, which: Int64[ndarray, " batch"]) -> int:
         """Label rows of some samples."""

@@ -54,6 +54,20 @@ class LabelRows:
         """``[T]`` the sample that each row belongs to."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    def take(self, which: Int64[ndarray, " taken"]) -> LabelRows:
+        """The rows of some samples."""
+        counts = np.diff(self.offsets)[which]
+        offsets = np.concatenate([[0], counts.cumsum()])
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[which] - offsets[:-1], counts)
+        return LabelRows(
+            offsets,
+            self.token[rows],
+            self.row[rows],
+            self.byte_start[rows],
+            self.byte_end[rows],
+            self.begin[which],
+        )
+
 
 def label_rows(
     tokenizer: TextTokenizer,

@@ -88,7 +88,7 @@ def test_knowledge_and_score_are_those_of_its_model(local_model: LocalModel) -> 
     assert knowledge.public == fingerprint(public)
     assert knowledge.tokenizer == local_model.tokenizer.fingerprint
     right = Evaluator(local_model.tokenizer, public[:4], QUESTIONS, MAX_LENGTH)
-    assert local_model.score() == right.evaluate(local_model.lm)[0]
+    assert local_model.score() == right.evaluate(local_model.nll)[0]
     assert local_model.score()["clinic"].accuracy in (0.0, 1.0)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from fedfuse.data.sample import Sample
-from fedfuse.evaluation.losses import sample_nll
+from fedfuse.evaluation.losses import ModelNLL, sample_nll
 from fedfuse.evaluation.options import OptionScorer, existing, normalized, possible
 from tests.conftest import MAX_LENGTH, Tiny
 
@@ -19,13 +20,17 @@ QUESTIONS = [
 ]
 
 
+def nll_of(model: Tiny) -> ModelNLL:
+    return partial(sample_nll, model)
+
+
 @pytest.fixture
 def model(tiny: Callable[[str], Tiny]) -> Tiny:
     return tiny("gpt2")
 
 
 def test_shares_are_those_of_whole_texts(model: Tiny) -> None:
-    found = OptionScorer(model.tokenizer, QUESTIONS, MAX_LENGTH).shares(model)
+    found = OptionScorer(model.tokenizer, QUESTIONS, MAX_LENGTH).shares(nll_of(model))
 
     for row, question in zip(found, QUESTIONS, strict=True):
         texts = model.encode([Sample(question.prompt, option) for option in question.options])
@@ -37,7 +42,7 @@ def test_shares_are_those_of_whole_texts(model: Tiny) -> None:
 
 def test_a_question_with_an_option_that_is_cut_off_is_undecided(model: Tiny) -> None:
     longest = max(len(ids) for ids in model.tokenizer.encode_ids(QUESTIONS[0].options))
-    found = OptionScorer(model.tokenizer, QUESTIONS, longest).logprobs(model)
+    found = OptionScorer(model.tokenizer, QUESTIONS, longest).logprobs(nll_of(model))
 
     np.testing.assert_allclose(np.exp(found[0]), 1 / 3, rtol=1e-6)
 
@@ -54,7 +59,7 @@ def test_whatever_is_claimed_adds_to_one() -> None:
 
 
 def test_log_probabilities_are_those_of_whole_texts(model: Tiny) -> None:
-    found = OptionScorer(model.tokenizer, QUESTIONS, MAX_LENGTH).logprobs(model)
+    found = OptionScorer(model.tokenizer, QUESTIONS, MAX_LENGTH).logprobs(nll_of(model))
 
     texts = model.encode([Sample(q.prompt, option) for q in QUESTIONS for option in q.options])
     np.testing.assert_allclose(found[existing(QUESTIONS)], -sample_nll(model, texts), rtol=1e-5)
@@ -78,7 +83,7 @@ def test_options_of_a_question_are_compared_behind_one_prompt(model: Tiny) -> No
     ids, ends = model.tokenizer.encode([prompt])[0].ids, model.tokenizer.encode([prompt])[0].ends
     longest = len(ids) + 2
 
-    [found] = OptionScorer(model.tokenizer, [question], longest).logprobs(model)
+    [found] = OptionScorer(model.tokenizer, [question], longest).logprobs(nll_of(model))
 
     room = longest - 2 - len(model.tokenizer.encode_ids([long])[0])
     kept = prompt.encode()[ends[len(ids) - room - 1] :].decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.losses import sample_nll
+from fedfuse.evaluation.losses import ModelNLL, sample_nll
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.models import forward
 from fedfuse.models.forward import label_logits
@@ -31,6 +32,10 @@ QUESTIONS = [
     Sample("a nurse noted", " gout.", "clinic", (" gout.", " tin.", " copper."), 0),
     Sample("the desk hedges copper with", " notes.", "bank", (" swaps.", " notes."), 1),
 ]
+
+
+def nll_of(model: Tiny) -> ModelNLL:
+    return partial(sample_nll, model)
 
 
 def nats_of(tiny: Tiny, sample: Sample) -> float:
@@ -55,7 +60,7 @@ def test_loss_is_that_of_a_loop_over_tokens(tiny: Make, architecture: str) -> No
     right = [nats_of(model, sample) for sample in TEST]
     found = sample_nll(model, data)
     np.testing.assert_allclose(found, right, rtol=1e-4)
-    scores = Evaluator(model.tokenizer, TEST, [], MAX_LENGTH).evaluate(model)[0]
+    scores = Evaluator(model.tokenizer, TEST, [], MAX_LENGTH).evaluate(nll_of(model))[0]
     assert list(scores) == ["bank", "clinic"]
     clinic_bytes = len(" zinc.") + len("a nurse noted gout.")
     assert scores["clinic"].loss == pytest.approx((right[0] + right[2]) / clinic_bytes, rel=1e-4)
@@ -66,7 +71,7 @@ def test_loss_is_that_of_a_loop_over_tokens(tiny: Make, architecture: str) -> No
 
 def test_accuracy_is_that_of_a_loop_over_options(tiny: Make) -> None:
     model = tiny("llama")
-    scores = Evaluator(model.tokenizer, TEST, QUESTIONS, MAX_LENGTH).evaluate(model)[0]
+    scores = Evaluator(model.tokenizer, TEST, QUESTIONS, MAX_LENGTH).evaluate(nll_of(model))[0]
     right: dict[str, list[bool]] = {"clinic": [], "bank": []}
     for question in QUESTIONS:
         nats = [nats_of(model, Sample(question.prompt, option)) for option in question.options]
@@ -76,20 +81,15 @@ def test_accuracy_is_that_of_a_loop_over_options(tiny: Make) -> None:
 
 
 @pytest.mark.parametrize(("label", "accuracy"), [(0, 1.0), (1, 0.0), (2, 0.0)])
-def test_accuracy_by_hand(
-    tiny: Make, monkeypatch: pytest.MonkeyPatch, label: int, accuracy: float
-) -> None:
+def test_accuracy_by_hand(tiny: Make, label: int, accuracy: float) -> None:
     """The option of the smallest sum wins, not that of the smallest loss per byte."""
     model = tiny("gpt2")
     options = (" tin.", " a very long list of futures and options.", " gout.")
     asked = [Sample("for", options[label], "bank", options, label)]
     evaluator = Evaluator(model.tokenizer, TEST[1:2], asked, MAX_LENGTH)
     per_option = np.array([2.0, 2.1, 3.0])
-    monkeypatch.setattr(
-        "fedfuse.evaluation.scoring.sample_nll",
-        lambda _, data: per_option[: len(data)] if len(data) == 3 else np.ones(len(data)),
-    )
-    assert evaluator.evaluate(model)[0]["bank"].accuracy == accuracy
+    scores = evaluator.evaluate(lambda data: per_option if len(data) == 3 else np.ones(1))[0]
+    assert scores["bank"].accuracy == accuracy
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -112,13 +112,13 @@ def test_what_cannot_be_decided_is_a_guess(
     (fits,) = model.tokenizer.encode(["for gout zinc."])
     test = [Sample("for", " tin.", "bank")]
     evaluator = Evaluator(model.tokenizer, test, asked, len(fits.ids) + 3)
-    found = evaluator.evaluate(model)[0]["bank"].accuracy
+    found = evaluator.evaluate(nll_of(model))[0]["bank"].accuracy
     assert found == accuracy if accuracy is not None else found in (0.0, 1.0)
 
 
 def test_a_domain_without_questions_has_no_accuracy(tiny: Make) -> None:
     model = tiny("gpt2")
-    scores = Evaluator(model.tokenizer, TEST, QUESTIONS[:2], MAX_LENGTH).evaluate(model)[0]
+    scores = Evaluator(model.tokenizer, TEST, QUESTIONS[:2], MAX_LENGTH).evaluate(nll_of(model))[0]
     assert scores["bank"].accuracy is None
     assert scores["clinic"].accuracy is not None
 
@@ -133,7 +133,7 @@ def test_a_cut_answer_counts_as_far_as_it_is_scored(tiny: Make) -> None:
     nats = sample_nll(model, data)[0]
     short = Sample(long.prompt, long.answer[:scored])
     assert nats == pytest.approx(nats_of(model, short), rel=1e-4)
-    score = Evaluator(model.tokenizer, [long], [], 14).evaluate(model)[0]["bank"]
+    score = Evaluator(model.tokenizer, [long], [], 14).evaluate(nll_of(model))[0]["bank"]
     assert score.loss == pytest.approx(nats / scored)
 
 
@@ -183,7 +183,7 @@ def test_scores_in_mixed_precision(
     model = tiny("llama")
     evaluator = Evaluator(model.tokenizer, public, [], MAX_LENGTH)
     exact, rounded = (
-        evaluator.evaluate(lm)[0] for lm in (model, replace(model, autocast=autocast))
+        evaluator.evaluate(nll_of(lm))[0] for lm in (model, replace(model, autocast=autocast))
     )
     for domain, score in exact.items():
         assert rounded[domain].loss == pytest.approx(score.loss, rel=tolerance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from fedfuse.algorithms.effort import Effort
 from fedfuse.builtin.models import build
 from fedfuse.config.run_config import parse
+from fedfuse.evaluation.losses import sample_nll
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.factory.data import load_splits
 from fedfuse.models.causal_lm import CausalLM
@@ -125,7 +127,9 @@ def test_adapters_reproduce_the_reported_metric(finished: Path, model: str) -> N
     tokenizer = load_tokenizer(str(base))
     length = config.data.max_length
     lm = CausalLM(adapted.eval(), tokenizer, base, tokenizer.vocab_size, length)
-    scores, _ = Evaluator(tokenizer, splits.test, splits.questions, length).evaluate(lm)
+    scores, _ = Evaluator(tokenizer, splits.test, splits.questions, length).evaluate(
+        partial(sample_nll, lm)
+    )
     reported = {
         line["domain"]: line
         for line in lines(finished, "metrics")
