@@ -72,7 +72,7 @@ class BaseClient(ABC):
     def model_name(self) -> str:
         """Name of the model that this client trains, or asks."""
 
-    def registration_info(self, **facts: str) -> ConfigRecord:
+    def registration_info(self, **facts: str | bool) -> ConfigRecord:
         """Facts that every client replies to a registration, and more."""
         return ConfigRecord(
             {

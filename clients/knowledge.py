@@ -21,6 +21,7 @@ from clients.baselines import train_baselines
 from clients.record_cache import RecordCache
 from fedfuse.algorithms import fedavg, fedmkt
 from fedfuse.algorithms.local_model import LocalModel
+from fedfuse.config.model import shown_name
 from fedfuse.config.node import ClientConfig
 from fedfuse.config.run_config import derive_seed
 from fedfuse.data.sample import Sample, SharedSamples
@@ -52,8 +53,6 @@ from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.fusion.teacher_stats import StackedStats
 from fedfuse.knowledge.channel import KnowledgeChannel
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.models.adapter_folder import weights_fingerprint
-from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 ADAPTER = "adapter"
@@ -82,7 +81,7 @@ class KnowledgeClient(BaseClient):
         data = self.config.data
         self.local_model = load_local_model(
             "client",
-            self.model_name,
+            self.config.clients.model,
             self.config.clients,
             self.shared,
             data.max_length,
@@ -100,8 +99,7 @@ class KnowledgeClient(BaseClient):
 
     def _check_content(self) -> None:
         """Compare private data and base model with those that the run began with here."""
-        model = weights_fingerprint(self.local_model.lm.name)
-        now = {"private samples": self.private.fingerprint, "model": model}
+        now = {"private samples": self.private.fingerprint, "model": self.local_model.fingerprint}
         kept = self.records.get(CONTENT)
         for name, known in (kept or now).items():
             expected = f"those that the run began with, of digest {known!s}"
@@ -111,8 +109,8 @@ class KnowledgeClient(BaseClient):
 
     @property
     def model_name(self) -> str:
-        """Name of the base model."""
-        return self.config.clients.model
+        """Name of the base model, as the server may see it."""
+        return shown_name(self.config.clients.model)
 
     def register(self, request: RecordDict) -> RecordDict:
         """Reply with model, tokenizer, size and domain of the data.
@@ -130,14 +128,17 @@ class KnowledgeClient(BaseClient):
             enough = "10 of a domain or more, of which one in ten validates"
             check("acceptance-test", found, enough, self.local_model.holdout)
         pack_tokenizer(self.records, unpack_tokenizer(request))
-        pack_questions(self.records, unpack_questions(request))
+        pack_questions(self.records, questions := unpack_questions(request))
+        if questions and not self.local_model.learns:
+            self.answer(questions)  # or it is refused now, not in the first round
         domains = Counter(sample.domain for sample in self.private.samples)
         domain, count = domains.most_common(1)[0]
         own = domain if 2 * count > domains.total() else ""
         reply = RecordDict(
             {
                 "info": self.registration_info(
-                    **{"own-domain": own, "adapter": self.local_model.cover}
+                    **{"own-domain": own, "adapter": self.local_model.cover},
+                    learns=self.local_model.learns,
                 ),
                 "metrics": MetricRecord({"private-samples": len(self.private)}),
             }
@@ -293,7 +294,7 @@ class KnowledgeClient(BaseClient):
         if ADAPTER in request:  # weights were averaged: score the server's
             self.local_model.adapter = record_to_arrays(request.array_records[ADAPTER])
             self._save_adapter()
-        save_adapter(self.local_model.lm.model, self.folder / "adapter")
+        self.local_model.save_adapter(self.folder / "adapter")
         before = self.records.get(INITIAL_NLL)
         known = record_to_arrays(before)["nats"] if isinstance(before, ArrayRecord) else None
         scores, nats = self.local_model.evaluate(known)

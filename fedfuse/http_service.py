@@ -197,6 +197,15 @@ class RateLimiter:
             self._sleep(slot - now)
 
 
+def check_key(variable: str) -> None:
+    """Refuse a variable of a key that is not set, or whose value cannot be sent.
+
+    Raises:
+        FedfuseError: naming the variable.
+    """
+    _read_key(variable)
+
+
 def _read_key(variable: str) -> str:
     if not variable:
         return ""

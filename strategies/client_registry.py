@@ -28,6 +28,7 @@ class ClientInfo:
         name: display name in reports.
         domain: domain of most of its private data; empty where there is none.
         adapter: what its adapter covers, in words; empty where it has none.
+        learns: whether its model can be trained.
     """
 
     client: str
@@ -35,6 +36,7 @@ class ClientInfo:
     name: str
     domain: str = ""
     adapter: str = ""
+    learns: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 
 from fedfuse.algorithms.fedavg import check_adapter, server_step
+from fedfuse.config.model import can_learn
+from fedfuse.config.run_config import RunConfig, model_configs
+from fedfuse.errors import check
 from fedfuse.flower import messages
 from fedfuse.models.causal_lm import AdapterState
 from strategies.client_registry import ClientInfo
@@ -30,11 +33,21 @@ class FedAvgLoRA(ModelStrategy):
         super().__init__(server)
         self.samples: dict[int, float] = {}
 
+    @classmethod
+    def check_inputs(cls, config: RunConfig, clients: int) -> None:
+        """As of every strategy; and that all models have adapters to average."""
+        super().check_inputs(config, clients)
+        for name in model_configs(config, clients):
+            found = "a teacher that does not learn"
+            check(f"fedavg-lora: model {name!r}", found, "one with an adapter", can_learn(name))
+
     def parse_registration(self, reply: Message) -> ClientInfo:
         """As every client's, with the number of its private samples."""
         number = messages.unpack_number(reply.content, "private-samples", 1, MOST_SAMPLES)
         self.samples[reply.metadata.src_node_id] = number
-        return super().parse_registration(reply)
+        info = super().parse_registration(reply)
+        check(f"model {info.model!r}", "a teacher that does not learn", "an adapter", info.learns)
+        return info
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -138,7 +138,12 @@ class FedMKT(ModelStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Steps 1 to 3: ask for training on private data and knowledge of the public set."""
+        """Steps 1 to 3: ask for training on private data and knowledge of the public set.
+
+        A server that does not learn has no use for the latter.
+        """
+        if not self.server.local_model.learns:
+            return super().configure_train(server_round, arrays, config, grid)
         requests = []
         for node, client in self.messenger.names.items():
             asked = {
@@ -160,6 +165,8 @@ class FedMKT(ModelStrategy):
         is in memory than what the rule reads.
         """
         server, phase = self.server, self.config.server_distill
+        if not server.local_model.learns:
+            return super().aggregate_train(server_round, replies)
         losses: dict[str, float] = {}
         if server_round == 1 and self.config.labels_first:
             learn_labels_first(server)  # while clients train
@@ -241,7 +248,7 @@ class FedMKT(ModelStrategy):
                 messages.pack_context_loss(content, contexts.loss)
             messages.pack_knowledge(content, payloads[client])
             requests.append(Message(content, node, messages.DISTILL))
-        return requests
+        return self.learners(requests)
 
     def aggregate_distill(
         self, server_round: int, replies: Iterable[Message]

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 
 from fedfuse.algorithms.effort import Effort
 from fedfuse.config.run_config import RunConfig
@@ -41,6 +42,7 @@ class ModelStrategy(BaseStrategy):
 
     Attributes:
         tokenizers: the clients' tokenizers by node.
+        teachers: names of clients whose models do not learn.
     """
 
     server: ServerState
@@ -48,6 +50,7 @@ class ModelStrategy(BaseStrategy):
     def __init__(self, server: ServerState) -> None:
         super().__init__(server)
         self.tokenizers: dict[int, TextTokenizer] = {}
+        self.teachers: set[str] = set()
 
     @classmethod
     def models(cls, config: RunConfig, clients: int) -> list[str]:
@@ -99,7 +102,22 @@ class ModelStrategy(BaseStrategy):
         self.tokenizers[reply.metadata.src_node_id] = next(same, tokenizer)
         label = model.rsplit("/", 1)[-1].removeprefix("builtin:")
         adapter = str(info.get("adapter", ""))[:MOST_WORDS]
-        return ClientInfo(client, model, f"{domain or client} / {label}", domain, adapter)
+        learns = bool(info.get("learns", True))
+        if not learns:
+            self.teachers.add(client)
+            log.info("client %s: a teacher that does not learn", client)
+        return ClientInfo(client, model, f"{domain or client} / {label}", domain, adapter, learns)
+
+    def learners(self, requests: Iterable[Message]) -> list[Message]:
+        """Those of the requests that are for clients whose models can be trained."""
+        name = self.messenger.name
+        return [r for r in requests if name(r.metadata.dst_node_id) not in self.teachers]
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every client that can learn for local training."""
+        return self.learners(super().configure_train(server_round, arrays, config, grid))
 
     def select_public_samples(self, server_round: int) -> None:
         """Select the public samples of a round."""
@@ -150,7 +168,7 @@ class ModelStrategy(BaseStrategy):
         ):
             if tokens:
                 self.server.record_memory(server_round, client, phase, tokens)
-            if phase in efforts:
+            if phase in efforts and client not in self.teachers:
                 self.server.run.training(FEDERATED, server_round, client, phase, efforts[phase])
             yield client, parsed
 
@@ -174,14 +192,15 @@ class ModelStrategy(BaseStrategy):
         messages.pack_context(config, self.request_context(last))
         holdout = self.server.local_model.holdout
         pack_held_out(content, holdout.samples if holdout else ())
-        requests = self.requests(messages.BASELINE, config, content)
+        requests = self.learners(self.requests(messages.BASELINE, config, content))
         together = steps * len(self.messenger.names)
+
+        def meanwhile() -> None:
+            if self.server.local_model.learns:
+                server_baselines(self.server, together, self.label_rounds())
+
         with one_thread():
-            replies = self.messenger.send_and_receive(
-                self.config.rounds,
-                requests,
-                lambda: server_baselines(self.server, together, self.label_rounds()),
-            )
+            replies = self.messenger.send_and_receive(self.config.rounds, requests, meanwhile)
 
         def parse_reply(reply: Message) -> None:
             client = self.messenger.name(reply.metadata.src_node_id)

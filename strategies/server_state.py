@@ -29,8 +29,6 @@ from fedfuse.fusion.teacher_shares import teacher_shares
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.contexts import ContextView
 from fedfuse.knowledge.record import Knowledge
-from fedfuse.models.adapter_folder import weights_fingerprint
-from fedfuse.models.causal_lm import save_adapter
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tracking.checkpoints import Checkpoint, Checkpoints, strip_prefix
 from fedfuse.tracking.run import SERVER
@@ -145,7 +143,7 @@ class ServerState:
         Raises:
             FedfuseError: when it cannot be written; the checkpoint before stays.
         """
-        save_adapter(self.local_model.lm.model, self.run.folder / SERVER / "adapter")
+        self.local_model.save_adapter(self.run.folder / SERVER / "adapter")
         arrays = {f"adapter|{name}": value for name, value in self.local_model.adapter.items()}
         for phase, state in self.training.items():
             arrays |= {f"training|{phase}|{name}": value for name, value in state.items()}
@@ -199,12 +197,12 @@ def open_server_state(config: RunConfig) -> ServerState:
     local_model.holdout = local_model.encode(splits.holdout) if splits.holdout else None
     aligner = new_aligner(local_model, config.knowledge)
     blind = None
-    if config.fusion.evidence == "blind":
+    if config.fusion.evidence == "blind" and local_model.learns:
         blind = blind_questions(splits.blind, derive_seed(config, "blind"))
         expected = "different answers in a domain, to choose between, or fusion.evidence = 'open'"
         check("blind samples", f"{len(splits.blind)} samples", expected, blind)
     floor = splits.floor
-    log.info("server: %s", local_model.cover)
+    log.info("server: %s", local_model.cover or "a teacher that does not learn")
     run = open_run(
         config,
         domains=splits.domains,
@@ -219,7 +217,7 @@ def open_server_state(config: RunConfig) -> ServerState:
         held_out_samples=whole_fingerprint(splits.holdout),
         blind_samples=whole_fingerprint(splits.blind),
         server_tokenizer=local_model.tokenizer.fingerprint,
-        server_model=weights_fingerprint(local_model.lm.name),
+        server_model=local_model.fingerprint,
     )
     return ServerState(config, local_model, run, local_model.public, aligner, blind)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fedfuse.config.fields import between, one_of, text
-from fedfuse.config.run_config import RunConfig, fill, model_of_partition, parse
+from fedfuse.config.run_config import RunConfig, fill, model_config, parse
 from fedfuse.config.training import TrainingConfig
 from fedfuse.errors import FedfuseError
 
@@ -27,6 +27,7 @@ class NodeConfig:
             No two clients may have the same.
         num_partitions: into how many shares the run's private data is dealt.
         model: the base model, in place of ``clients.model``.
+        tokenizer: with a model behind a URL, in place of ``clients.tokenizer``.
         data: this machine's own private data, in place of a share of ``data.source``: all records
             of a .jsonl file, of the train split of a folder or hub id, or of several joined by
             ``+``. They are read with the run's ``data.template``.
@@ -42,6 +43,7 @@ class NodeConfig:
     partition_id: int = between(0, 0)
     num_partitions: int = between(1, 1)
     model: str = text("", empty=True)
+    tokenizer: str = text("", empty=True)
     data: str = text("", empty=True)
     device: str = text("", empty=True)
     dtype: str = one_of("", "", "float32", "bfloat16", "float16")
@@ -77,9 +79,14 @@ def parse_client(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
         raise FedfuseError("node config: expected a partition-id of its own, got none")
     config = parse(run_config)
     own = {key: getattr(node, key) for key in ("device", "dtype", "quantization")}
+    clients = (
+        replace(config.clients, model=node.model, tokenizer=node.tokenizer)
+        if node.model
+        else model_config(config.clients, node.partition_id)
+    )
     clients = replace(
-        config.clients,
-        model=node.model or model_of_partition(config.clients.model, node.partition_id),
+        clients,
+        tokenizer=node.tokenizer or clients.tokenizer,
         **{key: value for key, value in own.items() if value},
     )
     return ClientConfig(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
@@ -229,6 +229,22 @@ def model_of_partition(models: str, partition: int) -> str:
             f"clients.model: expected a model for partition {partition} or *=MODEL, got neither"
         )
     return mapping.get(str(partition), mapping.get("*", ""))
+
+
+def model_configs(config: RunConfig, clients: int) -> dict[str, ModelConfig]:
+    """The models of a run by name, of the server and of each client, as each is configured."""
+    sides = [config.server, *(model_config(config.clients, i) for i in range(clients))]
+    return {side.model: side for side in reversed(sides)}  # the server's of two of one name
+
+
+def model_config(clients: ModelConfig, partition: int) -> ModelConfig:
+    """``clients`` with the one model of a client, and its tokenizer.
+
+    Raises:
+        FedfuseError: as ``model_of_partition``.
+    """
+    tokenizer = clients.tokenizer and model_of_partition(clients.tokenizer, partition)
+    return replace(clients, model=model_of_partition(clients.model, partition), tokenizer=tokenizer)
 
 
 def derive_seed(config: RunConfig, *what: object) -> int:

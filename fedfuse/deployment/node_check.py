@@ -168,7 +168,8 @@ def _data(client: ClientConfig) -> tuple[str, Any]:
 
 
 def _tokenizer(client: ClientConfig) -> tuple[str, bool]:
-    check_model(client.config.clients.model)
+    model = client.config.clients
+    check_model(model.model, model.tokenizer)
     return "fast", True
 
 
@@ -191,6 +192,8 @@ def _model(client: ClientConfig, private: Sequence[Sample]) -> tuple[str, LocalM
             raise
         fix = "quantization = '4bit' or another model in the node config"
         raise CheckError(f"does not fit into the GPU's memory: {error}", fix) from error
+    if not local_model.learns:  # private text is not for asking it
+        return "a teacher that does not learn; it is asked when the run begins", local_model
     size = sum(parameter.numel() for parameter in local_model.lm.model.parameters())
     seconds = time.perf_counter() - started
     return f"{size / 1e6:.1f} million parameters, loaded in {seconds:.1f} s", local_model
@@ -200,6 +203,8 @@ def _memory(
     client: ClientConfig, local_model: LocalModel, private: Sequence[Sample]
 ) -> tuple[str, bool]:
     """Train both phases on the longest samples and extract: the peak of a round."""
+    if not local_model.learns:
+        return "not needed here", True
     config = client.config
     place = local_model.lm.device
     reset_peak(place)

@@ -7,6 +7,7 @@ between messages is in ``Context.state`` and the run folder.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,18 +15,33 @@ from pathlib import Path
 import torch
 
 from fedfuse.algorithms.local_model import LocalModel
-from fedfuse.builtin.models import build, cache_root, is_builtin, recipe_of
+from fedfuse.algorithms.teacher import Teacher
+from fedfuse.builtin.models import build, cache_root, is_builtin, model_folder, recipe_of
 from fedfuse.config.knowledge import KnowledgeConfig
-from fedfuse.config.model import ModelConfig
-from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.config.model import (
+    KNOWLEDGE,
+    ModelConfig,
+    can_learn,
+    is_endpoint,
+    is_knowledge_file,
+    parse_endpoint,
+    shown_name,
+)
+from fedfuse.config.run_config import RunConfig, model_configs, model_of_partition
 from fedfuse.data.sample import SharedSamples
-from fedfuse.errors import check
+from fedfuse.errors import FedfuseError, check
 from fedfuse.factory.data import load_splits
+from fedfuse.http_service import check_key
 from fedfuse.knowledge.aligner import KnowledgeAligner
+from fedfuse.knowledge.archive import KnowledgeArchive
+from fedfuse.knowledge.endpoint import EndpointSource
+from fedfuse.knowledge.source import KnowledgeSource
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
 from fedfuse.models.devices import resolve_device
 from fedfuse.models.loading import load_tokenizer, quantization_options
 from fedfuse.tokenizers.dataset import TokenizedDataset
+from fedfuse.tokenizers.load import load_tokenizer as named_tokenizer
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
 def load_model(
@@ -44,7 +60,7 @@ def load_model(
 def load_local_model(
     role: str, name: str, model: ModelConfig, shared: SharedSamples, max_length: int, seed: int
 ) -> LocalModel:
-    """A model with a fresh adapter on the samples that everybody has.
+    """A model with a fresh adapter, or a teacher, on the samples that everybody has.
 
     Args:
         role: ``server`` or ``client``: one process may play both. All clients with one base model
@@ -58,6 +74,17 @@ def load_local_model(
     Raises:
         FedfuseError: for a model that cannot be loaded or takes less than ``max_length``.
     """
+    if not can_learn(name):
+        archive, source = _load_source(name, model)
+        return Teacher(
+            name,
+            source,
+            archive.tokenizer,
+            public=shared.public,
+            test=shared.test,
+            questions=shared.questions,
+            max_length=max_length,
+        )
     quantization = "" if model.quantization == "none" else model.quantization
     lm = load_model(name, dtype=model.dtype, device=model.device, quantization=quantization)
     lm = replace(lm, autocast=model.autocast)
@@ -74,17 +101,66 @@ def load_local_model(
     )
 
 
-def check_model(name: str) -> None:
-    """Refuse a base model that cannot take part, without loading its weights.
+def _load_source(name: str, model: ModelConfig) -> tuple[KnowledgeArchive, KnowledgeSource]:
+    """Where a teacher's knowledge is, and what answers for the teacher."""
+    if is_knowledge_file(name):
+        archive = KnowledgeArchive.read(_knowledge_file(name))
+        return archive, archive
+    tokenizer = tokenizer_of(name, model.tokenizer)
+    digest = hashlib.sha256(f"{name} {tokenizer.fingerprint}".encode()).hexdigest()[:16]
+    archive = KnowledgeArchive(cache_root() / "endpoints" / f"{digest}.knowledge", name, tokenizer)
+    return archive, EndpointSource(name, model.endpoint, archive)
+
+
+def open_archive(path: Path, name: str, model: LocalModel) -> KnowledgeArchive:
+    """A file to extract a model's knowledge into.
 
     Raises:
-        FedfuseError: for a built-in name, folder or hub id that does not exist, or a tokenizer
-            without a fast form.
+        FedfuseError: for a file of another model, or that cannot be written.
     """
+    weights = f" {model.fingerprint}" if model.fingerprint else ""
+    return KnowledgeArchive(path, shown_name(name) + weights, model.tokenizer)
+
+
+def _knowledge_file(name: str) -> Path:
+    return Path(name.removeprefix(KNOWLEDGE)).expanduser()
+
+
+def tokenizer_of(name: str, tokenizer: str = "") -> TextTokenizer:
+    """A model's tokenizer, without its weights; built-in models must be built.
+
+    Args:
+        name: of the model.
+        tokenizer: of a model behind a URL, as ``ModelConfig.tokenizer``.
+
+    Raises:
+        FedfuseError: naming the model, when there is none, or none with a fast form.
+    """
+    if is_knowledge_file(name):
+        return KnowledgeArchive.read(_knowledge_file(name)).tokenizer
+    if is_endpoint(name):
+        given = tokenizer or parse_endpoint(name)[1]
+        return named_tokenizer(str(build(given)) if is_builtin(given) else given)
+    return load_tokenizer(str(model_folder(name)) if is_builtin(name) else name)
+
+
+def check_model(name: str, tokenizer: str = "") -> None:
+    """Refuse a base model or teacher that cannot take part, without loading weights or asking it.
+
+    Args:
+        name: of the model.
+        tokenizer: of a model behind a URL, as ``ModelConfig.tokenizer``.
+
+    Raises:
+        FedfuseError: for a built-in name, folder, file or hub id that does not exist, or a
+            tokenizer without a fast form.
+    """
+    if is_endpoint(name):
+        parse_endpoint(name)
     if is_builtin(name):
         recipe_of(name)
     else:
-        load_tokenizer(name)
+        tokenizer_of(name, tokenizer)
 
 
 def base_models(config: RunConfig, clients: int) -> list[str]:
@@ -97,14 +173,21 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     """Check devices, models and data of a run without loading a model.
 
     Raises:
-        FedfuseError: for data that cannot be split, or models that do not exist.
+        FedfuseError: for data that cannot be split, models that do not exist, a key that is not
+            set, or a run in which no model can learn.
     """
     for model in (config.server, config.clients):
         device = resolve_device(model.device)
         if model.quantization != "none":
             quantization_options(model.quantization, device, torch.float16)
-    for name in dict.fromkeys(base_models(config, clients)):
-        check_model(name)
+    models = model_configs(config, clients)
+    for name, model in models.items():
+        check_model(name, model.tokenizer)
+        if is_endpoint(name):
+            check_key(model.endpoint.key_variable)
+    check("models", "teachers alone", "one that can learn", any(map(can_learn, models)))
+    if config.centralized and not can_learn(config.server.model):
+        raise FedfuseError("centralized: expected False with a server.model that does not learn")
     load_splits(config.data, config.seed, clients)
 
 

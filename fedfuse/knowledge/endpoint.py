@@ -236,7 +236,7 @@ class EndpointSource:
         if way == PROMPT_LOGPROBS:
             body |= {"prompt_logprobs": k}
         else:
-            body |= {"echo": True, "logprobs": k, "return_tokens_as_token_ids": True}
+            body |= {"echo": True, "logprobs": k}
         response = self._service.post("/completions", body)
         if response.status_code != httpx.codes.OK:
             self._refuse(response, k)

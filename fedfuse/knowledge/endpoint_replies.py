@@ -25,8 +25,6 @@ from fedfuse.knowledge.archive import InputKnowledge
 from fedfuse.knowledge.record import MASS_TOLERANCE
 from fedfuse.knowledge.token_texts import TokenTexts
 
-_TOKEN_ID = "token_id:"
-
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
@@ -85,21 +83,19 @@ def read_echo(found: Mapping[str, Any], ids: Sequence[int], texts: TokenTexts) -
     An entry whose text no token or several have is left out: its mass is in the tail.
     """
     tokens, own, top = found["tokens"], found["token_logprobs"], found["top_logprobs"] or []
-    first = 0 if _is(tokens[0], ids[0], texts) else 1  # no begin token
+    first = 0 if texts.agrees(ids[0], tokens[0]) else 1  # no begin token
     length = len(ids) - first
     # Behind the prompt may be the one token that had to be generated.
     if len(tokens) > length + 1 or len(tokens) < length:
         _check_length(len(tokens) + first, len(ids))
     positions: Positions = [None] * (first + 1)
     for place, token_id in enumerate(ids[first:]):
-        if not _is(tokens[place], token_id, texts):
-            _check_token(texts, token_id, tokens[place], wrong=True)
+        _check_token(texts, token_id, tokens[place])
         if not place:
             continue
         entries = {}
         for written, logprob in (top[place] or {}).items() if place < len(top) else ():
-            number = _id_of(written, texts)
-            if number is not None and number < texts.vocab_size:
+            if (number := texts.id_of(written)) is not None:
                 entries[number] = float(logprob)
         check("log-probability", "none", f"one of token {token_id}", own[place] is not None)
         entries[token_id] = float(own[place])
@@ -175,24 +171,10 @@ def _check_length(found: int, expected: int) -> None:
         )
 
 
-def _check_token(
-    texts: TokenTexts, token_id: int, written: str | None, *, wrong: bool = False
-) -> None:
-    if wrong or not texts.agrees(token_id, written):
+def _check_token(texts: TokenTexts, token_id: int, written: str | None) -> None:
+    if not texts.agrees(token_id, written):
         own = repr(texts.text(token_id)) if token_id < texts.vocab_size else "unused"
         raise FedfuseError(
             f"has another tokenizer than the one that is named: expected token {token_id} to be "
             f"{own}, got {written!r}"
         )
-
-
-def _id_of(written: str, texts: TokenTexts) -> int | None:
-    if written.startswith(_TOKEN_ID) and written[len(_TOKEN_ID) :].isdigit():
-        return int(written[len(_TOKEN_ID) :])
-    return texts.id_of(written)
-
-
-def _is(written: str, token_id: int, texts: TokenTexts) -> bool:
-    if written.startswith(_TOKEN_ID):
-        return written == f"{_TOKEN_ID}{token_id}"
-    return texts.agrees(token_id, written)

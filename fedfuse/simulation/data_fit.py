@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from fedfuse.builtin.models import is_builtin, model_folder
-from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.config.model import shown_name
+from fedfuse.config.run_config import RunConfig, model_configs, model_of_partition
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.data import load_splits
-from fedfuse.models.loading import load_tokenizer
+from fedfuse.factory.models import tokenizer_of
 from fedfuse.tokenizers.fit import Fit, fit_questions, fit_samples
 
 # Samples that are looked at of each split; of more, as many evenly spread.
@@ -44,9 +44,9 @@ def fits(config: RunConfig, clients: int) -> list[SplitFit]:
     for number in range(clients):
         name = model_of_partition(config.clients.model, number)
         private.setdefault(name, []).extend(splits.private[number])
-    found = []
+    found, configs = [], model_configs(config, clients)
     for model in dict.fromkeys([config.server.model, *private]):
-        tokenizer = load_tokenizer(str(model_folder(model)) if is_builtin(model) else model)
+        tokenizer = tokenizer_of(model, configs[model].tokenizer)
         seen = {"private": private.get(model, []), "public": splits.public, "test": splits.test}
         for split, samples in (seen | {QUESTIONS: splits.questions}).items():
             count = fit_questions if split == QUESTIONS else fit_samples
@@ -86,7 +86,7 @@ def table(found: Sequence[SplitFit]) -> Table:
         fit = of.fit
         counts = (fit.samples, fit.label_tokens, fit.prompts_cut, fit.answers_cut, fit.unscored)
         undecided = f"{fit.undecided:,}" if of.split == QUESTIONS else ""
-        name = of.model.rsplit("/", 1)[-1].removeprefix("builtin:")
+        name = shown_name(of.model).rsplit("/", 1)[-1].removeprefix("builtin:")
         shown.add_row(name, of.split, *(f"{count:,}" for count in counts), undecided)
     return shown
 

@@ -9,15 +9,15 @@ import psutil  # type: ignore[import-untyped]
 from rich.table import Table
 
 from fedfuse.builtin.models import is_builtin, model_folder
-from fedfuse.config.model import ModelConfig
-from fedfuse.config.run_config import RunConfig, model_of_partition
+from fedfuse.config.model import ModelConfig, can_learn
+from fedfuse.config.run_config import RunConfig, model_configs, model_of_partition
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.factory.data import load_splits
+from fedfuse.factory.models import tokenizer_of
 from fedfuse.models.devices import all_devices, resolve_device, total_memory
 from fedfuse.models.dry_run import ModelNeeds, dry_run
 from fedfuse.models.forward import TOKENS_PER_PASS
-from fedfuse.models.loading import load_tokenizer
 from fedfuse.simulation.memory_plan import Plan, check_gpu, plan_memory
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
@@ -95,7 +95,7 @@ def client_needs(config: RunConfig, clients: int, name: str) -> ModelNeeds:
     times = 2 if config.client_distill.replay else 1
     both = [*splits.public, *private]
     phases = [(private, config.local, 1), (both, config.client_distill, times)]
-    return _needs(config, config.clients, name, phases)[0]
+    return _needs(config, model_configs(config, clients)[name], name, phases)[0]
 
 
 def _models(config: RunConfig, clients: int) -> list[str]:
@@ -118,7 +118,7 @@ def _needs(
 ) -> tuple[ModelNeeds, int]:
     """Needs of a model in the largest of its phases, and label rows of the last one's samples."""
     base = str(model_folder(name)) if is_builtin(name) else name
-    tokenizer = load_tokenizer(base)
+    tokenizer = tokenizer_of(name, model.tokenizer)
     splits = load_splits(config.data, config.seed, 1)  # public and test sets are the same for all
     scored = max(len(splits.public), len(splits.test))
     passes, rows = [], 0
@@ -131,6 +131,8 @@ def _needs(
             together = min(together, max(1, phase.max_tokens // length))
         passes.append((together * length, together, length))
         rows = len(samples) * len(encoded.rows.token) // len(longest)
+    if not can_learn(name):  # it is elsewhere
+        return ModelNeeds(0, True, 0, 0, 0), rows
     _, together, length = max(passes)
     needs = dry_run(
         base,

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from fedfuse.builtin.prompt_world import WORLD_TASKS
 from fedfuse.config.data import BUILTIN_DATA
 from fedfuse.config.feddtpt import BlackBoxConfig
+from fedfuse.config.model import KNOWLEDGE, is_endpoint, is_knowledge_file
 from fedfuse.config.preset import flat_keys, preset
 from fedfuse.config.run_config import RunConfig, flatten, parse
 from fedfuse.data.records import local_path
@@ -202,10 +203,15 @@ def absolute_paths(config: RunConfig) -> RunConfig:
         config,
         output=str(Path(config.output).expanduser().resolve()),
         data=replace(config.data, source="+".join(map(_absolute, config.data.source.split("+")))),
-        server=replace(config.server, model=_absolute(config.server.model)),
+        server=replace(
+            config.server,
+            model=_absolute(config.server.model),
+            tokenizer=_absolute(config.server.tokenizer),
+        ),
         clients=replace(
             config.clients,
-            model=",".join(_absolute_entry(e) for e in config.clients.model.split(",")),
+            model=_absolute_entries(config.clients.model),
+            tokenizer=_absolute_entries(config.clients.tokenizer),
         ),
         feddtpt=replace(
             config.feddtpt,
@@ -301,6 +307,10 @@ def plan_memory(config: RunConfig, clients: int, cpus: int, gpus: float, ray_add
 def _absolute(name: str) -> str:
     """A name of what is on this disk as its path, whether it looks like one or like a hub id."""
     name = name.strip()
+    if is_endpoint(name):
+        return name
+    if is_knowledge_file(name):
+        return KNOWLEDGE + str(Path(name.removeprefix(KNOWLEDGE)).expanduser().resolve())
     path = None if name in (BUILTIN_DATA, *WORLD_TASKS) else local_path(name)
     return name if path is None or not name else str(path.resolve())
 
@@ -308,6 +318,10 @@ def _absolute(name: str) -> str:
 def _absolute_model(box: BlackBoxConfig) -> str:
     """A service's name of its model is no path, even where it looks like one."""
     return box.model if box.url else _absolute(box.model)
+
+
+def _absolute_entries(models: str) -> str:
+    return ",".join(_absolute_entry(entry) for entry in models.split(","))
 
 
 def _absolute_entry(entry: str) -> str:
