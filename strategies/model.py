@@ -196,7 +196,9 @@ class ModelStrategy(BaseStrategy):
         together = steps * len(self.messenger.names)
 
         def meanwhile() -> None:
-            if self.server.local_model.learns:
+            if not self.server.local_model.learns:
+                log.info("the server has no baselines: it does not learn")
+            else:
                 server_baselines(self.server, together, self.label_rounds())
 
         with one_thread():

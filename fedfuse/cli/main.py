@@ -10,6 +10,7 @@ from rich.console import Console
 from fedfuse.cli.align import align
 from fedfuse.cli.certs import certs
 from fedfuse.cli.config import config
+from fedfuse.cli.extract import extract
 from fedfuse.cli.inspect import inspect
 from fedfuse.cli.node import node
 from fedfuse.cli.report import report
@@ -19,7 +20,7 @@ from fedfuse.errors import FedfuseError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 console = Console(stderr=True)
-for command in (simulate, report, config, align, inspect, status):
+for command in (simulate, report, config, align, extract, inspect, status):
     app.command()(command)
 app.add_typer(certs, name="certs")
 app.add_typer(node, name="node")

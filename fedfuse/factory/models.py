@@ -27,10 +27,11 @@ from fedfuse.config.model import (
     parse_endpoint,
     shown_name,
 )
-from fedfuse.config.run_config import RunConfig, model_configs, model_of_partition
-from fedfuse.data.sample import SharedSamples
+from fedfuse.config.run_config import RunConfig, derive_seed, model_configs, model_of_partition
+from fedfuse.data.blind import blind_questions
+from fedfuse.data.sample import Sample, SharedSamples
 from fedfuse.errors import FedfuseError, check
-from fedfuse.factory.data import load_splits
+from fedfuse.factory.data import load_splits, shared_samples
 from fedfuse.http_service import check_key
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.archive import KnowledgeArchive
@@ -173,8 +174,8 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     """Check devices, models and data of a run without loading a model.
 
     Raises:
-        FedfuseError: for data that cannot be split, models that do not exist, a key that is not
-            set, or a run in which no model can learn.
+        FedfuseError: for data that cannot be split, models that do not exist, a file of knowledge
+            of other data, a key that is not set, or a run in which no model can learn.
     """
     for model in (config.server, config.clients):
         device = resolve_device(model.device)
@@ -189,6 +190,29 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     if config.centralized and not can_learn(config.server.model):
         raise FedfuseError("centralized: expected False with a server.model that does not learn")
     load_splits(config.data, config.seed, clients)
+    for name, model in models.items():
+        if is_knowledge_file(name):
+            _check_file(config, name, model)
+
+
+def blind_questions_of(config: RunConfig) -> list[Sample]:
+    """The blind questions that clients are asked; none with open evidence."""
+    if config.fusion.evidence != "blind":
+        return []
+    blind = load_splits(config.data, config.seed, 1).blind
+    return blind_questions(blind, derive_seed(config, "blind")).asked
+
+
+def _check_file(config: RunConfig, name: str, model: ModelConfig) -> None:
+    """Refuse a file that lacks what the run asks of its model.
+
+    The server is asked no blind questions.
+    """
+    shared = shared_samples(config.data, config.seed)
+    teacher = load_local_model("check", name, model, shared, config.data.max_length, config.seed)
+    asked = [] if name == config.server.model else blind_questions_of(config)
+    for data in (teacher.public, *teacher.texts(asked)):
+        teacher.nll(data)
 
 
 def new_aligner(
