@@ -18,6 +18,7 @@ from fedfuse.knowledge.archive import KnowledgeArchive
 from fedfuse.simulation.simulate import absolute_paths
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from strategies.fedavg_lora import FedAvgLoRA
+from strategies.fedmkt import FedMKT
 from tests.federations import FAST, about, federate, lines
 from tests.logprob_server import LogprobServer, serve
 
@@ -260,3 +261,28 @@ def test_paths_are_absolute_and_urls_are_not_paths(tmp_path: Path) -> None:
     assert config.server.model == f"knowledge:{Path('file').resolve()}"
     assert config.clients.model == "0=https://x/v1#org/m,*=builtin:gpt2"
     assert config.clients.tokenizer == f"*={tmp_path}"
+
+
+@pytest.mark.parametrize("piggyback", [False, True])
+def test_a_run_with_teachers_goes_on_to_the_same_end(
+    tiny_builtin: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piggyback: bool
+) -> None:
+    file = extracted(tmp_path / "file", TINY, server__model="builtin:server")
+    keys = {**TINY, "baselines": False, "piggyback": piggyback, "rounds": 3}
+    keys["clients__model"] = f"knowledge:{file}, builtin:llama"
+    whole = federate(tmp_path / "whole", clients=2, **keys)
+    evaluate = FedMKT.evaluate_server
+
+    def stop(self: FedMKT, server_round: int) -> Any:
+        if server_round == 2:
+            raise RuntimeError("killed")
+        return evaluate(self, server_round)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FedMKT, "evaluate_server", stop)
+        with pytest.raises(RuntimeError, match="killed"):
+            federate(tmp_path, clients=2, **keys)
+    folder = tmp_path / "quickstart"
+    federate(tmp_path, clients=2, resume=str(folder), **keys)
+    for model in ("server", "0", "1"):
+        assert scores(folder, model) == scores(whole, model)
