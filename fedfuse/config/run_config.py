@@ -214,6 +214,17 @@ def model_of_partition(models: str, partition: int) -> str:
     entries = [entry.strip() for entry in models.split(",") if entry.strip()]
     if not entries:
         raise FedfuseError(f"clients.model: expected at least one model, got {models!r}")
+    found = _of_partition(models, partition, "model")
+    if not found:
+        raise FedfuseError(
+            f"clients.model: expected a model for partition {partition} or *=MODEL, got neither"
+        )
+    return found
+
+
+def _of_partition(models: str, partition: int, what: str) -> str:
+    """An entry of a cycle or mapping; empty where a mapping has none for the partition."""
+    entries = [entry.strip() for entry in models.split(",") if entry.strip()]
     if not any("=" in entry for entry in entries):
         return entries[partition % len(entries)]
     mapping: dict[str, str] = {}
@@ -221,13 +232,10 @@ def model_of_partition(models: str, partition: int) -> str:
         key, _, value = (part.strip() for part in entry.partition("="))
         if not value or not (key == "*" or key.isdigit()):
             raise FedfuseError(
-                f"clients.model: expected PARTITION=MODEL or *=MODEL, got the entry {entry!r}"
+                f"clients.{what}: expected PARTITION={what.upper()} or *={what.upper()}, got the "
+                f"entry {entry!r}"
             )
         mapping[key] = value
-    if str(partition) not in mapping and "*" not in mapping:
-        raise FedfuseError(
-            f"clients.model: expected a model for partition {partition} or *=MODEL, got neither"
-        )
     return mapping.get(str(partition), mapping.get("*", ""))
 
 
@@ -241,9 +249,9 @@ def model_config(clients: ModelConfig, partition: int) -> ModelConfig:
     """``clients`` with the one model of a client, and its tokenizer.
 
     Raises:
-        FedfuseError: as ``model_of_partition``.
+        FedfuseError: as ``model_of_partition``; a mapping of tokenizers needs not have all.
     """
-    tokenizer = clients.tokenizer and model_of_partition(clients.tokenizer, partition)
+    tokenizer = clients.tokenizer and _of_partition(clients.tokenizer, partition, "tokenizer")
     return replace(clients, model=model_of_partition(clients.model, partition), tokenizer=tokenizer)
 
 

@@ -59,6 +59,7 @@ _LOG_SECONDS = 5.0
 # another order, in half precision.
 _SAME = 0.25
 _TOO_MANY = re.compile(r"logprobs.*(max|at most|less than|greater than|<=)", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context|too long|maximum length", re.IGNORECASE)
 _NONE = (
     "tells no log-probabilities of a prompt: expected vLLM, whose /completions knows "
     "prompt_logprobs, or a server that echoes prompts with logprobs, such as llama-cpp-python's "
@@ -267,7 +268,7 @@ class EndpointSource:
                     f"tells of fewer than {k} entries (knowledge.k): start vLLM with "
                     f"--max-logprobs {k}, or lower knowledge.k; it answered {status}: {start}"
                 )
-            if self._way is None:
+            if self._way is None and not _TOO_LONG.search(response.text):
                 raise _Unanswered(f"answered {status}: {start}")
         if "logits_all" in response.text:
             raise _Unanswered(f"answered {status}: {start}")

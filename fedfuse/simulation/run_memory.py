@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fedfuse.builtin.models import is_builtin, model_folder
 from fedfuse.config.model import ModelConfig, can_learn
-from fedfuse.config.run_config import RunConfig, model_configs, model_of_partition
+from fedfuse.config.run_config import RunConfig, model_config, model_of_partition
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.factory.data import load_splits
@@ -95,7 +95,8 @@ def client_needs(config: RunConfig, clients: int, name: str) -> ModelNeeds:
     times = 2 if config.client_distill.replay else 1
     both = [*splits.public, *private]
     phases = [(private, config.local, 1), (both, config.client_distill, times)]
-    return _needs(config, model_configs(config, clients)[name], name, phases)[0]
+    own = (model_config(config.clients, number) for number in range(clients))
+    return _needs(config, next(one for one in own if one.model == name), name, phases)[0]
 
 
 def _models(config: RunConfig, clients: int) -> list[str]:

@@ -274,3 +274,32 @@ def test_text_without_a_prompt_needs_a_service_that_knows_its_first_token(
         found.loss, extract_with_contexts(model, plain, K)[0].loss, rtol=1e-4
     )
     assert np.isnan(context).all()
+
+
+def test_a_text_that_is_too_long_is_said_in_the_words_of_the_service(
+    server: LogprobServer, data: TokenizedDataset, tmp_path: Path
+) -> None:
+    server.fail = {0: (400, "This model's maximum context length is 8 tokens")}
+    with pytest.raises(ServiceError, match=r"answered 400: .*maximum context length is 8"):
+        source(server, tmp_path / "a").knowledge(data, K)
+    assert len(server.requests) == 1
+
+
+def test_what_text_cannot_spell_is_not_asked_as_text(
+    model: Tiny, public: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat in the model's own template has tokens that no text spells; a cut prompt has text."""
+    first = public[0]
+    chat = model.encode([Sample(first.prompt, first.answer, turns=(("user", first.prompt),))])
+    room = int(chat.lengths[0]) - 2
+    cut = model.encode([first], max_length=room)
+    assert cut.rows.begin[0] > 0
+    with serve(model.model, model.tokenizer, "text") as server:
+        found, _ = source(server, tmp_path / "a").knowledge(cut, K)
+        assert first.text.endswith(server.requests[-1]["prompt"])
+        local, _ = extract_with_contexts(model, cut, K)
+        np.testing.assert_allclose(found.loss, local.loss, rtol=1e-4)
+        asking = source(server, tmp_path / "b")
+        monkeypatch.setattr(chat.tokenizer, "chat", object())
+        with pytest.raises(FedfuseError, match="echo of the text: a chat in a template"):
+            asking.knowledge(chat, K)
