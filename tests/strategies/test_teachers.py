@@ -74,7 +74,7 @@ def test_a_server_behind_a_url_teaches_as_the_same_model_here_does(
     assert not any(model == "server" for model, _ in phases)
 
 
-@pytest.mark.parametrize("strategy", ["fedmkt", "fedfuse"])
+@pytest.mark.parametrize("strategy", ["fedmkt", "fusion-x", "fedfuse"])
 def test_a_server_behind_a_url_hears_nobody_and_sends_nothing_private(
     served: LogprobServer, tmp_path: Path, strategy: str
 ) -> None:
