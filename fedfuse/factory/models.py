@@ -40,6 +40,7 @@ from fedfuse.knowledge.source import KnowledgeSource
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
 from fedfuse.models.devices import resolve_device
 from fedfuse.models.loading import load_tokenizer, quantization_options
+from fedfuse.models.trial import check_trains
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.load import load_tokenizer as named_tokenizer
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -73,7 +74,8 @@ def load_local_model(
         seed: seed of the run.
 
     Raises:
-        FedfuseError: for a model that cannot be loaded or takes less than ``max_length``.
+        FedfuseError: for a model that cannot be loaded or trained, or takes less than
+            ``max_length``.
     """
     if not can_learn(name):
         archive, source = _load_source(name, model)
@@ -93,6 +95,7 @@ def load_local_model(
     expected = f"at most {lm.max_length}, the limit of model {name!r}"
     check("data.max-length", max_length, expected, max_length <= lm.max_length)
     lm = add_lora(lm, model.lora, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
+    check_trains(lm)
     return LocalModel(
         lm,
         public=shared.public,

@@ -20,12 +20,14 @@ from jaxtyping import Float32
 from numpy import ndarray
 from peft import (
     LoraConfig,
+    PeftConfig,
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
+    load_peft_weights,
 )
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -34,28 +36,21 @@ from fedfuse.errors import FedfuseError, check
 from fedfuse.files import unwritable
 from fedfuse.models.adapter_folder import base_of, write_base
 from fedfuse.models.devices import accelerator, all_devices, resolve_device
+from fedfuse.models.linear_layers import linear_layers, target_names
 from fedfuse.models.loading import (
     check_causal,
     loading_errors,
+    longest_input,
     model_source,
+    one_way,
     quantization_options,
 )
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# For models without a largest position (ALiBi, recurrent): enough for any task here.
-UNLIMITED_LENGTH = 4096
-
-# Modules of recurrent families whose weights are read without the module: an adapter on them would
-# learn nothing, and PEFT refuses some.
-_READ_PAST = {
-    "mamba": ("out_proj", "dt_proj"),
-    "falcon_mamba": ("out_proj", "dt_proj"),
-    "mamba2": ("out_proj",),
-    "falcon_h1": ("out_proj",),
-    "nemotron_h": ("out_proj",),
-}
+# peft 0.21 asks transformers 5.23 by a name that it is about to drop.
+_RENAMED = ".*is_gradient_checkpointing.*"
 
 AdapterState = dict[str, Float32[ndarray, "..."]]
 
@@ -129,9 +124,7 @@ def load_causal_lm(
         )
     if not quantization:
         model.to(place)
-    if hasattr(model.config, "rescale_every"):
-        # RWKV divides weights when it evaluates, but not what an adapter adds to them.
-        model.config.rescale_every = 0
+    one_way(model)
     model.requires_grad_(False)
     model.eval()
     rows = model.get_input_embeddings().weight.shape[0]
@@ -140,20 +133,40 @@ def load_causal_lm(
     expected = f"no more tokens than embeddings, {rows}"
     check(f"model {name!r}", found, expected, tokenizer.vocab_size <= rows)
     check_causal(name, model)
-    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return CausalLM(model, tokenizer, name, tokenizer.vocab_size, length or UNLIMITED_LENGTH)
+    return CausalLM(model, tokenizer, name, tokenizer.vocab_size, longest_input(model))
 
 
 def _merged(name: str, base: PreTrainedModel, quantization: str) -> PreTrainedModel:
     """The base with an adapter folder's weights added to its own."""
     found = f"quantization {quantization!r}"
     check(f"adapter {name!r} as a model", found, "a base that is not quantized", not quantization)
+    folder = Path(name).expanduser()
     with loading_errors(name), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        folder = str(Path(name).expanduser())
-        adapted: Any = PeftModel.from_pretrained(base, folder, local_files_only=True)
+        warnings.filterwarnings("ignore", message=_RENAMED)
+        adapted: Any = get_peft_model(base, PeftConfig.from_pretrained(str(folder)))
+        own, state = _adapter_tensors(adapted), load_peft_weights(str(folder), "cpu")
+        if own.keys() == state.keys():
+            with torch.no_grad():
+                for weight, value in state.items():
+                    own[weight].copy_(value)
+        else:  # PEFT renames what was made with transformers 4, and for some families what was not
+            base = adapted.unload()
+            adapted = PeftModel.from_pretrained(base, str(folder), local_files_only=True)
+        _untie(adapted)
         merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
+
+
+def _untie(model: PeftModel) -> None:
+    """Give adapted layers that share a weight one each: their adapters differ."""
+    seen = set[int]()
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            base: Any = layer.get_base_layer()
+            if id(base.weight) in seen:
+                base.weight = torch.nn.Parameter(base.weight.detach().clone())
+            seen.add(id(base.weight))
 
 
 def add_lora(
@@ -168,9 +181,10 @@ def add_lora(
         seed: seed of the adapter's initial values; torch's global generator is left as it was.
 
     Raises:
-        FedfuseError: for targets that the model does not have.
+        FedfuseError: for targets that the model does not have, and for checkpointing where its
+            family has none.
     """
-    linear = _linear_modules(lm.model)
+    linear = linear_layers(lm.model)
     available = sorted({path.rsplit(".", 1)[-1] for path in linear})
     if not available:
         raise FedfuseError(f"model {lm.name!r}: expected linear layers for an adapter, got none")
@@ -183,27 +197,35 @@ def add_lora(
         )
     base = lm.model
     if gradient_checkpointing:
-        # transformers 5.23 renamed it, and warns at the old name.
-        renamed = hasattr(base, "activation_checkpointing_enable")
-        name = "activation_checkpointing_enable" if renamed else "gradient_checkpointing_enable"
-        getattr(base, name)({"use_reentrant": False})
-        # A key-value cache would keep what checkpointing is there to forget.
-        base.config.use_cache = False
+        kind = type(base).__name__
+        check(
+            f"gradient-checkpointing of {lm.name!r}",
+            f"{kind}, which does not support it",
+            "a model whose layers can be recomputed, or false",
+            base.supports_gradient_checkpointing,
+        )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # any number works
         lora_dropout=adapter.dropout,
-        target_modules=_targets(lm.model, linear) if ALL_LINEAR in names else names,
+        target_modules=target_names(lm.model, linear) if ALL_LINEAR in names else names,
         # GPT-2 stores its weights [in, out].
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
     )
     forked = torch.random.fork_rng(all_devices(), device_type=accelerator() or "cuda")
     with forked, warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 by a name that it is about to drop.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        warnings.filterwarnings("ignore", message=_RENAMED)
         torch.manual_seed(seed)
-        model = get_peft_model(lm.model, config)
+        model = get_peft_model(base, config)
+    if gradient_checkpointing:
+        # Now, as PEFT would ask for a gradient of the embeddings, which only the reentrant form
+        # needs. transformers 5.23 renamed it, and warns at the old name.
+        renamed = hasattr(base, "activation_checkpointing_enable")
+        name = "activation_checkpointing_enable" if renamed else "gradient_checkpointing_enable"
+        getattr(base, name)({"use_reentrant": False})
+        # A key-value cache would keep what checkpointing is there to forget.
+        base.config.use_cache = False
     model.eval()
     return replace(lm, model=model)
 
@@ -271,40 +293,6 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 def _no_model_card(output_dir: str) -> None:
     """In place of PEFT's."""
-
-
-def _linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Linear modules by path that an adapter can serve.
-
-    Without the output head, whose weight the distillation loss reads; without what is linear by
-    name but does more, as routers of experts do; and without what a recurrent layer reads the
-    weight of, past the module.
-    """
-    base: Any = model  # partly untyped
-    head = base.get_output_embeddings()
-    read_past = _READ_PAST.get(getattr(base.config, "model_type", ""), ())
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and module is not head
-        and _is_linear(module)
-        and not path.endswith(read_past)
-    }
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """Whether it computes what a linear layer does; quantized ones have a way of their own."""
-    forward = type(module).forward
-    plain = forward in (nn.Linear.forward, Conv1D.forward)
-    return plain or type(module).__module__.startswith("bitsandbytes")
-
-
-def _targets(model: PreTrainedModel, linear: dict[str, nn.Module]) -> list[str]:
-    """Names for PEFT that stand for these modules and no others."""
-    names = {path.rsplit(".", 1)[-1] for path in linear}
-    same = {path for path, _ in model.named_modules() if path.rsplit(".", 1)[-1] in names}
-    return sorted(names if same == set(linear) else linear)
 
 
 def _adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -4,7 +4,8 @@ A training step runs on PyTorch's fake tensors, which have shape and dtype and n
 storage that its operators make is counted until it is let go. So the answer is right for any
 architecture, with gradient checkpointing too, and takes a second where the model takes gigabytes.
 
-The fused loss keeps little: the hidden states, and one chunk of logits with its gradient.
+The fused loss keeps little: the hidden states, and one chunk of logits with its gradient. Where the
+output head cannot be told apart, the logits of all label rows are formed instead, and counted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +27,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import DTYPES, CausalLM, add_lora
-from fedfuse.models.head import CHUNK_BYTES, hidden_states
+from fedfuse.models.head import (
+    CHUNK_BYTES,
+    Head,
+    base_of,
+    declared_head,
+    hidden_states,
+    without_cache,
+)
 from fedfuse.models.loading import loading_errors, model_source
 
 BYTES_PER_WEIGHT = {"4bit": 0.5, "8bit": 1.0}
@@ -102,16 +111,21 @@ def dry_run(
     try:
         with FakeTensorMode():
             adapted._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))
-            step = _peak(adapted, samples, length, train=True)
-            scoring = _peak(adapted, scored, length, train=False)
+            head = _head(adapted)
+            apart = head is not None
+            peak = partial(_peak, adapted, length=length, vocab_size=vocab_size, apart=apart)
+            step, scoring = peak(samples, train=True), peak(scored, train=False)
     except Exception as error:  # whatever a model's own code raises
         raise NeedsUnknown(
             f"model {name!r}: its memory cannot be computed from its config ({error})"
         ) from error
-    step, scoring = (
-        peak + 2 * min(together * length * vocab_size * 4, CHUNK_BYTES["cpu"])
-        for peak, together in ((step, samples), (scoring, scored))
-    )
+    if head:
+        # Logits and their gradient; and the derivative by what is under a cap.
+        chunks = 2 if head.softcap is None else 3
+        step, scoring = (
+            peak + chunks * min(together * length * vocab_size * 4, CHUNK_BYTES["cpu"])
+            for peak, together in ((step, samples), (scoring, scored))
+        )
     return ModelNeeds(
         base=int(base * size),
         mapped=not quantization and stored == DTYPES[dtype],
@@ -121,18 +135,88 @@ def dry_run(
     )
 
 
-def _peak(model: Any, samples: int, length: int, *, train: bool) -> int:
-    """Peak bytes of a forward pass and, to train, a backward pass."""
+def _head(model: Any) -> Head | None:
+    """The output head that ``find_head`` will find, as far as it shows without numbers.
+
+    It is given hidden states as the backbone made them, and what it returns are the logits, or a
+    scale or a cap is declared for them.
+    """
+    head, base = declared_head(model), base_of(model)
+    if isinstance(head, str):
+        return None
+    untyped: Any = base
+    seen: dict[str, Tensor] = {}
+    made: list[Tensor] = []  # by layers of the backbone
+
+    def see_layer(_module: Any, _given: Any, output: Any) -> None:
+        first = output if isinstance(output, Tensor) else next(iter(tree_leaves(output)), None)
+        if isinstance(first, Tensor):
+            made.append(first)
+
+    def see_head(_module: Any, given: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.update(given=given[0], output=output)
+
+    hooks = [layer.register_forward_hook(see_layer) for layer in untyped.base_model.modules()]
+    hooks.append(untyped.get_output_embeddings().register_forward_hook(see_head))
+    try:
+        with torch.no_grad(), _Counting(()):  # which knows how experts run
+            logits = untyped(input_ids=torch.zeros(1, 2).long(), **without_cache(base)).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    declared = head.scale != 1 or head.softcap is not None or logits.dtype != seen["output"].dtype
+    as_they_are = any(_same(states, seen["given"]) for states in made)
+    return head if as_they_are and (declared or _same(seen["output"], logits)) else None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are one, or a view of all positions."""
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
+
+
+def _peak(
+    model: Any, samples: int, length: int, vocab_size: int, *, apart: bool, train: bool
+) -> int:
+    """Peak bytes of a forward pass and, to train, a backward pass.
+
+    Args:
+        model: with fake tensors.
+        samples: samples in the pass.
+        length: tokens of each.
+        vocab_size: logits of a label row.
+        apart: whether hidden states are all that the model makes.
+        train: whether there is a backward pass.
+    """
     model.train(train)
     known = [*model.parameters(), *model.buffers()]
     with torch.set_grad_enabled(train), _Counting(known) as counting:
-        hidden = hidden_states(model, torch.zeros(samples, length, dtype=torch.long))
+        input_ids = torch.zeros(samples, length, dtype=torch.long)
+        result = hidden_states(model, input_ids) if apart else _nats(model, input_ids, vocab_size)
         if train:
-            hidden.backward(torch.ones_like(hidden))  # type: ignore[no-untyped-call]
+            result.backward(torch.ones_like(result))  # type: ignore[no-untyped-call]
     # The adapter's gradients are part of the peak, and of nothing that comes after.
     model.zero_grad(set_to_none=True)
     peak: int = counting.peak
     return peak
+
+
+def _nats(model: Any, input_ids: Tensor, vocab_size: int) -> Tensor:
+    """What a loss does with logits: those of label rows, here all, and again without a few."""
+    logits: Tensor = model(input_ids=input_ids, **without_cache(base_of(model))).logits
+    place = torch.zeros(1, dtype=torch.long)
+    position = torch.arange(input_ids.shape[1])
+    rows = logits[torch.arange(len(input_ids))[:, None], position, :vocab_size].float()
+    flat = rows.reshape(-1)
+    others = flat.scatter(0, place, -torch.inf).view(rows.shape)
+    label = rows.gather(-1, torch.zeros_like(rows[..., :1], dtype=torch.long))
+    return others.logsumexp(-1) - label[..., 0] + flat[place]
+
+
+def _grouped_mm(func: Any, left: Tensor, right: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Its result in any dtype; torch knows the shape of bfloat16's only, though it computes all."""
+    half = torch.bfloat16
+    result: Tensor = func(left.to(half), right.to(half), *args, **kwargs)
+    return result.to(left.dtype)
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -151,7 +235,10 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default:  # of experts
+            result = _grouped_mm(func, *args, **(kwargs or {}))
+        else:
+            result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())

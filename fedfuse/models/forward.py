@@ -11,7 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedfuse.models.causal_lm import CausalLM
-from fedfuse.models.head import Head, accepts, base_of, find_head, hidden_states, rows_per_chunk
+from fedfuse.models.head import (
+    Head,
+    accepts,
+    base_of,
+    find_head,
+    hidden_states,
+    rows_per_chunk,
+    without_cache,
+)
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 
 # Tokens in one forward pass of a model that is only scored, padding included. More of them leave
@@ -69,9 +77,10 @@ def label_row_logits(lm: CausalLM, batch: Batch) -> Float[Tensor, "rows vocab"]:
     Returns:
         ``[R, vocab_size]`` in the model's dtype, or that of ``lm.autocast``.
     """
-    inputs = {"input_ids": batch.input_ids}
+    base = base_of(lm.model)
+    inputs = {"input_ids": batch.input_ids, **without_cache(base)}
     first = 0
-    if len(batch.row) and accepts(base_of(lm.model), "logits_to_keep"):
+    if len(batch.row) and accepts(base, "logits_to_keep"):
         first, last = int(batch.row.min()), int(batch.row.max())
         inputs["logits_to_keep"] = torch.arange(first, last + 1, device=batch.row.device)
     with mixed_precision(lm, batch):

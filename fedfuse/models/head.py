@@ -94,15 +94,18 @@ def accepts(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """Arguments of a forward pass without a cache of keys and values, which is for generation."""
+    return {"use_cache": False} if accepts(model, "use_cache") else {}
+
+
 def hidden_states(
     model: nn.Module, input_ids: Int64[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length width"]:
     """Inputs of the head of a causal LM, for models with ``find_head``."""
     backbone: Any = base_of(model)
     backbone = backbone.base_model
-    # Keys and values are for generation.
-    options = {"use_cache": False} if accepts(backbone, "use_cache") else {}
-    states: Tensor = backbone(input_ids=input_ids, **options).last_hidden_state
+    states: Tensor = backbone(input_ids=input_ids, **without_cache(backbone)).last_hidden_state
     return states
 
 
@@ -114,7 +117,7 @@ def find_head(model: nn.Module, input_ids: Int64[Tensor, "batch length"]) -> Hea
         input_ids: any input of it, to try the head on when a model is seen for the first time.
     """
     base = base_of(model)
-    declared = _declared(model, base)
+    declared = declared_head(model)
     if isinstance(declared, str):
         _warn_once(type(base).__name__, declared)
         return None
@@ -126,8 +129,9 @@ def find_head(model: nn.Module, input_ids: Int64[Tensor, "batch length"]) -> Hea
     return declared
 
 
-def _declared(model: nn.Module, base: nn.Module) -> Head | str:
-    """The head as module and config describe it, or why there is none."""
+def declared_head(model: nn.Module) -> Head | str:
+    """The head as module and config describe it, or why there is none; see ``find_head``."""
+    base = base_of(model)
     if not isinstance(base, PreTrainedModel) or base.base_model is base:
         return "it is no causal LM of transformers"
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
@@ -149,7 +153,7 @@ def _check(base: nn.Module, head: Head, input_ids: Int64[Tensor, "batch length"]
     """Compare the head's logits with the model's own; what is wrong, or nothing."""
     try:
         with _without_dropout(base):
-            right = base(input_ids=input_ids).logits
+            right = base(input_ids=input_ids, **without_cache(base)).logits
             states = hidden_states(base, input_ids)
     except (AttributeError, TypeError) as error:
         return f"its hidden states cannot be asked for: {error}"

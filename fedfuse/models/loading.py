@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 
 from fedfuse.data.hub import library_errors, looks_like_path
 from fedfuse.errors import FedfuseError
 from fedfuse.models.adapter_folder import base_of
+from fedfuse.models.head import without_cache
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 QUANTIZATIONS = ("", "4bit", "8bit")
+# For models without a largest position (ALiBi, recurrent): enough for any task here.
+UNLIMITED_LENGTH = 4096
+# What families call the largest number of positions.
+_LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 
 
 def model_source(name: str) -> tuple[str, dict[str, Any]]:
@@ -99,13 +105,15 @@ def load_tokenizer(name: str) -> TextTokenizer:
 
 
 def check_causal(name: str, model: PreTrainedModel) -> None:
-    """Refuse a model that sees what it is to predict, or whose numbers are not finite.
+    """Refuse a model that sees what it is to predict, or padding, or has numbers not finite.
 
-    The former is a masked language model, the latter one that is too large for float16.
+    The first is a masked language model, the last one that is too large for float16. What follows a
+    sample in a batch, on the right and without a mask, must not change it.
     """
     ids = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6, 7]], device=model.device)
-    with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad(), loading_errors(name):
+        logits = model(**inputs, **without_cache(model)).logits.float()
     if not torch.isfinite(logits).all():
         raise FedfuseError(
             f"model {name!r}: expected finite logits, got others in {str(model.dtype)[6:]}; "
@@ -116,6 +124,40 @@ def check_causal(name: str, model: PreTrainedModel) -> None:
     if (first[0] - first[1]).abs().max() > 0.05 * first.std():
         found = f"a {type(model).__name__} that sees later tokens"
         raise FedfuseError(f"model {name!r}: expected a causal model, got {found}")
+    alone = torch.tensor([[1, 2, 3, 4, 5]], device=model.device)
+    with torch.no_grad(), loading_errors(name):
+        right = model(input_ids=alone, **without_cache(model)).logits[0].float()
+        padded = nn.functional.pad(alone, (0, 3))
+        logits = model(input_ids=padded, **without_cache(model)).logits[0, :5].float()
+    if (logits - right).abs().max() > 0.05 * right.std():
+        found = f"a {type(model).__name__} whose logits change with padding on the right"
+        raise FedfuseError(f"model {name!r}: expected a causal model, got {found}")
+
+
+def one_way(model: PreTrainedModel) -> None:
+    """Let a model compute in training what it computes when it is scored, adapter included."""
+    settings = {
+        "rescale_every": 0,  # RWKV divides weights when it is scored, not what an adapter adds
+        "altup_coef_clip": None,  # Gemma 3n, when it trains, reads weights past their adapter
+    }
+    config = model.config.get_text_config()
+    for name, value in settings.items():
+        if hasattr(config, name):
+            vars(config)[name] = value  # past the check of its type: the family's code takes None
+
+
+def longest_input(model: PreTrainedModel) -> int:
+    """Most tokens that a model takes, by its config and by its tables of learned positions."""
+    config = model.config.get_text_config()
+    known = [getattr(config, name, None) for name in _LENGTHS]
+    lengths = [length for length in known if isinstance(length, int) and length > 0]
+    for path, module in model.named_modules():
+        text = not any(other in path for other in ("vision", "image", "audio"))
+        if isinstance(module, nn.Embedding) and text and "position" in path.rsplit(".", 1)[-1]:
+            # RoBERTa's kind counts positions from the padding's number on; BART's has an offset.
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            lengths.append(module.num_embeddings - max(first, getattr(module, "offset", 0)))
+    return min(lengths, default=UNLIMITED_LENGTH)
 
 
 def loading_errors(name: str, kind: str = "causal") -> AbstractContextManager[None]:

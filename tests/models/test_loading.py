@@ -16,10 +16,9 @@ from transformers import AutoConfig, BertConfig, BertLMHeadModel
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import (
-    UNLIMITED_LENGTH,
     load_causal_lm,
 )
-from fedfuse.models.loading import load_tokenizer
+from fedfuse.models.loading import UNLIMITED_LENGTH, load_tokenizer
 from tests.models.folders import TEXTS, edit, logits
 
 MATERIAL = Path(__file__).parents[3] / "shared" / "material"
