@@ -1,0 +1,272 @@
+"""Which families can take part: ``python -m experiments.families.run``.
+
+Every family of causal language models of the installed transformers, tiny and random, goes through
+all checks of ``checks.py``, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from transformers import AutoTokenizer
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+from experiments import harness
+from experiments.families import checks
+from experiments.families.configs import FAMILIES, tiny_model
+from fedfuse.builtin.text_world import World, pretraining_text
+from fedfuse.builtin.tokenizers import train_tokenizer
+from fedfuse.config.data import DataConfig
+from fedfuse.data.sample import Sample
+from fedfuse.errors import FedfuseError
+from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
+from fedfuse.tokenizers.dataset import TokenizedDataset
+
+SECONDS = 300  # for one family
+# Rows of a head that no token has, as in many published models.
+PADDING_ROWS = 64
+# Tokenizers, by the class that transformers has for the family.
+TOKENIZERS = {
+    "bert_uncased": (
+        "BertTokenizer",
+        "RoFormerTokenizer",
+        "RoCBertTokenizer",
+        "ProphetNetTokenizer",
+    ),
+    "gpt2": ("GPT2Tokenizer", "RobertaTokenizer", "WhisperTokenizer", "BlenderbotTokenizer"),
+    "gpt_neox_pythia": ("GPTNeoXTokenizer",),
+    "mistral_v3": ("TokenizersBackend",),
+    "qwen": ("Qwen2Tokenizer", "Qwen3_5Tokenizer"),
+}
+OTHER = "llama2"
+SERVER = "gpt2"
+# The same without material: built-in kinds.
+KINDS = {"bert_uncased": "wordpiece", "gpt2": "byte-level-bpe", "gpt_neox_pythia": "byte-level-bpe"}
+KIND, VOCABULARY = "unigram", 420
+# After an adapter is in its place, each on its own: an option that is refused leaves the others.
+CHECKS: Mapping[str, Callable[[checks.Subject], dict[str, Any]]] = {
+    "head": checks.head,
+    "padding": checks.padding,
+    "loss and gradient": checks.loss,
+    "extraction": checks.extraction,
+    "longest input": checks.longest,
+    "memory plan": checks.memory,
+    "gradient-checkpointing": checks.checkpointing,
+    "autocast bfloat16": checks.autocast,
+    "weights in bfloat16": checks.half,
+}
+PASSES, PARTLY, REFUSED, FAILS, UNTRIED = (
+    "passes",
+    "passes in part",
+    "refused",
+    "fails",
+    "not built",
+)
+STATUSES = (PASSES, PARTLY, REFUSED, FAILS, UNTRIED)
+
+
+@lru_cache(maxsize=1)
+def samples() -> tuple[list[Sample], list[Sample]]:
+    """Public and private samples of the built-in world."""
+    data = DataConfig(private=8, public=6, holdout=0, test=1, questions=0, blind=0)
+    splits = World(seed=0, domains=2).splits(data, 1)
+    return splits.public, splits.private[0]
+
+
+@lru_cache(maxsize=8)
+def tokenizer(name: str, material: Path | None) -> Any:
+    """A tokenizer of a family's kind: a real one from the material, or a built-in one."""
+    if material:
+        return AutoTokenizer.from_pretrained(material / "tokenizers" / name, local_files_only=True)
+    texts = [sample.text for sample in pretraining_text(250, seed=0)]
+    return train_tokenizer(KINDS.get(name, KIND), VOCABULARY, texts)
+
+
+def tokenizer_of(family: str) -> tuple[str, bool]:
+    """Name of the tokenizer that a family is tried with, and whether its own has a fast form."""
+    kind = TOKENIZER_MAPPING_NAMES.get(family)
+    name = next((name for name, kinds in TOKENIZERS.items() if kind in kinds), OTHER)
+    found = getattr(transformers, str(kind), None)
+    # Families without a class of their own have a tokenizer.json alone.
+    return name, found is None or issubclass(found, transformers.PreTrainedTokenizerFast)
+
+
+def save(family: str, name: str, folder: Path, material: Path | None) -> Any:
+    """Save a family's tiny model with its tokenizer; returns the model."""
+    words = tokenizer(name, material)
+    model = tiny_model(family, len(words) + PADDING_ROWS)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return model
+
+
+def server(folder: Path, material: Path | None) -> CausalLM:
+    """The other side of a federation."""
+    save("llama", SERVER, folder, material)
+    return add_lora(load_causal_lm(str(folder), device="cpu"), checks.LORA)
+
+
+def try_family(family: str, material: Path | None, folder: Path) -> dict[str, Any]:
+    """All checks of a family: status, reason and what was measured."""
+    name, is_fast = tokenizer_of(family)
+    row: dict[str, Any] = {"family": family, "tokenizer": name, "fast": is_fast}
+    try:
+        model = save(family, name, folder, material)
+    except Exception as error:  # a configuration that is not tiny, or that cannot be made here
+        return row | {"status": UNTRIED, "reason": reason_of(error)}
+    public, private = samples()
+    try:
+        base = load_causal_lm(str(folder), device="cpu")
+        data = TokenizedDataset(base.tokenizer, public, checks.MAX_LENGTH)
+        row |= checks.loaded(base, model, data)
+        lm, found = checks.adapted(base)
+        row |= found
+    except FedfuseError as error:
+        return row | {"status": REFUSED, "reason": reason_of(error, folder)}
+    except Exception as error:
+        return row | {"status": FAILS, "reason": f"loading: {reason_of(error, folder)}"}
+    teacher = checks.draw_teacher(len(data.rows.token), lm.vocab_size)
+    subject = checks.Subject(folder, lm, data, teacher)
+    refused, wrong = [], []
+    last = {
+        "saving": lambda subject: checks.saving(subject, folder / "adapter"),
+        "federation": lambda subject: checks.federation(
+            subject, server(folder / "server", material), private
+        ),
+    }
+    for check, run in (CHECKS | last).items():
+        try:
+            row |= run(subject)
+        except FedfuseError as error:
+            refused.append(f"{check}: {reason_of(error, folder)}")
+        except Exception as error:
+            wrong.append(f"{check}: {reason_of(error, folder)}")
+    status = FAILS if wrong else PARTLY if refused else PASSES
+    return row | {"status": status, "reason": "; ".join(wrong + refused)}
+
+
+def reason_of(error: Exception, folder: Path = Path()) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split()).replace(str(folder), "NAME")[:240]
+    plain = isinstance(error, FedfuseError | checks.Wrong | ValueError)
+    return text if plain else f"{type(error).__name__}: {text}"
+
+
+def measure(family: str, material: Path | None) -> list[dict[str, Any]]:
+    """A family's row; its process is stopped after some minutes, whatever it does."""
+    tokenizer(tokenizer_of(family)[0], material), tokenizer(SERVER, material), samples()
+    context = multiprocessing.get_context("fork")  # which has all that is imported
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(theirs, family, material))
+    child.start()
+    theirs.close()
+    row: dict[str, Any] = {"family": family, "fast": tokenizer_of(family)[1], "status": FAILS}
+    if not ours.poll(SECONDS):
+        child.kill()
+        row |= {"reason": f"not finished after {SECONDS} seconds"}
+    else:
+        try:
+            row = ours.recv()
+        except EOFError:
+            row |= {"reason": "its process ended"}
+    child.join()
+    return [row]
+
+
+def _child(answer: Connection, family: str, material: Path | None) -> None:
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory(prefix="family-") as folder:
+        answer.send(try_family(family, material, Path(folder)))
+
+
+def summarize(rows: Sequence[harness.Row]) -> dict[str, Any]:
+    """Counts by status, and the share of families with a fast tokenizer that pass everything."""
+    by_status = Counter(row["status"] for row in rows)
+    passing = sum(row["status"] == PASSES for row in fast(rows))
+    return {
+        "transformers": transformers.__version__,
+        "families": len(rows),
+        **{status: by_status[status] for status in STATUSES},
+        "fast_tokenizer": len(fast(rows)),
+        "fast_tokenizer_passes": round(passing / max(1, len(fast(rows))), 4),
+    }
+
+
+def shown(row: harness.Row) -> dict[str, Any]:
+    """What the document shows of a row."""
+    plan = row.get("plan")
+    return {
+        "family": row["family"],
+        "status": row["status"] if row["status"] != FAILS else f"**{FAILS}**",
+        "fast": "yes" if row["fast"] else "no",
+        "cover": f"{row['cover']:.0%}" if "cover" in row else "",
+        "unused": f"{row['unused']} of {row['layers']}" if row.get("unused") else "",
+        "head": {True: "apart", False: "whole"}.get(row.get("head"), ""),  # type: ignore[arg-type]
+        "plan": f"{plan:.2f}" if plan else "unknown" if "why" in row else "",
+        "reason": row["reason"].replace("|", "/"),
+    }
+
+
+COLUMNS = {
+    "family": "{family}",
+    "status": "{status}",
+    "fast tokenizer": "{fast}",
+    "adapter covers": "{cover}",
+    "layers without use": "{unused}",
+    "head": "{head}",
+    "memory plan": "{plan}",
+    "reason": "{reason}",
+}
+
+
+def table(rows: Sequence[harness.Row]) -> str:
+    """All families."""
+    return harness.formatted(COLUMNS, map(shown, rows), text_columns=len(COLUMNS))
+
+
+def counts(rows: Sequence[harness.Row]) -> str:
+    """How many families have which status, and of those whose tokenizer has a fast form."""
+    found = [
+        [name, *(str(sum(row["status"] == name for row in some)) for some in (rows, fast(rows)))]
+        for name in STATUSES
+    ]
+    found.append(["all", str(len(rows)), str(len(fast(rows)))])
+    return harness.markdown(["status", "families", "with a fast tokenizer"], found)
+
+
+def fast(rows: Sequence[harness.Row]) -> list[harness.Row]:
+    """Families whose tokenizer has a fast form."""
+    return [row for row in rows if row["fast"]]
+
+
+TABLES = {"families": table, "family-counts": counts}
+
+
+@harness.experiment("results.json", "models.md", TABLES, shown="cells")
+def main(
+    material: Annotated[
+        Path | None, typer.Option(help="Folder with real tokenizers; built-in ones if none.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Families, joined by commas; all if none.")] = "",
+    parallel: harness.Parallel = 1,
+) -> harness.Study:
+    """Try every family; write results.json beside this file, and the tables."""
+    chosen = only.split(",") if only else FAMILIES
+    return harness.Study(
+        cells={(family,): partial(measure, family, material) for family in chosen},
+        folder="families-real" if material else "families",
+        summarize=summarize,
+        parallel=parallel,
+    )
