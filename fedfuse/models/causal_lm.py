@@ -219,11 +219,13 @@ def add_lora(
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
     if gradient_checkpointing:
-        # Now, as PEFT would ask for a gradient of the embeddings, which only the reentrant form
-        # needs. transformers 5.23 renamed it, and warns at the old name.
+        # transformers 5.23 renamed it, and warns at the old name.
         renamed = hasattr(base, "activation_checkpointing_enable")
         name = "activation_checkpointing_enable" if renamed else "gradient_checkpointing_enable"
         getattr(base, name)({"use_reentrant": False})
+        # A gradient of the embeddings is for the reentrant form; some families write into them.
+        # PEFT would ask for it too, had it found checkpointing switched on.
+        base.disable_input_require_grads()
         # A key-value cache would keep what checkpointing is there to forget.
         base.config.use_cache = False
     model.eval()

@@ -188,9 +188,9 @@ def _peak(
         train: whether there is a backward pass.
     """
     model.train(train)
+    input_ids = torch.zeros(samples, length, dtype=torch.long)
     known = [*model.parameters(), *model.buffers()]
     with torch.set_grad_enabled(train), _Counting(known) as counting:
-        input_ids = torch.zeros(samples, length, dtype=torch.long)
         result = hidden_states(model, input_ids) if apart else _nats(model, input_ids, vocab_size)
         if train:
             result.backward(torch.ones_like(result))  # type: ignore[no-untyped-call]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from functools import cache
 from typing import Any
 
@@ -17,9 +20,9 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Linear layers by path that an adapter can serve.
 
     Without the output head, whose weight the distillation loss reads; without what is linear by
-    name but does more, as routers of experts do; without what a recurrent layer reads the weight
-    of, past the module, as an adapter on it would learn nothing; and without names that mean
-    experts to PEFT.
+    name but does more, as routers of experts do; without what another layer reads the weight of,
+    past the module, as an adapter on it would learn nothing; and without names that mean experts
+    to PEFT.
     """
     base: Any = model  # partly untyped
     head = base.get_output_embeddings()
@@ -63,10 +66,22 @@ def _computes_linear(kind: Any) -> bool:
         return False
 
 
-def _read_past(parent: nn.Module) -> tuple[str, ...]:
-    """Names of layers whose weights a state-space layer reads itself, on a GPU or everywhere."""
-    state_space = hasattr(parent, "A_log") and hasattr(parent, "D")
-    return ("out_proj", "dt_proj") if state_space else ()
+def _read_past(parent: nn.Module) -> set[str]:
+    """Names of layers whose weights a layer reads itself, on a GPU or everywhere."""
+    names = set(_only_read(type(parent).__module__))
+    if hasattr(parent, "A_log") and hasattr(parent, "D"):  # a state-space layer, with a kernel
+        names |= {"out_proj", "dt_proj"}
+    return names
+
+
+@cache
+def _only_read(module: str) -> frozenset[str]:
+    """Names of layers that a family's code reads the weights of, and never calls."""
+    if not module.startswith("transformers."):
+        return frozenset()
+    code = inspect.getsource(sys.modules[module])
+    read, called = (re.findall(rf"self\.(\w+){how}", code) for how in (r"\.weight\b", r"\("))
+    return frozenset(read) - frozenset(called)
 
 
 def _means_experts(model: PreTrainedModel, name: str) -> bool:

@@ -129,7 +129,11 @@ def check_causal(name: str, model: PreTrainedModel) -> None:
         right = model(input_ids=alone, **without_cache(model)).logits[0].float()
         padded = nn.functional.pad(alone, (0, 3))
         logits = model(input_ids=padded, **without_cache(model)).logits[0, :5].float()
-    if (logits - right).abs().max() > 0.05 * right.std():
+    # In half precision inputs of another length are rounded differently, which may send a token to
+    # other experts: most positions must differ, and by much.
+    off = (logits - right).abs().amax(1) / right.std()  # [5]
+    exact = model.dtype == torch.float32
+    if off.max() > 0.05 if exact else off.median() > 1:
         found = f"a {type(model).__name__} whose logits change with padding on the right"
         raise FedfuseError(f"model {name!r}: expected a causal model, got {found}")
 

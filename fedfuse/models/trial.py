@@ -40,9 +40,8 @@ def check_trains(lm: CausalLM) -> None:
     except Exception as error:  # whatever a family's own code raises
         reason = " ".join(str(error).split())[:300]
         kind = lm.model.get_base_model().config.model_type
-        setting = f"weights in {str(next(lm.model.parameters()).dtype)[6:]}"
-        if lm.autocast != "none":
-            setting = f"autocast {lm.autocast}"
+        weights = str(next(lm.model.parameters()).dtype)[6:]
+        setting = f"weights in {weights}, autocast {lm.autocast}"
         raise FedfuseError(
             f"model {lm.name!r} of family {kind}: expected a step of training with {setting}, got "
             f"{type(error).__name__}: {reason}"

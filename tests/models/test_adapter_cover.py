@@ -10,10 +10,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from experiments.families.configs import tiny_model
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.model import AdapterConfig
+from fedfuse.errors import FedfuseError
 from fedfuse.models.adapter_cover import AdapterCover, adapter_cover
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
+from fedfuse.models.linear_layers import linear_layers
 from tests.models.folders import TEXTS
 
 COMMON: dict[str, Any] = {
@@ -50,6 +53,14 @@ def made(family: str) -> CausalLM:
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).eval()
+    model.requires_grad_(False)
+    tokenizer: Any = None
+    return CausalLM(model, tokenizer, family, 64, 64)
+
+
+def tiny(family: str) -> CausalLM:
+    """As ``made``, of any family."""
+    model = tiny_model(family, 64)
     model.requires_grad_(False)
     tokenizer: Any = None
     return CausalLM(model, tokenizer, family, 64, 64)
@@ -109,3 +120,36 @@ def test_rwkv_is_scored_as_it_was_trained(tmp_path: Path) -> None:
     with torch.no_grad():
         scored, trained = lm.model.eval()(ids).logits, lm.model.train()(ids).logits
     torch.testing.assert_close(scored, trained)
+
+
+def test_a_linear_layer_of_its_own_class_is_one() -> None:
+    """Falcon's writes ``x W^T`` itself, where a router that is called linear does more."""
+    falcon = adapter_cover(add_lora(tiny("falcon"), AdapterConfig(rank=2)).model)
+    assert set(falcon.modules) == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+
+
+def test_names_that_mean_experts_to_peft() -> None:
+    """It would put an adapter on every expert, and none on the dense layers of that name."""
+    lm = add_lora(tiny("deepseek_v3"), AdapterConfig(rank=2))
+    found = adapter_cover(lm.model)
+    assert not {"gate_proj", "up_proj", "down_proj", "experts"} & set(found.modules)
+    assert {"q_a_proj", "o_proj"} <= set(found.modules)
+    assert "experts.gate_up_proj" in found.left_out
+    for dropout in (0.0, 0.1):
+        targets = AdapterConfig(rank=2, dropout=dropout, targets="gate_proj")
+        with pytest.raises(FedfuseError, match=r"LoRA targets .* got 'gate_proj'"):
+            add_lora(tiny("deepseek_v3"), targets)
+
+
+@pytest.mark.parametrize("family", ["jamba", "bamba", "zamba2"])
+def test_what_state_space_layers_read_past_the_module(family: str) -> None:
+    lm = add_lora(tiny(family), AdapterConfig(rank=2))
+    adapted = [path for path, _ in lm.model.named_parameters() if "lora_A" in path]
+    assert not [path for path in adapted if "mamba.out_proj" in path or "mamba.dt_proj" in path]
+    assert [path for path in adapted if "mamba.in_proj" in path]
+
+
+def test_a_router_that_reads_the_weight_of_a_linear_layer() -> None:
+    linear = linear_layers(tiny("longcat_flash").model)
+    assert linear
+    assert not [path for path in linear if path.endswith("classifier")]

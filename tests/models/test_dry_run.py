@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from experiments.families.configs import tiny_model
 from fedfuse.builtin.architectures import tiny_causal_lm
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.model import AdapterConfig
@@ -68,8 +69,9 @@ def real_peak(folder: Path, checkpointing: bool) -> int:
 def test_a_step_takes_what_the_dry_run_says(folder: Path, checkpointing: bool) -> None:
     head = 2 * SAMPLES * LENGTH * VOCAB * 4
     step = needs(folder, gradient_checkpointing=checkpointing).step - head
-    # Operators take some memory inside, for less than a moment.
-    assert step == pytest.approx(real_peak(folder, checkpointing), rel=0.1)
+    # Operators take some memory inside, for less than a moment. OPT's plan has the largest surplus,
+    # 8.5 %, which is 10.2 % of a step with checkpointing.
+    assert step == pytest.approx(real_peak(folder, checkpointing), rel=0.11)
 
 
 def test_weights_are_those_of_the_model(folder: Path) -> None:
@@ -107,3 +109,26 @@ def test_scoring_takes_less_than_training(folder: Path) -> None:
     # Without gradients only a layer's activations are there at a time.
     assert 0 < found.scoring < found.step / 2
     assert needs(folder, samples=1, scored=400).scoring == found.scoring
+
+
+def saved(family: str, folder: Path) -> Path:
+    tiny_model(family, VOCAB).save_pretrained(folder)
+    train_tokenizer("byte-level-bpe", VOCAB, TEXTS).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_experts_are_planned_in_every_dtype(dtype: str, tmp_path: Path) -> None:
+    assert needs(saved("mixtral", tmp_path), dtype=dtype).step > 0
+
+
+def test_logits_are_planned_where_the_head_cannot_be_told_apart(tmp_path: Path) -> None:
+    """BERT's has more layers before it; it gives its own logits, as Llama's does."""
+    several = SAMPLES * LENGTH * VOCAB * 4
+    whole = needs(saved("bert", tmp_path / "bert"), vocab_size=VOCAB)
+    cut = needs(tmp_path / "bert", vocab_size=1)
+    assert whole.step - cut.step > 3 * several
+    apart = needs(saved("llama", tmp_path / "llama"), vocab_size=VOCAB)
+    assert apart.step - needs(tmp_path / "llama", vocab_size=1).step == pytest.approx(
+        2 * several, rel=0.01
+    )

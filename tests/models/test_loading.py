@@ -13,12 +13,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, BertLMHeadModel
 
+from experiments.families.configs import tiny_model
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import (
     load_causal_lm,
 )
-from fedfuse.models.loading import UNLIMITED_LENGTH, load_tokenizer
+from fedfuse.models.loading import UNLIMITED_LENGTH, load_tokenizer, longest_input, one_way
 from tests.models.folders import TEXTS, edit, logits
 
 MATERIAL = Path(__file__).parents[3] / "shared" / "material"
@@ -241,3 +242,33 @@ def test_a_real_model() -> None:
             ids.append(int(lm.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     words = b"".join(lm.tokenizer.token_bytes[i] for i in ids[-3:])
     assert words.startswith(b" named")
+
+
+@pytest.mark.parametrize(
+    ("family", "length"),
+    [("roberta", 93), ("bert", 96), ("whisper", 96), ("mpt", 96), ("opt", 96), ("git", 96)],
+)
+def test_the_longest_input_is_one_that_runs(family: str, length: int) -> None:
+    """RoBERTa's positions begin after its padding's number; git's others are of an image."""
+    model = tiny_model(family, 64)
+    assert longest_input(model) == length
+    ids = torch.arange(length)[None] % 61 + 3
+    assert model(input_ids=ids).logits.isfinite().all()
+
+
+def test_gemma_3n_trains_what_is_scored() -> None:
+    """When it trains it clips weights, which it reads past their adapter."""
+    model = tiny_model("gemma3n_text", 64)
+    one_way(model)
+    assert model.config.altup_coef_clip is None
+
+
+def test_what_a_family_raises_is_one_line_that_names_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AttributeError("no such\nthing")
+
+    monkeypatch.setattr(transformers.LlamaModel, "forward", fail)
+    with pytest.raises(FedfuseError, match=r"cannot be loaded: .*AttributeError: no such thing"):
+        load_causal_lm(str(folder), device="cpu")

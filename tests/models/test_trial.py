@@ -1,0 +1,62 @@
+"""What a family's own code cannot do is said in one line, before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.families.configs import tiny_model
+from fedfuse.builtin.tokenizers import train_tokenizer
+from fedfuse.config.model import AdapterConfig
+from fedfuse.errors import FedfuseError
+from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
+from fedfuse.models.trial import check_trains
+from tests.models.folders import TEXTS
+from tests.models.test_adapter_cover import made
+
+
+def test_a_trial_leaves_nothing_behind(lm: CausalLM) -> None:
+    adapted = add_lora(lm, AdapterConfig(rank=2, dropout=0.5))
+    state = torch.get_rng_state()
+    check_trains(adapted)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not adapted.model.training
+    assert all(parameter.grad is None for parameter in adapted.model.parameters())
+
+
+def test_a_step_that_fails_names_model_and_family(lm: CausalLM) -> None:
+    adapted = add_lora(lm, AdapterConfig(rank=2))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no kernel\nfor this")
+
+    adapted.model.get_base_model().base_model.forward = fail
+    family = lm.model.config.model_type
+    with pytest.raises(
+        FedfuseError, match=f"family {family}: expected a step .*no kernel for this"
+    ):
+        check_trains(adapted)
+
+
+def test_checkpointing_is_refused_where_a_family_has_none() -> None:
+    with pytest.raises(FedfuseError, match=r"gradient-checkpointing of 'ctrl'.*CTRLLMHeadModel"):
+        add_lora(made("ctrl"), AdapterConfig(rank=2), gradient_checkpointing=True)
+
+
+def test_checkpointing_asks_for_no_gradient_of_the_embeddings(lm: CausalLM) -> None:
+    adapted = add_lora(lm, AdapterConfig(rank=2), gradient_checkpointing=True)
+    ids = torch.tensor([[0, 5, 6]])
+    assert not adapted.model.get_input_embeddings()(ids).requires_grad
+    check_trains(adapted)
+
+
+@pytest.mark.parametrize("family", ["cpmant"])
+def test_padding_on_the_right_must_not_matter(family: str, tmp_path: Path) -> None:
+    tokenizer = train_tokenizer("byte-level-bpe", 300, TEXTS)
+    tiny_model(family, len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(FedfuseError, match="logits change with padding on the right"):
+        load_causal_lm(str(tmp_path), device="cpu")
