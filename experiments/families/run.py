@@ -123,7 +123,7 @@ def try_family(family: str, material: Path | None, folder: Path) -> dict[str, An
     try:
         model = save(family, name, folder, material)
     except Exception as error:  # a configuration that is not tiny, or that cannot be made here
-        return row | {"status": UNTRIED, "reason": reason_of(error)}
+        return row | {"status": UNTRIED, "reason": reason_of(error, folder)}
     public, private = samples()
     try:
         base = load_causal_lm(str(folder), device="cpu")
@@ -155,7 +155,7 @@ def try_family(family: str, material: Path | None, folder: Path) -> dict[str, An
     return row | {"status": status, "reason": "; ".join(wrong + refused)}
 
 
-def reason_of(error: Exception, folder: Path = Path()) -> str:
+def reason_of(error: Exception, folder: Path) -> str:
     """An error in one line."""
     text = " ".join(str(error).split()).replace(str(folder), "NAME")[:240]
     plain = isinstance(error, FedfuseError | checks.Wrong | ValueError)
