@@ -27,7 +27,6 @@ KINDS = {
     "cohere": "scaled logits",
     "deepseek_v3": "experts, latent attention",
     "jamba": "state-space layers and attention",
-    "zamba": "layers that share weights",
     "bert": "an encoder as a decoder, with more layers before its head",
     "laguna": "names that PEFT changes",
 }
