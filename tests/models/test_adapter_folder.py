@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from experiments.families.configs import tiny_model
+from experiments.families.oracles import draw_adapter
 from fedfuse.builtin.architectures import tiny_causal_lm
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.model import AdapterConfig
@@ -123,3 +125,15 @@ def test_the_fingerprint_is_of_the_weights(base: Path, tmp_path: Path) -> None:
         FedfuseError, match=r"adapter_config.json: expected a JSON object, got list"
     ):
         base_of(copy)
+
+
+def test_layers_that_share_a_weight_have_adapters_of_their_own(tmp_path: Path) -> None:
+    """Merged into one weight, each would change what the other has."""
+    tokenizer = train_tokenizer("byte-level-bpe", 300, TEXTS)
+    tiny_model("zamba", len(tokenizer)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    lm = add_lora(load_causal_lm(str(tmp_path / "base"), device="cpu"), AdapterConfig(rank=2))
+    draw_adapter(lm)
+    save_adapter(lm.model, tmp_path / "adapter")
+    merged = load_causal_lm(str(tmp_path / "adapter"), device="cpu")
+    torch.testing.assert_close(logits(merged.model), logits(lm.model), rtol=1e-3, atol=1e-3)
