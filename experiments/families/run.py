@@ -227,13 +227,19 @@ COLUMNS = {
     "layers without use": "{unused}",
     "head": "{head}",
     "memory plan": "{plan}",
-    "reason": "{reason}",
 }
+REASONS = {"family": "{family}", "status": "{status}", "reason": "{reason}"}
 
 
 def table(rows: Sequence[harness.Row]) -> str:
     """All families."""
     return harness.formatted(COLUMNS, map(shown, rows), text_columns=len(COLUMNS))
+
+
+def reasons(rows: Sequence[harness.Row]) -> str:
+    """Families that do not pass everything."""
+    others = [shown(row) for row in rows if row["status"] != PASSES]
+    return harness.formatted(REASONS, others, text_columns=len(REASONS))
 
 
 def counts(rows: Sequence[harness.Row]) -> str:
@@ -251,7 +257,7 @@ def fast(rows: Sequence[harness.Row]) -> list[harness.Row]:
     return [row for row in rows if row["fast"]]
 
 
-TABLES = {"families": table, "family-counts": counts}
+TABLES = {"families": table, "family-counts": counts, "family-reasons": reasons}
 
 
 @harness.experiment("results.json", "models.md", TABLES, shown="cells")
