@@ -23,7 +23,7 @@ from fedfuse.tokenizers.dataset import TokenizedDataset
 
 OBJECTIVE = Objective(label_weight=0.3)
 K = 5
-# The same sums in another order, float32: largest seen in any family is a tenth of these.
+# The same sums in another order, float32: the largest seen in any family are half of these or less.
 LOGITS = 1e-4  # of the logits' standard deviation
 LOSS = 1e-5  # of the loss
 GRADIENT = 1e-3  # of the gradient's norm
