@@ -11,6 +11,7 @@ from fedfuse.cli.align import align
 from fedfuse.cli.certs import certs
 from fedfuse.cli.config import config
 from fedfuse.cli.extract import extract
+from fedfuse.cli.init import init
 from fedfuse.cli.inspect import inspect
 from fedfuse.cli.node import node
 from fedfuse.cli.report import report
@@ -18,9 +19,15 @@ from fedfuse.cli.simulate import simulate
 from fedfuse.cli.status import status
 from fedfuse.errors import FedfuseError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+# Without what variables hold when something breaks: private texts, keys.
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_show_locals=False,
+)
 console = Console(stderr=True)
-for command in (simulate, report, config, align, extract, inspect, status):
+for command in (init, simulate, report, config, align, extract, inspect, status):
     app.command()(command)
 app.add_typer(certs, name="certs")
 app.add_typer(node, name="node")
