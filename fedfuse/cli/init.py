@@ -65,7 +65,11 @@ def init(
     console.print("timing three steps of each model ...")
     steps = first_look.step_seconds(config, number)
     seconds = first_look.run_seconds(config, number, at_once, steps)
-    facts = [f"A run will take about {_duration(seconds)} on this machine; memory: {memory}."]
+    duration = _duration(seconds)
+    facts = [
+        f"A run takes about {duration} on this machine, once its processes have started; "
+        f"memory: {memory}."
+    ]
     for name, length in lengths.items():
         step = f"; {steps[name]:.2g} s a training step" if name in steps else ""
         last = name.rsplit("/", 1)[-1]

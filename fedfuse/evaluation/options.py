@@ -38,14 +38,18 @@ class OptionScorer:
         expanded = [q.answered(option) for q in questions for option in q.options]
         question = np.nonzero(self.exists)[0]  # its options are compared behind one prompt
         self.texts = TokenizedDataset(tokenizer, expanded, max_length, question)
-        whole = np.array([sample.answer_bytes for sample in expanded])
-        self._cut = self.texts.label_bytes < whole
+        whole = np.array([sample.answer_bytes for sample in expanded], dtype=np.int64)
+        cut = np.zeros(self.exists.shape, dtype=bool)
+        cut[self.exists] = self.texts.label_bytes < whole
+        self._unknown = self.exists & cut.any(1, keepdims=True)
+        self._bytes = np.ones(self.exists.shape)
+        self._bytes[self.exists] = whole
 
     def shares(self, nll: ModelNLL) -> OptionLogprobs:
         """Shares of each question's options.
 
         Options are compared by the log-probability of their whole text, which is what the Bayes
-        rule compares; dividing by length would favour long options.
+        rule compares; for other habits see ``per_byte``.
         """
         return normalized(self.logprobs(nll))
 
@@ -56,12 +60,14 @@ class OptionScorer:
         """
         logprob = np.full(self.exists.shape, -np.inf)
         logprob[self.exists] = -nll(self.texts)
-        cut = np.zeros(self.exists.shape, dtype=bool)
-        cut[self.exists] = self._cut
         even = -np.log(np.maximum(self.exists.sum(1, keepdims=True), 1))
-        unknown = self.exists & cut.any(1, keepdims=True)
-        found: OptionLogprobs = np.where(unknown, even, logprob).astype(np.float32)
+        found: OptionLogprobs = np.where(self._unknown, even, logprob).astype(np.float32)
         return found
+
+    def per_byte(self, logprobs: OptionLogprobs) -> OptionLogprobs:
+        """The same by the options' bytes, nats per byte; equal where nothing is known."""
+        found = np.where(self._unknown, logprobs, logprobs / self._bytes)
+        return np.asarray(found, dtype=np.float32)
 
 
 def existing(questions: Sequence[Sample]) -> Bool[ndarray, "questions options"]:

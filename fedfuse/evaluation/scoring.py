@@ -13,7 +13,7 @@ from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.interference import paired_noise
 from fedfuse.evaluation.losses import ModelNLL, SampleNLL
-from fedfuse.evaluation.options import OptionScorer
+from fedfuse.evaluation.options import OptionScorer, normalized
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -31,12 +31,15 @@ class Score:
         samples: number of scored samples.
         noise: largest rise since an earlier score that is no more than noise, nats per byte; see
             ``interference.paired_noise``. None without an earlier score.
+        normalized_accuracy: accuracy of the options by log-probability per byte, which favours no
+            short ones (lm-evaluation-harness's ``acc_norm``).
     """
 
     loss: float
     accuracy: float | None
     samples: int
     noise: float | None = None
+    normalized_accuracy: float | None = None
 
 
 class Evaluator:
@@ -82,7 +85,7 @@ class Evaluator:
             Loss and accuracy per domain, domains sorted, and ``[N]`` NLL of each test sample.
         """
         nll = nll_of(self._test)
-        correct = self._correct(nll_of)
+        correct = self._correct(nll_of)  # [2, Q]
         domains = np.array([s.domain for s in self._test.samples])
         asked = np.array([q.domain for q in self._questions])
         scores = {}
@@ -96,20 +99,24 @@ class Evaluator:
                 each = here.sum() / size
                 noise = paired_noise(before[here] * each, nll[here] * each)
             questions = asked == domain
-            accuracy = float(correct[questions].mean()) if questions.any() else None
-            scores[domain] = Score(loss, accuracy, int(here.sum()), noise)
+            raw, per_byte = (
+                correct[:, questions].mean(1).tolist() if questions.any() else (None, None)
+            )
+            scores[domain] = Score(loss, raw, int(here.sum()), noise, per_byte)
         return scores, nll
 
-    def _correct(self, nll_of: ModelNLL) -> Float64[ndarray, " questions"]:
-        """``[Q]`` 1 where the most probable option is the right one.
+    def _correct(self, nll_of: ModelNLL) -> Float64[ndarray, "2 questions"]:
+        """``[2, Q]`` 1 where the most probable option is the right one, by whole text and per byte.
 
         Where several are, as they are cut off or have the same tokens, the right one among them
         counts as a guess: one over their number.
         """
         if self._options is None:
-            return np.empty(0)
-        logprobs = self._options.shares(nll_of)
-        likely = logprobs >= logprobs.max(1, keepdims=True) - TIE
+            return np.empty((2, 0))
+        logprobs = self._options.logprobs(nll_of)
         right = np.array([question.label for question in self._questions])
-        correct = likely[np.arange(len(right)), right] / likely.sum(1)
-        return np.asarray(correct, dtype=np.float64)
+        correct = []
+        for found in (normalized(logprobs), self._options.per_byte(logprobs)):
+            likely = found >= found.max(1, keepdims=True) - TIE
+            correct.append(likely[np.arange(len(right)), right] / likely.sum(1))
+        return np.array(correct, dtype=np.float64)

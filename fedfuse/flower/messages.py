@@ -225,14 +225,14 @@ def unpack_scores(content: RecordDict) -> dict[str, Score]:
 
 
 def scores_to_metrics(scores: Mapping[str, Score]) -> Metrics:
-    """Scores as flat numbers: ``loss/DOMAIN``, ``samples/DOMAIN``, and ``accuracy/DOMAIN`` and
-    ``noise/DOMAIN`` where known.
+    """Scores as flat numbers: ``loss/DOMAIN``, ``samples/DOMAIN``, and where known
+    ``accuracy/DOMAIN``, ``noise/DOMAIN`` and ``normalized_accuracy/DOMAIN``.
     """
     metrics: Metrics = {}
     for domain, score in scores.items():
         metrics[f"loss/{domain}"] = score.loss
         metrics[f"samples/{domain}"] = float(score.samples)
-        for name in ("accuracy", "noise"):
+        for name in ("accuracy", "noise", "normalized_accuracy"):
             value = getattr(score, name)
             if value is not None and math.isfinite(value):
                 metrics[f"{name}/{domain}"] = value
@@ -250,12 +250,17 @@ def metrics_to_scores(metrics: Mapping[str, object]) -> dict[str, Score]:
     for key in metrics:
         kind, _, domain = key.partition("/")
         if kind == "loss":
-            accuracy, noise = f"accuracy/{domain}", f"noise/{domain}"
+            known = {
+                name: _number(metrics, at, low=0, high=high)
+                for name, high in (("accuracy", 1), ("noise", math.inf), ("normalized_accuracy", 1))
+                if (at := f"{name}/{domain}") in metrics
+            }
             scores[domain] = Score(
                 _number(metrics, key, low=0),
-                _number(metrics, accuracy, low=0, high=1) if accuracy in metrics else None,
+                known.get("accuracy"),
                 int(_number(metrics, f"samples/{domain}", low=0)),
-                _number(metrics, noise, low=0) if noise in metrics else None,
+                known.get("noise"),
+                known.get("normalized_accuracy"),
             )
     return scores
 

@@ -46,7 +46,7 @@ class LineReader:
         of_training = ("steps", "private_samples", "public_samples", "queries")
         counts = ("round", "samples", "sent_bytes", "received_bytes", *of_training)
         texts = ("phase", "client", "detail", "chosen", "token")
-        accuracies = ("accuracy", "test", "private")
+        accuracies = ("accuracy", "normalized_accuracy", "test", "private")
         self._models = models
         self._readers: dict[str, Callable[[Fields, str], Any]] = {
             **dict.fromkeys(counts, Fields.integer),

@@ -15,6 +15,7 @@ class Metric:
     """A line of metrics.jsonl: one model on one domain after one round; loss in nats/byte.
 
     ``noise`` is the largest rise since the untouched model that is no more than noise, nats/byte.
+    ``normalized_accuracy`` compares options by log-probability per byte.
     """
 
     stage: str
@@ -25,6 +26,7 @@ class Metric:
     accuracy: float | None
     samples: int
     noise: float | None = None
+    normalized_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,8 +171,9 @@ class RunWriter:
             self._check(line)
         for line in lines:
             name, values = FILES[type(line)], asdict(line)
-            if values.get("noise", 0) is None:
-                del values["noise"]
+            for unknown in ("noise", "normalized_accuracy"):
+                if values.get(unknown, 0) is None:
+                    del values[unknown]
             append_line(self.folder / name, json.dumps(values))
             self._notify(name, values)
 
@@ -187,7 +188,14 @@ class RunWriter:
         of_model = partial(Metric, stage, server_round, model)
         self.write(
             *(
-                of_model(domain, score.loss, score.accuracy, score.samples, score.noise)
+                of_model(
+                    domain,
+                    score.loss,
+                    score.accuracy,
+                    score.samples,
+                    score.noise,
+                    score.normalized_accuracy,
+                )
                 for domain, score in scores.items()
             )
         )

@@ -95,7 +95,7 @@ def test_writes_a_config_that_fits(
     assert found[config.server.model].shared == 1.0
     assert 0 < found["builtin:llama"].shared < 1
     assert f"99 %: {found['builtin:llama'].most}" in text
-    assert "A run will take about" in text
+    assert "A run takes about" in text
     # What is there is not overwritten.
     assert call(monkeypatch, *options, clients, "--output=my.toml") == 1
     assert "--output: expected a file that is not there yet" in capsys.readouterr().err

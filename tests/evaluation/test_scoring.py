@@ -14,10 +14,11 @@ import torch
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
-from fedfuse.evaluation.losses import ModelNLL, sample_nll
+from fedfuse.evaluation.losses import ModelNLL, SampleNLL, sample_nll
 from fedfuse.evaluation.scoring import Evaluator
 from fedfuse.models import forward
 from fedfuse.models.forward import label_logits
+from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import MAX_LENGTH, Tiny
 
 Make = Callable[[str], Tiny]
@@ -188,3 +189,35 @@ def test_scores_in_mixed_precision(
     for domain, score in exact.items():
         assert rounded[domain].loss == pytest.approx(score.loss, rel=tolerance)
         assert rounded[domain].loss != score.loss
+
+
+def test_options_are_compared_by_their_bytes_too(tiny: Make) -> None:
+    """A model that says 3 nats of a long right option and 2 of a short wrong one."""
+    model = tiny("gpt2")
+    options = (" zinc.", " a nurse noted gout.", " tin.")
+    questions = [
+        Sample("for gout the doctor chose", options[1], "clinic", options, 1),
+        Sample("for gout the doctor chose", options[0], "clinic", options, 0),
+    ]
+
+    def nll(data: TokenizedDataset) -> SampleNLL:
+        return np.where(data.label_bytes > 10, 3.0, 2.0) + (data.label_bytes == 5)
+
+    evaluator = Evaluator(model.tokenizer, TEST[2:], questions, MAX_LENGTH)
+    score = evaluator.evaluate(nll)[0]["clinic"]
+    # By whole texts " zinc." (2 nats) comes first, by bytes the long one (3 / 20).
+    assert (score.accuracy, score.normalized_accuracy) == (0.5, 0.5)
+    score = Evaluator(model.tokenizer, TEST[2:], questions[:1], MAX_LENGTH).evaluate(nll)[0][
+        "clinic"
+    ]
+    assert (score.accuracy, score.normalized_accuracy) == (0.0, 1.0)
+
+
+def test_what_is_cut_off_is_a_guess_by_bytes_too(tiny: Make) -> None:
+    model = tiny("gpt2")
+    options = (" zinc.", " a nurse noted gout." * 9)
+    question = Sample("for gout the doctor chose", options[0], "clinic", options, 0)
+    score = Evaluator(model.tokenizer, TEST[2:], [question], 16).evaluate(nll_of(model))[0][
+        "clinic"
+    ]
+    assert (score.accuracy, score.normalized_accuracy) == (0.5, 0.5)

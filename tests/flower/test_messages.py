@@ -115,7 +115,8 @@ def test_a_broken_tokenizer_is_refused(json: str) -> None:
 
 
 def test_scores_come_back() -> None:
-    scores = {"clinic": Score(1.25, 0.5, 12), "a/b": Score(0.75, None, 3)}
+    whole = Score(1.25, 0.5, 12, noise=0.25, normalized_accuracy=0.75)
+    scores = {"clinic": whole, "a/b": Score(0.75, None, 3)}
     record = MetricRecord({**messages.scores_to_metrics(scores), "seconds": 3.0})
     assert messages.unpack_scores(RecordDict({"metrics": record})) == scores
 
@@ -129,6 +130,8 @@ def test_scores_come_back() -> None:
         ({"loss/a": 1.0, "samples/a": math.inf}, "samples/a"),
         ({"loss/a": 1.0}, "samples/a"),
         ({"loss/a": 1.0, "samples/a": 1, "accuracy/a": 1.5}, "accuracy/a"),
+        ({"loss/a": 1.0, "samples/a": 1, "normalized_accuracy/a": 2}, "normalized_accuracy/a"),
+        ({"loss/a": 1.0, "samples/a": 1, "noise/a": -1.0}, "noise/a"),
     ],
 )
 def test_bad_scores_are_refused(metrics: Any, name: str) -> None:
