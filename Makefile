@@ -51,6 +51,10 @@ test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 m
 		tests/alignment/test_properties.py tests/alignment/test_brute_force.py \
 		tests/alignment/test_certain_teacher.py tests/knowledge/test_mutations.py $(ARGS)
 
+.PHONY: test-real
+test-real: $(STAMP) ## Run the tests of real pretrained models, from folders in FEDFUSE_REAL_MODELS
+	$(BIN)/python -m pytest tests/real -rs $(ARGS)
+
 .PHONY: test-lowest
 test-lowest: $(STAMP) ## Run the tests with the lowest versions that pyproject.toml allows
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)

@@ -92,4 +92,7 @@ def from_transformers(source: str, options: dict[str, Any]) -> TextTokenizer:
     token_of = {token_id: token for token, token_id in chosen.vocabulary.items()}
     roles = {role: token_of[token_id] for role, token_id in chosen.special_ids.items()}
     known = {role: token for role, token in roles.items() if token in verbatim.vocabulary}
-    return TextTokenizer.from_json(verbatim.to_json(), known)
+    loaded = TextTokenizer.from_json(verbatim.to_json(), known)
+    # JSON has what others need to know of chats, which is no template.
+    loaded.use_chat_template(chosen.chat.template if chosen.chat else None)
+    return loaded

@@ -148,10 +148,13 @@ class TextTokenizer:
         named = {role: getattr(tokenizer, f"{role}_token", None) for role in ROLES}
         specials = {role: str(token) for role, token in named.items() if token is not None}
         loaded = cls.from_json(backend.to_str(), specials)
-        names = {f"{role}_token": token for role, token in loaded._specials.items()}
-        template = getattr(tokenizer, "chat_template", None)
-        loaded.chat = find_format(template, names, loaded.special_names)
+        loaded.use_chat_template(getattr(tokenizer, "chat_template", None))
         return loaded
+
+    def use_chat_template(self, template: object) -> None:
+        """Write chats by a model's template, see ``find_format``; None for a model without one."""
+        names = {f"{role}_token": token for role, token in self._specials.items()}
+        self.chat = find_format(template, names, self.special_names)
 
     def to_json(self) -> str:
         """Canonical JSON of tokenizer and special tokens: equal text for equal content."""

@@ -65,7 +65,7 @@ def keys(tmp_path: Path) -> dict[str, Any]:
         "data__holdout": 4,
         "data__test": 20,
         "data__questions": 0,
-        "data__max_length": 64,
+        "data__max_length": 128,
         "fusion__evidence": "blind",
         "server__model": str(tmp_path / "server"),
         "clients__model": str(tmp_path / "client"),
@@ -103,3 +103,7 @@ def test_counts_are_those_of_the_answers(keys: dict[str, Any]) -> None:
         assert tokenizer.chat is not None
         assert answers <= fit.label_tokens <= 30 * answers
     assert len(rows) > 3
+    # Where little fits, what is lost is the beginning of the turns, of which there are many tokens.
+    config = parse({**FAST, **given, "data.max-length": 24})
+    cut = {row.fit.prompts_cut for row in fits(config, 2) if row.split != "questions"}
+    assert min(cut) > 5

@@ -16,6 +16,7 @@ from fedfuse.data.chats import chat_samples
 from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
+from fedfuse.tokenizers.load import from_transformers, load_tokenizer
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.tokenizer_kinds import MATERIAL
 
@@ -95,6 +96,21 @@ def test_ids_are_those_of_transformers(chats: PreTrainedTokenizerFast) -> None:
         assert sample.text.encode()[rows.byte_start[part][0] :].decode() == sample.answer
         assert rows.byte_end[part][-1] == len(sample.text.encode())
         np.testing.assert_array_equal(found[1:][rows.row[part]], rows.token[part])
+
+
+def test_a_folder_has_its_template(chats: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """A model's own tokenizer writes the turns before an answer too, however it was loaded."""
+    chats.save_pretrained(tmp_path / "tokenizer")
+    samples = of(CHAT)
+    right = label_rows(TextTokenizer.from_pretrained(chats), samples, 512)[0]
+    for loaded in (
+        load_tokenizer(str(tmp_path / "tokenizer")),
+        load_tokenizer(str(tmp_path / "tokenizer" / "tokenizer.json")),
+        from_transformers(str(tmp_path / "tokenizer"), {"local_files_only": True}).within(10**6),
+    ):
+        found = label_rows(loaded, samples, 512)[0]
+        assert [ids.tolist() for ids in found] == [ids.tolist() for ids in right]
+        assert min(map(len, found)) > 12
 
 
 def test_who_has_the_tokenizer_alone_finds_the_same_rows(chats: PreTrainedTokenizerFast) -> None:

@@ -1,0 +1,1 @@
+"""Real pretrained models, from folders: ``make test-real``."""
