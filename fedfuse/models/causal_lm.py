@@ -7,6 +7,7 @@ Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXi
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import warnings
@@ -29,6 +30,7 @@ from peft import (
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from fedfuse.config.model import ALL_LINEAR, AdapterConfig
@@ -39,11 +41,13 @@ from fedfuse.models.devices import accelerator, all_devices, resolve_device
 from fedfuse.models.linear_layers import linear_layers, target_names
 from fedfuse.models.loading import (
     check_causal,
+    check_writes_text,
     loading_errors,
     longest_input,
     model_source,
     one_way,
     quantization_options,
+    text_prefix,
 )
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -113,7 +117,12 @@ def load_causal_lm(
         weights |= quantization_options(quantization, place, DTYPES[dtype])
     with loading_errors(name):
         tokenizer = from_transformers(source, options)
+        check_writes_text(name, source, options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
+        prefix = text_prefix(loaded[1])
+        if prefix:
+            names = {f"^{re.escape(prefix)}": ""}
+            loaded = AutoModelForCausalLM.from_pretrained(source, key_mapping=names, **weights)
     model, info = loaded
     if source != name and base_of(Path(name).expanduser()):
         model = _merged(name, model, quantization)
@@ -198,6 +207,9 @@ def add_lora(
     base = lm.model
     if gradient_checkpointing:
         kind = type(base).__name__
+        # JetMoE does not declare it, though its layers are of the kind that can.
+        layers = any(isinstance(module, GradientCheckpointingLayer) for module in base.modules())
+        base.supports_gradient_checkpointing |= layers
         check(
             f"gradient-checkpointing of {lm.name!r}",
             f"{kind}, which does not support it",

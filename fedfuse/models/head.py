@@ -132,8 +132,10 @@ def find_head(model: nn.Module, input_ids: Int64[Tensor, "batch length"]) -> Hea
 def declared_head(model: nn.Module) -> Head | str:
     """The head as module and config describe it, or why there is none; see ``find_head``."""
     base = base_of(model)
-    if not isinstance(base, PreTrainedModel) or base.base_model is base:
+    if not isinstance(base, PreTrainedModel):
         return "it is no causal LM of transformers"
+    if base.base_model is base:
+        return "transformers does not say which part of it makes hidden states"
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return "its adapter changes the input"
     untyped: Any = base

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from fedfuse.data.hub import library_errors, looks_like_path
@@ -104,6 +105,33 @@ def load_tokenizer(name: str) -> TextTokenizer:
         return from_transformers(source, options)
 
 
+def check_writes_text(name: str, source: str, options: dict[str, Any]) -> None:
+    """Refuse a family that transformers counts as causal, but whose tokens are those of sounds."""
+    config = AutoConfig.from_pretrained(source, **options)
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    made = getattr(kind, "output_modalities", ("text",))
+    if "text" not in made:
+        found = f"{config.model_type}, which makes {' and '.join(made)}"
+        raise FedfuseError(f"model {name!r}: expected a family that writes text, got {found}")
+
+
+def text_prefix(info: dict[str, Any]) -> str:
+    """What a larger model's checkpoint puts before the names of its text part.
+
+    transformers takes most such prefixes away by itself. It is empty unless all weights that are
+    missing are there behind it.
+
+    Args:
+        info: the loading info of ``from_pretrained``.
+    """
+    missing, others = sorted(info["missing_keys"]), set(info["unexpected_keys"])
+    if not missing:
+        return ""
+    starts = sorted(n.removesuffix(missing[0]) for n in others if n.endswith(f".{missing[0]}"))
+    found = (start for start in starts if all(start + name in others for name in missing))
+    return next(found, "")
+
+
 def check_causal(name: str, model: PreTrainedModel) -> None:
     """Refuse a model that sees what it is to predict, or padding, or has numbers not finite.
 
@@ -112,11 +140,14 @@ def check_causal(name: str, model: PreTrainedModel) -> None:
     """
     ids = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6, 7]], device=model.device)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with torch.no_grad(), loading_errors(name):
+    kind, dtype = model.config.model_type, str(model.dtype)[6:]
+    # A draft head, for one, asks for states of another model.
+    expected = f"{kind} to compute logits of tokens alone in {dtype}"
+    with torch.no_grad(), library_errors(f"model {name!r}", expected, logging):
         logits = model(**inputs, **without_cache(model)).logits.float()
     if not torch.isfinite(logits).all():
         raise FedfuseError(
-            f"model {name!r}: expected finite logits, got others in {str(model.dtype)[6:]}; "
+            f"model {name!r}: expected finite logits, got others in {dtype}; "
             "dtype bfloat16 has the range of float32"
         )
     first = logits[:, 0]

@@ -13,13 +13,20 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, BertLMHeadModel
 
+from experiments.families import run
 from experiments.families.configs import tiny_model
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import (
     load_causal_lm,
 )
-from fedfuse.models.loading import UNLIMITED_LENGTH, load_tokenizer, longest_input, one_way
+from fedfuse.models.loading import (
+    UNLIMITED_LENGTH,
+    load_tokenizer,
+    longest_input,
+    one_way,
+    text_prefix,
+)
 from tests.models.folders import TEXTS, edit, logits
 
 MATERIAL = Path(__file__).parents[3] / "shared" / "material"
@@ -261,6 +268,38 @@ def test_gemma_3n_trains_what_is_scored() -> None:
     model = tiny_model("gemma3n_text", 64)
     one_way(model)
     assert model.config.altup_coef_clip is None
+
+
+@pytest.mark.parametrize("family", ["mllama", "emu3"])
+def test_the_text_part_of_a_larger_checkpoint(family: str, tmp_path: Path) -> None:
+    tokenizer = train_tokenizer("byte-level-bpe", 300, TEXTS)
+    whole = tiny_model(family, len(tokenizer))
+    whole.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    lm = load_causal_lm(str(tmp_path), device="cpu")
+    assert torch.allclose(logits(lm.model), logits(whole), atol=1e-5)
+
+
+def test_a_prefix_needs_all_that_is_missing_behind_it() -> None:
+    info = {"missing_keys": {"a.w", "b.w"}, "unexpected_keys": {"text.a.w", "text.b.w", "eye.a.w"}}
+    assert text_prefix(info) == "text."
+    assert text_prefix(info | {"missing_keys": {"a.w", "b.w", "c.w"}}) == ""
+    assert text_prefix(info | {"missing_keys": set()}) == ""
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("musicgen", r"expected a family that writes text, got musicgen, which makes audio"),
+        ("gemma4_assistant", r"expected gemma4_assistant to compute logits of tokens alone in "),
+    ],
+)
+def test_families_whose_inputs_or_outputs_are_no_text(
+    family: str, message: str, tmp_path: Path
+) -> None:
+    run.save(family, "gpt2", tmp_path, None)
+    with pytest.raises(FedfuseError, match=message):
+        load_causal_lm(str(tmp_path), device="cpu")
 
 
 def test_what_a_family_raises_is_one_line_that_names_it(

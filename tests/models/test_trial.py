@@ -46,6 +46,13 @@ def test_checkpointing_is_refused_where_a_family_has_none() -> None:
         add_lora(made("ctrl"), AdapterConfig(rank=2), gradient_checkpointing=True)
 
 
+def test_checkpointing_where_layers_can_though_their_family_does_not_say_so() -> None:
+    model = tiny_model("jetmoe", 64).requires_grad_(False)
+    lm = CausalLM(model, None, "jetmoe", 64, 96)  # type: ignore[arg-type]
+    adapted = add_lora(lm, AdapterConfig(rank=2), gradient_checkpointing=True)
+    assert adapted.model.get_base_model().is_gradient_checkpointing
+
+
 def test_checkpointing_asks_for_no_gradient_of_the_embeddings(lm: CausalLM) -> None:
     adapted = add_lora(lm, AdapterConfig(rank=2), gradient_checkpointing=True)
     ids = torch.tensor([[0, 5, 6]])
