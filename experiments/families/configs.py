@@ -13,8 +13,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+)
 from transformers.pytorch_utils import Conv1D
 
 FAMILIES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -80,6 +88,20 @@ SIZES: Mapping[str, Any] = {
     "image_size": 16,
     "patch_size": 8,
 }
+# What a family must be given before it has any configuration.
+GIVEN: Mapping[str, Mapping[str, Any]] = {
+    # All its layers use keys of the model that it drafts for, and the default has parts that it
+    # must not have.
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "num_hidden_layers": LAYERS,
+            "num_kv_shared_layers": LAYERS,
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+        }
+    },
+}
 # What a family that leaves it None does without.
 OPTIONAL = ("q_lora_rank", "n_inner", "sliding_window", "attention_chunk_size", "num_layers")
 # Parts of the names of settings by which a model draws numbers in training; they must repeat.
@@ -123,6 +145,17 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     },
     # By default some layers have sizes of their own; a head is the sum of its two parts.
     "dots3_note_text": {"per_layer_config": {}, "head_dim": 16},
+    # Eyes and ears end in the width of the text; experts are by layer.
+    "dots3_note_vision_encoder": {
+        "adapter_in_dim": WIDTH,
+        "adapter_out_dim": WIDTH,
+        "mlp_layer_types": ["dense", "dense", "dense", "sparse"],
+        "per_layer_config": {},
+    },
+    "dots3_note_audio_encoder": {"adapter_input_size": WIDTH, "adapter_out_dim": WIDTH},
+    # Tokens of images are words of its vocabulary; its painter has sizes of its own.
+    "emu3": {"vocabulary_map": {"<image>": 3}},
+    "emu3_vqgan": {"base_channels": 32, "embed_dim": 4, "codebook_size": 64, "num_res_blocks": 1},
     # The last layers use the keys of the first, of each kind; some sizes are lists by layer.
     "gemma3n_text": {
         "layer_types": [SLIDING, FULL, SLIDING, FULL],
@@ -135,6 +168,12 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     # The default names no kinds of layers.
     "lfm2_moe": {"layer_types": ["conv", FULL, "conv", FULL], "num_dense_layers": 1},
+    # Its eyes end in widths of their own.
+    "llama4_vision_model": {
+        "projector_input_dim": WIDTH,
+        "projector_output_dim": WIDTH,
+        "vision_output_dim": WIDTH,
+    },
     # Heads times their size is twice the width.
     "mamba2": {"num_heads": HEADS, "head_dim": 16},
     # The default leaves its indexer undefined.
@@ -180,8 +219,10 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 
 def tiny_config(family: str, vocab_size: int) -> Any:
     """The configuration of a family in small."""
-    default = AutoConfig.for_model(family)
+    default = AutoConfig.for_model(family, **GIVEN.get(family, {}))
     small = _small(default, vocab_size)
+    for part, settings in GIVEN.get(family, {}).items():
+        small[part] |= settings
     config = AutoConfig.for_model(family, **small)
     kinds = _all_kinds(default, config, small)
     return AutoConfig.for_model(family, **small | kinds) if kinds else config
@@ -226,9 +267,12 @@ def _all_kinds(default: Any, config: Any, given: Mapping[str, Any]) -> dict[str,
 
 
 def tiny_model(family: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
-    """A random model of a family, float32, in evaluation mode."""
+    """A random model of a family as its checkpoints have it, float32, in evaluation mode.
+
+    Where a causal LM is loaded from a part of a larger model, this is the larger one.
+    """
     config = tiny_config(family, vocab_size)
-    factory: Any = AutoModelForCausalLM  # untyped
+    factory: Any = AutoModelForMultimodalLM if is_part(config) else AutoModelForCausalLM  # untyped
     with torch.device("meta"):
         weights = sum(p.numel() for p in factory.from_config(config).parameters())
     if weights - 2 * WIDTH * vocab_size > MOST_WEIGHTS:
@@ -238,6 +282,18 @@ def tiny_model(family: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
         model: PreTrainedModel = factory.from_config(config).eval()
         draw_weights(model)
     return model
+
+
+def is_part(config: Any) -> bool:
+    """Whether a family's causal LM is made of a part of its configuration, that of the text."""
+    found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class
+    return found is not type(config) and found is type(config.get_text_config())
+
+
+def text_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The causal LM inside a larger model, if it is one; otherwise the model, which answers too."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config)]
+    return next((module for module in model.modules() if isinstance(module, kind)), model)
 
 
 @torch.no_grad()

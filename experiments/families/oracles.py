@@ -155,11 +155,11 @@ def close(what: str, found: Tensor, right: Tensor, allowed: float) -> float:
     return off
 
 
-def peak(profiled: Any) -> int:
-    """Most bytes that the allocator had given out."""
+def allocated(profiled: Any) -> tuple[int, int]:
+    """Most bytes that the allocator had given out, and those still given out at the end."""
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
         peak = max(peak, now)
-    return peak
+    return peak, now

@@ -18,12 +18,14 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from experiments import harness
 from experiments.families import checks
-from experiments.families.configs import FAMILIES, tiny_model
+from experiments.families.configs import FAMILIES, text_model, tiny_config, tiny_model
 from fedfuse.builtin.text_world import World, pretraining_text
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.data import DataConfig
@@ -65,14 +67,19 @@ CHECKS: Mapping[str, Callable[[checks.Subject], dict[str, Any]]] = {
     "autocast bfloat16": checks.autocast,
     "weights in bfloat16": checks.half,
 }
-PASSES, PARTLY, REFUSED, FAILS, UNTRIED = (
+PASSES, PARTLY, REFUSED, FAILS, UNTRIED, NO_TEXT = (
     "passes",
     "passes in part",
     "refused",
     "fails",
     "not built",
+    "no text",
 )
-STATUSES = (PASSES, PARTLY, REFUSED, FAILS, UNTRIED)
+STATUSES = (PASSES, PARTLY, REFUSED, FAILS, UNTRIED, NO_TEXT)
+# What transformers has for the text of a family: a class that reads a tokenizer.json, one that
+# does not, or no class, and then a tokenizer.json is read as it is.
+FAST, SLOW, NO_CLASS = "fast", "slow", "no class"
+TOKENIZER_CLASSES = (FAST, NO_CLASS, SLOW)
 
 
 @lru_cache(maxsize=1)
@@ -92,22 +99,47 @@ def tokenizer(name: str, material: Path | None) -> Any:
     return train_tokenizer(KINDS.get(name, KIND), VOCABULARY, texts)
 
 
-def tokenizer_of(family: str) -> tuple[str, bool]:
-    """Name of the tokenizer that a family is tried with, and whether its own has a fast form."""
+def tokenizer_of(family: str) -> str:
+    """Name of the tokenizer that a family is tried with: of its class, if one of them is."""
     kind = TOKENIZER_MAPPING_NAMES.get(family)
-    name = next((name for name, kinds in TOKENIZERS.items() if kind in kinds), OTHER)
-    found = getattr(transformers, str(kind), None)
-    # Families without a class of their own have a tokenizer.json alone.
-    return name, found is None or issubclass(found, transformers.PreTrainedTokenizerFast)
+    return next((name for name, kinds in TOKENIZERS.items() if kind in kinds), OTHER)
+
+
+def tokenizer_class(family: str) -> str:
+    """What kind of tokenizer class transformers maps a family to."""
+    if family not in TOKENIZER_MAPPING_NAMES:
+        return NO_CLASS
+    # None where the class needs a library that is not here, which no fast one does.
+    found = getattr(transformers, str(TOKENIZER_MAPPING_NAMES[family]), None)
+    fast = found is not None and issubclass(found, transformers.PreTrainedTokenizerFast)
+    return FAST if fast else SLOW
+
+
+def writes_text(family: str) -> bool:
+    """Whether a family's tokens are those of text."""
+    made: Any = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]).output_modalities
+    return "text" in made
 
 
 def save(family: str, name: str, folder: Path, material: Path | None) -> Any:
-    """Save a family's tiny model with its tokenizer; returns the model."""
+    """Save a family's tiny model with its tokenizer; returns its part for text.
+
+    Where a model cannot be made without a library that is not here, or is none of text, there is
+    its configuration and a file without weights: it is refused before they are read.
+    """
     words = tokenizer(name, material)
-    model = tiny_model(family, len(words) + PADDING_ROWS)
-    model.save_pretrained(folder)
     words.save_pretrained(folder)
-    return model
+    rows = len(words) + PADDING_ROWS
+    try:
+        model = tiny_model(family, rows) if writes_text(family) else None
+    except ImportError:
+        model = None
+    if model is None:
+        tiny_config(family, rows).save_pretrained(folder)
+        save_file({}, folder / "model.safetensors", {"format": "pt"})
+        return None
+    model.save_pretrained(folder)
+    return text_model(model)
 
 
 def server(folder: Path, material: Path | None) -> CausalLM:
@@ -118,8 +150,8 @@ def server(folder: Path, material: Path | None) -> CausalLM:
 
 def try_family(family: str, material: Path | None, folder: Path) -> dict[str, Any]:
     """All checks of a family: status, reason and what was measured."""
-    name, is_fast = tokenizer_of(family)
-    row: dict[str, Any] = {"family": family, "tokenizer": name, "fast": is_fast}
+    name = tokenizer_of(family)
+    row: dict[str, Any] = {"family": family, "tokenizer": name}
     try:
         model = save(family, name, folder, material)
     except Exception as error:  # a configuration that is not tiny, or that cannot be made here
@@ -132,7 +164,8 @@ def try_family(family: str, material: Path | None, folder: Path) -> dict[str, An
         lm, found = checks.adapted(base)
         row |= found
     except FedfuseError as error:
-        return row | {"status": REFUSED, "reason": reason_of(error, folder)}
+        status = REFUSED if writes_text(family) else NO_TEXT
+        return row | {"status": status, "reason": reason_of(error, folder)}
     except Exception as error:
         return row | {"status": FAILS, "reason": f"loading: {reason_of(error, folder)}"}
     teacher = checks.draw_teacher(len(data.rows.token), lm.vocab_size)
@@ -164,13 +197,13 @@ def reason_of(error: Exception, folder: Path) -> str:
 
 def measure(family: str, material: Path | None) -> list[dict[str, Any]]:
     """A family's row; its process is stopped after some minutes, whatever it does."""
-    tokenizer(tokenizer_of(family)[0], material), tokenizer(SERVER, material), samples()
+    tokenizer(tokenizer_of(family), material), tokenizer(SERVER, material), samples()
     context = multiprocessing.get_context("fork")  # which has all that is imported
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(theirs, family, material))
     child.start()
     theirs.close()
-    row: dict[str, Any] = {"family": family, "fast": tokenizer_of(family)[1], "status": FAILS}
+    row: dict[str, Any] = {"family": family, "status": FAILS}
     if not ours.poll(SECONDS):
         child.kill()
         row |= {"reason": f"not finished after {SECONDS} seconds"}
@@ -192,15 +225,18 @@ def _child(answer: Connection, family: str, material: Path | None) -> None:
 
 
 def summarize(rows: Sequence[harness.Row]) -> dict[str, Any]:
-    """Counts by status, and the share of families with a fast tokenizer that pass everything."""
+    """Counts by status, and the share that pass everything by the kind of tokenizer class."""
     by_status = Counter(row["status"] for row in rows)
-    passing = sum(row["status"] == PASSES for row in fast(rows))
     return {
         "transformers": transformers.__version__,
         "families": len(rows),
         **{status: by_status[status] for status in STATUSES},
-        "fast_tokenizer": len(fast(rows)),
-        "fast_tokenizer_passes": round(passing / max(1, len(fast(rows))), 4),
+        "fast_tokenizer": len(of_text(rows, FAST)),
+        "fast_tokenizer_passes": passing(of_text(rows, FAST)),
+        "no_tokenizer_class": len(of_text(rows, NO_CLASS)),
+        "no_tokenizer_class_passes": passing(of_text(rows, NO_CLASS)),
+        "slow_tokenizer": len(of_text(rows, SLOW)),
+        "slow_tokenizer_passes": passing(of_text(rows, SLOW)),
     }
 
 
@@ -210,7 +246,7 @@ def shown(row: harness.Row) -> dict[str, Any]:
     return {
         "family": row["family"],
         "status": row["status"] if row["status"] != FAILS else f"**{FAILS}**",
-        "fast": "yes" if row["fast"] else "no",
+        "tokenizer": "" if row["status"] == NO_TEXT else tokenizer_class(row["family"]),
         "cover": f"{row['cover']:.0%}" if "cover" in row else "",
         "unused": f"{row['unused']} of {row['layers']}" if row.get("unused") else "",
         "head": {True: "apart", False: "whole"}.get(row.get("head"), ""),  # type: ignore[arg-type]
@@ -222,7 +258,7 @@ def shown(row: harness.Row) -> dict[str, Any]:
 COLUMNS = {
     "family": "{family}",
     "status": "{status}",
-    "fast tokenizer": "{fast}",
+    "tokenizer class": "{tokenizer}",
     "adapter covers": "{cover}",
     "layers without use": "{unused}",
     "head": "{head}",
@@ -243,18 +279,28 @@ def reasons(rows: Sequence[harness.Row]) -> str:
 
 
 def counts(rows: Sequence[harness.Row]) -> str:
-    """How many families have which status, and of those whose tokenizer has a fast form."""
+    """How many families have which status, by the kind of their tokenizer class."""
+    groups = [list(rows), *(of_text(rows, kind) for kind in TOKENIZER_CLASSES)]
     found = [
-        [name, *(str(sum(row["status"] == name for row in some)) for some in (rows, fast(rows)))]
+        [name, *(str(sum(row["status"] == name for row in group)) for group in groups)]
         for name in STATUSES
     ]
-    found.append(["all", str(len(rows)), str(len(fast(rows)))])
-    return harness.markdown(["status", "families", "with a fast tokenizer"], found)
+    found.append(["all", *(str(len(group)) for group in groups)])
+    found.append(["share that passes", *(f"{passing(group):.1%}" for group in groups)])
+    columns = ["fast tokenizer class", "no tokenizer class", "slow tokenizer class"]
+    return harness.markdown(["status", "families", *columns], found)
 
 
-def fast(rows: Sequence[harness.Row]) -> list[harness.Row]:
-    """Families whose tokenizer has a fast form."""
-    return [row for row in rows if row["fast"]]
+def of_text(rows: Sequence[harness.Row], kind: str) -> list[harness.Row]:
+    """Families of text with this kind of tokenizer class."""
+    return [
+        row for row in rows if row["status"] != NO_TEXT and tokenizer_class(row["family"]) == kind
+    ]
+
+
+def passing(rows: Sequence[harness.Row]) -> float:
+    """Share of families that pass everything."""
+    return round(sum(row["status"] == PASSES for row in rows) / max(1, len(rows)), 4)
 
 
 TABLES = {"families": table, "family-counts": counts, "family-reasons": reasons}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,104 @@ def test_an_adapter_that_is_saved_without_a_layer(
     monkeypatch.setattr(checks, "save_adapter", forgetful)
     with pytest.raises(Wrong, match="merged adapter"):
         checks.saving(subject, tmp_path / "adapter")
+
+
+def test_a_head_that_leaves_out_a_scale(
+    subject: checks.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checks.head(subject)["head"]
+    right = checks.find_head
+    monkeypatch.setattr(checks, "find_head", lambda *given: replace(right(*given), scale=1.001))
+    with pytest.raises(Wrong, match="logits of the head"):
+        checks.head(subject)
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], object]) -> None:
+    """Let the adapted model with checkpointing be one that is changed."""
+    right = checks.add_lora
+
+    def add(*given: Any, **options: Any) -> Any:
+        lm = right(*given, **options)
+        change(lm.model)
+        return lm
+
+    monkeypatch.setattr(checks, "add_lora", add)
+
+
+def test_checkpointing_that_computes_something_else(
+    subject: checks.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(model: Any) -> None:
+        model.get_output_embeddings().weight.data *= 1.01
+
+    broken(monkeypatch, change)
+    with pytest.raises(Wrong, match="with checkpointing"):
+        checks.checkpointing(subject)
+
+
+def test_checkpointing_that_drops_a_gradient(
+    subject: checks.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(model: Any) -> None:
+        first = next(p for p in model.parameters() if p.requires_grad)
+        first.register_hook(torch.zeros_like)
+
+    broken(monkeypatch, change)
+    with pytest.raises(Wrong, match="gradient with checkpointing"):
+        checks.checkpointing(subject)
+
+
+def test_checkpointing_that_recomputes_nothing(
+    subject: checks.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(model: Any) -> None:
+        for module in model.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = False
+
+    broken(monkeypatch, change)
+    with pytest.raises(Wrong, match="keeps 100% of the bytes"):
+        checks.checkpointing(subject)
+
+
+def test_autocast_that_computes_something_else(
+    subject: checks.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks.autocast(subject)
+    right = checks.fused
+
+    def reversed_in_autocast(found: checks.Subject, lm: Any = None) -> Any:
+        value, gradient = right(found, lm)
+        return value, {n: -g for n, g in gradient.items()} if lm else gradient
+
+    monkeypatch.setattr(checks, "fused", reversed_in_autocast)
+    with pytest.raises(Wrong, match="cosine of gradients -"):
+        checks.autocast(subject)
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [("local_step", "training on private samples"), ("server_step", "distillation changes")],
+)
+def test_a_federation_in_which_nothing_is_learned(
+    subject: checks.Subject,
+    phase: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = getattr(checks, phase)
+
+    def forgetful(model: Any, *given: Any, **options: Any) -> Any:
+        before = model.adapter
+        result = right(model, *given, **options)
+        model.adapter = before
+        return result
+
+    monkeypatch.setattr(checks, phase, forgetful)
+    server = run.server(tmp_path / "server", None)
+    with pytest.raises(Wrong, match=message):
+        checks.federation(subject, server, run.samples()[1])
 
 
 def test_a_family_that_ends_its_process_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
