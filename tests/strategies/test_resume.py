@@ -307,7 +307,7 @@ def test_what_changed_at_a_client_is_refused_by_name(
         (folder / "config.json").write_text(json.dumps(known))
         expected = "got changed ones: tokenizer of client 0"
     else:
-        monkeypatch.setattr("clients.knowledge.weights_fingerprint", lambda name: "another")
+        monkeypatch.setattr("fedfuse.algorithms.local_model.weights_fingerprint", lambda name: "another")
         expected = "client 0: model: expected those that the run began with"
     with pytest.raises(FedfuseError):
         federate(tmp_path, **SHORT, resume=str(folder))
