@@ -16,6 +16,7 @@ from experiments.faults.fleet import Killed
 from experiments.faults.run import outcome
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.data import load_splits, shared_samples
+from fedfuse.models.adapter_folder import weights_fingerprint
 from fedfuse.simulation import in_process as grid
 from fedfuse.simulation.simulate import resume_config
 from fedfuse.tracking.run import read_run
@@ -307,7 +308,10 @@ def test_what_changed_at_a_client_is_refused_by_name(
         (folder / "config.json").write_text(json.dumps(known))
         expected = "got changed ones: tokenizer of client 0"
     else:
-        monkeypatch.setattr("fedfuse.algorithms.local_model.weights_fingerprint", lambda name: "another")
+        monkeypatch.setattr(
+            "fedfuse.algorithms.local_model.weights_fingerprint",
+            lambda name: weights_fingerprint(name) if "server" in name else "another",
+        )
         expected = "client 0: model: expected those that the run began with"
     with pytest.raises(FedfuseError):
         federate(tmp_path, **SHORT, resume=str(folder))
