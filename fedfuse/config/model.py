@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -18,6 +19,8 @@ from fedfuse.config.training import AUTOCAST
 from fedfuse.errors import FedfuseError
 
 ALL_LINEAR = "all-linear"
+# Begins the targets of an adapter that are one regular expression.
+EXPRESSION = "re:"
 # Begins the name of a teacher that is a file of knowledge.
 KNOWLEDGE = "knowledge:"
 
@@ -69,7 +72,8 @@ class AdapterConfig:
         rank: rank r of the update, 1 or more; 8 is common, more than the layers' width is a waste.
         alpha: scale of the update is alpha / r, above 0; twice the rank is common.
         dropout: dropout on the adapter's input while training, 0 to below 1.
-        targets: names of modules joined by commas, or ``all-linear`` for all but the output head.
+        targets: ``all-linear`` for all but the output head; or names of modules, ``attention`` and
+            ``mlp``, joined by commas; or ``re:`` and a regular expression of whole paths.
     """
 
     rank: int = between(16, 1)
@@ -79,10 +83,20 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "LoRA")
+        if self.targets.startswith(EXPRESSION):
+            try:
+                re.compile(self.targets.removeprefix(EXPRESSION).strip())
+            except re.error as error:
+                raise FedfuseError(
+                    f"LoRA: targets: expected a regular expression after {EXPRESSION}, got "
+                    f"{self.targets!r}: {error}"
+                ) from error
 
     @property
     def target_names(self) -> list[str]:
         """The targets, one by one."""
+        if self.targets.startswith(EXPRESSION):
+            return [self.targets]
         return [name.strip() for name in self.targets.split(",") if name.strip()]
 
 

@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from fedfuse.config.model import ALL_LINEAR, AdapterConfig
+from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError, check
 from fedfuse.files import unwritable
 from fedfuse.models.adapter_folder import base_of, write_base
@@ -49,6 +49,7 @@ from fedfuse.models.loading import (
     quantization_options,
     text_prefix,
 )
+from fedfuse.models.targets import chosen_layers
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
@@ -190,20 +191,13 @@ def add_lora(
         seed: seed of the adapter's initial values; torch's global generator is left as it was.
 
     Raises:
-        FedfuseError: for targets that the model does not have, and for checkpointing where its
+        FedfuseError: for targets that mean no layer of the model, and for checkpointing where its
             family has none.
     """
     linear = linear_layers(lm.model)
-    available = sorted({path.rsplit(".", 1)[-1] for path in linear})
-    if not available:
+    if not linear:
         raise FedfuseError(f"model {lm.name!r}: expected linear layers for an adapter, got none")
-    names = adapter.target_names
-    unknown = [n for n in names if n != ALL_LINEAR and n not in available]
-    if unknown or (ALL_LINEAR in names and len(names) > 1):
-        raise FedfuseError(
-            f"LoRA targets of {lm.name!r}: expected {ALL_LINEAR} alone, or some of: "
-            f"{', '.join(available)}; got {adapter.targets!r}"
-        )
+    chosen = chosen_layers(lm.name, lm.model, linear, adapter)
     base = lm.model
     if gradient_checkpointing:
         kind = type(base).__name__
@@ -221,9 +215,9 @@ def add_lora(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # any number works
         lora_dropout=adapter.dropout,
-        target_modules=target_names(lm.model, linear) if ALL_LINEAR in names else names,
+        target_modules=target_names(lm.model, chosen),
         # GPT-2 stores its weights [in, out].
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in chosen.values()),
     )
     forked = torch.random.fork_rng(all_devices(), device_type=accelerator() or "cuda")
     with forked, warnings.catch_warnings():
