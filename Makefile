@@ -49,11 +49,11 @@ test: $(STAMP) ## Run the tests, in two processes
 test-slow: $(STAMP) ## Align 10,000 texts a pair of tokenizers, damage 100,000 messages: an hour
 	FEDFUSE_EXAMPLES=10000 FEDFUSE_MUTATIONS=100000 $(BIN)/python -m pytest \
 		tests/alignment/test_properties.py tests/alignment/test_brute_force.py \
-		tests/alignment/test_certain_teacher.py tests/knowledge/test_mutations.py $(ARGS)
+		tests/alignment/test_certain_teacher.py tests/knowledge/test_mutations.py --timeout 0 $(ARGS)
 
 .PHONY: test-real
 test-real: $(STAMP) ## Run the tests of real pretrained models, from folders in FEDFUSE_REAL_MODELS
-	$(BIN)/python -m pytest tests/real -rs $(ARGS)
+	$(BIN)/python -m pytest tests/real -rs --timeout 0 $(ARGS)
 
 .PHONY: test-lowest
 test-lowest: $(STAMP) ## Run the tests with the lowest versions that pyproject.toml allows
@@ -64,7 +64,7 @@ test-lowest: $(STAMP) ## Run the tests with the lowest versions that pyproject.t
 .PHONY: test-kernels
 test-kernels: $(STAMP) ## Install Triton (1 GB) and check the GPU's kernels in its interpreter
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check triton
-	$(BIN)/python -m pytest tests/distillation/test_kernels.py $(ARGS)
+	$(BIN)/python -m pytest tests/distillation/test_kernels.py --timeout 0 $(ARGS)
 
 .PHONY: coverage
 coverage: $(STAMP) ## Run the tests and fail where less than 90 % of the lines are covered

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any
 
 import torch
@@ -41,8 +42,11 @@ from fedfuse.tracking.run_writer import commit
 FILE = "model.safetensors"
 SHARERS = 8
 _MARK = "FEDFUSE_MEMORY_BENCHMARK"
+# Seconds in which all processes load the models.
+LOADING = 600
 FEW = {
     "name": "memory",
+    "preset": "quickstart",  # a folder's would be another, of longer inputs
     "strategy": "fedmkt",
     "rounds": 2,
     "baselines": False,
@@ -156,22 +160,35 @@ def plain_processes(setting: Setting, *, copied: bool) -> float:
     With ``copied`` each makes a copy of its own, as it would without sharing.
     """
     context = multiprocessing.get_context("spawn")
-    loaded, measured = context.Barrier(SHARERS + 1), context.Event()
+    loaded, measured = context.Barrier(SHARERS + 1, timeout=LOADING), context.Event()
     with prepared(setting) as (config, base):
         size = (base / FILE).stat().st_size
         arguments = (config, copied, loaded, measured)
-        family = [context.Process(target=_load_and_train, args=arguments) for _ in range(SHARERS)]
+        family = [context.Process(target=_share, args=arguments) for _ in range(SHARERS)]
         for process in family:
             process.start()
-        loaded.wait()
-        without = sum(memory_of(process.pid or 0)["Pss"] for process in family)
-        loaded.wait()  # all are measured before any loads
-        loaded.wait()
-        total = sum(memory_of(process.pid or 0)["Pss"] for process in family)
-        measured.set()
-        for process in family:
-            process.join()
+        try:
+            loaded.wait()
+            without = sum(memory_of(process.pid or 0)["Pss"] for process in family)
+            loaded.wait()  # all are measured before any loads
+            loaded.wait()
+            total = sum(memory_of(process.pid or 0)["Pss"] for process in family)
+        except BrokenBarrierError as error:
+            raise RuntimeError("a process failed; its error is above") from error
+        finally:
+            measured.set()
+            for process in family:
+                process.join()
     return (total - without) / size
+
+
+def _share(config: RunConfig, copied: bool, loaded: Any, measured: Any) -> None:
+    """Load and train; the others do not wait for a process that fails."""
+    try:
+        _load_and_train(config, copied, loaded, measured)
+    except BaseException:
+        loaded.abort()
+        raise
 
 
 def _load_and_train(config: RunConfig, copied: bool, loaded: Any, measured: Any) -> None:

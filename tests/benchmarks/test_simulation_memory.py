@@ -106,6 +106,15 @@ def test_copies_in_plain_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert copied - shared == pytest.approx(1, abs=0.4)
 
 
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation_memory, "SHARERS", 2)
+    monkeypatch.setitem(simulation_memory.FEW, "data.max-length", 1000)  # more than the model takes
+    setting = Setting(2, 2, rows=2000, width=64, layers=1, batch_size=1, steps=1)
+    with pytest.raises(RuntimeError, match="a process failed"):
+        simulation_memory.plain_processes(setting, copied=False)
+
+
 def test_results_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = {8: 200.0, 4: 100.0}
     measured: list[Setting] = []
