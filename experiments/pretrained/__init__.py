@@ -1,0 +1,1 @@
+"""Settings for pretrained models, chosen on real ones."""
