@@ -30,13 +30,13 @@ from peft import (
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError, check
 from fedfuse.files import unwritable
 from fedfuse.models.adapter_folder import base_of, write_base
+from fedfuse.models.checkpointing import recompute_activations
 from fedfuse.models.devices import accelerator, all_devices, resolve_device
 from fedfuse.models.linear_layers import linear_layers, target_names
 from fedfuse.models.loading import (
@@ -191,25 +191,14 @@ def add_lora(
         seed: seed of the adapter's initial values; torch's global generator is left as it was.
 
     Raises:
-        FedfuseError: for targets that mean no layer of the model, and for checkpointing where its
-            family has none.
+        FedfuseError: for targets that mean no layer of the model, and for checkpointing of a model
+            without blocks.
     """
     linear = linear_layers(lm.model)
     if not linear:
         raise FedfuseError(f"model {lm.name!r}: expected linear layers for an adapter, got none")
     chosen = chosen_layers(lm.name, lm.model, linear, adapter)
     base = lm.model
-    if gradient_checkpointing:
-        kind = type(base).__name__
-        # JetMoE does not declare it, though its layers are of the kind that can.
-        layers = any(isinstance(module, GradientCheckpointingLayer) for module in base.modules())
-        base.supports_gradient_checkpointing |= layers
-        check(
-            f"gradient-checkpointing of {lm.name!r}",
-            f"{kind}, which does not support it",
-            "a model whose layers can be recomputed, or false",
-            base.supports_gradient_checkpointing,
-        )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.rank,
@@ -225,15 +214,7 @@ def add_lora(
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
     if gradient_checkpointing:
-        # transformers 5.23 renamed it, and warns at the old name.
-        renamed = hasattr(base, "activation_checkpointing_enable")
-        name = "activation_checkpointing_enable" if renamed else "gradient_checkpointing_enable"
-        getattr(base, name)({"use_reentrant": False})
-        # A gradient of the embeddings is for the reentrant form; some families write into them.
-        # PEFT would ask for it too, had it found checkpointing switched on.
-        base.disable_input_require_grads()
-        # A key-value cache would keep what checkpointing is there to forget.
-        base.config.use_cache = False
+        recompute_activations(lm.name, base)
     model.eval()
     return replace(lm, model=model)
 

@@ -15,7 +15,6 @@ from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
 from fedfuse.models.trial import check_trains
 from tests.models.folders import TEXTS
-from tests.models.test_adapter_cover import made
 
 
 def test_a_trial_leaves_nothing_behind(lm: CausalLM) -> None:
@@ -41,9 +40,31 @@ def test_a_step_that_fails_names_model_and_family(lm: CausalLM) -> None:
         check_trains(adapted)
 
 
-def test_checkpointing_is_refused_where_a_family_has_none() -> None:
-    with pytest.raises(FedfuseError, match=r"gradient-checkpointing of 'ctrl'.*CTRLLMHeadModel"):
-        add_lora(made("ctrl"), AdapterConfig(rank=2), gradient_checkpointing=True)
+@pytest.mark.parametrize("family", ["ctrl", "gpt_neox_japanese", "openai-gpt"])
+def test_checkpointing_where_a_family_has_none(family: str) -> None:
+    """Blocks run once without gradients, and again where gradients are asked for."""
+    gradients, passes = [], []
+    for checkpointing in (False, True):
+        model = tiny_model(family, 64).requires_grad_(False)
+        blocks = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
+        lm = CausalLM(model, None, family, 64, 96)  # type: ignore[arg-type]
+        lora = AdapterConfig(rank=2)
+        adapted = add_lora(lm, lora, gradient_checkpointing=checkpointing).model
+        seen: list[bool] = []
+        inner = next(m for m in blocks[0].modules() if type(m) is torch.nn.LayerNorm)
+        inner.register_forward_hook(lambda *_, seen=seen: seen.append(True))
+        adapted.train()
+        adapted(input_ids=torch.tensor([[0, 5, 6, 7]])).logits.square().sum().backward()
+        trained = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
+        assert all(gradient is not None for gradient in trained.values())
+        gradients.append(trained)
+        passes.append(len(seen))
+        with torch.no_grad():
+            adapted.eval()(input_ids=torch.tensor([[0, 5, 6, 7]]))
+        assert len(seen) == passes[-1] + 1
+    assert passes == [1, 2]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
 
 
 def test_checkpointing_where_layers_can_though_their_family_does_not_say_so() -> None:
