@@ -272,10 +272,15 @@ def tiny_model(family: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
     Where a causal LM is loaded from a part of a larger model, this is the larger one.
     """
     config = tiny_config(family, vocab_size)
-    factory: Any = AutoModelForMultimodalLM if is_part(config) else AutoModelForCausalLM  # untyped
+    factory = AutoModelForMultimodalLM if is_part(config) else AutoModelForCausalLM
+    return random_model(config, factory, 2 * WIDTH * vocab_size, seed)
+
+
+def random_model(config: Any, factory: Any, words: int = 0, seed: int = 0) -> PreTrainedModel:
+    """A model of a configuration with random weights; ``words`` of them are of its tokens."""
     with torch.device("meta"):
         weights = sum(p.numel() for p in factory.from_config(config).parameters())
-    if weights - 2 * WIDTH * vocab_size > MOST_WEIGHTS:
+    if weights - words > MOST_WEIGHTS:
         raise ValueError(f"{weights:,} weights are not tiny")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -19,13 +19,19 @@ import torch
 import transformers
 import typer
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from experiments import harness
 from experiments.families import checks
-from experiments.families.configs import FAMILIES, text_model, tiny_config, tiny_model
+from experiments.families.configs import (
+    FAMILIES,
+    random_model,
+    text_model,
+    tiny_config,
+    tiny_model,
+)
 from fedfuse.builtin.text_world import World, pretraining_text
 from fedfuse.builtin.tokenizers import train_tokenizer
 from fedfuse.config.data import DataConfig
@@ -124,22 +130,37 @@ def writes_text(family: str) -> bool:
 def save(family: str, name: str, folder: Path, material: Path | None) -> Any:
     """Save a family's tiny model with its tokenizer; returns its part for text.
 
-    Where a model cannot be made without a library that is not here, or is none of text, there is
-    its configuration and a file without weights: it is refused before they are read.
+    Where a model is none of text, there is its configuration and a file without weights: it is
+    refused before they are read. Of one with a part that cannot be made without a library that is
+    not here, the part for text is saved as it is in the whole.
     """
     words = tokenizer(name, material)
     words.save_pretrained(folder)
     rows = len(words) + PADDING_ROWS
-    try:
-        model = tiny_model(family, rows) if writes_text(family) else None
-    except ImportError:
-        model = None
-    if model is None:
+    if not writes_text(family):
         tiny_config(family, rows).save_pretrained(folder)
         save_file({}, folder / "model.safetensors", {"format": "pt"})
         return None
+    try:
+        model = tiny_model(family, rows)
+    except ImportError:
+        return save_text_part(tiny_config(family, rows), folder)
     model.save_pretrained(folder)
     return text_model(model)
+
+
+def save_text_part(config: Any, folder: Path) -> Any:
+    """Save the part of a larger model that is for text, under its names there; returns it."""
+    model = random_model(config.get_text_config(), AutoModelForCausalLM)
+    weights = {
+        name.replace("model.", "model.language_model.", 1): weight
+        for name, weight in model.state_dict().items()
+        if name != "lm_head.weight"  # tied
+    }
+    others = {"model.vision_tower.weight": torch.zeros(1)}
+    save_file(weights | others, folder / "model.safetensors", {"format": "pt"})
+    config.save_pretrained(folder)
+    return model
 
 
 def server(folder: Path, material: Path | None) -> CausalLM:

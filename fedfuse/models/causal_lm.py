@@ -41,12 +41,12 @@ from fedfuse.models.devices import accelerator, all_devices, resolve_device
 from fedfuse.models.linear_layers import linear_layers, target_names
 from fedfuse.models.loading import (
     check_causal,
-    check_writes_text,
     loading_errors,
     longest_input,
     model_source,
     one_way,
     quantization_options,
+    read_config,
     text_prefix,
 )
 from fedfuse.models.targets import chosen_layers
@@ -118,7 +118,7 @@ def load_causal_lm(
         weights |= quantization_options(quantization, place, DTYPES[dtype])
     with loading_errors(name):
         tokenizer = from_transformers(source, options)
-        check_writes_text(name, source, options)
+        weights["config"] = read_config(name, source, options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
         prefix = text_prefix(loaded[1])
         if prefix:

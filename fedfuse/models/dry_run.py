@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError
@@ -35,7 +35,7 @@ from fedfuse.models.head import (
     hidden_states,
     without_cache,
 )
-from fedfuse.models.loading import loading_errors, model_source
+from fedfuse.models.loading import loading_errors, model_source, read_config
 
 BYTES_PER_WEIGHT = {"4bit": 0.5, "8bit": 1.0}
 
@@ -96,7 +96,7 @@ def dry_run(
     """
     source, options = model_source(name)
     with loading_errors(name):
-        config: Any = AutoConfig.from_pretrained(source, **options)
+        config = read_config(name, source, options)
         stored = config.dtype  # of the files; making a model overwrites it
         with torch.device("meta"):
             factory: Any = AutoModelForCausalLM  # untyped

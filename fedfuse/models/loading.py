@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
 from fedfuse.data.hub import library_errors, looks_like_path
@@ -105,14 +108,32 @@ def load_tokenizer(name: str) -> TextTokenizer:
         return from_transformers(source, options)
 
 
-def check_writes_text(name: str, source: str, options: dict[str, Any]) -> None:
-    """Refuse a family that transformers counts as causal, but whose tokens are those of sounds."""
+def read_config(name: str, source: str, options: dict[str, Any]) -> Any:
+    """Config of what is loaded of a model: all of it, or its part for text alone.
+
+    Gemma 3n's images pass through a model of timm, a library that text needs nothing of.
+
+    Raises:
+        FedfuseError: for a family that transformers counts as causal, but whose tokens are those of
+            sounds.
+    """
     config = AutoConfig.from_pretrained(source, **options)
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    made = getattr(kind, "output_modalities", ("text",))
+    made = getattr(_causal_lm(config), "output_modalities", ("text",))
     if "text" not in made:
         found = f"{config.model_type}, which makes {' and '.join(made)}"
         raise FedfuseError(f"model {name!r}: expected a family that writes text, got {found}")
+    text = config.get_text_config()
+    kinds = {getattr(part, "model_type", "") for part in vars(config).values()}
+    wrapped = any(MODEL_MAPPING_NAMES.get(kind) == "TimmWrapperModel" for kind in kinds)
+    if not wrapped or _causal_lm(text) is None:
+        return config
+    text.dtype = text.dtype or config.dtype
+    return text
+
+
+def _causal_lm(config: Any) -> Any:
+    """The class of causal LM that transformers has for a config."""
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
 def text_prefix(info: dict[str, Any]) -> str:

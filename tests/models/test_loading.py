@@ -16,10 +16,12 @@ from transformers import AutoConfig, BertConfig, BertLMHeadModel
 from experiments.families import run
 from experiments.families.configs import tiny_model
 from fedfuse.builtin.tokenizers import train_tokenizer
+from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import (
     load_causal_lm,
 )
+from fedfuse.models.dry_run import dry_run
 from fedfuse.models.loading import (
     UNLIMITED_LENGTH,
     load_tokenizer,
@@ -278,6 +280,17 @@ def test_the_text_part_of_a_larger_checkpoint(family: str, tmp_path: Path) -> No
     tokenizer.save_pretrained(tmp_path)
     lm = load_causal_lm(str(tmp_path), device="cpu")
     assert torch.allclose(logits(lm.model), logits(whole), atol=1e-5)
+
+
+def test_gemma_3n_needs_no_library_for_images(tmp_path: Path) -> None:
+    """Its images pass through a model of timm; text alone does without."""
+    part = run.save("gemma3n", "gpt2", tmp_path, None)
+    lm = load_causal_lm(str(tmp_path), device="cpu")
+    assert type(lm.model).__name__ == "Gemma3nForCausalLM"
+    assert torch.equal(logits(lm.model), logits(part))
+    sizes = {"samples": 1, "scored": 1, "length": 8, "vocab_size": lm.vocab_size}
+    needs = dry_run(str(tmp_path), dtype="float32", lora=AdapterConfig(rank=2), **sizes)
+    assert needs.base == 4 * sum(weight.numel() for weight in lm.model.parameters())
 
 
 def test_a_prefix_needs_all_that_is_missing_behind_it() -> None:
