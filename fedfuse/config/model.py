@@ -136,6 +136,8 @@ class ModelConfig:
             float32, and float16 trains with a loss scale.
         device: ``auto`` takes a GPU where there is one.
         quantization: quantization of the frozen weights; needs bitsandbytes and a GPU.
+        device_map: ``auto`` spreads the layers over all accelerators; with ``fedfuse extract`` also
+            over the machine's memory.
         gradient_checkpointing: trade time for memory.
         lora: the adapter; its keys begin with ``lora-``.
         endpoint: how to ask a model behind a URL; its keys begin with ``endpoint-``.
@@ -147,6 +149,7 @@ class ModelConfig:
     autocast: str = one_of("none", *AUTOCAST)
     device: str = text("auto")
     quantization: str = one_of("none", "none", "4bit", "8bit")
+    device_map: str = one_of("none", "none", "auto")
     gradient_checkpointing: bool = False
     lora: AdapterConfig = inline(AdapterConfig(), "lora-")  # noqa: RUF009
     endpoint: EndpointConfig = inline(EndpointConfig(), "endpoint-")  # noqa: RUF009

@@ -34,6 +34,7 @@ class NodeConfig:
         device: in place of ``clients.device``.
         dtype: in place of ``clients.dtype``.
         quantization: in place of ``clients.quantization``.
+        device_map: in place of ``clients.device-map``.
         threads: CPU threads that torch may use.
         max_tokens: tokens at once while training, at most; the run's ``max-tokens`` holds where it
             is smaller.
@@ -48,6 +49,7 @@ class NodeConfig:
     device: str = text("", empty=True)
     dtype: str = one_of("", "", "float32", "bfloat16", "float16")
     quantization: str = one_of("", "", "none", "4bit", "8bit")
+    device_map: str = one_of("", "", "none", "auto")
     threads: int = between(0, 0)
     max_tokens: int = between(0, 0)
     output: str = text("", empty=True)
@@ -78,7 +80,8 @@ def parse_client(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
     if "partition-id" not in node_config:
         raise FedfuseError("node config: expected a partition-id of its own, got none")
     config = parse(run_config)
-    own = {key: getattr(node, key) for key in ("device", "dtype", "quantization")}
+    keys = ("device", "dtype", "quantization", "device_map")
+    own = {key: getattr(node, key) for key in keys}
     clients = (
         replace(config.clients, model=node.model, tokenizer=node.tokenizer)
         if node.model

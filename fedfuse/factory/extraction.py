@@ -6,14 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedfuse.algorithms.teacher import extract_into
+from fedfuse.config.model import shown_name
 from fedfuse.config.run_config import RunConfig
 from fedfuse.factory.data import shared_samples
-from fedfuse.factory.models import (
-    blind_questions_of,
-    check_model,
-    load_local_model,
-    open_archive,
-)
+from fedfuse.factory.models import blind_questions_of, check_model, load_teacher
+from fedfuse.knowledge.archive import KnowledgeArchive
 
 
 def extract_teacher(
@@ -37,15 +34,10 @@ def extract_teacher(
     """
     name = config.server.model
     check_model(name, config.server.tokenizer)
-    model = load_local_model(
-        "server",
-        name,
-        config.server,
-        shared_samples(config.data, config.seed),
-        config.data.max_length,
-        config.seed,
-    )
-    archive = open_archive(output, name, model)
+    shared = shared_samples(config.data, config.seed)
+    model, weights = load_teacher(name, config.server, shared, config.data.max_length)
+    shown = " ".join(filter(None, (shown_name(name), weights)))
+    archive = KnowledgeArchive(output, shown, model.tokenizer)
     texts = [
         (model.public, config.knowledge.k),
         *((data, 1) for data in model.texts(blind_questions_of(config))),

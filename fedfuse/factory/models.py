@@ -12,8 +12,6 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from fedfuse.algorithms.local_model import LocalModel
 from fedfuse.algorithms.teacher import Teacher
 from fedfuse.builtin.models import build, cache_root, is_builtin, model_folder, recipe_of
@@ -25,7 +23,6 @@ from fedfuse.config.model import (
     is_endpoint,
     is_knowledge_file,
     parse_endpoint,
-    shown_name,
 )
 from fedfuse.config.run_config import RunConfig, derive_seed, model_configs, model_of_partition
 from fedfuse.data.blind import blind_questions
@@ -36,10 +33,12 @@ from fedfuse.http_service import check_key
 from fedfuse.knowledge.aligner import KnowledgeAligner
 from fedfuse.knowledge.archive import KnowledgeArchive
 from fedfuse.knowledge.endpoint import EndpointSource
+from fedfuse.knowledge.extract import ModelSource
 from fedfuse.knowledge.source import KnowledgeSource
-from fedfuse.models.causal_lm import CausalLM, add_lora, load_causal_lm
-from fedfuse.models.devices import resolve_device
-from fedfuse.models.loading import load_tokenizer, quantization_options
+from fedfuse.models.adapter_folder import weights_fingerprint
+from fedfuse.models.causal_lm import DTYPES, CausalLM, add_lora, load_causal_lm
+from fedfuse.models.loading import load_tokenizer
+from fedfuse.models.placement import placement_options
 from fedfuse.models.trial import check_trains
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.load import load_tokenizer as named_tokenizer
@@ -47,7 +46,12 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
 def load_model(
-    name: str, *, dtype: str = "float32", device: str = "auto", quantization: str = ""
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    quantization: str = "",
+    device_map: str = "",
 ) -> CausalLM:
     """Load a base model and its tokenizer: a folder, a hub id, or ``builtin:NAME``.
 
@@ -55,7 +59,9 @@ def load_model(
     first where it is not cached.
     """
     base = str(build(name)) if is_builtin(name) else name
-    return load_causal_lm(base, dtype=dtype, device=device, quantization=quantization)
+    return load_causal_lm(
+        base, dtype=dtype, device=device, quantization=quantization, device_map=device_map
+    )
 
 
 @lru_cache(maxsize=8)
@@ -78,22 +84,8 @@ def load_local_model(
             ``max_length``.
     """
     if not can_learn(name):
-        archive, source = _load_source(name, model)
-        return Teacher(
-            name,
-            source,
-            archive.tokenizer,
-            public=shared.public,
-            test=shared.test,
-            questions=shared.questions,
-            max_length=max_length,
-        )
-    quantization = "" if model.quantization == "none" else model.quantization
-    lm = load_model(name, dtype=model.dtype, device=model.device, quantization=quantization)
-    lm = replace(lm, autocast=model.autocast)
-    # One length for all: models that cut a text at different places would disagree on its rows.
-    expected = f"at most {lm.max_length}, the limit of model {name!r}"
-    check("data.max-length", max_length, expected, max_length <= lm.max_length)
+        return load_teacher(name, model, shared, max_length)[0]
+    lm = load_base(name, model, max_length)
     lm = add_lora(lm, model.lora, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
     check_trains(lm)
     return LocalModel(
@@ -103,6 +95,30 @@ def load_local_model(
         questions=shared.questions,
         max_length=max_length,
     )
+
+
+def load_base(name: str, model: ModelConfig, max_length: int) -> CausalLM:
+    """A model as a run uses it, without an adapter.
+
+    Raises:
+        FedfuseError: as ``load_local_model``.
+    """
+    lm = load_model(
+        name,
+        dtype=model.dtype,
+        device=model.device,
+        quantization=option(model.quantization),
+        device_map=option(model.device_map),
+    )
+    # One length for all: models that cut a text at different places would disagree on its rows.
+    expected = f"at most {lm.max_length}, the limit of model {name!r}"
+    check("data.max-length", max_length, expected, max_length <= lm.max_length)
+    return replace(lm, autocast=model.autocast)
+
+
+def option(value: str) -> str:
+    """A loading option as a Python caller gives it: empty for ``none``."""
+    return "" if value == "none" else value
 
 
 def _load_source(name: str, model: ModelConfig) -> tuple[KnowledgeArchive, KnowledgeSource]:
@@ -116,14 +132,31 @@ def _load_source(name: str, model: ModelConfig) -> tuple[KnowledgeArchive, Knowl
     return archive, EndpointSource(name, model.endpoint, archive)
 
 
-def open_archive(path: Path, name: str, model: LocalModel) -> KnowledgeArchive:
-    """A file to extract a model's knowledge into.
+def load_teacher(
+    name: str, model: ModelConfig, shared: SharedSamples, max_length: int
+) -> tuple[Teacher, str]:
+    """A model that is asked alone, and the digest of its weights where it is in this process.
 
     Raises:
-        FedfuseError: for a file of another model, or that cannot be written.
+        FedfuseError: as ``load_local_model``.
     """
-    weights = f" {model.fingerprint}" if model.fingerprint else ""
-    return KnowledgeArchive(path, shown_name(name) + weights, model.tokenizer)
+    source: KnowledgeSource
+    if can_learn(name):
+        lm = load_base(name, model, max_length)
+        source, tokenizer, weights = ModelSource(lm), lm.tokenizer, weights_fingerprint(lm.name)
+    else:
+        archive, source = _load_source(name, model)
+        tokenizer, weights = archive.tokenizer, ""
+    teacher = Teacher(
+        name,
+        source,
+        tokenizer,
+        public=shared.public,
+        test=shared.test,
+        questions=shared.questions,
+        max_length=max_length,
+    )
+    return teacher, weights
 
 
 def _knowledge_file(name: str) -> Path:
@@ -181,9 +214,9 @@ def check_inputs(config: RunConfig, clients: int) -> None:
             of other data, a key that is not set, or a run in which no model can learn.
     """
     for model in (config.server, config.clients):
-        device = resolve_device(model.device)
-        if model.quantization != "none":
-            quantization_options(model.quantization, device, torch.float16)
+        placement_options(
+            model.device, DTYPES[model.dtype], option(model.quantization), option(model.device_map)
+        )
     models = model_configs(config, clients)
     for name, model in models.items():
         check_model(name, model.tokenizer)

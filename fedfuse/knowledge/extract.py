@@ -6,6 +6,7 @@ FedMKT (arXiv 2406.02224), Algorithm 1, steps 2 and 7.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -48,6 +49,23 @@ def extract_with_contexts(
     nats = np.zeros(len(data))
     knowledge = _collect(_label_rows(_all_logits(lm, data), nats), data, k)
     return knowledge, per_byte(data, nats)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model in this process as a ``KnowledgeSource``; it needs no adapter.
+
+    Attributes:
+        lm: the model.
+    """
+
+    lm: CausalLM
+
+    def knowledge(
+        self, data: TokenizedDataset, k: int
+    ) -> tuple[Knowledge, Float32[ndarray, " samples"]]:
+        """See ``extract_with_contexts``."""
+        return extract_with_contexts(self.lm, data, k)
 
 
 def _all_logits(lm: CausalLM, data: TokenizedDataset) -> Iterator[Logits]:

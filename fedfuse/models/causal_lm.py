@@ -45,10 +45,10 @@ from fedfuse.models.loading import (
     longest_input,
     model_source,
     one_way,
-    quantization_options,
     read_config,
     text_prefix,
 )
+from fedfuse.models.placement import check_in_place, main_device, placement_options
 from fedfuse.models.targets import chosen_layers
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -84,13 +84,17 @@ class CausalLM:
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        """Device of batches; see ``main_device``."""
+        return main_device(self.model)
 
 
 def load_causal_lm(
-    name: str, *, dtype: str = "float32", device: str = "auto", quantization: str = ""
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    quantization: str = "",
+    device_map: str = "",
 ) -> CausalLM:
     """Load a model and its tokenizer; safetensors only, and no code of the model's own.
 
@@ -101,21 +105,22 @@ def load_causal_lm(
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
         quantization: format of the base's linear layers: ``""`` for none, ``4bit`` or ``8bit``
             (bitsandbytes, GPU only).
+        device_map: ``auto`` spreads the layers over all accelerators, and those that do not fit
+            over the machine's memory, as which it cannot be trained; ``""`` for one device.
 
     Raises:
         FedfuseError: for anything that cannot be loaded or does not fit together, naming it.
     """
     if dtype not in DTYPES:
         raise FedfuseError(f"model dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
-    place = resolve_device(device)
+    placed = placement_options(device, DTYPES[dtype], quantization, device_map)
     source, options = model_source(name)
     weights = options | {
         "dtype": DTYPES[dtype],
         "use_safetensors": True,
         "output_loading_info": True,
+        **placed,
     }
-    if quantization:
-        weights |= quantization_options(quantization, place, DTYPES[dtype])
     with loading_errors(name):
         tokenizer = from_transformers(source, options)
         weights["config"] = read_config(name, source, options)
@@ -126,14 +131,14 @@ def load_causal_lm(
             loaded = AutoModelForCausalLM.from_pretrained(source, key_mapping=names, **weights)
     model, info = loaded
     if source != name and base_of(Path(name).expanduser()):
-        model = _merged(name, model, quantization)
+        model = _merged(name, model, placed)
     if info["missing_keys"]:
         raise FedfuseError(
             f"model {name!r}: expected a checkpoint of a complete causal language model, got one "
             f"without weights for {sorted(info['missing_keys'])[:5]}"
         )
-    if not quantization:
-        model.to(place)
+    if not placed:
+        model.to(resolve_device(device))
     one_way(model)
     model.requires_grad_(False)
     model.eval()
@@ -146,10 +151,10 @@ def load_causal_lm(
     return CausalLM(model, tokenizer, name, tokenizer.vocab_size, longest_input(model))
 
 
-def _merged(name: str, base: PreTrainedModel, quantization: str) -> PreTrainedModel:
+def _merged(name: str, base: PreTrainedModel, placed: dict[str, Any]) -> PreTrainedModel:
     """The base with an adapter folder's weights added to its own."""
-    found = f"quantization {quantization!r}"
-    check(f"adapter {name!r} as a model", found, "a base that is not quantized", not quantization)
+    expected = "a base that is neither quantized nor spread over devices"
+    check(f"adapter {name!r} as a model", ", ".join(placed), expected, not placed)
     folder = Path(name).expanduser()
     with loading_errors(name), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
@@ -197,6 +202,7 @@ def add_lora(
     linear = linear_layers(lm.model)
     if not linear:
         raise FedfuseError(f"model {lm.name!r}: expected linear layers for an adapter, got none")
+    check_in_place(lm.name, lm.model)
     chosen = chosen_layers(lm.name, lm.model, linear, adapter)
     base = lm.model
     config = LoraConfig(

@@ -106,7 +106,7 @@ def hidden_states(
     backbone: Any = base_of(model)
     backbone = backbone.base_model
     states: Tensor = backbone(input_ids=input_ids, **without_cache(backbone)).last_hidden_state
-    return states
+    return states.to(input_ids.device)  # of a model that is spread, from the last layer's
 
 
 def find_head(model: nn.Module, input_ids: Int64[Tensor, "batch length"]) -> Head | None:
@@ -143,6 +143,8 @@ def declared_head(model: nn.Module) -> Head | str:
     # Adapted, quantized and wrapped layers are classes of their own.
     if type(module) is not nn.Linear:
         return f"its output head is a {type(module).__name__}, not a plain linear layer"
+    if module.weight.device.type == "meta":
+        return "its output head is fetched when it runs"
     config = base.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0

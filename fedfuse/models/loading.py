@@ -1,15 +1,14 @@
-"""Source, device, quantization and tokenizer of a model to load, and models to refuse."""
+"""Source, config and tokenizer of a model to load, and models to refuse."""
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_MAPPING_NAMES,
@@ -23,7 +22,6 @@ from fedfuse.models.head import without_cache
 from fedfuse.tokenizers.load import from_transformers
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
-QUANTIZATIONS = ("", "4bit", "8bit")
 # For models without a largest position (ALiBi, recurrent): enough for any task here.
 UNLIMITED_LENGTH = 4096
 # What families call the largest number of positions.
@@ -70,31 +68,6 @@ def _check_format(name: str, path: Path) -> None:
                 f"trust: AutoModelForCausalLM.from_pretrained({arguments}).save_pretrained(NEW), "
                 "and the same with AutoTokenizer"
             )
-
-
-def quantization_options(
-    quantization: str, place: torch.device, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Loading options for a quantized base; see ``load_causal_lm``."""
-    if quantization not in QUANTIZATIONS:
-        allowed = ", ".join(repr(known) for known in QUANTIZATIONS)
-        raise FedfuseError(f"quantization: expected {allowed}, got {quantization!r}")
-    if place.type != "cuda":
-        raise FedfuseError(f"quantization {quantization!r}: expected a GPU, got {place}")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise FedfuseError(
-            f"quantization {quantization!r} needs bitsandbytes: pip install 'fedfuse[quantization]'"
-        )
-    settings: dict[str, Any] = {"load_in_8bit": True}
-    if quantization == "4bit":  # as in QLoRA
-        settings = {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_use_double_quant": True,
-            "bnb_4bit_compute_dtype": dtype,
-        }
-    config: Any = BitsAndBytesConfig
-    return {"quantization_config": config(**settings), "device_map": {"": place}}
 
 
 def load_tokenizer(name: str) -> TextTokenizer:

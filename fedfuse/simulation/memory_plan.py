@@ -137,8 +137,7 @@ def check_gpu(name: str, needs: ModelNeeds, share: float, total: int) -> None:
     Raises:
         FedfuseError: naming the figures and what helps.
     """
-    wanted = CUDA_CONTEXT + needs.base + (FRESH + TRAINING) * needs.adapter
-    wanted += max(needs.step, needs.scoring)
+    wanted = _on_gpu(needs)
     if wanted > share * total:
         enough = math.ceil(100 * wanted / total) / 100
         raise FedfuseError(
@@ -147,3 +146,29 @@ def check_gpu(name: str, needs: ModelNeeds, share: float, total: int) -> None:
             f"--gpus-per-client {enough:g} or more, smaller max-tokens or "
             "gradient-checkpointing, or take a smaller model"
         )
+
+
+def check_server_gpu(name: str, needs: ModelNeeds, total: int) -> None:
+    """Refuse a server's model that does not fit onto its GPU, or onto all that it is spread over.
+
+    Args:
+        name: the model.
+        needs: needs of the model.
+        total: bytes of that memory.
+
+    Raises:
+        FedfuseError: naming the figures and what helps.
+    """
+    wanted = _on_gpu(needs)
+    if wanted > total:
+        raise FedfuseError(
+            f"the server with {name!r} needs {wanted / 1e9:.1f} GB of a GPU; it has "
+            f"{total / 1e9:.1f} GB; set server.device-map = auto with several GPUs, "
+            "server.quantization, a smaller server-distill.max-tokens or "
+            "server.gradient-checkpointing, or take a smaller model"
+        )
+
+
+def _on_gpu(needs: ModelNeeds) -> int:
+    weights = needs.base + (FRESH + TRAINING) * needs.adapter
+    return CUDA_CONTEXT + weights + max(needs.step, needs.scoring)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import psutil  # type: ignore[import-untyped]
+import torch
 from rich.table import Table
 
 from fedfuse.builtin.models import is_builtin, model_folder
@@ -14,11 +15,11 @@ from fedfuse.config.run_config import RunConfig, model_config, model_of_partitio
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.factory.data import load_splits
-from fedfuse.factory.models import tokenizer_of
+from fedfuse.factory.models import option, tokenizer_of
 from fedfuse.models.devices import all_devices, resolve_device, total_memory
 from fedfuse.models.dry_run import ModelNeeds, dry_run
 from fedfuse.models.forward import TOKENS_PER_PASS
-from fedfuse.simulation.memory_plan import Plan, check_gpu, plan_memory
+from fedfuse.simulation.memory_plan import Plan, check_gpu, check_server_gpu, plan_memory
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 _LONGEST = 64  # number of the longest texts, which decide how large a step gets
@@ -49,8 +50,7 @@ def plan_simulation(
     needs = {name: client_needs(config, clients, name) for name in _models(config, clients)}
     if gpus_per_client:
         needs = {name: _beside_gpu(each, config.clients.device) for name, each in needs.items()}
-    phases = [(load_splits(config.data, config.seed, clients).public, config.server_distill, 1)]
-    server, rows = _needs(config, config.server, config.server.model, phases)
+    server, rows = _server_needs(config, clients)
     server = _beside_gpu(server, config.server.device)
     row = 12 * config.knowledge.k + 16  # bytes of a label row's knowledge in memory
     return plan_memory(
@@ -74,6 +74,18 @@ def check_machine(config: RunConfig, clients: int, plan: Plan, gpus_per_client: 
     if total is not None:
         for name in _models(config, clients):
             check_gpu(name, client_needs(config, clients, name), gpus_per_client, total)
+    total = _accelerators(config.server)
+    if total is not None and can_learn(config.server.model):
+        check_server_gpu(config.server.model, _server_needs(config, clients)[0], total)
+
+
+def _accelerators(model: ModelConfig) -> int | None:
+    """Bytes of the accelerator that a model is on, or of all that it is spread over."""
+    place = resolve_device(model.device)
+    if model.device_map == "none" or place.type == "cpu":
+        return total_memory(place)
+    sizes = [total_memory(torch.device(place.type, number)) for number in all_devices()]
+    return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 def table(plan: Plan) -> Table:
@@ -85,6 +97,12 @@ def table(plan: Plan) -> Table:
         shown.add_row(what, f"{size / 1e6:,.0f}")
     shown.add_row("all together", f"{plan.total / 1e6:,.0f}", style="bold")
     return shown
+
+
+def _server_needs(config: RunConfig, clients: int) -> tuple[ModelNeeds, int]:
+    """Needs of the server's model, and label rows of the public set."""
+    phases = [(load_splits(config.data, config.seed, clients).public, config.server_distill, 1)]
+    return _needs(config, config.server, config.server.model, phases)
 
 
 def client_needs(config: RunConfig, clients: int, name: str) -> ModelNeeds:
@@ -144,6 +162,6 @@ def _needs(
         scored=max(1, min(scored, TOKENS_PER_PASS["cpu"] // length)),
         vocab_size=tokenizer.vocab_size,
         gradient_checkpointing=model.gradient_checkpointing,
-        quantization="" if model.quantization == "none" else model.quantization,
+        quantization=option(model.quantization),
     )
     return needs, rows

@@ -61,6 +61,8 @@ CHANGED: dict[str, Any] = {
     "clients.autocast": "bfloat16",
     "server.quantization": "4bit",
     "clients.quantization": "8bit",
+    "server.device-map": "auto",
+    "clients.device-map": "auto",
     "knowledge.logprob-bits": 8,
     "server-distill.divergence": "forward-kl",
     "client-distill.divergence": "reverse-kl",

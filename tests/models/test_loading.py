@@ -76,18 +76,21 @@ def test_quantization(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked of transformers; the quantized layers themselves need a GPU."""
     import importlib.util
 
-    from fedfuse.models.loading import quantization_options
+    from fedfuse.models.placement import placement_options
 
     place = torch.device("cuda", 0)
+    monkeypatch.setattr("fedfuse.models.placement.resolve_device", lambda _: place)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FedfuseError, match="needs bitsandbytes"):
-        quantization_options("4bit", place, torch.bfloat16)
+        placement_options("auto", torch.bfloat16, "4bit")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    four = quantization_options("4bit", place, torch.bfloat16)
+    four = placement_options("auto", torch.bfloat16, "4bit")
     assert four["device_map"] == {"": place}
     assert four["quantization_config"].load_in_4bit
     assert four["quantization_config"].bnb_4bit_compute_dtype == torch.bfloat16
-    assert quantization_options("8bit", place, torch.float16)["quantization_config"].load_in_8bit
+    eight = placement_options("auto", torch.float16, "8bit", "auto")
+    assert eight["quantization_config"].load_in_8bit
+    assert eight["device_map"] == "auto"
 
 
 def test_pickled_weights_are_refused(folder: Path) -> None:

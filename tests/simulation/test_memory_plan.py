@@ -9,7 +9,7 @@ import pytest
 from fedfuse.errors import FedfuseError
 from fedfuse.models.dry_run import ModelNeeds
 from fedfuse.simulation import memory_plan
-from fedfuse.simulation.memory_plan import Plan, check_gpu, plan_memory
+from fedfuse.simulation.memory_plan import Plan, check_gpu, check_server_gpu, plan_memory
 
 GB = 10**9
 SMALL = ModelNeeds(base=1 * GB, mapped=True, adapter=10, step=1000, scoring=7000)
@@ -73,3 +73,11 @@ def test_a_share_of_a_gpu_that_is_too_small_is_refused() -> None:
     message = r"'m' needs 1\.6 GB of a GPU; with --gpus-per-client 0\.25 it has 1\.0 of 4\.0 GB; .*"
     with pytest.raises(FedfuseError, match=message + r"--gpus-per-client 0\.41 or more"):
         check_gpu("m", SMALL, 0.25, 4 * GB)
+
+
+def test_a_server_that_does_not_fit_onto_its_gpus() -> None:
+    check_server_gpu("m", LARGE, 5 * GB)
+    with pytest.raises(FedfuseError) as caught:
+        check_server_gpu("m", LARGE, 4 * GB)
+    for word in ("'m' needs 4.6 GB", "has 4.0 GB", "server.device-map = auto"):
+        assert word in str(caught.value)

@@ -107,6 +107,23 @@ def test_what_is_on_a_gpu_is_not_in_memory(
         memory.check_machine(given, 2, seen, 0.5)
 
 
+def test_a_server_may_be_spread_over_all_gpus(
+    tiny_builtin: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = config()
+    plan = memory.plan_simulation(given, 2, 1)
+    monkeypatch.setattr(memory, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(memory, "all_devices", lambda: [0, 1])
+    monkeypatch.setattr(memory, "total_memory", lambda device: 4 * 10**8)
+    with pytest.raises(FedfuseError, match=r"server with 'builtin:server' needs 0\.6 GB of a GPU"):
+        memory.check_machine(given, 2, plan, 0.0)
+    given = replace(given, server=replace(given.server, device_map="auto"))
+    memory.check_machine(given, 2, plan, 0.0)
+    sizes = {0: 4 * 10**8, 1: None}  # an accelerator that does not say
+    monkeypatch.setattr(memory, "total_memory", lambda device: sizes[device.index])
+    memory.check_machine(given, 2, plan, 0.0)
+
+
 def test_the_command_refuses_what_does_not_fit(
     tiny_builtin: dict[str, Path],
     tmp_path: Path,
