@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import geometric_mean
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from experiments import harness
 from fedfuse.algorithms.distill import distill
@@ -215,7 +217,7 @@ def table(summary: Mapping[str, Any]) -> str:
 @harness.experiment("results.json", "configuration.md", {"pretrained": table})
 def main(
     material: harness.Material,
-    models: Path,
+    models: Annotated[Path, typer.Option(help="Folder with the folders of both models.")],
     seeds: harness.Seeds = "100",
     parallel: harness.Parallel = 2,
     output: harness.Output = harness.RUNS,
