@@ -104,9 +104,14 @@ class BaseStrategy(StrategyHooks):
             if metrics is not None:
                 self._result.train_metrics_clientapp[server_round] = metrics
 
+        def meanwhile() -> None:
+            self.while_clients_train(server_round)
+
         minimum = self.config.min_clients
         self._phases.run(
-            Phase(server_round, configure, aggregate, minimum=minimum, needs_replies=True)
+            Phase(
+                server_round, configure, aggregate, meanwhile, minimum=minimum, needs_replies=True
+            )
         )
 
     def _distill(self, server_round: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from flwr.app import Message
@@ -21,7 +22,7 @@ def learn_labels_first(server: ServerState) -> None:
 
     Who stands at its base trusts whoever says anything better, though labels may tell more.
     """
-    phase = server.config.server_distill
+    phase, started = server.config.server_distill, time.monotonic()
     one = LabelPhase(
         server.public,
         phase,
@@ -31,6 +32,8 @@ def learn_labels_first(server: ServerState) -> None:
     )
     effort = train_baseline(server.local_model, [one], 1, server.local_model.holdout)
     server.run.training("federated", 1, SERVER, "labels", effort)
+    seconds = time.monotonic() - started
+    server.run.message(1, "server.labels", SERVER, seconds=seconds)
 
 
 def server_baselines(server: ServerState, client_steps: int, rounds: int) -> None:

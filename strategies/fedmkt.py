@@ -156,6 +156,12 @@ class FedMKT(ModelStrategy):
             requests.append(Message(content, node, messages.LOCAL))
         return requests
 
+    def while_clients_train(self, server_round: int) -> None:
+        """Before it hears clients for the first time, learn the public labels."""
+        learns = self.server.local_model.learns
+        if server_round == 1 and self.config.labels_first and learns:
+            learn_labels_first(self.server)
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -168,8 +174,6 @@ class FedMKT(ModelStrategy):
         if not server.local_model.learns:
             return super().aggregate_train(server_round, replies)
         losses: dict[str, float] = {}
-        if server_round == 1 and self.config.labels_first:
-            learn_labels_first(server)  # while clients train
 
         def refuse(client: str, error: FedfuseError) -> None:
             del losses[client]

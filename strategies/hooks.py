@@ -146,6 +146,9 @@ class StrategyHooks(Strategy):
         """Ask every client for local training; ``config["reply"]`` says what to send back."""
         return self.requests(messages.LOCAL, ConfigRecord({**config, "reply": "nothing"}))
 
+    def while_clients_train(self, server_round: int) -> None:
+        """Work that the server has before it needs their replies."""
+
     @abstractmethod
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

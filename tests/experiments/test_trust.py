@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,19 @@ def test_the_cost_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| server, excess | 2.5000 | 2.6000 | +5.0% \N{PLUS-MINUS SIGN} 7.1% |" in cost.table(
         summary
     )
+
+
+def test_seconds_of_clients_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slowest client of a phase counts, and what the server did meanwhile does not."""
+    monkeypatch.setattr(cost, "excesses", lambda run: {})
+    monkeypatch.setattr(cost, "traffic", lambda run: 0)
+    spent = [
+        (1, "train.local", 3.0),
+        (1, "train.local", 5.0),
+        (1, "server.labels", 4.0),
+        (1, "server.aggregate", 2.0),
+        (2, "train.local", 1.0),
+    ]
+    lines = [SimpleNamespace(round=r, phase=p, seconds=s) for r, p, s in spent]
+    found = cost.costs(SimpleNamespace(messages=lines))  # type: ignore[arg-type]
+    assert found["seconds"] == 5 + 2 + 1

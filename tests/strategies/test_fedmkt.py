@@ -205,6 +205,11 @@ def test_the_server_learns_labels_before_it_hears_anybody(
     [labels] = [x for x in found if x["phase"] == "labels"]
     assert (labels["round"], labels["model"], labels["queries"]) == (1, "server", 0)
     assert 0 < labels["steps"] <= 4
+    # While clients train: it is no part of what the server does with their replies.
+    timed = {x["phase"]: x for x in lines(folder, "messages") if x["client"] == "server"}
+    assert (timed["server.labels"]["round"], timed["server.labels"]["error"]) == (1, None)
+    spent = [x["seconds"] for x in lines(folder, "messages") if x["phase"] == "train.local"]
+    assert timed["server.labels"]["seconds"] <= max(spent)
     assert 0 < efforts["public-only", "all"]["steps"] <= 3 * 4
     assert second.keys() == first.keys()
     zero = [
