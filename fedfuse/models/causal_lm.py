@@ -105,8 +105,9 @@ def load_causal_lm(
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
         quantization: format of the base's linear layers: ``""`` for none, ``4bit`` or ``8bit``
             (bitsandbytes, GPU only).
-        device_map: ``auto`` spreads the layers over all accelerators, and those that do not fit
-            over the machine's memory, as which it cannot be trained; ``""`` for one device.
+        device_map: ``auto`` spreads the layers over all accelerators; those that do not fit there
+            are fetched from the machine's memory when they run, and the model cannot be trained.
+            ``""`` for one device.
 
     Raises:
         FedfuseError: for anything that cannot be loaded or does not fit together, naming it.
