@@ -28,6 +28,7 @@ def train_baselines(
     partition: int,
     *,
     steps: int,
+    rounds: int,
     held_out: Sequence[Sample],
 ) -> RecordDict:
     """Standalone (private labels only), then public-only (the federation without its teachers).
@@ -37,11 +38,12 @@ def train_baselines(
     held-out samples of all domains the other, which learns from public samples of all domains.
 
     Args:
-        config: run config, for the phases and the number of rounds.
+        config: run config, for the phases.
         local_model: the client's; its holdout validates.
         private: what it learns from.
         partition: of the client, for its seeds.
         steps: optimizer steps that the federation has a client take in a round.
+        rounds: rounds that the client took part in.
         held_out: the server's held-out samples, sent now that nothing is learned from them.
     """
     local_seed, seed = (derive_seed(config, name, partition) for name in ("local", "distill"))
@@ -65,7 +67,7 @@ def train_baselines(
     }
     for stage, (phases, judged_by) in stages.items():
         local_model.reset()
-        effort = train_baseline(local_model, phases, config.rounds, judged_by)
+        effort = train_baseline(local_model, phases, rounds, judged_by)
         reply[stage] = MetricRecord(scores_to_metrics(local_model.score()))
         pack_effort(info, stage, effort)
     reply["info"] = info

@@ -31,7 +31,7 @@ from fedfuse.errors import FedfuseError, check
 from fedfuse.evaluation.options import OptionLogprobs
 from fedfuse.factory.data import private_samples, public_subset
 from fedfuse.factory.models import load_local_model, new_aligner
-from fedfuse.flower.baseline_messages import unpack_steps
+from fedfuse.flower.baseline_messages import unpack_count
 from fedfuse.flower.messages import (
     Metrics,
     arrays_to_record,
@@ -309,7 +309,8 @@ class KnowledgeClient(BaseClient):
             self.local_model,
             self.private,
             self.partition,
-            steps=unpack_steps(request),
+            steps=unpack_count(request, "steps"),
+            rounds=unpack_count(request, "rounds"),
             held_out=unpack_held_out(request),
         )
 

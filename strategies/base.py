@@ -156,7 +156,8 @@ class BaseStrategy(StrategyHooks):
 
     def _checkpoint(self, server_round: int) -> None:
         """Save what is needed to go on after a round."""
-        self.server.checkpoint(server_round, self.state(), result_facts(self._result))
+        state = {**self.state(), **self.participation.state()}
+        self.server.checkpoint(server_round, state, result_facts(self._result))
         self.server.run.progress(checkpoint=server_round)
 
     def _resume(self, initial_arrays: ArrayRecord, num_rounds: int) -> int:
@@ -169,7 +170,9 @@ class BaseStrategy(StrategyHooks):
         kept = self.server.resume()
         if kept is None:
             return -1
-        self.load(strip_prefix(kept.arrays, "strategy|"))
+        state = strip_prefix(kept.arrays, "strategy|")
+        self.participation.load(state)
+        self.load(state)
         self._result = restore_result(self.initial(), kept.facts["result"])
         if self.config.piggyback and kept.round <= num_rounds:  # had waited for the next message
             self._distill(kept.round)

@@ -52,10 +52,11 @@ class FedAvgLoRA(ModelStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the global adapter; every client trains it on its private data and sends it back."""
+        """Send the global adapter; clients train it on their private data and send it back."""
         request = ConfigRecord({**config, "reply": "adapter"})
         adapter = messages.arrays_to_record(self.server.local_model.adapter)
-        return self.requests(messages.LOCAL, request, RecordDict({"adapter": adapter}))
+        content = RecordDict({"adapter": adapter})
+        return self.requests(messages.LOCAL, request, content, server_round=server_round)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -71,7 +72,7 @@ class FedAvgLoRA(ModelStrategy):
             return adapter, number, take_loss(reply)
 
         found = dict(self.parse_replies(server_round, replies, parse_reply))
-        require(len(found), self.config.min_clients, messages.LOCAL)
+        require(len(found), self.least_replies(server_round), messages.LOCAL)
         averaged = server_step({c: (adapter, n) for c, (adapter, n, _) in found.items()})
         self.server.local_model.adapter = averaged
         losses = [found[client][2] for client in sorted(found)]
@@ -80,7 +81,7 @@ class FedAvgLoRA(ModelStrategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Every client scores the global adapter."""
+        """Clients score the global adapter."""
         requests = list(super().configure_evaluate(server_round, arrays, config, grid))
         for request in requests if server_round else []:
             adapter = self.server.local_model.adapter

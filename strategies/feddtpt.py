@@ -158,13 +158,6 @@ class FedDTPT(BaseStrategy):
             self.config.seed,
         )
 
-    def searching_nodes(self, server_round: int) -> list[int]:
-        """Nodes that search in a round."""
-        nodes = list(self.messenger.names)
-        size = self.config.feddtpt.clients_per_round or len(nodes)
-        first = (server_round - 1) * size
-        return list(dict.fromkeys(nodes[(first + n) % len(nodes)] for n in range(size)))
-
     def summary(self) -> None:
         """Log what will run, and what it may cost."""
         super().summary()
@@ -197,9 +190,7 @@ class FedDTPT(BaseStrategy):
     ) -> Iterable[Message]:
         """Ask the round's clients to search from the global prompt."""
         content = self._content(config)
-        return [
-            Message(content, node, messages.LOCAL) for node in self.searching_nodes(server_round)
-        ]
+        return [Message(content, node, messages.LOCAL) for node in self.participants(server_round)]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -211,8 +202,7 @@ class FedDTPT(BaseStrategy):
             return self._parse_tuned(reply, given, settings.search.queries)
 
         found = dict(self.parse_replies(server_round, replies, parse_reply))
-        asked = settings.clients_per_round or len(self.messenger.names)
-        require(len(found), min(self.config.min_clients, asked), messages.LOCAL)
+        require(len(found), self.least_replies(server_round), messages.LOCAL)
         # By name: which of equals is the first does not depend on which was quicker.
         found = dict(sorted(found.items()))
         self.tuned = found
@@ -230,7 +220,7 @@ class FedDTPT(BaseStrategy):
         """Ask those who search next, which begins with the same questions, for accuracies on
         private examples.
         """
-        content, nodes = self._content(config), self.searching_nodes(server_round + 1)
+        content, nodes = self._content(config), self.participants(server_round + 1)
         return [Message(content, node, messages.EVALUATE) for node in nodes]
 
     def evaluate_server(self, server_round: int) -> MetricRecord:

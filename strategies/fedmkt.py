@@ -145,7 +145,7 @@ class FedMKT(ModelStrategy):
         if not self.server.local_model.learns:
             return super().configure_train(server_round, arrays, config, grid)
         requests = []
-        for node, client in self.messenger.names.items():
+        for node, client in self.participants(server_round).items():
             asked = {
                 **config,
                 "reply": "knowledge",
@@ -211,7 +211,7 @@ class FedMKT(ModelStrategy):
         """Clients' knowledge as it arrives; their losses are put into ``losses``.
 
         Raises:
-            FedfuseError: at the end, when fewer than ``min-clients`` sent usable knowledge.
+            FedfuseError: at the end, when too few clients sent usable knowledge.
         """
 
         def parse_reply(reply: Message) -> tuple[float, KnowledgeSet, str]:
@@ -229,17 +229,18 @@ class FedMKT(ModelStrategy):
         for client, (loss, sent, digest) in parsed:
             self.cache.client_digests[client], losses[client] = digest, loss
             yield client, sent
-        if len(losses) < self.config.min_clients:
+        least = self.least_replies(server_round)
+        if len(losses) < least:
             raise FedfuseError(
                 f"round {server_round}: expected usable knowledge of at least "
-                f"{self.config.min_clients} clients (min-clients), got {len(losses)}"
+                f"{least} clients (min-clients), got {len(losses)}"
             )
 
     def configure_distill(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Step 8: send the server's knowledge to every client."""
-        digests, names = self.cache.client_digests, self.messenger.names
+        """Step 8: send the server's knowledge to the clients."""
+        digests, names = self.cache.client_digests, self.participants(server_round)
         cached = {client: digests.get(client, "") for client in names.values()}
         payloads = self.channel.encode(self.server_knowledge(), cached)
         self._knowledge = None

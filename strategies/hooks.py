@@ -27,6 +27,7 @@ from fedfuse.tracking.checkpoints import Checkpoint
 from fedfuse.tracking.run_writer import RunWriter
 from strategies.client_registry import ClientInfo, ClientRegistry
 from strategies.messenger import Messenger
+from strategies.participation import Participation
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class StrategyHooks(Strategy):
         self.registry = ClientRegistry(
             server.run, self.registration_request, self.parse_registration
         )
+        self.participation = Participation(self.config)
         self.messenger: Messenger
 
     @staticmethod
@@ -143,8 +145,9 @@ class StrategyHooks(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask every client for local training; ``config["reply"]`` says what to send back."""
-        return self.requests(messages.LOCAL, ConfigRecord({**config, "reply": "nothing"}))
+        """Ask for local training; ``config["reply"]`` says what to send back."""
+        request = ConfigRecord({**config, "reply": "nothing"})
+        return self.requests(messages.LOCAL, request, server_round=server_round)
 
     def while_clients_train(self, server_round: int) -> None:
         """Work that the server has before it needs their replies."""
@@ -170,8 +173,8 @@ class StrategyHooks(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask every client to score its model."""
-        return self.requests(messages.EVALUATE, config)
+        """Ask for scores of the clients' models; in round 0, those that the first round asks."""
+        return self.requests(messages.EVALUATE, config, server_round=max(server_round, 1))
 
     @abstractmethod
     def aggregate_evaluate(
@@ -210,12 +213,31 @@ class StrategyHooks(Strategy):
         run = self.server.run
         return messages.RequestContext(run.folder.name, run.id, server_round)
 
+    def participants(self, server_round: int) -> dict[int, str]:
+        """Names of the clients that take part in a round, by node; see ``Participation``."""
+        names = self.messenger.names
+        here = self.messenger.connected() if self.config.clients_per_round else set(names)
+        available = {name for node, name in names.items() if node in here}
+        chosen = set(self.participation.clients(server_round, list(names.values()), available))
+        return {node: name for node, name in names.items() if name in chosen}
+
+    def least_replies(self, server_round: int) -> int:
+        """Replies that a round needs: ``min-clients``, or of all where fewer take part."""
+        return min(self.config.min_clients, len(self.participants(server_round)))
+
     def requests(
-        self, kind: str, config: ConfigRecord, content: RecordDict | None = None
+        self,
+        kind: str,
+        config: ConfigRecord,
+        content: RecordDict | None = None,
+        *,
+        server_round: int | None = None,
     ) -> list[Message]:
-        """The same message to every registered client."""
+        """The same message to every client that takes part in a round, or to all without one."""
         whole = RecordDict({**(content or {}), "config": config})
-        return [Message(whole, node, kind) for node in self.messenger.names]
+        names = self.messenger.names
+        nodes = names if server_round is None else self.participants(server_round)
+        return [Message(whole, node, kind) for node in nodes]
 
     def parse_replies(
         self, server_round: int, replies: Iterable[Message], parse_reply: Callable[[Message], T]

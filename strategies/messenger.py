@@ -86,6 +86,10 @@ class Messenger:
         """Name of a node's client; the node id until it has registered."""
         return self.names.get(node_id, str(node_id))
 
+    def connected(self) -> set[int]:
+        """Nodes that Flower lists now."""
+        return set(self._grid.get_node_ids())
+
     def send_and_receive(
         self,
         server_round: int,
@@ -131,7 +135,7 @@ class Messenger:
         asked = list(messages)
         if not asked:
             return ReplyStream(iter(()))
-        there = set(self._grid.get_node_ids())
+        there = self.connected()
         sent = [message for message in asked if message.metadata.dst_node_id in there]
         phase = SentPhase(
             server_round,

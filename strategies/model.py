@@ -188,12 +188,18 @@ class ModelStrategy(BaseStrategy):
         """Standalone, public-only and, where the run config asks for it, centralized training."""
         log.info("baselines: standalone, public-only%s", ", centralized" * self.config.centralized)
         steps = sum(effort.steps for effort in self.client_efforts().values())
-        config, content = ConfigRecord({"steps": steps}), RecordDict({})
-        messages.pack_context(config, self.request_context(last))
+        content = RecordDict({})
         holdout = self.server.local_model.holdout
         pack_held_out(content, holdout.samples if holdout else ())
-        requests = self.learners(self.requests(messages.BASELINE, config, content))
-        together = steps * len(self.messenger.names)
+        rounds = {c: self.participation.rounds(c) for c in self.messenger.names.values()}
+        requests = []
+        for node, client in self.messenger.names.items():
+            config = ConfigRecord({"steps": steps, "rounds": rounds[client]})
+            messages.pack_context(config, self.request_context(last))
+            whole = RecordDict({**content, "config": config})
+            requests.append(Message(whole, node, messages.BASELINE))
+        requests = self.learners(requests)
+        together = steps * sum(rounds.values()) // self.config.rounds
 
         def meanwhile() -> None:
             if not self.server.local_model.learns:

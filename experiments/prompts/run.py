@@ -37,7 +37,7 @@ SKEWS = {"iid": 0.0, "dirichlet": 0.1}
 MAIN: dict[str, dict[str, Scalar]] = {
     "feddtpt": {"baselines": True},
     "best-client": {"feddtpt.aggregation.method": "best-client"},
-    "one-client": {"feddtpt.clients-per-round": 1},
+    "one-client": {"clients-per-round": 1},
 }
 # At one.
 PROPOSERS: dict[str, dict[str, Scalar]] = {

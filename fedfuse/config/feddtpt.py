@@ -108,7 +108,6 @@ class FedDTPTConfig:
             folder; the same for all parties.
         alpha: label skew of the private examples: concentration of a Dirichlet distribution, small
             is skewed; 0 deals them evenly at random.
-        clients_per_round: number of clients that search in a round, one after the other; 0 for all.
         candidates: prompts that compete with the global one on the validation set: ``all``, the
             aggregated one and the clients'; ``aggregated`` alone; or ``none``, as in the paper,
             where the aggregated one is taken unseen.
@@ -118,7 +117,6 @@ class FedDTPTConfig:
     start: str = text("please read the note below and answer")
     masked_lm: str = text("builtin:masked-bert")
     alpha: float = between(0.0, 0)
-    clients_per_round: int = between(0, 0)
     candidates: str = one_of("all", *CANDIDATES)
     examples: ExampleCounts = field(default_factory=ExampleCounts)
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -58,7 +58,10 @@ class RunConfig:
             held-out samples, of a client's private ones, is worse.
         piggyback: one message a client and round instead of three: the server's knowledge travels
             with the next round's training request.
-        min_clients: replies that a round needs, 1 or more; with fewer the run fails.
+        clients_per_round: clients that take part in a round, in turns: a number of them, or below 1
+            a share; 0 for all. The others keep what they have.
+        min_clients: replies that a round needs, 1 or more, or all where fewer take part; with fewer
+            the run fails.
         timeout: seconds to wait for the replies to one message, above 0.
         resume: run folder of an interrupted run to go on with; the other keys as they were.
         log_format: format of the server's log: lines of ``text``, or ``json`` objects.
@@ -77,6 +80,7 @@ class RunConfig:
     labels_first: bool = True
     acceptance_test: bool = False
     piggyback: bool = False
+    clients_per_round: float = between(0.0, 0)
     min_clients: int = between(2, 1)
     timeout: float = between(1800.0, 0, above=True)
     resume: str = text("", empty=True)

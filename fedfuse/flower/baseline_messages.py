@@ -28,12 +28,13 @@ def unpack_effort(content: RecordDict, stage: str) -> Effort:
     return Effort(*map(int, values))
 
 
-def unpack_steps(content: RecordDict) -> int:
-    """Optimizer steps of a round, out of a request's ``config``.
+def unpack_count(content: RecordDict, name: str) -> int:
+    """A number out of a request's ``config``: ``steps`` of a round, or ``rounds``.
 
     Raises:
         FedfuseError: when it does not say.
     """
-    found = content.config_records["config"].get("steps")
-    check("config.steps", found, "a whole number, 0 or more", isinstance(found, int) and found >= 0)
+    found = content.config_records["config"].get(name)
+    good = isinstance(found, int) and found >= 0
+    check(f"config.{name}", found, "a whole number, 0 or more", good)
     return int(found)  # type: ignore[arg-type]

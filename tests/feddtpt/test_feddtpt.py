@@ -268,15 +268,15 @@ def test_one_client_a_round(tmp_path: Path) -> None:
             tmp_path,
             rounds=4,
             feddtpt__search__queries=24,
-            feddtpt__clients_per_round=1,
+            clients_per_round=1,
             min_clients=3,
         )
     )
     asked = [line.client for line in run.messages if line.phase == "train.local"]
-    assert asked == ["0", "1", "2", "0"]
+    assert sorted(asked[:3]) == ["0", "1", "2"]
     # Who is asked about the new prompt searches next, and has its answers already.
     heard = [line.client for line in run.messages if line.phase == "evaluate"]
-    assert heard == ["0", "1", "2", "0", "1"]
+    assert (heard[:4], len(heard)) == (asked, 5)
     paid = sum(
         sum(accounts(path).values()) for path in run.folder.glob("clients/*/*/ledger.sqlite")
     )

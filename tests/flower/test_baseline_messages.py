@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedfuse.algorithms.effort import Effort
 from fedfuse.errors import FedfuseError
-from fedfuse.flower.baseline_messages import pack_effort, unpack_effort, unpack_steps
+from fedfuse.flower.baseline_messages import pack_effort, unpack_count, unpack_effort
 
 
 def test_an_effort_comes_back() -> None:
@@ -29,7 +29,7 @@ def test_another_effort_is_refused(found: Any) -> None:
 
 def test_a_run_may_train_nothing() -> None:
     def steps(**config: Any) -> int:
-        return unpack_steps(RecordDict({"config": ConfigRecord(config)}))
+        return unpack_count(RecordDict({"config": ConfigRecord(config)}), "steps")
 
     assert (steps(steps=0), steps(steps=7)) == (0, 7)
     for wrong in ({}, {"steps": -1}, {"steps": "7"}):
