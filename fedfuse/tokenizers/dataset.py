@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -131,24 +132,56 @@ class TokenizedDataset:
 
     def batch(self, which: Int64[ndarray, " batch"], device: torch.device | str = "cpu") -> Batch:
         """Gather the samples ``which`` into padded tensors."""
+        return self._gather(which, which, np.arange(len(which)), device)
+
+    def batches(self, max_tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """Label rows of all samples, in batches of at most so many padded tokens, short ones first.
+
+        A sample whose input another one begins with, as an option of one token does with the others
+        of its question, is read there: what a causal model makes of a position depends on nothing
+        that follows.
+        """
+        read_in = containing([self.input_ids(i)[: self.lengths[i]] for i in range(len(self))])
+        kept = np.unique(read_in)
+        order = np.argsort(read_in, kind="stable")
+        bounds = np.searchsorted(read_in[order], np.append(kept, len(self)))
+        for part in parts_by_length(self.lengths[kept], max_tokens):
+            place, places = _ranges(bounds[part], bounds[part + 1])
+            yield self._gather(kept[part], order[places], place, device)
+
+    def _gather(
+        self,
+        which: Int64[ndarray, " batch"],
+        read: Int64[ndarray, " read"],
+        place: Int64[ndarray, " read"],
+        device: torch.device | str,
+    ) -> Batch:
+        """Inputs of the samples ``which``; rows of the samples ``read``, each in one of them."""
         lengths = self.lengths[which]
         columns = np.arange(lengths.max(initial=0))
         source = self._starts[which][:, None] + columns
         # Padding never reaches a label row, so any valid id will do.
         input_ids = np.where(columns < lengths[:, None], self._flat[source % len(self._flat)], 0)
-        sample, index = _ranges(self.rows.offsets[which], self.rows.offsets[which + 1])
+        owner, index = _ranges(self.rows.offsets[read], self.rows.offsets[read + 1])
         return Batch(
             to_tensor(input_ids, device),
-            to_tensor(sample, device),
+            to_tensor(place[owner], device),
             to_tensor(self.rows.row[index], device),
             to_tensor(self.rows.token[index], device),
             index,
         )
 
-    def batches(self, max_tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """All samples, the short first, in batches of at most so many padded tokens."""
-        for which in parts_by_length(self.lengths, max_tokens):
-            yield self.batch(which, device)
+
+def containing(inputs: Sequence[Int64[ndarray, " length"]]) -> Int64[ndarray, " inputs"]:
+    """For each of N inputs the place of one that begins with it, and that no other begins with."""
+    # In this order all that begin with an input follow it.
+    keys = [ids.astype(">u4").tobytes() for ids in inputs]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    found = np.arange(len(keys))
+    for place, after in reversed(list(pairwise(order))):
+        if keys[after].startswith(keys[place]):
+            found[place] = found[after]
+    return found
 
 
 def scored_bytes(

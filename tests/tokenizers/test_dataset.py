@@ -7,13 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.builtin.tokenizers import KINDS
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, scored_bytes
+from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, containing, scored_bytes
 from fedfuse.tokenizers.label_rows import LabelRows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.conftest import MAX_LENGTH, Tiny
@@ -117,6 +119,40 @@ def test_in_order_sees_every_sample_once_and_the_short_first(
     assert widths[0] < widths[-1] == data.lengths.max()
     seen = np.concatenate([b.index for b in batches])
     assert sorted(seen.tolist()) == list(range(len(data.rows.token)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_options_are_read_in_one_pass(tiny: Make, architecture: str) -> None:
+    """An input that another begins with is not run again; the rows are those of each alone."""
+    model = tiny(architecture)
+    answers = ["true", "false", "true", "true or false", ""]
+    data = model.encode([Sample(question, a) for question in ("Is it?", "Who?") for a in answers])
+    found, inputs = {}, 0
+    for batch in data.batches(max_tokens=200):
+        inputs += len(batch.input_ids)
+        for index, row in zip(batch.index, _logits(model.model, batch), strict=True):
+            assert int(index) not in found
+            found[int(index)] = row
+    assert inputs <= 2 * 2  # of each question the longest, and "false" where it has more tokens
+    assert sorted(found) == list(range(len(data.rows.token)))
+    for number in range(len(data)):
+        batch = data.batch(np.array([number]))
+        for index, row in zip(batch.index, _logits(model.model, batch), strict=True):
+            torch.testing.assert_close(found[int(index)], row, rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 1, 256, 70_000]), max_size=4), max_size=12))
+def test_inputs_that_contain_others(inputs: list[list[int]]) -> None:
+    found = containing([np.array(ids, dtype=np.int64) for ids in inputs])
+    for ids, place in zip(inputs, found, strict=True):
+        assert inputs[place][: len(ids)] == ids
+        others = [other for other in inputs if other[: len(ids)] == ids]
+        longer = [other for other in others if len(other) > len(inputs[place])]
+        assert all(other[: len(inputs[place])] != inputs[place] for other in longer)
+    # Equal inputs are in one, and none that is kept begins another that is.
+    kept = {tuple(inputs[place]) for place in found}
+    assert len(set(found.tolist())) == len(kept)
+    assert not any(a != b and b[: len(a)] == a for a in kept for b in kept)
 
 
 @pytest.mark.parametrize("split", [0, 1, 3, 4])
