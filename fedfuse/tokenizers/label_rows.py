@@ -98,43 +98,66 @@ def label_rows(
     if max_length < 2:
         raise FedfuseError(f"max_length: expected 2 or more, got {max_length}")
     begin = np.array([tokenizer.bos_id], dtype=np.int64)
-    texts, whole = _written(tokenizer, samples)
-    cuts = [_cut_of(len(t.ids), r[1], max_length) for t, r in zip(texts, whole, strict=True)]
+    texts = _written(tokenizer, samples)
+    lengths = np.array([len(text.ids) for text in texts], dtype=np.int64)
+    starts = np.concatenate([[0], lengths.cumsum()])  # of each text among the tokens of all
+    none = np.empty(0, dtype=np.int64)
+    ids = np.concatenate([none, *(text.ids for text in texts)])
+    ends = np.concatenate([none, *(text.ends for text in texts)])
+    owner = np.repeat(np.arange(len(texts)), lengths)
+    prompts = np.array([sample.prompt_bytes for sample in samples], dtype=np.int64)
+    token = _after_prompts(ends, owner, prompts)  # places of the tokens to predict
+    found, first = np.unique(owner[token], return_index=True)
+    prompt_tokens = np.zeros(len(texts), dtype=np.int64)
+    prompt_tokens[found] = token[first] - starts[found]
+    # What is left has room for one token more: who sees an input without any cannot tell whether
+    # its answer was cut.
+    cuts = np.where(lengths < max_length, 0, np.minimum(prompt_tokens, lengths - (max_length - 2)))
     if groups is not None and len(groups):
         most = np.zeros(groups.max() + 1, dtype=np.int64)
         np.maximum.at(most, groups, cuts)
-        cuts = [
-            min(int(most[group]), _prompt_tokens(rows[1]))
-            for group, rows in zip(groups, whole, strict=True)
-        ]
-    inputs, begins, found = [], [], []
-    for text, rows, cut in zip(texts, whole, cuts, strict=True):
-        inputs.append(np.concatenate([begin, text.ids[cut : cut + max_length - 1]]))
-        begins.append(text.ends[cut - 1] if cut else 0)
-        rows[1] -= cut
-        found.append(rows[:, rows[1] < max_length - 1])
-    empty = np.empty((4, 0), dtype=np.int64)
-    token, row, byte_start, byte_end = np.concatenate([empty, *found], axis=1)
-    counts = [part.shape[1] for part in found]
-    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    start = np.array(begins, dtype=np.int64)
-    return inputs, LabelRows(offsets, token, row, byte_start, byte_end, start)
+        cuts = np.minimum(most[groups], prompt_tokens)
+    stops = np.minimum(starts[1:], starts[:-1] + cuts + max_length - 1)
+    inputs = [
+        np.concatenate([begin, ids[start:stop]])
+        for start, stop in zip((starts[:-1] + cuts).tolist(), stops.tolist(), strict=True)
+    ]
+    token = token[token < stops[owner[token]]]
+    sample = owner[token]
+    before = np.concatenate([[0], ends])  # of the token before; of a text's first token, 0
+    before[starts[:-1]] = 0
+    offsets = np.concatenate([[0], np.bincount(sample, minlength=len(texts)).cumsum()])
+    return inputs, LabelRows(
+        offsets=offsets,
+        token=ids[token],
+        row=token - starts[sample] - cuts[sample],
+        byte_start=before[token],
+        byte_end=ends[token],
+        begin=before[starts[:-1] + cuts],
+    )
 
 
-def _written(
-    tokenizer: TextTokenizer, samples: Sequence[Sample]
-) -> tuple[list[TokenizedText], list[Int64[ndarray, "4 rows"]]]:
-    """Every sample as the tokenizer's model is given it, and the fields of its label rows.
+def _after_prompts(ends: IntArray, owner: IntArray, prompts: IntArray) -> IntArray:
+    """Places, among the tokens of all texts, of those that end after their text's prompt."""
+    # An unknown end lies inside a character; the next known end is that character's. A prompt ends
+    # between characters, so both are on the same side of it.
+    above = 1 + max(ends.max(initial=0), prompts.max(initial=0))  # any end of an earlier text
+    known = np.where(ends == UNKNOWN, np.iinfo(np.int64).max, ends + owner * above)
+    character = np.minimum.accumulate(known[::-1])[::-1]
+    return np.flatnonzero(character > prompts[owner] + owner * above)
+
+
+def _written(tokenizer: TextTokenizer, samples: Sequence[Sample]) -> list[TokenizedText]:
+    """Every sample as the tokenizer's model is given it.
 
     Places are those of ``Sample.text``; what is before an answer in a chat ends where it begins.
     """
     texts: dict[int, TokenizedText] = {}
-    rows: dict[int, Int64[ndarray, "4 rows"]] = {}
     chat = tokenizer.chat
     chats = [i for i, sample in enumerate(samples) if chat and sample.turns]
     other = sorted(set(range(len(samples))) - set(chats))
-    for i, text in zip(other, tokenizer.encode([samples[i].text for i in other]), strict=True):
-        texts[i], rows[i] = text, _rows_of(text, samples[i].prompt_bytes)
+    encoded = tokenizer.encode([samples[i].text for i in other])
+    texts.update(zip(other, encoded, strict=True))
     if chat and chats:
         heads = encode_heads(tokenizer, chat, [samples[i].turns for i in chats])
         tails = encode_answers(tokenizer, chat, [samples[i].answer for i in chats])
@@ -147,35 +170,7 @@ def _written(
             ids = np.concatenate([np.array(head, dtype=np.int64), tail.ids])
             before = np.full(len(head), prompt)
             texts[i] = TokenizedText(ids, np.concatenate([before, ends]))
-            rows[i] = _rows_of(texts[i], prompt)
-    return [texts[i] for i in range(len(samples))], [rows[i] for i in range(len(samples))]
-
-
-def _cut_of(length: int, row: IntArray, max_length: int) -> int:
-    """How many of a text's first tokens are cut off: of the prompt, and no more than needed.
-
-    What is left has room for one token more: who sees an input without any cannot tell whether its
-    answer was cut.
-    """
-    if length < max_length:
-        return 0
-    return min(_prompt_tokens(row), length - (max_length - 2))
-
-
-def _prompt_tokens(row: IntArray) -> int:
-    """Tokens before the first label row; 0 for a sample without any."""
-    return int(row[0]) if len(row) else 0
-
-
-def _rows_of(text: TokenizedText, prompt_bytes: int) -> Int64[ndarray, "4 rows"]:
-    """Fields of a sample's label rows, were the input the whole text."""
-    # An unknown end lies inside a character; the next known end is that character's. A prompt ends
-    # between characters, so both are on the same side of it.
-    known = np.where(text.ends == UNKNOWN, np.iinfo(np.int64).max, text.ends)
-    character = np.minimum.accumulate(known[::-1])[::-1]
-    row = np.flatnonzero(character > prompt_bytes)
-    before = np.concatenate([[0], text.ends])[row]
-    return np.stack([text.ids[row], row, before, text.ends[row]])
+    return [texts[i] for i in range(len(samples))]
 
 
 def verbatim_rows(
