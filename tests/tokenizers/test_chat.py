@@ -98,8 +98,17 @@ def test_ids_are_those_of_transformers(chats: PreTrainedTokenizerFast) -> None:
         np.testing.assert_array_equal(found[1:][rows.row[part]], rows.token[part])
 
 
-def test_a_folder_has_its_template(chats: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """A model's own tokenizer writes the turns before an answer too, however it was loaded."""
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [*((k, t) for k in ("byte-level-bpe", "unigram") for t in TEMPLATES), ("llama2", "inst")],
+)
+def test_a_folder_has_its_template(kind: str, template: str, tmp_path: Path) -> None:
+    """A model's own tokenizer writes the turns before an answer too, however it was loaded.
+
+    Few large ones: each is read four times.
+    """
+    chats = fast(kind)
+    chats.chat_template = TEMPLATES[template]
     chats.save_pretrained(tmp_path / "tokenizer")
     samples = of(CHAT)
     right = label_rows(TextTokenizer.from_pretrained(chats), samples, 512)[0]
