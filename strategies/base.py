@@ -88,6 +88,9 @@ class BaseStrategy(StrategyHooks):
 
         def configure() -> list[Message]:
             log.info("round %d: clients train on private data", server_round)
+            # Who is not connected is not among them.
+            here = len(self.participants(server_round))
+            require(here, self.least_replies(), messages.LOCAL)
             self.select_public_samples(server_round)
             config = self._with_context(server_round, self._train_config)
             arrays = self._result.arrays

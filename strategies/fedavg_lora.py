@@ -72,7 +72,7 @@ class FedAvgLoRA(ModelStrategy):
             return adapter, number, take_loss(reply)
 
         found = dict(self.parse_replies(server_round, replies, parse_reply))
-        require(len(found), self.least_replies(server_round), messages.LOCAL)
+        require(len(found), self.least_replies(), messages.LOCAL)
         averaged = server_step({c: (adapter, n) for c, (adapter, n, _) in found.items()})
         self.server.local_model.adapter = averaged
         losses = [found[client][2] for client in sorted(found)]

@@ -202,7 +202,7 @@ class FedDTPT(BaseStrategy):
             return self._parse_tuned(reply, given, settings.search.queries)
 
         found = dict(self.parse_replies(server_round, replies, parse_reply))
-        require(len(found), self.least_replies(server_round), messages.LOCAL)
+        require(len(found), self.least_replies(), messages.LOCAL)
         # By name: which of equals is the first does not depend on which was quicker.
         found = dict(sorted(found.items()))
         self.tuned = found

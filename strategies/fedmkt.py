@@ -229,7 +229,7 @@ class FedMKT(ModelStrategy):
         for client, (loss, sent, digest) in parsed:
             self.cache.client_digests[client], losses[client] = digest, loss
             yield client, sent
-        least = self.least_replies(server_round)
+        least = self.least_replies()
         if len(losses) < least:
             raise FedfuseError(
                 f"round {server_round}: expected usable knowledge of at least "

@@ -221,9 +221,9 @@ class StrategyHooks(Strategy):
         chosen = set(self.participation.clients(server_round, list(names.values()), available))
         return {node: name for node, name in names.items() if name in chosen}
 
-    def least_replies(self, server_round: int) -> int:
-        """Replies that a round needs: ``min-clients``, or of all where fewer take part."""
-        return min(self.config.min_clients, len(self.participants(server_round)))
+    def least_replies(self) -> int:
+        """Replies that a round needs: ``min-clients``, or of all where a round asks fewer."""
+        return min(self.config.min_clients, self.participation.size(len(self.messenger.names)))
 
     def requests(
         self,

@@ -40,11 +40,10 @@ class Participation:
             names: all clients.
             available: those that can be asked.
         """
-        wanted = self._config.clients_per_round
-        if not wanted:
+        if not self._config.clients_per_round:
             return list(names)
         if server_round not in self._chosen:
-            size = int(wanted) if wanted >= 1 else math.ceil(wanted * len(names))
+            size = self.size(len(names))
             here = [name for name in names if name in available]
             least = min((self._turns[name] for name in here), default=0)
             for name in names:  # who came later, or was away
@@ -54,6 +53,13 @@ class Participation:
             self._turns.update(by_turn[:size])
         chosen = self._chosen[server_round]
         return [name for name in names if name in chosen]
+
+    def size(self, clients: int) -> int:
+        """How many of so many clients a round asks, if they are there."""
+        wanted = self._config.clients_per_round
+        if not wanted:
+            return clients
+        return min(clients, int(wanted) if wanted >= 1 else math.ceil(wanted * clients))
 
     def rounds(self, client: str) -> int:
         """Number of rounds that a client took part in; of the run, where all do."""

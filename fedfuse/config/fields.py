@@ -24,6 +24,13 @@ def between(
     return field(default=default, metadata={"expected": bounds, "check": check})
 
 
+def count_or_share(default: float) -> Any:
+    """A whole number, a share between 0 and 1, or 0."""
+    check = lambda value: isfinite(value) and (0 <= value < 1 or value == int(value) > 0)  # noqa: E731
+    expected = "a whole number, or a share below 1, or 0"
+    return field(default=default, metadata={"expected": expected, "check": check})
+
+
 def one_of(default: str | int, *choices: str | int) -> Any:
     """A value out of a fixed list."""
     metadata = {"expected": ", ".join(map(repr, choices)), "check": lambda value: value in choices}

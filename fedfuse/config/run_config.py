@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from fedfuse.config.data import DataConfig
 from fedfuse.config.feddtpt import BlackBoxConfig, FedDTPTConfig
-from fedfuse.config.fields import between, one_of, text
+from fedfuse.config.fields import between, count_or_share, one_of, text
 from fedfuse.config.fusion import FusionConfig
 from fedfuse.config.gate import GateConfig
 from fedfuse.config.knowledge import KnowledgeConfig
@@ -80,7 +80,7 @@ class RunConfig:
     labels_first: bool = True
     acceptance_test: bool = False
     piggyback: bool = False
-    clients_per_round: float = between(0.0, 0)
+    clients_per_round: float = count_or_share(0.0)
     min_clients: int = between(2, 1)
     timeout: float = between(1800.0, 0, above=True)
     resume: str = text("", empty=True)

@@ -107,8 +107,8 @@ def load_base(name: str, model: ModelConfig, max_length: int) -> CausalLM:
         name,
         dtype=model.dtype,
         device=model.device,
-        quantization=option(model.quantization),
-        device_map=option(model.device_map),
+        quantization=loading_option(model.quantization),
+        device_map=loading_option(model.device_map),
     )
     # One length for all: models that cut a text at different places would disagree on its rows.
     expected = f"at most {lm.max_length}, the limit of model {name!r}"
@@ -116,7 +116,7 @@ def load_base(name: str, model: ModelConfig, max_length: int) -> CausalLM:
     return replace(lm, autocast=model.autocast)
 
 
-def option(value: str) -> str:
+def loading_option(value: str) -> str:
     """A loading option as a Python caller gives it: empty for ``none``."""
     return "" if value == "none" else value
 
@@ -215,7 +215,10 @@ def check_inputs(config: RunConfig, clients: int) -> None:
     """
     for model in (config.server, config.clients):
         placement_options(
-            model.device, DTYPES[model.dtype], option(model.quantization), option(model.device_map)
+            model.device,
+            DTYPES[model.dtype],
+            loading_option(model.quantization),
+            loading_option(model.device_map),
         )
     models = model_configs(config, clients)
     for name, model in models.items():

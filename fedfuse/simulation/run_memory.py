@@ -15,7 +15,7 @@ from fedfuse.config.run_config import RunConfig, model_config, model_of_partitio
 from fedfuse.config.training import TrainingConfig
 from fedfuse.data.sample import Sample
 from fedfuse.factory.data import load_splits
-from fedfuse.factory.models import option, tokenizer_of
+from fedfuse.factory.models import loading_option, tokenizer_of
 from fedfuse.models.devices import all_devices, resolve_device, total_memory
 from fedfuse.models.dry_run import ModelNeeds, dry_run
 from fedfuse.models.forward import TOKENS_PER_PASS
@@ -162,6 +162,6 @@ def _needs(
         scored=max(1, min(scored, TOKENS_PER_PASS["cpu"] // length)),
         vocab_size=tokenizer.vocab_size,
         gradient_checkpointing=model.gradient_checkpointing,
-        quantization=option(model.quantization),
+        quantization=loading_option(model.quantization),
     )
     return needs, rows

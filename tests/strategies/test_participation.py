@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from experiments.faults.run import outcome
-from fedfuse.config.run_config import RunConfig
+from fedfuse.config.run_config import RunConfig, parse
+from fedfuse.errors import FedfuseError
 from fedfuse.report.html import write_report
+from strategies.messenger import Messenger
 from strategies.participation import Participation
 from tests.federations import federate, lines, tiny_builtin
 from tests.strategies.test_resume import cut_off
@@ -74,6 +76,26 @@ def test_a_run_that_goes_on_draws_the_same() -> None:
     assert [second.clients(r, NAMES, NAMES) for r in range(3, 8)] == expected[2:]
     assert [second.rounds(name) for name in NAMES] == [whole.rounds(name) for name in NAMES]
     assert Participation(RunConfig()).state() == {}
+
+
+@pytest.mark.parametrize("value", [2.5, -1, float("inf"), float("nan")])
+def test_neither_a_number_nor_a_share(value: float) -> None:
+    with pytest.raises(FedfuseError, match=r"clients-per-round: expected a whole number, or a sh"):
+        parse({"clients-per-round": value})
+
+
+def test_too_few_are_connected(
+    tmp_path: Path, tiny_builtin: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of two needs both where two are the least, though nobody who is asked fails."""
+    real = Messenger.connected
+
+    def connected(self: Messenger) -> set[int]:
+        return set(list(real(self))[:1]) if self.names else real(self)
+
+    monkeypatch.setattr(Messenger, "connected", connected)
+    with pytest.raises(FedfuseError, match=r"train\.local: .* at least 2 clients .* got 1"):
+        federate(tmp_path, **FEW, strategy="fedmkt", baselines=False, min_clients=2)
 
 
 def asked(folder: Path, phase: str) -> list[set[str]]:
