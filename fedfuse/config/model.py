@@ -9,6 +9,7 @@ from pathlib import PurePath
 from fedfuse.config.fields import (
     between,
     check_fields,
+    count_or_share,
     inline,
     is_service_url,
     name_of_variable,
@@ -74,12 +75,15 @@ class AdapterConfig:
         dropout: dropout on the adapter's input while training, 0 to below 1.
         targets: ``all-linear`` for all but the output head; or names of modules, ``attention`` and
             ``mlp``, joined by commas; or ``re:`` and a regular expression of whole paths.
+        layers: how many of the last layers get an adapter, or a share of them below 1; 0 for all.
+            What is below the first of them is computed once a run.
     """
 
     rank: int = between(16, 1)
     alpha: float = between(16.0, 0, above=True)
     dropout: float = between(0.0, 0, 0.99)
     targets: str = text(ALL_LINEAR)
+    layers: float = count_or_share(0.0)
 
     def __post_init__(self) -> None:
         check_fields(self, "LoRA")
@@ -139,6 +143,8 @@ class ModelConfig:
         device_map: ``auto`` spreads the layers over all accelerators; with ``fedfuse extract`` also
             over the machine's memory.
         gradient_checkpointing: trade time for memory.
+        states_cache: GiB on disk for hidden states below the first layer with an adapter, in the
+            cache folder; 0 to keep none.
         lora: the adapter; its keys begin with ``lora-``.
         endpoint: how to ask a model behind a URL; its keys begin with ``endpoint-``.
     """
@@ -151,5 +157,6 @@ class ModelConfig:
     quantization: str = one_of("none", "none", "4bit", "8bit")
     device_map: str = one_of("none", "none", "auto")
     gradient_checkpointing: bool = False
+    states_cache: float = between(8.0, 0)
     lora: AdapterConfig = inline(AdapterConfig(), "lora-")  # noqa: RUF009
     endpoint: EndpointConfig = inline(EndpointConfig(), "endpoint-")  # noqa: RUF009

@@ -33,6 +33,8 @@ from fedfuse.distillation.targets import Teacher, batch_losses
 from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.devices import release_cache
+from fedfuse.models.forward import seen_by
+from fedfuse.models.layer_stack import train_mode
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 log = logging.getLogger(__name__)
@@ -120,7 +122,9 @@ class Training:
                 model does not forget them.
             state: of a phase that was stopped after some step, or of the phase before.
         """
-        self.lm, self.data, self.replay, self.config = lm, data, replay, config
+        self.lm, self.config = lm, config
+        self.data = seen_by(lm, data)
+        self.replay = None if replay is None else seen_by(lm, replay)
         self.seed, self.teacher = seed, teacher
         self._named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
         self._device = next(iter(self._named.values())).device
@@ -171,7 +175,7 @@ class Training:
             NotFinite: for a loss or a gradient that is not finite; the step is not taken.
         """
         config = self.config
-        self.lm.model.train()
+        train_mode(self.lm.model)
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(self.step, config)
         while (loss := self._attempt()) is None:
@@ -222,7 +226,7 @@ class Training:
             seed=step_seed(self.seed, self.samples_seen),
             max_tokens=self.max_tokens,
         )
-        self.lm.model.train()
+        train_mode(self.lm.model)
         return penalty
 
     def _indices(self, data: TokenizedDataset) -> Int64[ndarray, " batch"]:

@@ -37,8 +37,11 @@ from fedfuse.knowledge.extract import ModelSource
 from fedfuse.knowledge.source import KnowledgeSource
 from fedfuse.models.adapter_folder import weights_fingerprint
 from fedfuse.models.causal_lm import DTYPES, CausalLM, add_lora, load_causal_lm
+from fedfuse.models.frozen_layers import frozen_layers
+from fedfuse.models.kept_states import KeptStates
 from fedfuse.models.loading import load_tokenizer
 from fedfuse.models.placement import placement_options
+from fedfuse.models.states_file import StatesFolder
 from fedfuse.models.trial import check_trains
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.load import load_tokenizer as named_tokenizer
@@ -88,6 +91,7 @@ def load_local_model(
     lm = load_base(name, model, max_length)
     lm = add_lora(lm, model.lora, gradient_checkpointing=model.gradient_checkpointing, seed=seed)
     check_trains(lm)
+    lm = replace(lm, kept=_kept_states(lm, model.states_cache))
     return LocalModel(
         lm,
         public=shared.public,
@@ -95,6 +99,16 @@ def load_local_model(
         questions=shared.questions,
         max_length=max_length,
     )
+
+
+def _kept_states(lm: CausalLM, gib: float) -> KeptStates | None:
+    """Where the states of a model's frozen layers are kept; None where all its layers run."""
+    layers = frozen_layers(lm.name, lm.model, lm.vocab_size, lm.device) if gib else None
+    if layers is None:
+        return None
+    folder = StatesFolder(cache_root() / "states", int(gib * 2**30))
+    base = weights_fingerprint(lm.name) or lm.name
+    return KeptStates(layers, lm.model, base, lm.vocab_size, folder)
 
 
 def load_base(name: str, model: ModelConfig, max_length: int) -> CausalLM:

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from fedfuse.models.causal_lm import CausalLM
-from fedfuse.models.forward import label_row_states, logits_in_chunks
+from fedfuse.models.forward import label_row_states, logits_in_chunks, seen_by
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, to_tensor
 
 
@@ -128,6 +128,7 @@ def _prompts(
 ) -> Iterator[tuple[Int64[ndarray, " batch"], Batch]]:
     """The prompts' rows, and which samples they are of, some samples at a time."""
     lm.model.eval()
+    data = seen_by(lm, data)
     for start in range(0, len(data), batch_size):
         which = np.arange(start, min(start + batch_size, len(data)))
         yield which, _prompt_rows(data, which, lm.device)

@@ -9,6 +9,8 @@ from typing import Any
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from fedfuse.models.layer_stack import layer_stack, num_frozen
+
 # Share of all weights from which on those that are left out are named.
 _LARGE = 0.02
 
@@ -22,17 +24,22 @@ class AdapterCover:
         modules: number of adapted modules by the last part of their names.
         share: share of the base's weights in them, in [0, 1].
         left_out: names of other weights that make up at least 2 % of all, embeddings and output
-            head not counted.
+            head not counted, and of ``layers`` those that are not frozen.
+        layers: how many of the model's layers are behind the frozen first ones, and how many there
+            are; empty where none is frozen.
     """
 
     parameters: int
     modules: dict[str, int]
     share: float
     left_out: list[str]
+    layers: tuple[int, int] | tuple[()] = ()
 
     def __str__(self) -> str:
         names = ", ".join(f"{name} ({count})" for name, count in sorted(self.modules.items()))
         text = f"LoRA of {self.parameters:,} parameters on {names}: {self.share:.0%} of the weights"
+        if self.layers:
+            text += ", in the last {} of {} layers".format(*self.layers)
         return text + (f"; none on {', '.join(self.left_out)}" if self.left_out else "")
 
 
@@ -48,6 +55,9 @@ def adapter_cover(model: PeftModel) -> AdapterCover:
     embeddings = (base.get_input_embeddings(), base.get_output_embeddings())
     known = {id(p) for module in embeddings if module is not None for p in module.parameters()}
     trained = {id(p) for p in model.parameters() if p.requires_grad}
+    stack, number = layer_stack(model), num_frozen(model)
+    if stack and number:
+        known |= {id(parameter) for parameter in stack.layers[:number].parameters()}
     sizes, left = Counter[str](), Counter[str]()
     for path, parameter in model.named_parameters():
         if id(parameter) in trained:
@@ -59,4 +69,5 @@ def adapter_cover(model: PeftModel) -> AdapterCover:
     total = max(sizes.total(), 1)
     large = [name for name, size in left.most_common() if size >= _LARGE * total]
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return AdapterCover(parameters, dict(modules), sizes["covered"] / total, large)
+    layers = (len(stack.layers) - number, len(stack.layers)) if stack and number else ()
+    return AdapterCover(parameters, dict(modules), sizes["covered"] / total, large, layers)

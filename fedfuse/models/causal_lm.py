@@ -38,6 +38,8 @@ from fedfuse.files import unwritable
 from fedfuse.models.adapter_folder import base_of, write_base
 from fedfuse.models.checkpointing import recompute_activations
 from fedfuse.models.devices import accelerator, all_devices, resolve_device
+from fedfuse.models.kept_states import KeptStates
+from fedfuse.models.layer_stack import in_last_layers
 from fedfuse.models.linear_layers import linear_layers, target_names
 from fedfuse.models.loading import (
     check_causal,
@@ -73,6 +75,7 @@ class CausalLM:
         max_length: most tokens of an input.
         autocast: precision of matrix products in a forward pass, one of ``AUTOCAST``; logits,
             losses and trained weights stay float32.
+        kept: what its frozen first layers make of texts; None where all layers run in every pass.
     """
 
     model: Any
@@ -81,6 +84,7 @@ class CausalLM:
     vocab_size: int
     max_length: int
     autocast: str = "none"
+    kept: KeptStates | None = None
 
     @property
     def device(self) -> torch.device:
@@ -197,14 +201,15 @@ def add_lora(
         seed: seed of the adapter's initial values; torch's global generator is left as it was.
 
     Raises:
-        FedfuseError: for targets that mean no layer of the model, and for checkpointing of a model
-            without blocks.
+        FedfuseError: for targets or ``layers`` that mean no layer of the model, and for
+            checkpointing of a model without blocks.
     """
     linear = linear_layers(lm.model)
     if not linear:
         raise FedfuseError(f"model {lm.name!r}: expected linear layers for an adapter, got none")
     check_in_place(lm.name, lm.model)
     chosen = chosen_layers(lm.name, lm.model, linear, adapter)
+    chosen = in_last_layers(lm.name, lm.model, chosen, adapter.layers)
     base = lm.model
     config = LoraConfig(
         task_type="CAUSAL_LM",

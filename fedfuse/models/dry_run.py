@@ -35,6 +35,7 @@ from fedfuse.models.head import (
     hidden_states,
     without_cache,
 )
+from fedfuse.models.layer_stack import train_mode
 from fedfuse.models.loading import loading_errors, model_source, read_config
 
 BYTES_PER_WEIGHT = {"4bit": 0.5, "8bit": 1.0}
@@ -187,7 +188,7 @@ def _peak(
         apart: whether hidden states are all that the model makes.
         train: whether there is a backward pass.
     """
-    model.train(train)
+    train_mode(model) if train else model.eval()
     input_ids = torch.zeros(samples, length, dtype=torch.long)
     known = [*model.parameters(), *model.buffers()]
     with torch.set_grad_enabled(train), _Counting(known) as counting:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -20,12 +21,8 @@ from fedfuse.models.head import (
     rows_per_chunk,
     without_cache,
 )
+from fedfuse.models.precision import PRECISIONS, mixed_precision, tokens_per_pass
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
-
-# Tokens in one forward pass of a model that is only scored, padding included. More of them leave
-# the caches of a CPU; a GPU needs more to be busy. (The latter is not measured.)
-TOKENS_PER_PASS = {"cpu": 2_048, "cuda": 16_384}
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +53,11 @@ def label_row_states(lm: CausalLM, batch: Batch) -> RowStates | None:
     head = find_head(lm.model, batch.input_ids)
     if head is None:
         return None
-    with mixed_precision(lm, batch):
+    with _begun(lm, batch):
         states = hidden_states(lm.model, batch.input_ids)
     head = head.cut(lm.vocab_size)
     if lm.autocast != "none":
-        head = head.to(_DTYPES[lm.autocast])
+        head = head.to(PRECISIONS[lm.autocast])
     return RowStates(states[batch.sample, batch.row], head)
 
 
@@ -83,7 +80,7 @@ def label_row_logits(lm: CausalLM, batch: Batch) -> Float[Tensor, "rows vocab"]:
     if len(batch.row) and accepts(base, "logits_to_keep"):
         first, last = int(batch.row.min()), int(batch.row.max())
         inputs["logits_to_keep"] = torch.arange(first, last + 1, device=batch.row.device)
-    with mixed_precision(lm, batch):
+    with _begun(lm, batch):
         logits: Tensor = lm.model(**inputs).logits
     return logits[batch.sample, batch.row - first, : lm.vocab_size]
 
@@ -114,17 +111,20 @@ def label_logits(
 ) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
     """Logits on all label rows of a data set, short samples first; see ``logits_in_chunks``."""
     lm.model.eval()
-    for batch in data.batches(tokens_per_pass(lm.device), lm.device):
+    for batch in seen_by(lm, data).batches(tokens_per_pass(lm.device), lm.device):
         yield from logits_in_chunks(lm, batch)
 
 
-def tokens_per_pass(device: torch.device) -> int:
-    """Most tokens of a forward pass without gradients, padding included."""
-    return TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cpu"])
+def seen_by(lm: CausalLM, data: TokenizedDataset) -> TokenizedDataset:
+    """A data set whose batches carry what the model keeps of its frozen layers, if it keeps any."""
+    return data.with_states(partial(lm.kept.below, lm.autocast)) if lm.kept else data
 
 
-def mixed_precision(lm: CausalLM, batch: Batch) -> AbstractContextManager[object]:
-    """Context in which products are computed in the model's ``autocast``."""
-    if lm.autocast == "none":
-        return nullcontext()
-    return torch.autocast(batch.input_ids.device.type, _DTYPES[lm.autocast])
+@contextmanager
+def _begun(lm: CausalLM, batch: Batch) -> Iterator[None]:
+    """Context of a forward pass: its precision, and the layers that need not run."""
+    with ExitStack() as contexts:
+        contexts.enter_context(mixed_precision(lm.autocast, batch.input_ids.device))
+        if lm.kept and batch.below is not None:
+            contexts.enter_context(lm.kept.layers.given(batch.below))
+        yield

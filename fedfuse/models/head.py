@@ -156,7 +156,7 @@ def declared_head(model: nn.Module) -> Head | str:
 def _check(base: nn.Module, head: Head, input_ids: Int64[Tensor, "batch length"]) -> str:
     """Compare the head's logits with the model's own; what is wrong, or nothing."""
     try:
-        with _without_dropout(base):
+        with without_dropout(base):
             right = base(input_ids=input_ids, **without_cache(base)).logits
             states = hidden_states(base, input_ids)
     except (AttributeError, TypeError) as error:
@@ -180,7 +180,7 @@ def _warn_once(model: str, reason: str) -> None:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a moment; every module gets its own mode back."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -9,6 +9,7 @@ from fedfuse.errors import FedfuseError
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.devices import accelerator, all_devices
 from fedfuse.models.forward import label_row_logits, label_row_states
+from fedfuse.models.layer_stack import train_mode
 from fedfuse.tokenizers.dataset import Batch
 
 
@@ -33,7 +34,7 @@ def check_trains(lm: CausalLM) -> None:
     forked = torch.random.fork_rng(all_devices(), device_type=accelerator() or "cuda")
     try:
         with forked, torch.enable_grad():
-            lm.model.train()
+            train_mode(lm.model)
             states = label_row_states(lm, batch)
             result = states.hidden if states else label_row_logits(lm, batch)
             result.float().sum().backward()  # type: ignore[no-untyped-call]

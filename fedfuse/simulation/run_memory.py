@@ -18,7 +18,7 @@ from fedfuse.factory.data import load_splits
 from fedfuse.factory.models import loading_option, tokenizer_of
 from fedfuse.models.devices import all_devices, resolve_device, total_memory
 from fedfuse.models.dry_run import ModelNeeds, dry_run
-from fedfuse.models.forward import TOKENS_PER_PASS
+from fedfuse.models.precision import TOKENS_PER_PASS
 from fedfuse.simulation.memory_plan import Plan, check_gpu, check_server_gpu, plan_memory
 from fedfuse.tokenizers.dataset import TokenizedDataset
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
@@ -33,6 +35,8 @@ class Batch:
         row: ``[R]`` its position in the model's input; it predicts position ``row + 1``.
         label: ``[R]`` the token it should predict.
         index: ``[R]`` its place among all label rows of the data set (NumPy, to look teachers up).
+        below: ``[B, L, d]`` hidden states that a model's frozen first layers make of the input,
+            where they are kept; see ``TokenizedDataset.with_states``.
     """
 
     input_ids: Int64[Tensor, "batch length"]
@@ -40,6 +44,7 @@ class Batch:
     row: Int64[Tensor, " rows"]
     label: Int64[Tensor, " rows"]
     index: Int64[ndarray, " rows"]
+    below: Float[Tensor, "batch length width"] | None = None
 
     def select_rows(self, rows: slice) -> Batch:
         """The same samples with some of their label rows."""
@@ -53,17 +58,16 @@ class Batch:
 
     def concat(self, other: Batch) -> Batch:
         """One batch of both: this one's samples and rows, then the other's."""
-        width = max(self.input_ids.shape[1], other.input_ids.shape[1])
-        padded = [
-            nn.functional.pad(ids, (0, width - ids.shape[1]))
-            for ids in (self.input_ids, other.input_ids)
-        ]
+        below = None
+        if self.below is not None and other.below is not None:
+            below = _stacked(self.below, other.below)
         return Batch(
-            torch.cat(padded),
+            _stacked(self.input_ids, other.input_ids),
             torch.cat([self.sample, other.sample + len(self.input_ids)]),
             torch.cat([self.row, other.row]),
             torch.cat([self.label, other.label]),
             np.concatenate([self.index, other.index]),
+            below,
         )
 
 
@@ -74,6 +78,8 @@ class TokenizedDataset:
         lengths: ``[N]`` tokens of each sample that a model is given.
         rows: the label rows of all samples.
         label_bytes: ``[N]`` bytes that they predict; see ``scored_bytes``.
+        ids_digest: SHA-256 (hex) of all token ids, and of where samples begin.
+        num_ids: number of token ids.
     """
 
     def __init__(
@@ -101,6 +107,9 @@ class TokenizedDataset:
         whole = np.array([len(i) for i in ids], dtype=np.int64)
         self._starts = np.concatenate([[0], whole.cumsum()[:-1]])
         self._flat = np.concatenate(ids)
+        self.num_ids = len(self._flat)
+        self.ids_digest = hashlib.sha256(self._flat.tobytes() + self._starts.tobytes()).hexdigest()
+        self._below: StatesOf | None = None
         # What comes after a sample's last label row, at least that row's label, is never read.
         last = self.rows.row[np.maximum(self.rows.offsets[1:] - 1, 0)]
         self.lengths = np.where(np.diff(self.rows.offsets) > 0, last + 1, 1)
@@ -118,6 +127,16 @@ class TokenizedDataset:
         taken.label_bytes, taken.lengths = self.label_bytes[which], self.lengths[which]
         taken._starts = self._starts[which]
         return taken
+
+    def with_states(self, below: StatesOf) -> Self:
+        """The same data set, whose batches carry hidden states.
+
+        Args:
+            below: see ``StatesOf``.
+        """
+        bound = copy.copy(self)
+        bound._below = below
+        return bound
 
     def input_ids(self, number: int) -> Int64[ndarray, " length"]:
         """A sample's input up to the token that its last label row predicts; else its first."""
@@ -149,6 +168,27 @@ class TokenizedDataset:
             place, places = _ranges(bounds[part], bounds[part + 1])
             yield self._gather(kept[part], order[places], place, device)
 
+    def starts(self, which: Int64[ndarray, " batch"]) -> Int64[ndarray, " batch"]:
+        """Place among all token ids of each sample's first."""
+        found: Int64[ndarray, " batch"] = self._starts[which]
+        return found
+
+    def places(self, which: Int64[ndarray, " batch"]) -> Int64[ndarray, "batch length"]:
+        """Places among all token ids of those that samples are read as.
+
+        Beyond a sample's length they are of other tokens.
+        """
+        columns = np.arange(self.lengths[which].max(initial=0))
+        found: Int64[ndarray, "batch length"] = self._starts[which][:, None] + columns
+        return found % self.num_ids
+
+    def padded_ids(self, which: Int64[ndarray, " batch"]) -> Int64[ndarray, "batch length"]:
+        """Token ids that samples are read as, 0 beyond a sample's length."""
+        places = self.places(which)
+        # Padding never reaches a label row, so any valid id will do.
+        inside = np.arange(places.shape[1]) < self.lengths[which][:, None]
+        return np.where(inside, self._flat[places], 0)
+
     def _gather(
         self,
         which: Int64[ndarray, " batch"],
@@ -157,19 +197,29 @@ class TokenizedDataset:
         device: torch.device | str,
     ) -> Batch:
         """Inputs of the samples ``which``; rows of the samples ``read``, each in one of them."""
-        lengths = self.lengths[which]
-        columns = np.arange(lengths.max(initial=0))
-        source = self._starts[which][:, None] + columns
-        # Padding never reaches a label row, so any valid id will do.
-        input_ids = np.where(columns < lengths[:, None], self._flat[source % len(self._flat)], 0)
         owner, index = _ranges(self.rows.offsets[read], self.rows.offsets[read + 1])
         return Batch(
-            to_tensor(input_ids, device),
+            to_tensor(self.padded_ids(which), device),
             to_tensor(place[owner], device),
             to_tensor(self.rows.row[index], device),
             to_tensor(self.rows.token[index], device),
             index,
+            self._below(self, which, device) if self._below else None,
         )
+
+
+# Hidden states ``[B, L, d]`` of the samples of a data set that are given by their places in it, on
+# a device; None where there are none.
+StatesOf = Callable[[TokenizedDataset, Int64[ndarray, " batch"], torch.device | str], Tensor | None]
+
+
+def _stacked(one: Tensor, other: Tensor) -> Tensor:
+    """Both along the first dimension, the second padded with zeros behind."""
+    padded = []
+    for each in (one, other):
+        longer = max(one.shape[1], other.shape[1]) - each.shape[1]
+        padded.append(nn.functional.pad(each, (0, 0) * (each.ndim - 2) + (0, longer)))
+    return torch.cat(padded)
 
 
 def containing(inputs: Sequence[Int64[ndarray, " length"]]) -> Int64[ndarray, " inputs"]:

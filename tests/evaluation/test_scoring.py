@@ -16,8 +16,8 @@ from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.losses import ModelNLL, SampleNLL, sample_nll
 from fedfuse.evaluation.scoring import Evaluator
-from fedfuse.models import forward
 from fedfuse.models.forward import label_logits
+from fedfuse.models.precision import TOKENS_PER_PASS
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from tests.conftest import MAX_LENGTH, Tiny
 
@@ -148,7 +148,7 @@ def test_a_domain_with_nothing_to_score_is_refused(tiny: Make) -> None:
 def test_logits_come_without_gradients_and_leave_the_mode_alone(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(forward.TOKENS_PER_PASS, "cpu", 30)
+    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 30)
     model = tiny("gpt2")
     model.model.train()
     for batch, logits in label_logits(replace(model, vocab_size=300), model.encode(TEST)):
@@ -169,7 +169,7 @@ def test_batches_do_not_matter(
     data = model.encode(public)
     found = []
     for max_tokens, batches in ((1, len(public)), (60, None), (9999, 1)):
-        monkeypatch.setitem(forward.TOKENS_PER_PASS, "cpu", max_tokens)
+        monkeypatch.setitem(TOKENS_PER_PASS, "cpu", max_tokens)
         seen = [batch for batch, _ in label_logits(model, data)]
         assert batches in (None, len(seen))
         found.append(sample_nll(model, data))

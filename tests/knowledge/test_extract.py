@@ -16,7 +16,7 @@ from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.evaluation.losses import sample_nll
 from fedfuse.knowledge.contexts import context_losses
 from fedfuse.knowledge.extract import extract, extract_with_contexts
-from fedfuse.models.forward import TOKENS_PER_PASS
+from fedfuse.models.precision import TOKENS_PER_PASS
 from tests.conftest import Tiny
 
 Make = Callable[[str], Tiny]
