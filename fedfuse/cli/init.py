@@ -46,7 +46,8 @@ def init(
     config = parse(flatten(config) | {f"data.{name}": size for name, size in found.items()})
     lengths = first_look.lengths(config, number)
     most = max(length.most for length in lengths.values())
-    wanted = -(-most // _ROUND_UP) * _ROUND_UP
+    limit, shortest = first_look.shortest_limit(config, number)
+    wanted = min(limit, -(-most // _ROUND_UP) * _ROUND_UP)
     config = replace(config, data=replace(config.data, max_length=wanted))
 
     console = Console(stderr=True)
@@ -70,6 +71,11 @@ def init(
         f"A run takes about {duration} on this machine, once its processes have started; "
         f"memory: {memory}."
     ]
+    if most > limit:
+        last = shortest.rsplit("/", 1)[-1]
+        facts.append(
+            f"{last} takes {limit} tokens at most: longer prompts lose their beginning, for all."
+        )
     for name, length in lengths.items():
         step = f"; {steps[name]:.2g} s a training step" if name in steps else ""
         last = name.rsplit("/", 1)[-1]
@@ -115,7 +121,7 @@ def toml(config: RunConfig, clients: int, facts: list[str]) -> str:
             f"holdout = {data.holdout}",
             f"blind = {data.blind}",
             f"test = {data.test}",
-            "# Tokens. 99 in 100 texts have no more, under any of the models.",
+            "# Tokens: of 99 in 100 texts under any of the models, or as many as all models take.",
             f"max-length = {data.max_length}",
             "",
             "[server]",

@@ -36,7 +36,12 @@ from fedfuse.models.head import (
     without_cache,
 )
 from fedfuse.models.layer_stack import train_mode
-from fedfuse.models.loading import loading_errors, model_source, read_config
+from fedfuse.models.loading import (
+    loading_errors,
+    longest_input,
+    model_source,
+    read_config,
+)
 
 BYTES_PER_WEIGHT = {"4bit": 0.5, "8bit": 1.0}
 
@@ -95,13 +100,7 @@ def dry_run(
         NeedsUnknown: for a model that does not run without numbers.
         FedfuseError: for one whose config cannot be read.
     """
-    source, options = model_source(name)
-    with loading_errors(name):
-        config = read_config(name, source, options)
-        stored = config.dtype  # of the files; making a model overwrites it
-        with torch.device("meta"):
-            factory: Any = AutoModelForCausalLM  # untyped
-            model = factory.from_config(config, dtype=DTYPES[dtype])
+    model, stored = _meta_model(name, dtype)
     base = sum(weight.numel() for weight in model.parameters())
     size = BYTES_PER_WEIGHT.get(quantization, DTYPES[dtype].itemsize)
     model.requires_grad_(False)
@@ -134,6 +133,26 @@ def dry_run(
         step=step,
         scoring=scoring,
     )
+
+
+def longest_input_of(name: str) -> int:
+    """Most tokens that a model takes, by its config alone; see ``longest_input``.
+
+    Raises:
+        FedfuseError: for a model whose config cannot be read.
+    """
+    return longest_input(_meta_model(name, "float32")[0])
+
+
+def _meta_model(name: str, dtype: str) -> tuple[Any, Any]:
+    """A model without numbers, and the dtype of its files."""
+    source, options = model_source(name)
+    with loading_errors(name):
+        config = read_config(name, source, options)
+        stored = config.dtype  # making a model overwrites it
+        with torch.device("meta"):
+            factory: Any = AutoModelForCausalLM  # untyped
+            return factory.from_config(config, dtype=DTYPES[dtype]), stored
 
 
 def _head(model: Any) -> Head | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedfuse.builtin.models import build, is_builtin
+from fedfuse.builtin.models import build, is_builtin, model_folder
 from fedfuse.config.data import DataConfig
 from fedfuse.config.model import can_learn
 from fedfuse.config.run_config import RunConfig, model_configs, model_of_partition
@@ -20,6 +20,7 @@ from fedfuse.data.splits import build_splits
 from fedfuse.errors import FedfuseError
 from fedfuse.factory.data import load_splits, shared_samples
 from fedfuse.factory.models import load_local_model, tokenizer_of
+from fedfuse.models.dry_run import longest_input_of
 from fedfuse.models.loading import UNLIMITED_LENGTH
 from fedfuse.tokenizers.label_rows import label_rows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
@@ -104,6 +105,16 @@ def lengths(config: RunConfig, clients: int) -> dict[str, Lengths]:
         middle, most = np.percentile(counts, [50, 99])
         found[name] = Lengths(int(middle), int(np.ceil(most)), int(counts.max()), shared)
     return found
+
+
+def shortest_limit(config: RunConfig, clients: int) -> tuple[int, str]:
+    """Fewest tokens that a model of the run takes at most, and its name; see ``longest_input_of``.
+
+    Models that are asked elsewhere say nothing of theirs.
+    """
+    names = [name for name in model_configs(config, clients) if can_learn(name)]
+    folders = {name: str(model_folder(name)) if is_builtin(name) else name for name in names}
+    return min((longest_input_of(folder), name) for name, folder in folders.items())
 
 
 def _ends(tokenizer: TextTokenizer, samples: Sequence[Sample]) -> set[tuple[int, int]]:

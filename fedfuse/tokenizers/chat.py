@@ -39,6 +39,8 @@ class ChatFormat:
         template: Jinja template; "" where only the tokenizer is known.
         names: special tokens by the names that templates have for them, such as ``bos_token``.
         specials: special tokens that the template may write.
+        takes_system: whether the template writes a system turn. Where it does not, as Gemma 2's,
+            its text is put before the first user's, as Gemma 3's and Mistral's templates do.
     """
 
     special: str
@@ -46,6 +48,7 @@ class ChatFormat:
     template: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     specials: frozenset[str] = frozenset()
+    takes_system: bool = True
 
     @classmethod
     def from_template(
@@ -56,12 +59,13 @@ class ChatFormat:
         Raises:
             FedfuseError: for a template that cannot be run, or writes no answer.
         """
-        before = _before_answer(template, names, [("user", "")])
+        before = _before_answer(template, names, _places([("user", "")]))
         *_, border = _PLACE.split(before)
         special, literal = "", border
         for match in _any_of(specials).finditer(border) if specials else ():
             special, literal = match[0], border[match.end() :]
-        return cls(special, literal, template, dict(names), frozenset(specials))
+        takes_system = _takes_system(template, names)
+        return cls(special, literal, template, dict(names), frozenset(specials), takes_system)
 
     @classmethod
     def from_wire(cls, values: object, specials: Set[str]) -> ChatFormat:
@@ -95,7 +99,12 @@ class ChatFormat:
             FedfuseError: where the template does not take the turns, or writes something else
                 before this answer.
         """
-        before = _before_answer(self.template, self.names, turns)
+        contents = _places(turns)
+        roles = [role for role, _ in turns[:2]]
+        if not self.takes_system and roles == ["system", "user"]:
+            (_, system), (_, user), *rest = contents
+            contents = [("user", f"{system}\n\n{user}"), *rest]
+        before = _before_answer(self.template, self.names, contents)
         border = self.special + self.literal
         check(
             "chat template",
@@ -135,19 +144,34 @@ def find_format(
         return None
 
 
-def _before_answer(template: str, names: Mapping[str, str], turns: Sequence[Turn]) -> str:
-    """What the template writes before the answer to some turns; places stand for their texts."""
+def _places(turns: Sequence[Turn]) -> list[Turn]:
+    """Turns with places for their texts."""
+    return [(role, f"\ue000{number}\ue001") for number, (role, _) in enumerate(turns)]
+
+
+def _takes_system(template: str, names: Mapping[str, str]) -> bool:
+    """Whether a template writes a system turn before a user's."""
+    contents = _places([("system", ""), ("user", "")])
+    try:
+        return contents[0][1] in _before_answer(template, names, contents)
+    except FedfuseError:
+        return False
+
+
+def _before_answer(template: str, names: Mapping[str, str], contents: Sequence[Turn]) -> str:
+    """What the template writes before the answer to some turns, with places for their texts."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     given: dict[str, Any] = dict(names)
-    messages = [{"role": r, "content": f"\ue000{i}\ue001"} for i, (r, _) in enumerate(turns)]
-    answer = f"\ue000{len(turns)}\ue001"
+    messages = [{"role": role, "content": content} for role, content in contents]
+    answer = "\ue000\ue001"
     chat = [*messages, {"role": "assistant", "content": answer}]
     try:
         rendered: Any = render_jinja_template([chat], chat_template=template, **given)
         [text], _ = rendered
     except Exception as error:  # Jinja's, and whatever a template raises
-        raise FedfuseError(f"chat template: it cannot be run: {error}") from error
+        roles = ", ".join([role for role, _ in contents] + ["assistant"])
+        raise FedfuseError(f"chat template: it does not take turns of {roles}: {error}") from error
     before, found, _ = str(text).partition(answer)
     check("chat template", "none", "one that writes the answer's text", found)
     return before

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedfuse.builtin.models import MAX_LENGTH
 from fedfuse.cli import main as cli
 from fedfuse.config.preset import flat_keys
 from fedfuse.config.run_config import parse
@@ -21,12 +22,12 @@ from tests.federations import tiny_builtin as tiny_builtin
 WORDS = "river stone cloud winter garden lamp paper window".split()
 
 
-def write(path: Path, count: int, long: int = 0) -> Path:
-    """Records of which the last ``long`` are three times as long."""
+def write(path: Path, count: int, long: int = 0, times: int = 3) -> Path:
+    """Records of which the last ``long`` are some times as long."""
     records = []
     for i in range(count):
         text = " ".join(WORDS[(i * 7 + j) % 8] for j in range(4)) + f" {i}"
-        text = " ".join([text] * (3 if i >= count - long else 1))
+        text = " ".join([text] * (times if i >= count - long else 1))
         record = {"question": text, "options": ["yes", "no"], "label": i % 2}
         records.append(json.dumps(record))
     path.write_text("\n".join(records))
@@ -100,6 +101,24 @@ def test_writes_a_config_that_fits(
     assert call(monkeypatch, *options, clients, "--output=my.toml") == 1
     assert "--output: expected a file that is not there yet" in capsys.readouterr().err
     assert (tmp_path / "my.toml").read_text() == text
+
+
+def test_texts_longer_than_a_model_takes_are_cut(
+    tiny_builtin: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, output = write(tmp_path / "long.jsonl", 300, long=30, times=20), tmp_path / "my.toml"
+    clients = f"--clients={tiny_builtin['gpt2']}"
+    server = f"--server={tiny_builtin['server']}"
+    assert call(monkeypatch, f"--data={file}", server, clients, f"--output={output}") == 0
+    text = output.read_text()
+    config = parse(flat_keys(tomllib.loads(text)))
+    assert config.data.max_length == MAX_LENGTH
+    assert f"takes {MAX_LENGTH} tokens at most: longer prompts lose their beginning" in text
+    assert sum(of.fit.prompts_cut for of in data_fit.fits(config, 2)) > 0
+    capsys.readouterr()
 
 
 def test_what_a_model_cannot_take_is_refused_and_nothing_written(

@@ -33,6 +33,7 @@ PLAIN = (
     "{% for m in messages %}{{ 'USER: ' if m['role'] == 'user' else 'ASSISTANT: ' }}"
     "{{ m['content'] }}{{ ' ' if m['role'] == 'user' else eos_token }}{% endfor %}"
 )
+DROPPING = CHATML.replace("messages %}", "messages if m['role'] != 'system' %}", 1)
 TEMPLATES = {"chatml": CHATML, "inst": INST, "plain": PLAIN}
 CHAT = [
     {"role": "user", "content": "Who sold the red lamp, on Monday?"},
@@ -165,6 +166,20 @@ def test_rows_of_two_templates_and_of_none_are_aligned() -> None:
             assert (aligned.source_row >= 0).mean() > 0.8
 
 
+@pytest.mark.parametrize("template", [INST, DROPPING])
+def test_a_system_turn_that_a_template_does_not_write(template: str) -> None:
+    """It stands before the first user's text."""
+    made = fast("byte-level-bpe")
+    made.chat_template = template
+    tokenizer = TextTokenizer.from_pretrained(made)
+    joined = {"role": "user", "content": "Be {brief}.\n\n" + CHAT[0]["content"]}
+    chat = [{"role": "system", "content": "Be {brief}."}, *CHAT]
+    found, right = (label_rows(tokenizer, of(c), 512) for c in (chat, [joined, *CHAT[1:]]))
+    assert [ids.tolist() for ids in found[0]] == [ids.tolist() for ids in right[0]]
+    assert found[1].token.tolist() == right[1].token.tolist()
+    assert len(found[0][0]) > len(label_rows(tokenizer, of(CHAT), 512)[0][0])
+
+
 def test_a_long_chat_loses_its_beginning_and_no_answer() -> None:
     made = fast("byte-level-bpe")
     made.chat_template = CHATML
@@ -182,8 +197,9 @@ def test_templates_that_do_not_take_a_chat(caplog: pytest.LogCaptureFixture) -> 
     made = fast("byte-level-bpe")
     made.chat_template = INST
     tokenizer = TextTokenizer.from_pretrained(made)
-    chat = [{"role": "system", "content": "be"}, *CHAT[:2]]
-    with pytest.raises(FedfuseError, match="chat template: it cannot be run: no system"):
+    chat = [CHAT[0], {"role": "tool", "content": "be"}, CHAT[1]]
+    reason = "chat template: it does not take turns of user, tool, assistant: no tool"
+    with pytest.raises(FedfuseError, match=reason):
         label_rows(tokenizer, of(chat), 512)
     made.chat_template = "{{ raise_exception('never') }}"
     assert TextTokenizer.from_pretrained(made).chat is None
