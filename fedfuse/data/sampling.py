@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int64
@@ -53,26 +54,49 @@ def step_seed(seed: int, position: int) -> int:
 
 
 def parts_by_length(
-    lengths: Int64[ndarray, " samples"], max_tokens: int
+    lengths: Int64[ndarray, " samples"], max_tokens: int, pass_cost: int = 0
 ) -> Iterator[Int64[ndarray, " part"]]:
     """Cut samples into parts of similar length, the short first.
 
     Args:
         lengths: ``[N]`` tokens of each sample.
         max_tokens: a part's samples times its longest, at most; a longer sample is a part alone. 0
-            for all samples in one part.
+            for no limit.
+        pass_cost: tokens of padding that cost as much as a part more does: parts are those whose
+            padding and number cost the least. 0 where parts are to be few, whatever the padding.
 
     Yields:
         Places in ``lengths``.
     """
     order = np.argsort(lengths, kind="stable")
-    start = 0
-    for stop, length in enumerate(lengths[order]):
-        if max_tokens and stop > start and (stop + 1 - start) * length > max_tokens:
-            yield order[start:stop]
-            start = stop
-    if start < len(order):
-        yield order[start:]
+    for begin, end in pairwise(_cuts(lengths[order], pass_cost)):
+        start = begin
+        for stop, length in enumerate(lengths[order[begin:end]], begin):
+            if max_tokens and stop > start and (stop + 1 - start) * length > max_tokens:
+                yield order[start:stop]
+                start = stop
+        if start < end:
+            yield order[start:end]
+
+
+def _cuts(ordered: Int64[ndarray, " samples"], pass_cost: int) -> list[int]:
+    """Where to cut samples in order of length so that padding and passes cost the least."""
+    size = len(ordered)
+    if not pass_cost or not size:
+        return [0, size]
+    length, begin = np.unique(ordered, return_index=True)
+    bounds = np.append(begin, size)  # of the samples of each length
+    least = np.zeros(len(length) + 1)  # cost of all samples shorter than the n-th length
+    cut = np.zeros(len(length) + 1, dtype=np.int64)
+    for n in range(1, len(length) + 1):
+        costs = least[:n] + (bounds[n] - bounds[:n]) * length[n - 1] + pass_cost
+        cut[n] = np.argmin(costs)
+        least[n] = costs[cut[n]]
+    found, n = [size], len(length)
+    while n:
+        n = int(cut[n])
+        found.append(int(bounds[n]))
+    return found[::-1]
 
 
 @lru_cache(maxsize=8)  # every step asks again

@@ -28,6 +28,7 @@ from fedfuse.distillation.loss import DistillationTargets
 from fedfuse.distillation.targets import Teacher, batch_losses
 from fedfuse.events import TeacherTargets
 from fedfuse.models.causal_lm import CausalLM
+from fedfuse.models.precision import pass_cost
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 Named = Mapping[str, nn.Parameter]
@@ -123,11 +124,12 @@ def estimate_ewc(
     kept = torch.rand(len(teacher.self_weight), generator=generator).numpy() < teacher.self_weight
     samples = np.flatnonzero(kept)
     device = next(iter(named.values())).device
+    cost = pass_cost(lm.model, device)
 
     def losses() -> Iterator[Tensor]:
         for start in range(0, len(samples), config.batch_size):
             some = samples[start : start + config.batch_size]
-            for part in parts_by_length(data.lengths[some], max_tokens):
+            for part in parts_by_length(data.lengths[some], max_tokens, cost):
                 batch = data.batch(some[part], device)
                 targets = DistillationTargets.from_sparse(teacher[batch.index], device)
                 batch = replace(batch, label=draw_labels(targets, batch.label, generator))

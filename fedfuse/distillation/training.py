@@ -35,6 +35,7 @@ from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.devices import release_cache
 from fedfuse.models.forward import seen_by
 from fedfuse.models.layer_stack import train_mode
+from fedfuse.models.precision import pass_cost
 from fedfuse.tokenizers.dataset import TokenizedDataset
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ class Training:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self._pass_cost = pass_cost(lm.model, self._device)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=lm.autocast == "float16")
         state = state or {}
         restore_optimizer(self._optimizer, self._named, state)
@@ -246,7 +248,7 @@ class Training:
             replayed = self._indices(self.replay)
             old_rows = self.replay.num_label_rows(replayed)
         total = torch.zeros((), device=self._device)
-        for part in parts_by_length(lengths, self.max_tokens):
+        for part in parts_by_length(lengths, self.max_tokens, self._pass_cost):
             batch = self.data.batch(own[part[part < len(own)]], self._device)
             here = len(batch.row)
             if self.replay is not None:

@@ -20,7 +20,7 @@ from fedfuse.knowledge.record import Knowledge
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.forward import label_logits, logits_in_chunks, seen_by
 from fedfuse.models.logsumexp import logsumexp_excluding_
-from fedfuse.models.precision import tokens_per_pass
+from fedfuse.models.precision import pass_cost, tokens_per_pass
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 
 # The rows of a chunk, and ``[rows, vocab]``.
@@ -72,7 +72,8 @@ class ModelSource:
 def _all_logits(lm: CausalLM, data: TokenizedDataset) -> Iterator[Logits]:
     """On label rows and prompts."""
     data = seen_by(lm, data)
-    for which in parts_by_length(data.lengths, tokens_per_pass(lm.device)):
+    size, cost = tokens_per_pass(lm.device), pass_cost(lm.model, lm.device)
+    for which in parts_by_length(data.lengths, size, cost):
         batch = with_prompts(data, which, lm.device)
         yield from logits_in_chunks(lm, batch)
 

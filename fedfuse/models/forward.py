@@ -21,7 +21,8 @@ from fedfuse.models.head import (
     rows_per_chunk,
     without_cache,
 )
-from fedfuse.models.precision import PRECISIONS, mixed_precision, tokens_per_pass
+from fedfuse.models.precision import PRECISIONS, mixed_precision, pass_cost, tokens_per_pass
+from fedfuse.models.shared_pass import shared_states, sharing
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 
 
@@ -54,7 +55,10 @@ def label_row_states(lm: CausalLM, batch: Batch) -> RowStates | None:
     if head is None:
         return None
     with _begun(lm, batch):
-        states = hidden_states(lm.model, batch.input_ids)
+        if batch.shared:
+            states = shared_states(lm.model, batch.input_ids, batch.shared)
+        else:
+            states = hidden_states(lm.model, batch.input_ids)
     head = head.cut(lm.vocab_size)
     if lm.autocast != "none":
         head = head.to(PRECISIONS[lm.autocast])
@@ -109,9 +113,14 @@ def logits_in_chunks(
 def label_logits(
     lm: CausalLM, data: TokenizedDataset
 ) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
-    """Logits on all label rows of a data set, short samples first; see ``logits_in_chunks``."""
+    """Logits on all label rows of a data set, in any order; see ``logits_in_chunks``."""
     lm.model.eval()
-    for batch in seen_by(lm, data).batches(tokens_per_pass(lm.device), lm.device):
+    # Behind kept states a pass is short, and frozen layers make no keys and values to share.
+    share = None if lm.kept else sharing(lm.model, lm.vocab_size, lm.device)
+    cost = pass_cost(lm.model, lm.device)
+    for batch in seen_by(lm, data).batches(
+        tokens_per_pass(lm.device), lm.device, pass_cost=cost, share=share
+    ):
         yield from logits_in_chunks(lm, batch)
 
 

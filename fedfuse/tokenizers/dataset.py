@@ -6,7 +6,6 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -18,8 +17,26 @@ from torch import Tensor, nn
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.data.sampling import parts_by_length
 from fedfuse.errors import FedfuseError
+from fedfuse.tokenizers.beginnings import Sharing, containing, groups, parts
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Which inputs of a batch of B begin alike, in G groups.
+
+    Attributes:
+        length: ``[G]`` tokens that the inputs of a group share.
+        first: ``[G]`` an input of each group.
+        group: ``[B]`` the group of each input.
+        rest: ``[B]`` tokens of each input behind what it shares, 1 or more.
+    """
+
+    length: Int64[Tensor, " groups"]
+    first: Int64[Tensor, " groups"]
+    group: Int64[Tensor, " batch"]
+    rest: Int64[ndarray, " batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,8 @@ class Batch:
         index: ``[R]`` its place among all label rows of the data set (NumPy, to look teachers up).
         below: ``[B, L, d]`` hidden states that a model's frozen first layers make of the input,
             where they are kept; see ``TokenizedDataset.with_states``.
+        shared: what all inputs have in common with others of the batch, where that is worth to be
+            read once.
     """
 
     input_ids: Int64[Tensor, "batch length"]
@@ -45,6 +64,7 @@ class Batch:
     label: Int64[Tensor, " rows"]
     index: Int64[ndarray, " rows"]
     below: Float[Tensor, "batch length width"] | None = None
+    shared: Shared | None = None
 
     def select_rows(self, rows: slice) -> Batch:
         """The same samples with some of their label rows."""
@@ -153,20 +173,53 @@ class TokenizedDataset:
         """Gather the samples ``which`` into padded tensors."""
         return self._gather(which, which, np.arange(len(which)), device)
 
-    def batches(self, max_tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """Label rows of all samples, in batches of at most so many padded tokens, short ones first.
+    def batches(
+        self,
+        max_tokens: int,
+        device: torch.device | str = "cpu",
+        *,
+        pass_cost: int = 0,
+        share: Sharing | None = None,
+    ) -> Iterator[Batch]:
+        """Label rows of all samples, in batches of at most so many padded tokens.
 
         A sample whose input another one begins with, as an option of one token does with the others
         of its question, is read there: what a causal model makes of a position depends on nothing
         that follows.
+
+        Args:
+            max_tokens: most tokens to read at once, padding included.
+            device: device of the batches.
+            pass_cost: see ``parts_by_length``.
+            share: which inputs may be read with others that begin alike; see ``Batch.shared``.
         """
-        read_in = containing([self.input_ids(i)[: self.lengths[i]] for i in range(len(self))])
+        inputs = [self.input_ids(i)[: self.lengths[i]] for i in range(len(self))]
+        read_in = containing(inputs)
         kept = np.unique(read_in)
         order = np.argsort(read_in, kind="stable")
         bounds = np.searchsorted(read_in[order], np.append(kept, len(self)))
-        for part in parts_by_length(self.lengths[kept], max_tokens):
+
+        def gathered(part: Int64[ndarray, " part"]) -> Batch:
             place, places = _ranges(bounds[part], bounds[part + 1])
-            yield self._gather(kept[part], order[places], place, device)
+            return self._gather(kept[part], order[places], place, device)
+
+        found = groups([inputs[i] for i in kept], share.longest) if share else []
+        for some in parts(found, max_tokens, pass_cost, share) if share else ():
+            sizes = [len(group.inputs) for group in some]
+            length = np.array([group.length for group in some])
+            group = np.repeat(np.arange(len(some)), sizes)
+            part = np.concatenate([g.inputs for g in some])
+            shared = Shared(
+                to_tensor(length, device),
+                to_tensor(np.cumsum(sizes) - sizes, device),
+                to_tensor(group, device),
+                self.lengths[kept[part]] - length[group],
+            )
+            yield replace(gathered(part), shared=shared)
+        grouped = np.array([i for group in found for i in group.inputs], dtype=np.int64)
+        alone = np.setdiff1d(np.arange(len(kept)), grouped)
+        for part in parts_by_length(self.lengths[kept[alone]], max_tokens, pass_cost):
+            yield gathered(alone[part])
 
     def starts(self, which: Int64[ndarray, " batch"]) -> Int64[ndarray, " batch"]:
         """Place among all token ids of each sample's first."""
@@ -220,18 +273,6 @@ def _stacked(one: Tensor, other: Tensor) -> Tensor:
         longer = max(one.shape[1], other.shape[1]) - each.shape[1]
         padded.append(nn.functional.pad(each, (0, 0) * (each.ndim - 2) + (0, longer)))
     return torch.cat(padded)
-
-
-def containing(inputs: Sequence[Int64[ndarray, " length"]]) -> Int64[ndarray, " inputs"]:
-    """For each of N inputs the place of one that begins with it, and that no other begins with."""
-    # In this order all that begin with an input follow it.
-    keys = [ids.astype(">u4").tobytes() for ids in inputs]
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    found = np.arange(len(keys))
-    for place, after in reversed(list(pairwise(order))):
-        if keys[after].startswith(keys[place]):
-            found[place] = found[after]
-    return found
 
 
 def scored_bytes(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,3 +62,22 @@ def test_parts_are_bounded_and_complete(lengths: list[int], max_tokens: int) -> 
         assert len(part) == 1 or len(part) * all_[part].max() <= max_tokens
     in_order = [length for part in parts for length in all_[part].tolist()]
     assert in_order == sorted(lengths)
+
+
+@given(st.lists(st.integers(1, 30), max_size=9), st.integers(1, 40))
+def test_padding_and_passes_cost_the_least(lengths: list[int], pass_cost: int) -> None:
+    """Of all ways to cut samples in order of length."""
+
+    def cost(parts: list[list[int]]) -> int:
+        return sum(len(part) * max(part) + pass_cost for part in parts)
+
+    ordered = sorted(lengths)
+    ways = [
+        [ordered[i:j] for i, j in pairwise([0, *cuts, len(ordered)])]
+        for count in range(len(ordered))
+        for cuts in combinations(range(1, len(ordered)), count)
+    ]
+    all_ = np.array(lengths, dtype=np.int64)
+    found = [all_[part].tolist() for part in parts_by_length(all_, 0, pass_cost)]
+    assert sorted(length for part in found for length in part) == ordered
+    assert cost(found) == min(map(cost, ways), default=0)

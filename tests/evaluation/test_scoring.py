@@ -168,8 +168,9 @@ def test_batches_do_not_matter(
     model = tiny(architecture)
     data = model.encode(public)
     found = []
-    for max_tokens, batches in ((1, len(public)), (60, None), (9999, 1)):
+    for max_tokens, cost, batches in ((1, 9, len(public)), (60, 9, None), (9999, 0, 1)):
         monkeypatch.setitem(TOKENS_PER_PASS, "cpu", max_tokens)
+        monkeypatch.setattr("fedfuse.models.forward.pass_cost", lambda *_, cost=cost: cost)
         seen = [batch for batch, _ in label_logits(model, data)]
         assert batches in (None, len(seen))
         found.append(sample_nll(model, data))

@@ -15,7 +15,8 @@ from fedfuse.builtin.architectures import ARCHITECTURES
 from fedfuse.builtin.tokenizers import KINDS
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, containing, scored_bytes
+from fedfuse.tokenizers.beginnings import containing
+from fedfuse.tokenizers.dataset import Batch, TokenizedDataset, scored_bytes
 from fedfuse.tokenizers.label_rows import LabelRows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 from tests.conftest import MAX_LENGTH, Tiny
