@@ -32,7 +32,7 @@ def pass_cost(model: nn.Module, device: torch.device) -> int:
         return STARTING
     base: Any = base_of(model)
     layers = int(getattr(base.config.get_text_config(), "num_hidden_layers", 1))
-    weights = sum(weight.numel() for weight in base.parameters())
+    weights: int = sum(weight.numel() for weight in base.parameters())
     return READING + LAYER_WEIGHTS * layers // max(weights, 1)
 
 
