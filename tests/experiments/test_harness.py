@@ -60,27 +60,22 @@ def test_a_study_goes_on_where_it_was_interrupted(
     assert sum(found["cells_by_commit"].values()) == 3
 
 
-def test_cells_in_several_processes_are_the_same(
-    command: Callable[..., None], tmp_path: Path
-) -> None:
-    files = [tmp_path / name for name in ("one.json", "two.json")]
-    command("0,1", output=tmp_path / "one", results=files[0])
-    command("0,1", parallel=2, output=tmp_path / "two", results=files[1])
-    assert RAN == [0, 1]  # the others ran elsewhere
-    one, two = (json.loads(file.read_text())["cells"] for file in files)
-    assert one == two
+def of_process(number: int) -> list[dict[str, Any]]:
+    return [{"number": number, "process": os.getpid(), "threads": torch.get_num_threads()}]
 
 
-def threads() -> list[dict[str, Any]]:
-    return [{"threads": torch.get_num_threads()}]
-
-
-def test_processes_share_the_cores(tmp_path: Path) -> None:
-    cores = os.cpu_count() or 1
+def test_cells_in_several_processes_share_the_cores(tmp_path: Path) -> None:
+    """The rows are in the order of the cells, whoever is ready first."""
     study = Study(
-        cells={("cell",): threads}, folder="x", summarize=lambda rows: rows[0], parallel=cores
+        cells={("cell", number): partial(of_process, number) for number in range(4)},
+        folder="x",
+        summarize=lambda rows: {},
+        parallel=2,
     )
-    assert study.run(tmp_path)["summary"] == {"threads": 1}
+    found = study.run(tmp_path)["cells"]
+    assert [row["number"] for row in found] == [0, 1, 2, 3]
+    assert os.getpid() not in {row["process"] for row in found}
+    assert {row["threads"] for row in found} == {max(1, (os.cpu_count() or 1) // 2)}
 
 
 def test_pictures_are_small() -> None:
