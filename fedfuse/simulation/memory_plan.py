@@ -137,7 +137,7 @@ def check_gpu(name: str, needs: ModelNeeds, share: float, total: int) -> None:
     Raises:
         FedfuseError: naming the figures and what helps.
     """
-    wanted = _on_gpu(needs)
+    wanted = on_gpu(needs)
     if wanted > share * total:
         enough = math.ceil(100 * wanted / total) / 100
         raise FedfuseError(
@@ -159,7 +159,7 @@ def check_server_gpu(name: str, needs: ModelNeeds, total: int) -> None:
     Raises:
         FedfuseError: naming the figures and what helps.
     """
-    wanted = _on_gpu(needs)
+    wanted = on_gpu(needs)
     if wanted > total:
         raise FedfuseError(
             f"the server with {name!r} needs {wanted / 1e9:.1f} GB of a GPU; it has "
@@ -169,6 +169,7 @@ def check_server_gpu(name: str, needs: ModelNeeds, total: int) -> None:
         )
 
 
-def _on_gpu(needs: ModelNeeds) -> int:
+def on_gpu(needs: ModelNeeds) -> int:
+    """Bytes of a GPU that a process takes which trains a model there."""
     weights = needs.base + (FRESH + TRAINING) * needs.adapter
     return CUDA_CONTEXT + weights + max(needs.step, needs.scoring)

@@ -50,7 +50,7 @@ def plan_simulation(
     needs = {name: client_needs(config, clients, name) for name in _models(config, clients)}
     if gpus_per_client:
         needs = {name: _beside_gpu(each, config.clients.device) for name, each in needs.items()}
-    server, rows = _server_needs(config, clients)
+    server, rows = server_needs(config, clients)
     server = _beside_gpu(server, config.server.device)
     row = 12 * config.knowledge.k + 16  # bytes of a label row's knowledge in memory
     return plan_memory(
@@ -76,7 +76,7 @@ def check_machine(config: RunConfig, clients: int, plan: Plan, gpus_per_client: 
             check_gpu(name, client_needs(config, clients, name), gpus_per_client, total)
     total = _accelerators(config.server)
     if total is not None and can_learn(config.server.model):
-        check_server_gpu(config.server.model, _server_needs(config, clients)[0], total)
+        check_server_gpu(config.server.model, server_needs(config, clients)[0], total)
 
 
 def _accelerators(model: ModelConfig) -> int | None:
@@ -99,7 +99,7 @@ def table(plan: Plan) -> Table:
     return shown
 
 
-def _server_needs(config: RunConfig, clients: int) -> tuple[ModelNeeds, int]:
+def server_needs(config: RunConfig, clients: int) -> tuple[ModelNeeds, int]:
     """Needs of the server's model, and label rows of the public set."""
     phases = [(load_splits(config.data, config.seed, clients).public, config.server_distill, 1)]
     return _needs(config, config.server, config.server.model, phases)
