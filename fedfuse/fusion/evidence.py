@@ -60,6 +60,13 @@ class BlindQuestions:
     public: Prompts
     loss: Float64[ndarray, " blind"]
 
+    @property
+    def chance(self) -> Float64[ndarray, " blind"]:
+        """``[B]`` record of whoever takes all options for equally likely."""
+        count = np.array([len(question.options) for question in self.asked.samples])
+        found: Float64[ndarray, " blind"] = -np.log(count)
+        return found
+
     def judge(self, logprobs: OptionLogprobs) -> BlindRecord:
         """A candidate's record, from its log-probabilities of the options, ``[B, O]``."""
         right = np.array([question.label for question in self.asked.samples], dtype=np.int64)
@@ -78,8 +85,11 @@ def judged_blind(
     """The same statistics, with evidence about labels that no candidate can write.
 
     ``loss`` becomes the mean loss on the blind questions most like the sample, nats per question;
-    ``label_logprob`` its negative, on all rows alike. Where a teacher is not believed, it has no
-    usable row and a loss of ``DISBELIEVED``: finite, so that rules may compute with it.
+    ``label_logprob`` its negative, on all rows alike. The learning model's own is what it knows at
+    least (``_at_least``): a teacher that is believed and may know as much is heard, since what both
+    know does no harm, and whoever hears itself alone learns nothing. Where a teacher is not
+    believed, it has no usable row and a loss of ``DISBELIEVED``: finite, so that rules may compute
+    with it.
 
     Args:
         stats: about C candidates on the N public samples.
@@ -88,7 +98,10 @@ def judged_blind(
     """
     alike = nearest(blind.public, blind.asked)
     logprobs = np.stack([candidate.logprob for candidate in candidates], axis=1)  # [B, C]
-    record = logprobs[alike].mean(1, dtype=np.float64).astype(np.float32)  # [N, C]
+    near = logprobs[alike].astype(np.float64)  # [N, neighbours, C]
+    record = near.mean(1)
+    record[:, 0] = _at_least(near[:, :, 0], blind.chance[alike].mean(1))
+    record = record.astype(np.float32)  # [N, C]
     losses = np.stack([candidate.loss for candidate in candidates], axis=1)[alike]
     believed = _no_worse(losses, losses[:, :, 0])
     shown = stats.loss[nearest(blind.public, blind.public)]
@@ -97,6 +110,16 @@ def judged_blind(
     loss = np.where(believed, -record, np.float32(DISBELIEVED))
     judged = replace(stats, loss=loss, label_logprob=stats.to_rows(record), record=record)
     return _where(judged, believed)
+
+
+def _at_least(
+    logprob: Float64[ndarray, "samples neighbours"], chance: Float64[ndarray, " samples"]
+) -> Float64[ndarray, " samples"]:
+    """``[N]`` mean record less its standard error; not below chance, which nobody is heard for."""
+    mean = logprob.mean(1)
+    noise = logprob.std(1) / np.sqrt(logprob.shape[1])
+    found: Float64[ndarray, " samples"] = np.maximum(mean - noise, np.minimum(mean, chance))
+    return found
 
 
 def beside_base(

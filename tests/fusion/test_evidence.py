@@ -74,6 +74,9 @@ def test_the_record_is_that_of_the_most_similar_questions() -> None:
         nearest = sorted(same, key=cosine, reverse=True)[:NEIGHBOURS]
         for c, answer in enumerate(answers):
             mean_log = answer.logprob[nearest].astype(float).mean()
+            if c == 0:  # less its standard error, but for what is below chance
+                less = mean_log - answer.logprob[nearest].std() / NEIGHBOURS**0.5
+                mean_log = max(less, min(mean_log, -np.log(OPTIONS)))
             np.testing.assert_allclose(found.loss[i, c], -mean_log, rtol=1e-5)
             rows = slice(found.offsets[i], found.offsets[i + 1])
             said = found.label_logprob[rows, c][found.usable[rows, c]]
@@ -151,6 +154,36 @@ def test_log_probabilities_are_judged_by_their_shares_and_by_their_nats_per_byte
 
     np.testing.assert_allclose(found.logprob, -np.log(OPTIONS), rtol=1e-6)
     np.testing.assert_allclose(found.loss, -np.log(0.01), rtol=1e-6)  # answers have one byte
+
+
+@pytest.mark.parametrize("name", ["dual-min-ce", "nearest-neighbours"])
+@pytest.mark.parametrize(
+    ("own", "teachers", "heard"),
+    [
+        (0.6, 0.6, True),  # it may know as much
+        (0.6, 0.58, True),
+        (0.6, 0.35, False),
+        (0.25, 0.25, False),  # whoever guesses is not heard, though the server guesses too
+        (0.2, 0.25, True),  # the server is worse than chance, by shares that are certain
+    ],
+)
+def test_a_teacher_that_may_know_as_much_is_heard(
+    name: str, own: float, teachers: float, heard: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    stats, blind = with_all_rows(made_up(rng, SAMPLES, 2)), questions(rng)
+    right = np.array([q.label for q in blind.asked.samples])
+
+    def said(share: float, spread: float) -> BlindRecord:
+        shares = np.clip(share + spread * rng.choice([-1, 1], ASKED), 0.01, 0.99)
+        given = np.repeat(np.log((1 - shares) / 3)[:, None], OPTIONS, axis=1)
+        given[np.arange(ASKED), right] = np.log(shares)
+        return replace(blind.judge(given.astype(np.float32)), loss=np.ones(ASKED))
+
+    spread = 0.3 if own > 0.3 else 0.0
+    judged = judged_blind(stats, blind, [said(own, spread), said(teachers, 0.0)])
+    weights = RULES[name].make(GateConfig(), 0)(judged)
+    assert (weights[:, 1] > 0).mean() == pytest.approx(float(heard), abs=0.2)
 
 
 def test_who_ranks_better_but_pays_more_is_not_believed() -> None:
