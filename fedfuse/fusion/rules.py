@@ -184,11 +184,12 @@ def labels_only(stats: StackedStats) -> RowWeights:
     reads_contexts=True,
 )
 class NearestNeighbours:
-    """The candidate that gave the labels of the most similar samples the most probability.
+    """The teacher that gave the labels of the most similar samples the most probability.
 
-    One-hot; ties go to the learning model. A sample's own label has no say in its weights. Differs
-    from the paper: a mean of probabilities in place of a share of right answers, since of several
-    right answers a label shows one.
+    One-hot, or zeros where the learning model itself did best, or as well: taught what it says
+    already it would learn nothing from the labels either. A sample's own label has no say in its
+    weights. Differs from the paper: a mean of probabilities in place of a share of right answers,
+    since of several right answers a label shows one.
     """
 
     def __init__(self, gate: GateConfig, seed: int) -> None:
@@ -200,8 +201,8 @@ class NearestNeighbours:
         record = neighbour_accuracy(stats, everything, self._neighbours)[0, ..., 1]
         best = np.where(stats.available, record, -np.inf).argmax(1)
         weights = np.zeros_like(stats.loss)
-        weights[np.arange(stats.samples), best] = 1
-        return zero_if_only_self(stats.to_rows(weights))
+        weights[np.arange(stats.samples), best] = best > 0
+        return stats.to_rows(weights)
 
 
 @rule("untrained-gate", reference="public code of Fusion-X, arXiv 2505.23844")
