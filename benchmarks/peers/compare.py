@@ -99,7 +99,7 @@ class Turns:
         Args:
             ours: name of the library's measurements.
             theirs: name of the peer's.
-            what: ``seconds`` or ``peak_bytes``.
+            what: ``seconds``, ``cpu_seconds`` or ``peak_bytes``.
         """
         pairs = zip(self.found[f"ours {ours}"], self.found[f"theirs {theirs}"], strict=True)
         return median(median(getattr(a, what)) / median(getattr(b, what)) for a, b in pairs)
@@ -114,6 +114,7 @@ class Turns:
             name: [
                 {
                     "seconds": [harness.rounded(second) for second in one.seconds],
+                    "cpu_seconds": [harness.rounded(second) for second in one.cpu_seconds],
                     "peak_bytes": one.peak_bytes,
                     "losses": [harness.rounded(loss) for loss in one.losses],
                     **{key: value for key, value in one.more.items() if key != "tokens"},
@@ -197,6 +198,7 @@ def step_results(turns: Turns, name: str) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for kind, mine in kinds.items():
         results[f"{kind}_over_{name}_time"] = turns.ratio(mine, name, "seconds")
+        results[f"{kind}_over_{name}_cpu_time"] = turns.ratio(mine, name, "cpu_seconds")
         results[f"{kind}_over_{name}_memory"] = turns.ratio(mine, name, "peak_bytes")
     if name == "trainer":
         results["trainer_loss_off"] = losses_off(name, pair[0].losses, pair[1].losses)
@@ -221,6 +223,7 @@ def scoring_results(turns: Turns, sizes: Sequence[int]) -> dict[str, Any]:
     off = losses_off("harness", *zip(*both, strict=True)) if both else None
     return {
         "questions_over_harness_rate": 1 / turns.ratio("harness", theirs, "seconds"),
+        "questions_over_harness_cpu_rate": 1 / turns.ratio("harness", theirs, "cpu_seconds"),
         "questions_over_harness_memory": turns.ratio("harness", theirs, "peak_bytes"),
         "harness_batch_size": size,
         "harness_alike": sum(alike) / len(alike),

@@ -43,7 +43,9 @@ def measure(work: Work) -> dict[str, Measurement]:
             ),
             1,
         )
-        outcome[f"harness {size}"] = Measurement(meter.seconds, meter.peak_bytes, found[0], more)
+        outcome[f"harness {size}"] = Measurement(
+            meter.seconds, meter.cpu_seconds, meter.peak_bytes, found[0], more
+        )
     return outcome
 
 

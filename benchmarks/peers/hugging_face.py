@@ -109,4 +109,4 @@ def run(work: Work, make: Callable[[str], Any]) -> Measurement:
         "gradient_norms": [float(entry["grad_norm"]) for entry in log],
     }
     losses = [float(entry["loss"]) for entry in log]
-    return Measurement(meter.seconds, meter.peak_bytes, losses, more)
+    return Measurement(meter.seconds, meter.cpu_seconds, meter.peak_bytes, losses, more)

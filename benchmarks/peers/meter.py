@@ -17,13 +17,15 @@ class Meter:
 
     Attributes:
         seconds: of each step.
+        cpu_seconds: of the processor in each, which does not depend on what else the machine does.
         peak_bytes: what the process took at most in each, beyond what it had before.
     """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
         self.peak_bytes: list[int] = []
-        self._begun: tuple[float, int] | None = None
+        self._begun: tuple[float, float, int] | None = None
 
     def mark(self) -> None:
         """A step ends here, if one had begun, and the next one begins."""
@@ -33,13 +35,14 @@ class Meter:
         ctypes.CDLL(None).malloc_trim(0)
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        self._begun = time.perf_counter(), before
+        self._begun = time.perf_counter(), time.process_time(), before
 
     def stop(self) -> None:
         """A step ends here, if one had begun."""
         if self._begun:
-            started, before = self._begun
+            started, worked, before = self._begun
             self.seconds.append(time.perf_counter() - started)
+            self.cpu_seconds.append(time.process_time() - worked)
             self.peak_bytes.append(resident("VmHWM") - before)
         self._begun = None
 

@@ -131,7 +131,11 @@ def measure_scoring(work: Work) -> dict[str, Measurement]:
         whole = texts.input_ids(number).tolist()
         pairs.append([whole[: len(whole) - len(option)], option])
     more = {"tokens": pairs}
-    return {"harness": Measurement(meter.seconds, meter.peak_bytes, found[0].tolist(), more)}
+    return {
+        "harness": Measurement(
+            meter.seconds, meter.cpu_seconds, meter.peak_bytes, found[0].tolist(), more
+        )
+    }
 
 
 def _config(work: Work, objective: Objective) -> TrainingConfig:
@@ -148,7 +152,7 @@ def _steps(
     for _ in range(work.steps):
         training.lm.model.zero_grad(set_to_none=True)  # Trainer does at the end of a step
         meter.repeat(lambda: losses.append(step()), 1)
-    return Measurement(meter.seconds, meter.peak_bytes, losses, more)
+    return Measurement(meter.seconds, meter.cpu_seconds, meter.peak_bytes, losses, more)
 
 
 def main(work: Work, job: str) -> dict[str, Measurement]:

@@ -81,12 +81,14 @@ class Measurement:
 
     Attributes:
         seconds: of each step, or of each scoring.
+        cpu_seconds: of the processor in each.
         peak_bytes: what the process took at most in each, beyond what it had before.
         losses: of each step, that of the first included; or the log-likelihood of each option.
         more: what else shows that both sides did the same.
     """
 
     seconds: list[float]
+    cpu_seconds: list[float]
     peak_bytes: list[int]
     losses: list[float]
     more: dict[str, Any]

@@ -53,7 +53,8 @@ def measured(
     losses: Sequence[float] = (1.0,),
     **more: Any,
 ) -> Measurement:
-    return Measurement(list(seconds), list(peak_bytes), list(losses), more)
+    worked = [second / 2 for second in seconds]
+    return Measurement(list(seconds), worked, list(peak_bytes), list(losses), more)
 
 
 def test_work_is_the_samples_in_the_students_tokens(work: Work, tmp_path: Path) -> None:
@@ -172,6 +173,8 @@ def test_a_step_has_its_own_peak() -> None:
     meter.repeat(step, 3)
     assert len(meter.seconds) == 3
     assert min(meter.seconds) > 0
+    assert len(meter.cpu_seconds) == 3
+    assert all(0 < worked < 1 for worked in meter.cpu_seconds)
     assert all(39e6 < peak < 60e6 for peak in meter.peak_bytes)
     meter.mark()
     meter.stop()
@@ -251,6 +254,7 @@ def test_scores_are_compared_where_texts_are_tokenized_alike() -> None:
         turns.add("theirs", {f"harness {size}": one})
     assert compare.scoring_results(turns, [1, 4, 16]) == {
         "questions_over_harness_rate": pytest.approx(1.5),
+        "questions_over_harness_cpu_rate": pytest.approx(1.5),
         "questions_over_harness_memory": 0.125,
         "harness_batch_size": 4,
         "harness_alike": 0.5,
@@ -280,7 +284,9 @@ def test_the_command_reports_all_peers(
         more = {"learned": 7, "first_loss_of_all_entries": 1.0, "tokens": [[[1], [2]]]}
         mine = {job: measured([1.0], [3], **more), f"{job} whole": measured([3.0], [6])}
         turns.add("ours", mine)
-        theirs = replace(trained(tokens=more["tokens"]), seconds=[2.0], peak_bytes=[6])
+        theirs = replace(
+            trained(tokens=more["tokens"]), seconds=[2.0], cpu_seconds=[4.0], peak_bytes=[6]
+        )
         sizes = work.batch_sizes if job == "harness" else []
         turns.add("theirs", {peer.job: theirs} | {f"harness {n}": theirs for n in sizes})
         turns.versions[peer.environment] = {"torch": "1"}
@@ -296,6 +302,7 @@ def test_the_command_reports_all_peers(
     for name in steps:
         for prefix in ("", "long_"):
             assert results[f"{prefix}step_over_{name}_time"] == 0.5
+            assert results[f"{prefix}step_over_{name}_cpu_time"] == 0.125
             assert results[f"{prefix}step_over_{name}_memory"] == 0.5
     assert results["even_step_over_trainer_time"] == 0.5
     assert results["whole_over_gold_time"] == 1.5
