@@ -102,7 +102,8 @@ class Turns:
             what: ``seconds``, ``cpu_seconds`` or ``peak_bytes``.
         """
         pairs = zip(self.found[f"ours {ours}"], self.found[f"theirs {theirs}"], strict=True)
-        return median(median(getattr(a, what)) / median(getattr(b, what)) for a, b in pairs)
+        ratios = [median(getattr(a, what)) / median(getattr(b, what)) for a, b in pairs]
+        return float(median(ratios))
 
     def last(self, ours: str, theirs: str) -> Pair:
         """The last measurements of both sides."""
@@ -137,7 +138,8 @@ def take_turn(turns: Turns, work: Work, peer: Peer, environments: Path) -> None:
             "theirs": (python, peer.module, peer.job),
         }
         for side, (interpreter, module, job) in sides.items():
-            command = [interpreter, "-m", f"benchmarks.peers.{module}", file, outcome, job]
+            files = str(file), str(outcome)
+            command = [str(interpreter), "-m", f"benchmarks.peers.{module}", *files, job]
             subprocess.run(command, cwd=harness.ROOT, env=_environment(), check=True)
             found, versions = read_outcome(outcome)
             if side == "theirs":

@@ -35,8 +35,8 @@ def environment(folder: Path, name: str) -> Path:
     print(f"making the environment {name}", file=sys.stderr, flush=True)
     shutil.rmtree(home, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--requirement", HERE / f"{name}.txt"]
-    subprocess.run(install, check=True)
+    install = ["-m", "pip", "install", "--quiet", "--requirement", str(HERE / f"{name}.txt")]
+    subprocess.run([str(python), *install], check=True)
     made_of.write_text(wanted)  # last, so that half an environment is made anew
     return python
 

@@ -16,7 +16,7 @@ from benchmarks.peers.meter import Meter
 from benchmarks.peers.work import IGNORED, Measurement, Work
 
 
-class StepMeter(TrainerCallback):  # type: ignore[misc]
+class StepMeter(TrainerCallback):
     """Measures each step of a trainer, from the end of the one before."""
 
     def __init__(self, meter: Meter, steps: int) -> None:
