@@ -17,8 +17,7 @@ from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tracking.run import SERVER
 from strategies.server_state import ServerState, all_private, log_progress
 
-# Share of a distilling phase's steps that the server first has on labels. With half of them server
-# and clients ended as with all (seeds 100 and 101 of the quickstart).
+# Share of a distilling phase's steps that the server first has on labels: what it lacks it hears.
 FIRST_LABELS = 0.5
 
 

@@ -6,6 +6,7 @@ import logging
 import mmap
 import os
 import sys
+import weakref
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -44,13 +45,12 @@ class StatesFile:
         self.path = path
         self._row, self._begin = width * dtype.itemsize, _marks_bytes(tokens)
         size = states_bytes(tokens, width, dtype)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(handle, size)
-            os.utime(handle)
-            self._map = mmap.mmap(handle, size)
-        finally:
-            os.close(handle)
+        # Kept open: by its name another process may have removed it, and made another, meanwhile.
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        weakref.finalize(self, os.close, self._handle)
+        os.ftruncate(self._handle, size)
+        os.utime(self._handle)
+        self._map = mmap.mmap(self._handle, size)
         self._marks = np.frombuffer(self._map, np.uint32, tokens)
         count, offset = tokens * width, self._begin
         states = torch.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
@@ -73,12 +73,8 @@ class StatesFile:
         Raises:
             OSError: on a disk that is full. (A store through the map would be fatal there.)
         """
-        handle = os.open(self.path, os.O_WRONLY)
-        try:
-            _write(handle, _bytes(states), self._begin + start * self._row)
-            _write(handle, _mark(states).to_bytes(4, sys.byteorder), 4 * start)
-        finally:
-            os.close(handle)
+        _write(self._handle, _bytes(states), self._begin + start * self._row)
+        _write(self._handle, _mark(states).to_bytes(4, sys.byteorder), 4 * start)
 
     def read(
         self, positions: Int64[ndarray, "texts length"]

@@ -114,7 +114,8 @@ def shortest_limit(config: RunConfig, clients: int) -> tuple[int, str]:
     """
     names = [name for name in model_configs(config, clients) if can_learn(name)]
     folders = {name: str(model_folder(name)) if is_builtin(name) else name for name in names}
-    return min((longest_input_of(folder), name) for name, folder in folders.items())
+    limits = ((longest_input_of(folder), name) for name, folder in folders.items())
+    return min(limits, default=(UNLIMITED_LENGTH, ""))
 
 
 def _ends(tokenizer: TextTokenizer, samples: Sequence[Sample]) -> set[tuple[int, int]]:

@@ -60,6 +60,17 @@ def test_another_process_sees_it_while_the_file_is_open(tmp_path: Path) -> None:
     assert torch.equal(other.read(np.array([[0, 1, 2, 3]]))[0], _states(4))
 
 
+def test_a_file_that_was_removed_and_made_anew(tmp_path: Path) -> None:
+    """Another process made room and began again: what is written here is read here."""
+    file = _file(tmp_path)
+    file.path.unlink()
+    other = _file(tmp_path)
+    file.write(4, _states(2))
+    assert file.missing(STARTS, LENGTHS).tolist() == [True, False, True]
+    assert torch.equal(file.read(np.array([[4, 5]]))[0], _states(2))
+    assert other.missing(STARTS, LENGTHS).all()
+
+
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     """Private texts could be guessed from it."""
     folder = StatesFolder(tmp_path / "states", 10_000)
