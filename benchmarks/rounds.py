@@ -197,7 +197,7 @@ def measure_passes(
 
 def _splits(source: Path, *, questions: int = 0, public: int = 4) -> Any:
     data = DataConfig(
-        source=str(source), partition="iid", private=4, public=public, test=4,
+        source=str(source), partition="iid", private=4, public=public, test=max(4, questions),
         questions=questions, holdout=0, blind=0, max_length=LENGTH,
     )  # fmt: skip
     return load_splits(data, 0, 1)

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfuse.models.causal_lm import CausalLM
 from fedfuse.models.head import (
@@ -21,8 +21,8 @@ from fedfuse.models.head import (
     rows_per_chunk,
     without_cache,
 )
+from fedfuse.models.packed_pass import longest_packed, packed_inputs
 from fedfuse.models.precision import PRECISIONS, mixed_precision, pass_cost, tokens_per_pass
-from fedfuse.models.shared_pass import shared_states, sharing
 from fedfuse.tokenizers.dataset import Batch, TokenizedDataset
 
 
@@ -55,10 +55,7 @@ def label_row_states(lm: CausalLM, batch: Batch) -> RowStates | None:
     if head is None:
         return None
     with _begun(lm, batch):
-        if batch.shared:
-            states = shared_states(lm.model, batch.input_ids, batch.shared)
-        else:
-            states = hidden_states(lm.model, batch.input_ids)
+        states = hidden_states(lm.model, batch.input_ids, **_more_inputs(lm, batch))
     head = head.cut(lm.vocab_size)
     if lm.autocast != "none":
         head = head.to(PRECISIONS[lm.autocast])
@@ -79,7 +76,7 @@ def label_row_logits(lm: CausalLM, batch: Batch) -> Float[Tensor, "rows vocab"]:
         ``[R, vocab_size]`` in the model's dtype, or that of ``lm.autocast``.
     """
     base = base_of(lm.model)
-    inputs = {"input_ids": batch.input_ids, **without_cache(base)}
+    inputs = {"input_ids": batch.input_ids, **_more_inputs(lm, batch), **without_cache(base)}
     first = 0
     if len(batch.row) and accepts(base, "logits_to_keep"):
         first, last = int(batch.row.min()), int(batch.row.max())
@@ -106,7 +103,12 @@ def logits_in_chunks(
     size = rows_per_chunk(lm.vocab_size, states.hidden.device)
     for start in range(0, len(states.hidden), size):
         rows = slice(start, start + size)
-        yield batch.select_rows(rows), states.head.logits(states.hidden[rows])
+        some = batch.select_rows(rows)
+        # Options of a question have their first row in one place.
+        place = torch.stack([some.sample, some.row])
+        new = nn.functional.pad((place[:, 1:] != place[:, :-1]).any(0), (1, 0), value=True)
+        logits = states.head.logits(states.hidden[rows][new])
+        yield some, logits if bool(new.all()) else logits[new.cumsum(0) - 1]
 
 
 @torch.no_grad()
@@ -115,11 +117,10 @@ def label_logits(
 ) -> Iterator[tuple[Batch, Float[Tensor, "rows vocab"]]]:
     """Logits on all label rows of a data set, in any order; see ``logits_in_chunks``."""
     lm.model.eval()
-    # Behind kept states a pass is short, and frozen layers make no keys and values to share.
-    share = None if lm.kept else sharing(lm.model, lm.vocab_size, lm.device)
+    longest = longest_packed(lm.model, lm.vocab_size, lm.device)
     cost = pass_cost(lm.model, lm.device)
     for batch in seen_by(lm, data).batches(
-        tokens_per_pass(lm.device), lm.device, pass_cost=cost, share=share
+        tokens_per_pass(lm.device), lm.device, pass_cost=cost, longest=longest
     ):
         yield from logits_in_chunks(lm, batch)
 
@@ -127,6 +128,10 @@ def label_logits(
 def seen_by(lm: CausalLM, data: TokenizedDataset) -> TokenizedDataset:
     """A data set whose batches carry what the model keeps of its frozen layers, if it keeps any."""
     return data.with_states(partial(lm.kept.below, lm.autocast)) if lm.kept else data
+
+
+def _more_inputs(lm: CausalLM, batch: Batch) -> dict[str, Tensor]:
+    return packed_inputs(lm.model, batch.layout) if batch.layout else {}
 
 
 @contextmanager

@@ -100,12 +100,19 @@ def without_cache(model: nn.Module) -> dict[str, bool]:
 
 
 def hidden_states(
-    model: nn.Module, input_ids: Int64[Tensor, "batch length"]
+    model: nn.Module, input_ids: Int64[Tensor, "batch length"], **inputs: Tensor
 ) -> Float[Tensor, "batch length width"]:
-    """Inputs of the head of a causal LM, for models with ``find_head``."""
+    """Inputs of the head of a causal LM, for models with ``find_head``.
+
+    Args:
+        model: the causal LM, with or without an adapter.
+        input_ids: token ids.
+        inputs: what else it is given, such as ``packed_inputs``.
+    """
     backbone: Any = base_of(model)
     backbone = backbone.base_model
-    states: Tensor = backbone(input_ids=input_ids, **without_cache(backbone)).last_hidden_state
+    output = backbone(input_ids=input_ids, **inputs, **without_cache(backbone))
+    states: Tensor = output.last_hidden_state
     return states.to(input_ids.device)  # of a model that is spread, from the last layer's
 
 

@@ -74,12 +74,21 @@ class KeptStates:
         autocast: str,
         data: TokenizedDataset,
         which: Int64[ndarray, " texts"],
+        places: Int64[ndarray, "batch length"],
         device: torch.device | str,
-    ) -> Float[Tensor, "texts length width"] | None:
-        """``[B, L, d]`` states of the samples ``which``, those that were missing computed now.
+    ) -> Float[Tensor, "batch length width"] | None:
+        """States of the samples ``which``, those that were missing computed now.
 
-        At a position beyond a sample's length they are another token's. None where nothing can be
-        kept.
+        Args:
+            autocast: the precision, one of ``AUTOCAST``.
+            data: the data set.
+            which: samples by their places in it.
+            places: places among all its token ids, of these samples.
+            device: device of the states.
+
+        Returns:
+            ``[B, L, d]`` states at the places; at one beyond a sample's length they are another
+            token's. None where nothing can be kept.
         """
         kind = self._kind(device, autocast)
         content = f"{self._base} {self.layers.number} {kind} {data.ids_digest}"
@@ -93,7 +102,7 @@ class KeptStates:
             logger.warning("hidden states are not kept in %s: %s", self._folder.path, error)
             self._folder.give_up(name)
             return None
-        return file.read(data.places(which)).to(device)
+        return file.read(places).to(device)
 
     def _complete(
         self,

@@ -1,8 +1,8 @@
-"""Inputs that begin alike, as the options of a question do, and which of them are read together."""
+"""Inputs that begin alike, as the options of a question do, and which of them are read as one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,28 +10,12 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from fedfuse.data.sampling import parts_by_length
-
-# Least share of a group's tokens that are read once instead of again, for it to be worth two passes
-# in place of one.
-_WORTH = 0.3
+# Least share of a group's tokens that are read once instead of again, for it to be worth a mask.
+_WORTH = 0.1
 # Most inputs of a group.
 _MOST = 100
 
 Ids = Int64[ndarray, " length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sharing:
-    """Which inputs a model can read together with others that begin alike.
-
-    Attributes:
-        longest: tokens of an input, at most, padding between its beginning and its rest included.
-        mixed: whether beginnings of different lengths can be in one pass.
-    """
-
-    longest: int
-    mixed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +25,12 @@ class Group:
     Attributes:
         length: tokens that they begin with, fewer than any of them has.
         inputs: places of the inputs.
-        longest: tokens of the longest.
         tokens: tokens of all.
     """
 
     length: int
     inputs: tuple[int, ...]
-    longest: int
     tokens: int
-
-    @property
-    def rest(self) -> int:
-        """Most tokens that follow the beginning."""
-        return self.longest - self.length
 
     @property
     def read(self) -> int:
@@ -102,36 +79,66 @@ def groups(inputs: Sequence[Ids], longest: int) -> list[Group]:
         begin = begins[end - 1]
         length = min(alike[begin : end - 1], default=sizes[begin] - 1)
         some = sizes[begin:end]
-        found.append(Group(length, tuple(order[begin:end]), max(some), sum(some)))
+        found.append(Group(length, tuple(order[begin:end]), sum(some)))
         end = begin
     return [group for group in reversed(found) if group.read <= (1 - _WORTH) * group.tokens]
 
 
-def parts(
-    found: Sequence[Group], max_tokens: int, pass_cost: int, sharing: Sharing
-) -> Iterator[list[Group]]:
-    """Groups that can be read together.
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Groups as one input each: a group's beginning, then what follows it of every input in turn.
+
+    For G groups of N inputs, padded to L tokens.
+
+    Attributes:
+        input: ``[G, L]`` the input, by its place among the N, that a token is taken from.
+        position: ``[G, L]`` the token's position in that input.
+        branch: ``[G, L]`` 0 for tokens of the beginning, other numbers for what follows it, one an
+            input; padding is a branch of its own.
+        group: ``[N]`` the group of each input.
+        length: ``[N]`` tokens of its group's beginning.
+        moved: ``[N]`` how much further back than in the input what follows the beginning stands.
+    """
+
+    input: Int64[ndarray, "groups length"]
+    position: Int64[ndarray, "groups length"]
+    branch: Int64[ndarray, "groups length"]
+    group: Int64[ndarray, " inputs"]
+    length: Int64[ndarray, " inputs"]
+    moved: Int64[ndarray, " inputs"]
+
+
+def pack(found: Sequence[Group], sizes: Sequence[Int64[ndarray, " inputs"]]) -> Packed:
+    """Lay groups out.
 
     Args:
-        found: groups.
-        max_tokens: a part's inputs times the tokens of the longest, at most; a larger group is a
-            part alone. 0 for no limit.
-        pass_cost: see ``parts_by_length``.
-        sharing: which the model can read together.
+        found: G groups.
+        sizes: tokens of the inputs of each.
     """
-    lengths = np.array([group.length for group in found], dtype=np.int64)
-    for near in parts_by_length(lengths, 0, pass_cost):
-        part: list[Group] = []
-        for group in (found[place] for place in near):
-            more = [*part, group]
-            size = max(g.length for g in more) + max(g.rest for g in more)
-            full = max_tokens and sum(len(g.inputs) for g in more) * size > max_tokens
-            alike = sharing.mixed or group.length == more[0].length
-            if part and (full or size > sharing.longest or not alike):
-                yield part
-                more = [group]
-            part = more
-        yield part
+    shape = len(found), max(group.read for group in found)
+    source, position, branch = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    moved, first = [], 0
+    for row, (group, of) in enumerate(zip(found, sizes, strict=True)):
+        beginning, behind = slice(group.length), slice(group.length, group.read)
+        rest = of - group.length
+        begins = np.cumsum(rest) - rest
+        owner = np.repeat(np.arange(len(of)), rest)
+        source[row], branch[row] = first, len(of) + 1
+        source[row, behind] = first + owner
+        branch[row, beginning], branch[row, behind] = 0, owner + 1
+        position[row, beginning] = np.arange(group.length)
+        position[row, behind] = np.arange(len(owner)) - begins[owner] + group.length
+        moved.append(begins)
+        first += len(of)
+    counts = [len(of) for of in sizes]
+    return Packed(
+        input=source,
+        position=position,
+        branch=branch,
+        group=np.repeat(np.arange(len(found)), counts),
+        length=np.repeat([group.length for group in found], counts),
+        moved=np.concatenate(moved),
+    )
 
 
 def _sorted(inputs: Sequence[Ids]) -> tuple[list[bytes], list[int]]:

@@ -17,26 +17,22 @@ from torch import Tensor, nn
 from fedfuse.data.sample import Sample, fingerprint
 from fedfuse.data.sampling import parts_by_length
 from fedfuse.errors import FedfuseError
-from fedfuse.tokenizers.beginnings import Sharing, containing, groups, parts
+from fedfuse.tokenizers.beginnings import Group, containing, groups, pack
 from fedfuse.tokenizers.label_rows import LabelRows, label_rows
 from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """Which inputs of a batch of B begin alike, in G groups.
+class Layout:
+    """What the tokens of packed inputs see; see ``beginnings.Packed``.
 
     Attributes:
-        length: ``[G]`` tokens that the inputs of a group share.
-        first: ``[G]`` an input of each group.
-        group: ``[B]`` the group of each input.
-        rest: ``[B]`` tokens of each input behind what it shares, 1 or more.
+        position: ``[B, L]`` each token's position in the text that it is of.
+        branch: ``[B, L]`` a token sees those before it of its own branch, and of branch 0.
     """
 
-    length: Int64[Tensor, " groups"]
-    first: Int64[Tensor, " groups"]
-    group: Int64[Tensor, " batch"]
-    rest: Int64[ndarray, " batch"]
+    position: Int64[Tensor, "batch length"]
+    branch: Int64[Tensor, "batch length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +44,13 @@ class Batch:
 
     Attributes:
         input_ids: ``[B, L]`` token ids, of each sample up to its last label row.
-        sample: ``[R]`` the sample in the batch that a label row belongs to.
-        row: ``[R]`` its position in the model's input; it predicts position ``row + 1``.
+        sample: ``[R]`` the input in the batch that a label row is in.
+        row: ``[R]`` its place there; unless inputs are packed it predicts the token at ``row + 1``.
         label: ``[R]`` the token it should predict.
         index: ``[R]`` its place among all label rows of the data set (NumPy, to look teachers up).
         below: ``[B, L, d]`` hidden states that a model's frozen first layers make of the input,
             where they are kept; see ``TokenizedDataset.with_states``.
-        shared: what all inputs have in common with others of the batch, where that is worth to be
-            read once.
+        layout: where each input is several samples that begin alike; None where each is a sample.
     """
 
     input_ids: Int64[Tensor, "batch length"]
@@ -64,7 +59,7 @@ class Batch:
     label: Int64[Tensor, " rows"]
     index: Int64[ndarray, " rows"]
     below: Float[Tensor, "batch length width"] | None = None
-    shared: Shared | None = None
+    layout: Layout | None = None
 
     def select_rows(self, rows: slice) -> Batch:
         """The same samples with some of their label rows."""
@@ -179,7 +174,7 @@ class TokenizedDataset:
         device: torch.device | str = "cpu",
         *,
         pass_cost: int = 0,
-        share: Sharing | None = None,
+        longest: int = 0,
     ) -> Iterator[Batch]:
         """Label rows of all samples, in batches of at most so many padded tokens.
 
@@ -191,7 +186,8 @@ class TokenizedDataset:
             max_tokens: most tokens to read at once, padding included.
             device: device of the batches.
             pass_cost: see ``parts_by_length``.
-            share: which inputs may be read with others that begin alike; see ``Batch.shared``.
+            longest: most tokens of a sample that may be packed with others that begin alike; see
+                ``Batch.layout``. 0 for none.
         """
         inputs = [self.input_ids(i)[: self.lengths[i]] for i in range(len(self))]
         read_in = containing(inputs)
@@ -199,23 +195,17 @@ class TokenizedDataset:
         order = np.argsort(read_in, kind="stable")
         bounds = np.searchsorted(read_in[order], np.append(kept, len(self)))
 
-        def gathered(part: Int64[ndarray, " part"]) -> Batch:
+        def gathered(part: Int64[ndarray, " part"], some: Sequence[Group] = ()) -> Batch:
             place, places = _ranges(bounds[part], bounds[part + 1])
+            if some:
+                return self._gather_packed(kept[part], order[places], place, device, some)
             return self._gather(kept[part], order[places], place, device)
 
-        found = groups([inputs[i] for i in kept], share.longest) if share else []
-        for some in parts(found, max_tokens, pass_cost, share) if share else ():
-            sizes = [len(group.inputs) for group in some]
-            length = np.array([group.length for group in some])
-            group = np.repeat(np.arange(len(some)), sizes)
-            part = np.concatenate([g.inputs for g in some])
-            shared = Shared(
-                to_tensor(length, device),
-                to_tensor(np.cumsum(sizes) - sizes, device),
-                to_tensor(group, device),
-                self.lengths[kept[part]] - length[group],
-            )
-            yield replace(gathered(part), shared=shared)
+        found = groups([inputs[i] for i in kept], longest) if longest else []
+        read = np.array([group.read for group in found], dtype=np.int64)
+        for near in parts_by_length(read, max_tokens, pass_cost):
+            some = [found[i] for i in near]
+            yield gathered(np.concatenate([group.inputs for group in some]), some)
         grouped = np.array([i for group in found for i in group.inputs], dtype=np.int64)
         alone = np.setdiff1d(np.arange(len(kept)), grouped)
         for part in parts_by_length(self.lengths[kept[alone]], max_tokens, pass_cost):
@@ -251,19 +241,58 @@ class TokenizedDataset:
     ) -> Batch:
         """Inputs of the samples ``which``; rows of the samples ``read``, each in one of them."""
         owner, index = _ranges(self.rows.offsets[read], self.rows.offsets[read + 1])
-        return Batch(
-            to_tensor(self.padded_ids(which), device),
-            to_tensor(place[owner], device),
-            to_tensor(self.rows.row[index], device),
-            to_tensor(self.rows.token[index], device),
-            index,
-            self._below(self, which, device) if self._below else None,
-        )
+        rows = place[owner], self.rows.row[index], index
+        below = self._below(self, which, self.places(which), device) if self._below else None
+        return self._batch(self.padded_ids(which), *rows, device, below)
+
+    def _gather_packed(
+        self,
+        which: Int64[ndarray, " batch"],
+        read: Int64[ndarray, " read"],
+        place: Int64[ndarray, " read"],
+        device: torch.device | str,
+        found: Sequence[Group],
+    ) -> Batch:
+        """As ``_gather``, where ``which`` are the inputs of groups, each group packed."""
+        bounds = np.cumsum([len(group.inputs) for group in found])[:-1]
+        packed = pack(found, np.split(self.lengths[which], bounds))
+        places = self._starts[which[packed.input]] + packed.position
+        owner, index = _ranges(self.rows.offsets[read], self.rows.offsets[read + 1])
+        of, row = place[owner], self.rows.row[index]
+        row = row + np.where(row >= packed.length[of], packed.moved[of], 0)
+        below = self._below(self, which, places, device) if self._below else None
+        layout = Layout(to_tensor(packed.position, device), to_tensor(packed.branch, device))
+        return self._batch(self._flat[places], packed.group[of], row, index, device, below, layout)
+
+    def _batch(
+        self,
+        input_ids: Int64[ndarray, "batch length"],
+        sample: Int64[ndarray, " rows"],
+        row: Int64[ndarray, " rows"],
+        index: Int64[ndarray, " rows"],
+        device: torch.device | str,
+        below: Tensor | None,
+        layout: Layout | None = None,
+    ) -> Batch:
+        """As tensors, label rows as they stand in the inputs: those at one place are together."""
+        order = np.lexsort([row, sample])
+        sample, row, index = sample[order], row[order], index[order]
+        label = self.rows.token[index]
+        ids, at, of, token = (to_tensor(each, device) for each in (input_ids, sample, row, label))
+        return Batch(ids, at, of, token, index, below, layout)
 
 
-# Hidden states ``[B, L, d]`` of the samples of a data set that are given by their places in it, on
-# a device; None where there are none.
-StatesOf = Callable[[TokenizedDataset, Int64[ndarray, " batch"], torch.device | str], Tensor | None]
+# Hidden states ``[B, L, d]`` of samples of a data set, those at some places ``[B, L]`` among all
+# its token ids, on a device. None where there are none.
+StatesOf = Callable[
+    [
+        TokenizedDataset,
+        Int64[ndarray, " samples"],
+        Int64[ndarray, "batch length"],
+        torch.device | str,
+    ],
+    Tensor | None,
+]
 
 
 def _stacked(one: Tensor, other: Tensor) -> Tensor:

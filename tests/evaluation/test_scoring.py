@@ -170,6 +170,8 @@ def test_batches_do_not_matter(
     found = []
     for max_tokens, cost, batches in ((1, 9, len(public)), (60, 9, None), (9999, 0, 1)):
         monkeypatch.setitem(TOKENS_PER_PASS, "cpu", max_tokens)
+        packed = 0 if batches else 100
+        monkeypatch.setattr("fedfuse.models.forward.longest_packed", lambda *_, n=packed: n)
         monkeypatch.setattr("fedfuse.models.forward.pass_cost", lambda *_, cost=cost: cost)
         seen = [batch for batch, _ in label_logits(model, data)]
         assert batches in (None, len(seen))

@@ -34,8 +34,8 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 GIB = 2**30
 LAYERS, FROZEN = 4, 3
-# Tokens of the states that name a file, and of the trial of the output head.
-FIXED = 64 + 2 * 32
+# Tokens of the states that name a file, and of the trials of the output head and of packed inputs.
+FIXED = 64 + 2 * 16 + (75 + 60)
 # Of every kind: rotary and learned positions, windows, experts, state spaces, scaled embeddings,
 # recurrence, attention shifted by position.
 PLAIN = ("bloom", "gemma3_text", "mamba", "mixtral", "mistral", "opt", "rwkv", "zamba2", "jamba")
