@@ -199,7 +199,7 @@ def open_server_state(config: RunConfig) -> ServerState:
     blind = None
     if config.fusion.evidence == "blind" and local_model.learns:
         blind = blind_questions(splits.blind, derive_seed(config, "blind"))
-        expected = "different answers in a domain, to choose between, or fusion.evidence = 'open'"
+        expected = "different answers, to choose between, or fusion.evidence = 'open'"
         check("blind samples", f"{len(splits.blind)} samples", expected, blind)
     floor = splits.floor
     log.info("server: %s", local_model.cover or "a teacher that does not learn")

@@ -41,9 +41,10 @@ def blind_questions(samples: Sequence[Sample], seed: int) -> BlindSamples:
 
     Samples are grouped, up to ``OPTIONS`` with different answers to a group, and all of a group are
     asked with the same options, their answers. So every option is right once: neither how often it
-    occurs nor where it stands tells for which prompt. A sample that fits into no group, as there is
-    no other answer left, is not asked. Text without a prompt is asked how it goes on: its first
-    half is the prompt.
+    occurs nor where it stands tells for which prompt. Domains of one answer each, such as the
+    classes of a data set, count as one domain, since no client is told a question's domain. A
+    sample that fits into no group, as there is no other answer left, is not asked. Text without a
+    prompt is asked how it goes on: its first half is the prompt.
 
     Args:
         samples: with answers.
@@ -57,7 +58,10 @@ def blind_questions(samples: Sequence[Sample], seed: int) -> BlindSamples:
         by_domain[sample.domain].append(prompted)
         whole[prompted] = sample
     found = BlindSamples([], [])
-    for _, members in sorted(by_domain.items()):
+    domains = [members for _, members in sorted(by_domain.items())]
+    several = [members for members in domains if len({sample.answer for sample in members}) > 1]
+    single = [sample for members in domains if members not in several for sample in members]
+    for members in (*several, single):
         shuffled = [members[index] for index in rng.permutation(len(members))]
         for group in _groups(shuffled):
             options = tuple(sorted(sample.answer for sample in group))

@@ -27,18 +27,18 @@ SAMPLES = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("vwxyz")), m
 
 @given(SAMPLES, st.integers(0, 5))
 def test_every_option_of_a_group_is_right_once(samples: list[Sample], seed: int) -> None:
-    groups: dict[tuple[str, tuple[str, ...], int], list[Sample]] = defaultdict(list)
-    seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    groups: dict[tuple[tuple[str, ...], int], list[Sample]] = defaultdict(list)
+    seen: Counter[tuple[str, ...]] = Counter()
     blind = blind_questions(samples, seed)
     assert blind.shown == [Sample(q.prompt, q.answer, q.domain) for q in blind.asked]
     for question in blind.asked:
         assert question.options[question.label] == question.answer
         assert Sample(question.prompt, question.answer, question.domain) in samples
-        key = question.domain, question.options
-        groups[(*key, seen[key] // len(question.options))].append(question)
+        key = question.options
+        groups[key, seen[key] // len(key)].append(question)
         seen[key] += 1
 
-    for (_, options, _), members in groups.items():
+    for (options, _), members in groups.items():
         assert 2 <= len(options) <= OPTIONS
         assert sorted(question.answer for question in members) == list(options)
     prompts = [question.prompt for members in groups.values() for question in members]
@@ -51,6 +51,23 @@ def test_what_is_left_has_one_answer(samples: list[Sample], seed: int) -> None:
     for domain in "ab":
         left = {s.answer for s in samples if s.domain == domain and s.prompt not in asked}
         assert len(left) <= 1
+
+
+def test_classes_as_domains_are_asked_together() -> None:
+    """Each domain has one answer: who is trusted there is told by questions of all."""
+    answers = {"animal": "cat", "place": "Rome", "number": "12", "a": "b"}
+    samples = [
+        Sample(f"{answer} {number}", answer, domain)
+        for domain, answer in answers.items()
+        for number in range(5)
+    ]
+    mixed = [Sample(f"{number}", f"{number}", "mixed") for number in range(4)]
+    asked = blind_questions([*samples, *mixed], 0).asked
+    assert len(asked) == 24
+    assert {question.domain for question in asked} == {*answers, "mixed"}
+    for question in asked:
+        expected = {f"{n}" for n in range(4)} if question.domain == "mixed" else {*answers.values()}
+        assert set(question.options) == expected
 
 
 def test_text_without_a_prompt_is_asked_how_it_goes_on() -> None:
