@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from experiments import harness
 from experiments.selection.scenarios import SCENARIOS
 from experiments.selection.summary import ALL, loss_by_seed, noise_of
-from experiments.selection.variants import MAIN, MORE
+from experiments.selection.variants import DEFAULT_RULE, MAIN, MORE
 from fedfuse.report.style import INK, MUTED, PALETTE
 
-OURS = "trained"
+# The gate that learns.
+GATE = "trained"
 # The oracle a second time tells the noise; it is no variant.
 SHOWN = [name for name in (*MORE, *MAIN) if not name.endswith("-again")]
 # Candidates that a heat map shows; where there are more, these are the most trusted.
@@ -60,15 +61,27 @@ def interference(summary: Summary) -> str:
     return _by_scenario(SHOWN, harmed, cell)
 
 
+def default_rule(summary: Summary) -> str:
+    """Markdown: what the default rule lacks to the best, and to the best with blind evidence."""
+
+    def cells(found: Mapping[str, Any]) -> tuple[str, str]:
+        behind = f"{found['behind']:.4f} ± {found['behind_std']:.4f}"
+        return found["best"], behind if found["within_noise"] else f"**{behind}**"
+
+    heads = "scenario", "best rule", "behind it", "best with blind evidence", "behind it"
+    rows = [(s, *cells(of), *cells(of["blind"])) for s, of in summary["default_rule"].items()]
+    return harness.markdown(heads, rows, text_columns=2)
+
+
 def ablations(summary: Summary) -> str:
-    """Markdown: ours with one thing changed, mean and spread over seeds."""
+    """Markdown: the learned gate with one thing changed, mean and spread over seeds."""
     rows = []
     for scenario, found in summary["ablations"].items():
         for name, one in found.items():
             more = ("" if one[k] is None else f"{one[k]:.2f}" for k in ("right", "importance_cv2"))
-            change = "" if name == "trained" else f"{one['change']:+.1%} ± {one['change_std']:.1%}"
+            change = "" if name == GATE else f"{one['change']:+.1%} ± {one['change_std']:.1%}"
             rows.append((scenario, name, f"{one['loss']:.4f}", change, *more))
-    heads = "scenario", "variant", "loss", "against ours", "right", "CV²"
+    heads = "scenario", "variant", "loss", "against trained", "right", "CV²"
     return harness.markdown(heads, rows, text_columns=2)
 
 
@@ -85,17 +98,23 @@ def _by_scenario(
     return harness.markdown(("scenario", *names), rows)
 
 
-TABLES = {"losses": losses, "way": way, "interference": interference, "ablations": ablations}
+TABLES = {
+    "losses": losses,
+    "default-rule": default_rule,
+    "way": way,
+    "interference": interference,
+    "ablations": ablations,
+}
 
 
 def draw(frame: Mapping[str, Any], folder: Path = harness.DOCS / "selection") -> list[Path]:
-    """One picture per scenario: losses, what got worse, whom the learned gate trusts."""
+    """One picture per scenario: losses, what got worse, whom the default rule trusts."""
     paths = []
     for scenario, cells in harness.grouped(frame["cells"], "scenario").items():
         tried = harness.grouped(cells, "variant")
         main = {name: tried[name] for name in SHOWN if name in tried}
-        where = scenario, OURS
-        mine = [c for c in frame["choices"] if (c["scenario"], c["variant"]) == where]
+        chosen = harness.grouped(frame["choices"], "scenario", "variant")
+        of_default, of_gate = (chosen.get((scenario, n), []) for n in (DEFAULT_RULE, GATE))
         paths.append(folder / f"{scenario}.svg")
         with harness.picture(paths[-1], 1.4 + 0.2 * len(main)) as figure:
             losses, changes, trust, gate_loss = figure.subplots(
@@ -103,9 +122,10 @@ def draw(frame: Mapping[str, Any], folder: Path = harness.DOCS / "selection") ->
             )
             _losses(losses, main)
             _changes(changes, main, frame["summary"]["training_noise"])
-            if mine:
-                _trust(trust, mine)
-                _gate_loss(gate_loss, mine)
+            if of_default:
+                _trust(trust, of_default)
+            if of_gate:
+                _gate_loss(gate_loss, of_gate)
             figure.suptitle(scenario, x=0.01, ha="left", fontweight="bold")
     return paths
 
@@ -113,7 +133,7 @@ def draw(frame: Mapping[str, Any], folder: Path = harness.DOCS / "selection") ->
 def _losses(axes: Axes, variants: Mapping[str, Rows]) -> None:
     for row, (variant, mine) in enumerate(variants.items()):
         values = list(loss_by_seed(mine).values())
-        colour = PALETTE[0] if variant == OURS else MUTED
+        colour = PALETTE[0] if variant == DEFAULT_RULE else MUTED
         axes.plot(values, [row] * len(values), "o", color=colour, markersize=3.5, alpha=0.6)
         axes.plot([mean(values)] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=1.4)
     axes.set_yticks(range(len(variants)), variants)
@@ -153,7 +173,7 @@ def _trust(axes: Axes, choices: Rows) -> None:
     axes.set_xticks(range(len(columns)), names)
     axes.set_yticks(range(len(domains)), domains)
     axes.set_xlabel("candidate")
-    axes.set_title(f"{OURS}: whom, round {last} (%)")
+    axes.set_title(f"{DEFAULT_RULE}: whom, round {last} (%)")
 
 
 def _gate_loss(axes: Axes, choices: Rows) -> None:
@@ -163,5 +183,5 @@ def _gate_loss(axes: Axes, choices: Rows) -> None:
         values = [value for c in mine for value in c["gate_loss"]]
         axes.plot(places, values, color=PALETTE[number % len(PALETTE)], marker="o", markersize=2.5)
     axes.set_xlabel("rounds")
-    axes.set_title("its loss, nats/row")
+    axes.set_title(f"{GATE}: loss, nats/row")
     axes.grid(axis="y")

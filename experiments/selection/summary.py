@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import harness
-from experiments.selection.variants import ABLATED, ABLATIONS, DEFAULT_RULE, MAIN
+from experiments.selection.variants import ABLATED, ABLATIONS, DEFAULT_RULE, MAIN, VARIANTS
 from fedfuse.evaluation.interference import ONE_SIDED, LossChange, measure_interference
 
 Row = Mapping[str, Any]
@@ -36,7 +36,8 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
     - ``ablations``: ``change`` is the loss over that of ``trained`` on the same seed, less 1.
     - ``default_rule``: of the rule that is the default, by scenario: how much more its loss is than
       that of the best variant without an oracle, mean and deviation over seeds; and whether that is
-      within noise, the larger of this deviation and that of training.
+      within noise, the larger of this deviation and that of training. ``blind``: the same among
+      the rules that have blind evidence.
     - ``importance_cv2``: squared coefficient of variation of the candidates' shares in the last
       round, the server's left out: 0 where all are used alike, K - 1 where one is.
     """
@@ -84,11 +85,19 @@ def summarize(cells: Sequence[Row], choices: Sequence[Row]) -> dict[str, Any]:
 def behind(losses: Mapping[str, Mapping[int, float]], sigma: float) -> dict[str, Any]:
     """What the default rule lacks to the best of all rules in a scenario, seed by seed."""
     rules = {name: losses[name] for name in MAIN if name in losses and name != "oracle"}
+    blind = {name: of_seed for name, of_seed in rules.items() if VARIANTS[name].blind}
+    return {
+        "rule": DEFAULT_RULE,
+        **_behind_best(rules, sigma),
+        "blind": _behind_best(blind, sigma),
+    }
+
+
+def _behind_best(rules: Mapping[str, Mapping[int, float]], sigma: float) -> dict[str, Any]:
     best = min(rules, key=lambda name: mean(rules[name].values()))
     more = [rules[DEFAULT_RULE][seed] - loss for seed, loss in rules[best].items()]
     noise = max(harness.spread(more), sigma)
     return {
-        "rule": DEFAULT_RULE,
         "best": best,
         **harness.mean_and_std("behind", more, 5),
         "within_noise": mean(more) <= noise,

@@ -134,20 +134,27 @@ def test_clients_overlap_by_half_of_what_each_has() -> None:
 def test_what_the_default_rule_lacks_to_the_best() -> None:
     rows = [
         row
-        for seed, mine, best in ((0, 0.2, 0.19), (1, 0.3, 0.28))
+        for seed, mine, best, shown in ((0, 0.2, 0.19, 0.18), (1, 0.3, 0.28, 0.29))
         for row in (
             *cells("neighbours", (mine, mine), seed),
             *cells("trained", (best, best), seed),
+            *cells("trained-shown", (shown, shown - 0.02), seed),
             *cells("oracle", (0.1, 0.1), seed),
         )
     ]
     found = summarize(rows, [])["default_rule"]["default"]
     assert found == {
         "rule": "neighbours",
-        "best": "trained",
-        "behind": pytest.approx(0.015),
+        "best": "trained-shown",
+        "behind": pytest.approx(0.025),
         "behind_std": pytest.approx(0.01 / 2**0.5, abs=1e-5),
         "within_noise": False,
+        "blind": {
+            "best": "trained",
+            "behind": pytest.approx(0.015),
+            "behind_std": pytest.approx(0.01 / 2**0.5, abs=1e-5),
+            "within_noise": False,
+        },
     }
 
 
