@@ -35,7 +35,7 @@ from fedfuse.models.head import (
     hidden_states,
     without_cache,
 )
-from fedfuse.models.layer_stack import train_mode
+from fedfuse.models.layer_stack import num_frozen, train_mode
 from fedfuse.models.loading import (
     loading_errors,
     longest_input,
@@ -62,6 +62,8 @@ class ModelNeeds:
             moments.
         step: peak of the activations of a training step, with the gradient.
         scoring: peak of the activations of a pass without gradients.
+        state: of a token behind the layers that only a first pass runs through; 0 where there are
+            none.
     """
 
     base: int
@@ -69,6 +71,7 @@ class ModelNeeds:
     adapter: int
     step: int
     scoring: int
+    state: int = 0
 
 
 def dry_run(
@@ -132,7 +135,17 @@ def dry_run(
         adapter=4 * trained,
         step=step,
         scoring=scoring,
+        state=_state_bytes(adapted, DTYPES[dtype]),
     )
+
+
+def _state_bytes(model: Any, dtype: torch.dtype) -> int:
+    """Bytes of a token's hidden state behind the frozen layers of an adapted model, if any."""
+    if not num_frozen(model):
+        return 0
+    base: Any = base_of(model)
+    width: int = base.get_input_embeddings().embedding_dim
+    return width * dtype.itemsize
 
 
 def longest_input_of(name: str) -> int:

@@ -51,10 +51,13 @@ class Plan:
     Attributes:
         parts: bytes by purpose, in the order of the table.
         clients_at_once: number of clients that run at the same time.
+        on_disk: bytes of the hidden states that are kept of frozen layers. They are mapped, so the
+            system takes their memory back where it is needed.
     """
 
     parts: Mapping[str, int]
     clients_at_once: int
+    on_disk: int = 0
 
     @property
     def total(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import psutil  # type: ignore[import-untyped]
@@ -13,6 +13,7 @@ from fedfuse.builtin.models import is_builtin, model_folder
 from fedfuse.config.model import ModelConfig, can_learn
 from fedfuse.config.run_config import RunConfig, model_config, model_of_partition
 from fedfuse.config.training import TrainingConfig
+from fedfuse.data.blind import OPTIONS
 from fedfuse.data.sample import Sample
 from fedfuse.factory.data import load_splits
 from fedfuse.factory.models import loading_option, tokenizer_of
@@ -21,6 +22,8 @@ from fedfuse.models.dry_run import ModelNeeds, dry_run
 from fedfuse.models.precision import TOKENS_PER_PASS
 from fedfuse.simulation.memory_plan import Plan, check_gpu, check_server_gpu, plan_memory
 from fedfuse.tokenizers.dataset import TokenizedDataset
+from fedfuse.tokenizers.label_rows import label_rows
+from fedfuse.tokenizers.tokenizer import TextTokenizer
 
 _LONGEST = 64  # number of the longest texts, which decide how large a step gets
 
@@ -53,7 +56,7 @@ def plan_simulation(
     server, rows = server_needs(config, clients)
     server = _beside_gpu(server, config.server.device)
     row = 12 * config.knowledge.k + 16  # bytes of a label row's knowledge in memory
-    return plan_memory(
+    plan = plan_memory(
         server,
         needs,
         server_name=config.server.model,
@@ -61,6 +64,7 @@ def plan_simulation(
         at_once=at_once,
         knowledge=rows * row,
     )
+    return replace(plan, on_disk=_kept_states(config, clients, server.state, needs))
 
 
 def check_machine(config: RunConfig, clients: int, plan: Plan, gpus_per_client: float) -> None:
@@ -96,6 +100,8 @@ def table(plan: Plan) -> Table:
     for what, size in plan.parts.items():
         shown.add_row(what, f"{size / 1e6:,.0f}")
     shown.add_row("all together", f"{plan.total / 1e6:,.0f}", style="bold")
+    if plan.on_disk:
+        shown.add_row("hidden states of frozen layers, on disk", f"{plan.on_disk / 1e6:,.0f}")
     return shown
 
 
@@ -115,6 +121,46 @@ def client_needs(config: RunConfig, clients: int, name: str) -> ModelNeeds:
     phases = [(private, config.local, 1), (both, config.client_distill, times)]
     own = (model_config(config.clients, number) for number in range(clients))
     return _needs(config, next(one for one in own if one.model == name), name, phases)[0]
+
+
+def _kept_states(
+    config: RunConfig, clients: int, server: int, needs: Mapping[str, ModelNeeds]
+) -> int:
+    """Bytes on disk of the hidden states that are kept of frozen layers, as far as they may be.
+
+    Args:
+        config: the run config.
+        clients: number of clients.
+        server: bytes of a token's state of the server's model.
+        needs: needs of the clients' models, by name.
+    """
+    splits = load_splits(config.data, config.seed, clients)
+    asked = [replace(q, answer=option) for q in splits.questions for option in q.options]
+    common = [*splits.public, *splits.holdout, *splits.test, *asked, *OPTIONS * splits.blind]
+    sides = [(config.server, config.server.model, server, common)]
+    for name, of in needs.items():
+        own = [
+            sample
+            for number, part in enumerate(splits.private)
+            if model_of_partition(config.clients.model, number) == name
+            for sample in part
+        ]
+        sides.append((config.clients, name, of.state, common + own))
+    sizes: dict[tuple[str, float], int] = {}  # who has the same layers shares files
+    for model, name, state, samples in sides:
+        if state and model.states_cache:
+            tokens = _tokens(tokenizer_of(name, model.tokenizer), samples, config.data.max_length)
+            key = (name, model.lora.layers)
+            sizes[key] = max(sizes.get(key, 0), state * tokens)
+    allowed = max(config.server.states_cache, config.clients.states_cache) * 2**30
+    return int(min(sum(sizes.values()), allowed))
+
+
+def _tokens(tokenizer: TextTokenizer, samples: Sequence[Sample], max_length: int) -> int:
+    """About how many tokens samples have, by some of them."""
+    some = samples[:: max(1, len(samples) // _LONGEST)]
+    ids, _ = label_rows(tokenizer, some, max_length)
+    return sum(map(len, ids)) * len(samples) // max(1, len(some))
 
 
 def _models(config: RunConfig, clients: int) -> list[str]:

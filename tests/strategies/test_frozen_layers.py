@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fedfuse.builtin import models as builtin
+from fedfuse.config.run_config import parse
 from fedfuse.factory.models import load_local_model
+from fedfuse.simulation.run_memory import plan_simulation, table
 from tests.federations import about, checkpoint, federate, lines
 
 LAST: dict[str, Any] = {
@@ -59,3 +62,14 @@ def test_a_federation_ends_as_without_kept_states(
     for name in trained:
         np.testing.assert_allclose(found[name], right[name], atol=1e-4, err_msg=name)
     assert "in the last 1 of 3 layers" in str(about(kept))
+
+    config = parse(about(kept)["config"])
+    plan = plan_simulation(config, LAST["clients"], at_once=1)
+    assert plan.on_disk == pytest.approx(sum(file.stat().st_size for file in files), rel=0.2)
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(table(plan))
+    assert f"{plan.on_disk / 1e6:,.0f}" in shown.get().splitlines()[-1]
+    few = replace(config.server, states_cache=1e-6), replace(config.clients, states_cache=2e-6)
+    config = replace(config, server=few[0], clients=few[1])
+    assert plan_simulation(config, LAST["clients"], at_once=1).on_disk == 2147
