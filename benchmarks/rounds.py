@@ -3,8 +3,7 @@
 - A federation of three rounds of FedMKT, two clients and a server of SmolLM2-135M-Instruct on TREC:
   adapters everywhere, on the last quarter of the layers, and there with the layers below computed
   once a run. All is in one process, and each has a cache of its own, which is empty when it begins.
-- The options of ARC-Easy's questions against their prompts alone.
-- Knowledge of the public set against hidden states of the same texts.
+- What passes of that model cost; see ``benchmarks.passes``.
 - With ``--before``, a clone of an earlier commit: the quickstart there and here, in turns.
 
 ``--models`` is a folder with the model's, ``--material`` one with data sets.
@@ -24,27 +23,12 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 import typer
 
 from benchmarks import harness
-from fedfuse.config.data import DataConfig
-from fedfuse.config.model import AdapterConfig
-from fedfuse.data.sample import Sample
-from fedfuse.data.sampling import parts_by_length
-from fedfuse.evaluation.losses import sample_nll
-from fedfuse.evaluation.options import OptionScorer
-from fedfuse.factory.data import load_splits
-from fedfuse.factory.models import load_model
-from fedfuse.knowledge.extract import extract
-from fedfuse.models.causal_lm import CausalLM, add_lora
-from fedfuse.models.head import hidden_states
-from fedfuse.models.precision import pass_cost, tokens_per_pass
-from fedfuse.tokenizers.dataset import TokenizedDataset
+from benchmarks.passes import measure_passes
 
 MODEL = "smollm2-135m-instruct"
-LENGTH, K = 256, 16
 # A client has half of the private samples.
 FEDERATION: Mapping[str, Any] = {
     "strategy": "fedmkt",
@@ -161,63 +145,6 @@ def measure_federations(models: Path, material: Path, *, quick: bool) -> Iterato
     yield harness.Measured(results, raw)
 
 
-def measure_passes(
-    models: Path, material: Path, *, repeats: int, quick: bool
-) -> dict[str, tuple[float, dict[str, list[float]]]]:
-    """Scoring of options over their prompts, and extraction over a pass of the trunk."""
-    count = 4 if quick else 48
-    lm = load_model(str(models / MODEL))
-    lm = add_lora(lm, AdapterConfig())  # as it is scored in a federation
-    arc = _splits(material / "datasets" / "arc_easy" / "train.jsonl", questions=2 * count)
-    questions = [one for one in arc.questions if len(one.options) == 4][:count]
-    scorer = OptionScorer(lm.tokenizer, questions, LENGTH)
-    prompts = TokenizedDataset(lm.tokenizer, [_asked(one) for one in questions], LENGTH)
-    public = _splits(material / "datasets" / "trec" / "train.jsonl", public=count * 2).public
-    texts = TokenizedDataset(lm.tokenizer, public, LENGTH)
-    timings = harness.Timings()
-    jobs = {
-        "options": lambda: sample_nll(lm, scorer.texts),
-        "prompts": lambda: read(lm, prompts),
-        "knowledge": lambda: extract(lm, texts, K),
-        "texts": lambda: read(lm, texts),
-    }
-    for job in jobs.values():
-        job()
-    timings.alternate(jobs, repeats)
-    pairs = {"option_scoring_over_prompt": ("options", "prompts")}
-    pairs |= {"extraction_over_forward": ("knowledge", "texts")}
-    return {
-        name: (
-            median(a / b for a, b in zip(*(timings.seconds[job] for job in pair), strict=True)),
-            {job: timings.seconds[job] for job in pair},
-        )
-        for name, pair in pairs.items()
-    }
-
-
-def _splits(source: Path, *, questions: int = 0, public: int = 4) -> Any:
-    data = DataConfig(
-        source=str(source), partition="iid", private=4, public=public, test=max(4, questions),
-        questions=questions, holdout=0, blind=0, max_length=LENGTH,
-    )  # fmt: skip
-    return load_splits(data, 0, 1)
-
-
-def _asked(question: Sample) -> Sample:
-    """A question with an answer of one token, which is predicted and not read."""
-    return Sample(question.prompt, " A", question.domain)
-
-
-@torch.no_grad()
-def read(lm: CausalLM, data: TokenizedDataset) -> None:
-    """Hidden states of all samples, in the batches of a scoring."""
-    lm.model.eval()
-    for part in parts_by_length(
-        data.lengths, tokens_per_pass(lm.device), pass_cost(lm.model, lm.device)
-    ):
-        hidden_states(lm.model, data.batch(np.asarray(part), lm.device).input_ids)
-
-
 def measure_quickstart(before: Path, *, repeats: int, quick: bool) -> harness.Measured:
     """Time of the quickstart here over that of an earlier commit; and of clients' distillation."""
     keys: dict[str, Any] = dict(QUICK) if quick else {}
@@ -254,12 +181,9 @@ def main(
 ) -> Iterator[harness.Measured]:
     """Measure, and write the result file after each part; parts that it has stay."""
     models, material = models.resolve(), material.resolve()
-    results: dict[str, Any] = {}
-    raw: dict[str, Any] = {}
-    for name, (ratio, seconds) in measure_passes(
-        models, material, repeats=repeats, quick=quick
-    ).items():
-        results[name], raw[name] = ratio, seconds
+    passes = measure_passes(models / MODEL, material, repeats=repeats, quick=quick)
+    results: dict[str, Any] = dict(passes.ratios)
+    raw: dict[str, Any] = {"passes": dict(passes.seconds)}
     yield harness.Measured(results, raw)
     if before:
         found = measure_quickstart(before, repeats=repeats, quick=quick)

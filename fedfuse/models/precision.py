@@ -13,9 +13,9 @@ from fedfuse.models.head import base_of
 # Tokens in one forward pass of a model that is only scored, padding included. More of them leave
 # the caches of a CPU; a GPU needs more to be busy. (The latter is not measured.)
 TOKENS_PER_PASS = {"cpu": 2_048, "cuda": 16_384}
-# What a pass costs beyond its tokens, in tokens. On a CPU for reading the weights, measured at 135
-# million, and for what layers do besides products, in weights of a token's products, measured at
-# 0.1 to 0.5 million. On a GPU for starting the kernels (not measured).
+# What a pass costs beyond its tokens, in tokens. On a CPU for reading the weights (pass_cost_tokens
+# of benchmarks.rounds), and for what layers do besides products, in weights of a token's products,
+# at 0.1 to 0.5 million. On a GPU for starting the kernels (not measured).
 READING, LAYER_WEIGHTS, STARTING = 32, 15_000_000, 2_048
 # Dtypes of products, by ``autocast``.
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}

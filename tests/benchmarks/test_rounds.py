@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import rounds
+from benchmarks import passes, rounds
 from fedfuse.builtin import models as builtin
 from tests.federations import VOCABULARY
 
@@ -25,7 +25,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(builtin.RECIPES, "llama", recipe)
         (models / rounds.MODEL).symlink_to(builtin.build("builtin:llama"))
-    for name in ("trec", "arc_easy"):
+    for name in (passes.TEXTS, *passes.QUESTIONS):
         options = [" a red lamp", " the sky", " nothing at all", f" {name}"]
         lines = [
             {"question": f"{QUESTIONS[i % 3]} {i}?", "options": options, "label": i % 4}
@@ -38,11 +38,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_passes(folders: tuple[Path, Path]) -> None:
-    found = rounds.measure_passes(*folders, repeats=2, quick=True)
-    assert set(found) == {"option_scoring_over_prompt", "extraction_over_forward"}
-    for ratio, seconds in found.values():
-        assert ratio > 0
-        assert {len(each) for each in seconds.values()} == {2}
+    models, material = folders
+    found = passes.measure_passes(models / rounds.MODEL, material, repeats=2, quick=True)
+    precise = [f"{what}_bfloat16{p}_over_float32" for what in ("scoring", "training", "loss")
+               for p in ("", "_products")]  # fmt: skip
+    options = ["option_scoring_over_prompt", "option_scoring_over_prompt_arc_challenge"]
+    tokens = [f"{name}_tokens" for name in options]
+    others = ["extraction_over_forward", "pass_cost_tokens"]
+    assert set(found.ratios) == {*precise, *options, *tokens, *others}
+    assert {len(each) for each in found.seconds.values()} == {2}
+    for name in tokens:
+        assert 0.5 < found.ratios[name] < 4  # prompts that begin alike are shared too
+    for name in precise[-2:]:
+        assert found.ratios[name] == pytest.approx(1, abs=0.05)
+        assert found.ratios[name] != 1
 
 
 def test_a_federation_in_each_way(
