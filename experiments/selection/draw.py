@@ -16,8 +16,8 @@ from experiments.selection.summary import ALL, loss_by_seed, noise_of
 from experiments.selection.variants import DEFAULT_RULE, MAIN, MORE
 from fedfuse.report.style import INK, MUTED, PALETTE
 
-# The gate that learns.
-GATE = "trained"
+# The gate that learns, and one that harms so much that nothing else would show at its scale.
+GATE, OFF_SCALE = "trained", "untrained"
 # The oracle a second time tells the noise; it is no variant.
 SHOWN = [name for name in (*MORE, *MAIN) if not name.endswith("-again")]
 # Candidates that a heat map shows; where there are more, these are the most trusted.
@@ -136,6 +136,7 @@ def _losses(axes: Axes, variants: Mapping[str, Rows]) -> None:
         colour = PALETTE[0] if variant == DEFAULT_RULE else MUTED
         axes.plot(values, [row] * len(values), "o", color=colour, markersize=3.5, alpha=0.6)
         axes.plot([mean(values)] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=1.4)
+    _cut(axes, variants, [loss for of in _seen(variants) for loss in loss_by_seed(of).values()])
     axes.set_yticks(range(len(variants)), variants)
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.grid(axis="x")
@@ -150,11 +151,27 @@ def _changes(axes: Axes, variants: Mapping[str, Rows], sigma: float) -> None:
             xs = [rise for rise, noise in rises if (rise > noise) == worse]
             ys = [row] * len(xs)
             axes.plot(xs, ys, marker, color=colour, markersize=size, alpha=0.8)
+    _cut(axes, variants, [c["after"] - c["before"] for of in _seen(variants) for c in of])
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(variants)), [""] * len(variants))
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.grid(axis="x")
     axes.set_title("change per domain (x: worse)")
+
+
+def _seen(variants: Mapping[str, Rows]) -> list[Rows]:
+    """Cells of the variants that the scale is made for."""
+    return [mine for name, mine in variants.items() if name != OFF_SCALE]
+
+
+def _cut(axes: Axes, variants: Mapping[str, Rows], values: Sequence[float]) -> None:
+    """A scale that shows some values; an arrow points to a variant that goes beyond."""
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 0.01
+    axes.set_xlim(low - margin, high + 2 * margin)
+    if OFF_SCALE in variants:
+        row = list(variants).index(OFF_SCALE)
+        axes.plot(high + margin, row, ">", color=PALETTE[5], markersize=5)
 
 
 def _trust(axes: Axes, choices: Rows) -> None:
@@ -183,5 +200,5 @@ def _gate_loss(axes: Axes, choices: Rows) -> None:
         values = [value for c in mine for value in c["gate_loss"]]
         axes.plot(places, values, color=PALETTE[number % len(PALETTE)], marker="o", markersize=2.5)
     axes.set_xlabel("rounds")
-    axes.set_title(f"{GATE}: loss, nats/row")
+    axes.set_title("gate's loss")
     axes.grid(axis="y")
