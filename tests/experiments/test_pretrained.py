@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from experiments.pretrained import run
+from benchmarks.rounds import Federated
+from experiments.pretrained import layers, run
 from experiments.pretrained.run import Choice, Setting, Trials, ranking, table
 
 AFTER = {  # loss by rate, in the phase of labels and of distillation
@@ -59,3 +60,37 @@ def test_a_hard_data_set_counts_no_more_than_an_easy_one() -> None:
 def test_two_real_data_sets_and_two_models() -> None:
     assert len(run.DATA) >= 2
     assert set(run.TEACHER_OF) == set(run.TEACHER_OF.values()) == set(run.MODELS)
+
+
+def test_numbers_of_layers_are_compared_on_the_same_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def known_run(_code: Path, keys: dict[str, Any], clients: int) -> Federated:
+        asked.append(keys)
+        part = keys["clients.lora-layers"] or 1
+        assert keys["server.lora-layers"] == keys["clients.lora-layers"]
+        loss = keys["seed"] * (2 - part)
+        losses = {"server": loss, **{str(n): loss + n for n in range(clients)}}
+        return Federated(100 * part, int(1e6 * (part < 1)), losses, {})
+
+    monkeypatch.setattr(layers, "federate", known_run)
+    rows = [
+        row
+        for seed in (1, 2)
+        for part in layers.LAYERS
+        for row in layers.measure(tmp_path, tmp_path, seed, part)
+    ]
+    found = layers.summarize(rows)
+    assert found["all"]["time_over_all"] == 1
+    assert found["all"]["megabytes"] == 0
+    half = found["last half"]
+    assert half["time_over_all"] == 0.5
+    assert half["megabytes"] == 1
+    assert half["server"] == pytest.approx(2.25)
+    assert half["server_over_all"] == pytest.approx(0.5)
+    assert half["server_over_all_std"] == 0
+    assert half["clients"] == pytest.approx(2.75)
+    assert len(layers.table(found).splitlines()) == 2 + len(layers.LAYERS)
+    assert len(asked) == 8
