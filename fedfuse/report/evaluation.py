@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fedfuse.evaluation.harness import TaskScore
 from fedfuse.evaluation.intervals import LEVEL, Estimate
 from fedfuse.evaluation.measures import Evaluation, Measures
 from fedfuse.report.formatting import shorten
@@ -76,6 +78,19 @@ def domains_table(evaluation: Evaluation) -> Table:
             text for n in columns for text in (_texts(n, found[n]) if n in found else ("", ""))
         ]
         table.add_row(Text(shorten(domain, NAME_WIDTH)), *cells)
+    return table
+
+
+def tasks_table(scores: Sequence[TaskScore]) -> Table:
+    """Each metric of each task, with its standard error."""
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("task", overflow="fold", min_width=8)
+    table.add_column("metric")
+    for name in ("value", "standard error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for score in scores:
+        stderr = "" if score.stderr is None else f"{score.stderr:.4f}"
+        table.add_row(Text(score.task), Text(score.metric), f"{score.value:.4f}", stderr)
     return table
 
 
