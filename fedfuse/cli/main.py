@@ -10,6 +10,7 @@ from rich.console import Console
 from fedfuse.cli.align import align
 from fedfuse.cli.certs import certs
 from fedfuse.cli.config import config
+from fedfuse.cli.eval import evaluate
 from fedfuse.cli.extract import extract
 from fedfuse.cli.init import init
 from fedfuse.cli.inspect import inspect
@@ -29,6 +30,7 @@ app = typer.Typer(
 console = Console(stderr=True)
 for command in (init, simulate, report, config, align, extract, inspect, status):
     app.command()(command)
+app.command("eval")(evaluate)
 app.add_typer(certs, name="certs")
 app.add_typer(node, name="node")
 

@@ -98,6 +98,23 @@ def own_samples(source: str, template: str, shared: Sequence[Sample]) -> list[Sa
     return kept
 
 
+def scored_data(source: str, template: str) -> list[Sample]:
+    """All samples of data that a finished model is scored on.
+
+    Args:
+        source: as for ``build_splits``; of what has splits, the one for tests.
+        template: see ``to_samples``.
+
+    Raises:
+        FedfuseError: for data that cannot be read.
+    """
+    found: list[Sample] = []
+    for part in _sources(source):
+        split = _test_split(available_splits(part))
+        found += to_samples(load_records(part, split), domain=source_name(part), template=template)
+    return found
+
+
 def split_validation(
     samples: Sequence[Sample], most: int, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
@@ -180,8 +197,7 @@ def _read(source: str, config: DataConfig, seed: int) -> tuple[list[Sample], lis
         return to_samples(records, domain=source_name(source), template=config.template)
 
     if splits := available_splits(source):
-        test = next((name for name in TEST_SPLITS if name in splits), TEST_SPLITS[0])
-        return read("train"), read(test)
+        return read("train"), read(_test_split(splits))
     if not config.test:
         raise FedfuseError(
             f"data source {source!r} is a single file: expected a data.test above 0, the number of "
@@ -195,6 +211,11 @@ def _read(source: str, config: DataConfig, seed: int) -> tuple[list[Sample], lis
         tested += found
         train += rest
     return train, tested
+
+
+def _test_split(splits: Sequence[str]) -> str:
+    """What a source calls its test split; one without splits needs no name."""
+    return next((name for name in TEST_SPLITS if name in splits), TEST_SPLITS[0])
 
 
 def _without_duplicates(train: Sequence[Sample], held_out: Sequence[Sample]) -> list[Sample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from fedfuse.data.sample import Sample
@@ -16,6 +16,8 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 # ``[Q, O]`` log-probability of each option, or of its share of all options of its question; -inf
 # where a question has fewer than O.
 OptionLogprobs = Float32[ndarray, "questions options"]
+# Options that differ by less are equal, nats: padding changes the last digits.
+TIE = 1e-4
 
 
 class OptionScorer:
@@ -35,6 +37,7 @@ class OptionScorer:
             FedfuseError: when no option has a token within ``max_length`` of them.
         """
         self.exists = existing(questions)
+        self._max_length = max_length
         expanded = [q.answered(option) for q in questions for option in q.options]
         question = np.nonzero(self.exists)[0]  # its options are compared behind one prompt
         self.texts = TokenizedDataset(tokenizer, expanded, max_length, question)
@@ -68,6 +71,57 @@ class OptionScorer:
         """The same by the options' bytes, nats per byte; equal where nothing is known."""
         found = np.where(self._unknown, logprobs, logprobs / self._bytes)
         return np.asarray(found, dtype=np.float32)
+
+    def alone(self, nll: ModelNLL, premise: str = "") -> OptionLogprobs:
+        """Log-probabilities of the options' texts without their question, nats.
+
+        Args:
+            nll: the model's ``sample_nll``.
+            premise: prompt in the question's place, the same for all: what any question of the kind
+                ends with, such as ``Answer:``. Empty, an option begins the text.
+
+        Raises:
+            FedfuseError: when no option has a token within the longest input.
+        """
+        options = [sample.answer for sample in self.texts.samples]
+        distinct = {option: place for place, option in enumerate(dict.fromkeys(options))}
+        samples = [Sample(premise, option) for option in distinct]
+        found = -nll(TokenizedDataset(self.texts.tokenizer, samples, self._max_length))
+        logprob = np.full(self.exists.shape, -np.inf)
+        logprob[self.exists] = found[[distinct[option] for option in options]]
+        return logprob.astype(np.float32)
+
+    def calibrated(self, logprobs: OptionLogprobs, alone: OptionLogprobs) -> OptionLogprobs:
+        """How much more probable the question makes each option, nats; equal where unknown.
+
+        Which option is likely anyway, as a short or a common one is, no longer counts. With a
+        premise this is domain-conditional pointwise mutual information (Holtzman et al., "Surface
+        Form Competition", arXiv 2104.08315); without one, lm-evaluation-harness's
+        ``acc_mutual_info`` compares it.
+
+        Args:
+            logprobs: result of ``logprobs``.
+            alone: result of ``alone``.
+        """
+        known = self.exists & ~self._unknown
+        return logprobs - np.where(known, alone, np.float32(0))
+
+
+def correctness(
+    scores: OptionLogprobs, right: Int64[ndarray, " questions"]
+) -> Float64[ndarray, " questions"]:
+    """``[Q]`` 1 where the right option has the highest score, else 0.
+
+    Where several have it, as they are cut off or have the same tokens, the right one among them
+    counts as a guess: one over their number.
+
+    Args:
+        scores: score of each option; -inf where a question has fewer than O.
+        right: index of each question's right option.
+    """
+    likely = scores >= scores.max(1, keepdims=True) - TIE
+    found: Float64[ndarray, " questions"] = likely[np.arange(len(right)), right] / likely.sum(1)
+    return found
 
 
 def existing(questions: Sequence[Sample]) -> Bool[ndarray, "questions options"]:

@@ -13,12 +13,9 @@ from fedfuse.data.sample import Sample
 from fedfuse.errors import FedfuseError
 from fedfuse.evaluation.interference import paired_noise
 from fedfuse.evaluation.losses import ModelNLL, SampleNLL
-from fedfuse.evaluation.options import OptionScorer, normalized
+from fedfuse.evaluation.options import OptionScorer, correctness, normalized
 from fedfuse.tokenizers.dataset import TokenizedDataset
 from fedfuse.tokenizers.tokenizer import TextTokenizer
-
-# Shares of options that differ by less are equal, nats: padding changes the last digits.
-TIE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,13 @@ class Score:
 
 
 class Evaluator:
-    """Test set and multiple-choice questions, tokenized once for one model."""
+    """Test set and multiple-choice questions, tokenized once for one model.
+
+    Attributes:
+        test: the test set.
+        questions: the multiple-choice questions.
+        options: their options; None without questions.
+    """
 
     def __init__(
         self,
@@ -57,20 +60,20 @@ class Evaluator:
         Raises:
             FedfuseError: for a domain that has nothing to score in the test set.
         """
-        self._test = TokenizedDataset(tokenizer, test, max_length)
-        scored = {s.domain for s, n in zip(test, self._test.label_bytes, strict=True) if n}
+        self.test = TokenizedDataset(tokenizer, test, max_length)
+        scored = {s.domain for s, n in zip(test, self.test.label_bytes, strict=True) if n}
         if empty := sorted({s.domain for s in test} - scored):
             raise FedfuseError(
                 f"no label position in the test samples of {', '.join(empty)} within {max_length} "
                 "tokens; give samples with an answer, or a larger max-length"
             )
-        self._questions = list(questions)
-        self._options = OptionScorer(tokenizer, questions, max_length) if questions else None
+        self.questions = list(questions)
+        self.options = OptionScorer(tokenizer, questions, max_length) if questions else None
 
     @property
     def texts(self) -> list[TokenizedDataset]:
         """All that a model is asked about: the test set, and the options of the questions."""
-        return [self._test, *([self._options.texts] if self._options else [])]
+        return [self.test, *([self.options.texts] if self.options else [])]
 
     def evaluate(
         self, nll_of: ModelNLL, before: SampleNLL | None = None
@@ -84,14 +87,14 @@ class Evaluator:
         Returns:
             Loss and accuracy per domain, domains sorted, and ``[N]`` NLL of each test sample.
         """
-        nll = nll_of(self._test)
+        nll = nll_of(self.test)
         correct = self._correct(nll_of)  # [2, Q]
-        domains = np.array([s.domain for s in self._test.samples])
-        asked = np.array([q.domain for q in self._questions])
+        domains = np.array([s.domain for s in self.test.samples])
+        asked = np.array([q.domain for q in self.questions])
         scores = {}
         for domain in sorted(set(domains.tolist())):
             here = domains == domain
-            size = self._test.label_bytes[here].sum()
+            size = self.test.label_bytes[here].sum()
             loss = float(nll[here].sum() / size)
             noise = None
             if before is not None:
@@ -106,17 +109,10 @@ class Evaluator:
         return scores, nll
 
     def _correct(self, nll_of: ModelNLL) -> Float64[ndarray, "2 questions"]:
-        """``[2, Q]`` 1 where the most probable option is the right one, by whole text and per byte.
-
-        Where several are, as they are cut off or have the same tokens, the right one among them
-        counts as a guess: one over their number.
-        """
-        if self._options is None:
+        """``[2, Q]`` ``correctness`` by the options' whole text and per byte."""
+        if self.options is None:
             return np.empty((2, 0))
-        logprobs = self._options.logprobs(nll_of)
-        right = np.array([question.label for question in self._questions])
-        correct = []
-        for found in (normalized(logprobs), self._options.per_byte(logprobs)):
-            likely = found >= found.max(1, keepdims=True) - TIE
-            correct.append(likely[np.arange(len(right)), right] / likely.sum(1))
-        return np.array(correct, dtype=np.float64)
+        logprobs = self.options.logprobs(nll_of)
+        right = np.array([question.label for question in self.questions])
+        scores = normalized(logprobs), self.options.per_byte(logprobs)
+        return np.array([correctness(found, right) for found in scores], dtype=np.float64)

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedfuse.errors import FedfuseError, check
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Beside PEFT's files: the fingerprint of the base.
 BASE = "base.json"
 # Bytes of each tensor that the fingerprint is of: enough to tell weights apart, and cheap for large
@@ -46,15 +46,24 @@ def base_of(folder: Path) -> str | None:
             f"not here{suffix}; download or copy it, and put its folder into {CONFIG} "
             "(base_model_name_or_path)"
         )
-    if wanted:
-        found = fingerprint(base)
-        check(
-            f"adapter {str(folder)!r}: base {named!r}",
-            found,
-            f"fingerprint {wanted}",
-            found == wanted,
-        )
+    check_base(folder, str(named))
     return str(named)
+
+
+def check_base(folder: Path, base: str) -> None:
+    """Refuse a base whose weights are not those that an adapter was made for.
+
+    Args:
+        folder: of the adapter.
+        base: folder of the base; a hub id is taken as it is.
+
+    Raises:
+        FedfuseError: naming both fingerprints.
+    """
+    wanted = _read(folder / BASE).get("fingerprint") if (folder / BASE).is_file() else None
+    found = weights_fingerprint(base)
+    good = not (wanted and found) or found == wanted
+    check(f"adapter {str(folder)!r}: base {base!r}", found, f"fingerprint {wanted}", good)
 
 
 def write_base(folder: Path, base: str) -> None:

@@ -29,13 +29,14 @@ from peft import (
 )
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedfuse.config.model import AdapterConfig
 from fedfuse.errors import FedfuseError, check
 from fedfuse.files import unwritable
-from fedfuse.models.adapter_folder import base_of, write_base
+from fedfuse.models.adapter_folder import WEIGHTS, base_of, check_base, write_base
 from fedfuse.models.checkpointing import recompute_activations
 from fedfuse.models.devices import accelerator, all_devices, resolve_device
 from fedfuse.models.kept_states import KeptStates
@@ -290,6 +291,23 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Overwrite the adapter's weights with those that ``save_adapter`` wrote.
+
+    Raises:
+        FedfuseError: for a folder without an adapter, one of another base, or one whose names or
+            shapes are not the adapter's.
+    """
+    file = folder / WEIGHTS
+    check(f"adapter {str(folder)!r}", "none", WEIGHTS, file.is_file())
+    check_base(folder, str(model.peft_config["default"].base_model_name_or_path))
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise FedfuseError(f"{file}: expected safetensors, got {error}") from error
+    load_adapter_state(model, {name: value.float().numpy() for name, value in state.items()})
 
 
 def _no_model_card(output_dir: str) -> None:
