@@ -7,6 +7,7 @@ default runs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import mean
 
 from experiments import harness
@@ -102,7 +103,34 @@ def excess(measured: Measure) -> float:
     return measured.excess
 
 
-@harness.experiment("results.json")
+# What the document shows of a summary.
+ROWS = {
+    "server: share of its zero-shot excess that is removed": "server_excess_reduction",
+    "clients: share of the excess removed that is left with private data and public labels, mean": (
+        "clients_excess_reduction_public_only"
+    ),
+    "the same, worst client": "clients_min_excess_reduction_public_only",
+    "clients: share of the standalone all-domain excess that is removed, worst client": (
+        "clients_min_alldomain_excess_reduction"
+    ),
+    "clients: change of the own-domain excess against standalone, worst client": (
+        "clients_max_own_domain_excess_increase"
+    ),
+}
+
+
+def table(summary: Mapping[str, float]) -> str:
+    """Shares of the default runs, mean and spread over seeds, and of the controls."""
+    heads = ["", "default", *(name.replace("-", " ") for name in CONTROLS)]
+    rows = []
+    for what, key in ROWS.items():
+        std = f" ± {100 * summary[f'{key}_std']:.0f}" if f"{key}_std" in summary else ""
+        controls = (summary[f"{key}_{name.replace('-', '_')}"] for name in CONTROLS)
+        rows.append([what, f"{100 * summary[key]:.0f}{std} %", *(f"{c:.0%}" for c in controls)])
+    return harness.markdown(heads, rows)
+
+
+@harness.experiment("results.json", "results.md", {"quickstart": table})
 def main(seeds: harness.Seeds = "0,1,2,3,4", parallel: harness.Parallel = 2) -> Federations:
     """Run all seeds, and the controls on the first, and write results.json beside this file."""
     drawn = harness.numbers(seeds)
