@@ -4,6 +4,7 @@ Run a federation:
 
 - ``simulate(strategy, clients, rounds, ...)`` runs one on this machine and returns a ``Run``.
 - ``Run`` is a finished run: ``table()``, ``metrics``, ``report()``; ``Run.read(folder)``.
+- ``export(run, output, model=...)`` writes a model of it for transformers, vLLM and llama.cpp.
 - ``RunConfig`` is the run config; ``fedfuse config`` lists its keys.
 
 Work with models and tokenizers, without a federation:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fedfuse.algorithms.distill import distill
     from fedfuse.config.run_config import RunConfig
     from fedfuse.data.sample import Sample
+    from fedfuse.exporting.export import export
     from fedfuse.factory.models import load_model
     from fedfuse.fusion.rules import RULES as rules
     from fedfuse.report.run import Run
@@ -44,6 +46,7 @@ __all__ = [
     "__version__",
     "align",
     "distill",
+    "export",
     "load_model",
     "load_tokenizer",
     "rules",
@@ -57,6 +60,7 @@ _DEFINED = {
     "Sample": "fedfuse.data.sample:Sample",
     "align": "fedfuse.report.tokenizer_alignment:align",
     "distill": "fedfuse.algorithms.distill:distill",
+    "export": "fedfuse.exporting.export:export",
     "load_model": "fedfuse.factory.models:load_model",
     "load_tokenizer": "fedfuse.tokenizers.load:load_tokenizer",
     "rules": "fedfuse.fusion.rules:RULES",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from fedfuse.errors import FedfuseError
+from fedfuse.errors import FedfuseError, check
 
 
 @contextmanager
@@ -33,6 +34,47 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def check_unused(what: str, path: Path) -> None:
+    """Refuse a folder to be written that is there and holds something.
+
+    Args:
+        what: what names the folder, such as an option.
+        path: the folder.
+
+    Raises:
+        FedfuseError: for a file, and a folder that is not empty.
+    """
+    name, expected = f"{what} {str(path)!r}", "a new folder, or an empty one"
+    check(name, "a file", expected, path.is_dir() or not path.exists())
+    found = len(list(path.iterdir())) if path.is_dir() else 0
+    check(name, f"one that holds {found} files or folders", expected, not found)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A scratch folder to fill, which becomes ``path`` when the block is left well.
+
+    Its files reach the disk before it gets its name; of a block that fails, nothing stays.
+
+    Raises:
+        FedfuseError: when it cannot be written, or something is at ``path`` already.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        for file in scratch.rglob("*"):
+            sync(file)
+        if path.is_dir():
+            path.rmdir()  # which an empty folder alone allows
+        scratch.rename(path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def append_line(path: Path, line: str) -> None:

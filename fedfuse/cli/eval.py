@@ -54,11 +54,12 @@ def evaluate(
     """
     from fedfuse.evaluation.harness import load_tasks
     from fedfuse.tracking.run import read_run
-    from fedfuse.tracking.saved_model import find_model, load_saved_model
+    from fedfuse.tracking.saved_model import find_adapter, find_model, load_saved_model
 
     check("--include-path", "no --tasks", "--tasks too", tasks or include_path is None)
     run = read_run(folder)
     found = find_model(run, model)
+    find_adapter(run, found)  # before long work
     if tasks:
         check("--tasks", "--data or --write-task too", "them alone", not (data or write_task))
         names = [name.strip() for name in tasks.split(",") if name.strip()]

@@ -11,6 +11,7 @@ from fedfuse.cli.align import align
 from fedfuse.cli.certs import certs
 from fedfuse.cli.config import config
 from fedfuse.cli.eval import evaluate
+from fedfuse.cli.export import export
 from fedfuse.cli.extract import extract
 from fedfuse.cli.init import init
 from fedfuse.cli.inspect import inspect
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 console = Console(stderr=True)
-for command in (init, simulate, report, config, align, extract, inspect, status):
+for command in (init, simulate, report, export, config, align, extract, inspect, status):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(certs, name="certs")

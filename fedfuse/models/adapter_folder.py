@@ -35,23 +35,34 @@ def base_of(folder: Path) -> str | None:
             f"model folder {str(folder)!r}: expected a base model or an adapter, got both; move "
             f"{CONFIG} and the adapter's weights into a folder of their own"
         )
-    named = _read(folder / CONFIG).get("base_model_name_or_path")
-    good = isinstance(named, str) and bool(named)
-    check(f"{folder / CONFIG}: base_model_name_or_path", repr(named), "name of a model", good)
-    wanted = _read(folder / BASE).get("fingerprint") if (folder / BASE).is_file() else None
-    base, suffix = Path(str(named)).expanduser(), f", of fingerprint {wanted}" if wanted else ""
-    if not base.is_dir():
+    named, wanted = named_base(folder), _fingerprint_of_base(folder)
+    if not Path(named).expanduser().is_dir():
+        suffix = f", of fingerprint {wanted}" if wanted else ""
         raise FedfuseError(
             f"adapter {str(folder)!r}: expected its base model in the folder {named!r}, which is "
             f"not here{suffix}; download or copy it, and put its folder into {CONFIG} "
             "(base_model_name_or_path)"
         )
-    check_base(folder, str(named))
+    check_base(folder, named)
+    return named
+
+
+def named_base(folder: Path) -> str:
+    """Name of the base that an adapter folder is for, a folder or a hub id, whether here or not.
+
+    Raises:
+        FedfuseError: for an adapter that does not name its base.
+    """
+    named = _read(folder / CONFIG).get("base_model_name_or_path")
+    good = isinstance(named, str) and bool(named)
+    check(f"{folder / CONFIG}: base_model_name_or_path", repr(named), "name of a model", good)
     return str(named)
 
 
 def check_base(folder: Path, base: str) -> None:
     """Refuse a base whose weights are not those that an adapter was made for.
+
+    An adapter that says nothing of its base's content is taken at its word.
 
     Args:
         folder: of the adapter.
@@ -60,10 +71,14 @@ def check_base(folder: Path, base: str) -> None:
     Raises:
         FedfuseError: naming both fingerprints.
     """
-    wanted = _read(folder / BASE).get("fingerprint") if (folder / BASE).is_file() else None
-    found = weights_fingerprint(base)
+    wanted, found = _fingerprint_of_base(folder), weights_fingerprint(base)
     good = not (wanted and found) or found == wanted
     check(f"adapter {str(folder)!r}: base {base!r}", found, f"fingerprint {wanted}", good)
+
+
+def _fingerprint_of_base(folder: Path) -> object:
+    """What ``write_base`` said of the base's content; None where it was a hub id."""
+    return _read(folder / BASE).get("fingerprint") if (folder / BASE).is_file() else None
 
 
 def write_base(folder: Path, base: str) -> None:

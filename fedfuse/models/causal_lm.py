@@ -161,8 +161,21 @@ def _merged(name: str, base: PreTrainedModel, placed: dict[str, Any]) -> PreTrai
     """The base with an adapter folder's weights added to its own."""
     expected = "a base that is neither quantized nor spread over devices"
     check(f"adapter {name!r} as a model", ", ".join(placed), expected, not placed)
-    folder = Path(name).expanduser()
-    with loading_errors(name), warnings.catch_warnings():
+    adapted = with_adapter(base, Path(name).expanduser())
+    with loading_errors(name):
+        merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
+def with_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """A base with the adapter of a folder, whose weights are apart from the base's.
+
+    Layers that share a weight get one each, so that the adapter can be merged into them.
+
+    Raises:
+        FedfuseError: for a folder without the weights of an adapter of this base.
+    """
+    with loading_errors(str(folder)), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         warnings.filterwarnings("ignore", message=_RENAMED)
         adapted: Any = get_peft_model(base, PeftConfig.from_pretrained(str(folder)))
@@ -175,8 +188,8 @@ def _merged(name: str, base: PreTrainedModel, placed: dict[str, Any]) -> PreTrai
             base = adapted.unload()
             adapted = PeftModel.from_pretrained(base, str(folder), local_files_only=True)
         _untie(adapted)
-        merged: PreTrainedModel = adapted.merge_and_unload()
-    return merged
+    found: PeftModel = adapted
+    return found
 
 
 def _untie(model: PeftModel) -> None:

@@ -26,6 +26,11 @@ from fedfuse.tokenizers.tokenizer import TextTokenizer
 UNLIMITED_LENGTH = 4096
 # What families call the largest number of positions.
 _LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+# Settings of families that compute one thing in training and another when they are scored.
+ONE_WAY = {
+    "rescale_every": 0,  # RWKV divides weights when it is scored, not what an adapter adds
+    "altup_coef_clip": None,  # Gemma 3n, when it trains, reads weights past their adapter
+}
 
 
 def model_source(name: str) -> tuple[str, dict[str, Any]]:
@@ -165,12 +170,8 @@ def check_causal(name: str, model: PreTrainedModel) -> None:
 
 def one_way(model: PreTrainedModel) -> None:
     """Let a model compute in training what it computes when it is scored, adapter included."""
-    settings = {
-        "rescale_every": 0,  # RWKV divides weights when it is scored, not what an adapter adds
-        "altup_coef_clip": None,  # Gemma 3n, when it trains, reads weights past their adapter
-    }
     config = model.config.get_text_config()
-    for name, value in settings.items():
+    for name, value in ONE_WAY.items():
         if hasattr(config, name):
             vars(config)[name] = value  # past the check of its type: the family's code takes None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fedfuse.config.model import ModelConfig
+from fedfuse.config.model import ModelConfig, can_learn, shown_name
 from fedfuse.config.run_config import RunConfig, model_config, parse
 from fedfuse.data.sample import SharedSamples, whole_fingerprint
 from fedfuse.errors import FedfuseError, check
@@ -15,28 +15,47 @@ from fedfuse.models.causal_lm import CausalLM, add_lora, load_adapter
 from fedfuse.tracking.json_fields import read_object
 from fedfuse.tracking.run import SERVER, RunFolder
 
-
-def adapter_folder(run: RunFolder, model: str) -> Path:
-    """Where a run keeps the adapter of its server or of a client."""
-    return run.folder / (SERVER if model == SERVER else f"clients/{model}") / "adapter"
+# A strategy that tunes a prompt, and trains no weights.
+_PROMPTS = "feddtpt"
 
 
-def find_model(run: RunFolder, name: str) -> str:
-    """The id of a model whose adapter is in the run folder.
-
-    Args:
-        run: the run.
-        name: id of the model, or its name in reports.
+def find_model(run: RunFolder, model: str) -> str:
+    """Id of the model that a user names, ``server``, a client's number, or its name in the report.
 
     Raises:
-        FedfuseError: naming those that there are.
+        FedfuseError: for a run that trained no causal language model, a name that is none of the
+            run's, and a teacher, which did not learn.
     """
-    here = [model for model in (SERVER, *run.clients) if adapter_folder(run, model).is_dir()]
-    found = next((model for model in here if name in (model, run.name(model))), None)
-    if found is None:
-        known = ", ".join(map(repr, here)) or "a run whose models have adapters"
-        raise FedfuseError(f"model of {run.folder}: expected {known}, got {name!r}")
-    return found
+    strategy = str(run.config.get("strategy"))
+    if strategy == _PROMPTS or run.prompts:
+        found = f"one of strategy {strategy!r}, which tunes a prompt"
+        check(f"run {str(run.folder)!r}", found, "a run that trained a causal language model", None)
+    ids = {run.name(one): one for one in run.models} | {one: one for one in run.models}
+    known = ", ".join(f"{one} ({run.name(one)})" for one in (SERVER, *run.clients))
+    check("model", repr(model), f"one of {known}", model in ids)
+    base = run.models[ids[model]]
+    found = f"{shown_name(base)}, a teacher that does not learn"
+    check(f"model {model!r}", found, "a model with an adapter", can_learn(base))
+    return ids[model]
+
+
+def find_adapter(run: RunFolder, model: str) -> Path:
+    """Folder of a model's adapter in the run folder.
+
+    Raises:
+        FedfuseError: where there is none, saying why that may be.
+    """
+    owner = run.folder / SERVER if model == SERVER else run.folder / "clients" / model
+    adapter = owner / "adapter"
+    if (adapter / "adapter_config.json").is_file():
+        return adapter
+    reason = f"the run ({run.status}) ended before a round was saved"
+    if model != SERVER:
+        reason = (
+            "a client's adapter stays on its own machine, in the folder of the same name there, "
+            "where PEFT loads it; in a simulation it is here after the client's first round"
+        )
+    raise FedfuseError(f"{adapter}: expected an adapter of {run.name(model)!r}, got none: {reason}")
 
 
 def load_saved_model(run: RunFolder, model: str, *, device: str = "") -> CausalLM:
@@ -56,7 +75,7 @@ def load_saved_model(run: RunFolder, model: str, *, device: str = "") -> CausalL
     side = replace(side, device=device or side.device)
     lm = load_base(side.model, side, config.data.max_length)
     lm = add_lora(lm, side.lora, seed=config.seed)
-    load_adapter(lm.model, adapter_folder(run, model))
+    load_adapter(lm.model, find_adapter(run, model))
     lm.model.eval()
     return lm
 
