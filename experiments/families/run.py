@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from experiments import harness
-from experiments.families import checks
+from experiments.families import checks, shortcuts
 from experiments.families.configs import (
     FAMILIES,
     random_model,
@@ -72,6 +72,8 @@ CHECKS: Mapping[str, Callable[[checks.Subject], dict[str, Any]]] = {
     "gradient-checkpointing": checks.checkpointing,
     "autocast bfloat16": checks.autocast,
     "weights in bfloat16": checks.half,
+    "frozen layers once": shortcuts.last_layers,
+    "options behind one prompt": shortcuts.options,
 }
 PASSES, PARTLY, REFUSED, FAILS, UNTRIED, NO_TEXT = (
     "passes",
@@ -81,6 +83,8 @@ PASSES, PARTLY, REFUSED, FAILS, UNTRIED, NO_TEXT = (
     "not built",
     "no text",
 )
+# What a family may do or not; see ``shortcuts``.
+SHORTCUTS = ("frozen_layers_once", "options_share_prompt")
 STATUSES = (PASSES, PARTLY, REFUSED, FAILS, UNTRIED, NO_TEXT)
 # What transformers has for the text of a family: a class that reads a tokenizer.json, one that
 # does not, or no class, and then a tokenizer.json is read as it is.
@@ -258,6 +262,7 @@ def summarize(rows: Sequence[harness.Row]) -> dict[str, Any]:
         "no_tokenizer_class_passes": passing(of_text(rows, NO_CLASS)),
         "slow_tokenizer": len(of_text(rows, SLOW)),
         "slow_tokenizer_passes": passing(of_text(rows, SLOW)),
+        **{name: sum(row.get(name, False) for row in rows) for name in SHORTCUTS},
     }
 
 
@@ -271,6 +276,7 @@ def shown(row: harness.Row) -> dict[str, Any]:
         "cover": f"{row['cover']:.0%}" if "cover" in row else "",
         "unused": f"{row['unused']} of {row['layers']}" if row.get("unused") else "",
         "head": {True: "apart", False: "whole"}.get(row.get("head"), ""),  # type: ignore[arg-type]
+        **{name: "yes" if row.get(name) else "" for name in SHORTCUTS},
         "plan": f"{plan:.2f}" if plan else "unknown" if "why" in row else "",
         "reason": row["reason"].replace("|", "/"),
     }
@@ -283,6 +289,8 @@ COLUMNS = {
     "adapter covers": "{cover}",
     "layers without use": "{unused}",
     "head": "{head}",
+    "frozen layers once": "{frozen_layers_once}",
+    "a prompt once": "{options_share_prompt}",
     "memory plan": "{plan}",
 }
 REASONS = {"family": "{family}", "status": "{status}", "reason": "{reason}"}
