@@ -262,7 +262,7 @@ def summarize(rows: Sequence[harness.Row]) -> dict[str, Any]:
         "no_tokenizer_class_passes": passing(of_text(rows, NO_CLASS)),
         "slow_tokenizer": len(of_text(rows, SLOW)),
         "slow_tokenizer_passes": passing(of_text(rows, SLOW)),
-        **{name: sum(row.get(name, False) for row in rows) for name in SHORTCUTS},
+        **{name: sum(row.get(name, False) for row in rows) for name in asked(rows)},
     }
 
 
@@ -297,8 +297,15 @@ REASONS = {"family": "{family}", "status": "{status}", "reason": "{reason}"}
 
 
 def table(rows: Sequence[harness.Row]) -> str:
-    """All families."""
-    return harness.formatted(COLUMNS, map(shown, rows), text_columns=len(COLUMNS))
+    """All families; without what none of them was asked, as in older results."""
+    left_out = {f"{{{name}}}" for name in SHORTCUTS if name not in asked(rows)}
+    columns = {head: form for head, form in COLUMNS.items() if form not in left_out}
+    return harness.formatted(columns, map(shown, rows), text_columns=len(columns))
+
+
+def asked(rows: Sequence[harness.Row]) -> list[str]:
+    """Those of ``SHORTCUTS`` that any family was tried on."""
+    return [name for name in SHORTCUTS if any(name in row for row in rows)]
 
 
 def reasons(rows: Sequence[harness.Row]) -> str:
