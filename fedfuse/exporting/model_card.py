@@ -96,7 +96,8 @@ def _front_matter(subject: Subject) -> str:
     about: dict[str, Any] = {"base_model": base, "base_model_relation": "finetune"} if base else {}
     about |= base_facts(subject.merged.source)
     about |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    about |= {"tags": [*_TAGS, _strategy(subject.run).replace(":", "-")]}
+    strategy = _strategy(subject.run).replace(":", "-")
+    about |= {"tags": list(dict.fromkeys([*_TAGS, strategy]))}
     # What is JSON is YAML too.
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in about.items()]
     return "\n".join(["---", *lines, "---"])

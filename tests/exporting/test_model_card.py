@@ -119,6 +119,11 @@ def test_a_deployed_run_is_not_called_a_simulation(found: RunFolder, tmp_path: P
     assert "simulation" not in what_was_shared(replace(found, folder=tmp_path), "server")
 
 
+def test_a_strategy_of_the_projects_name_is_no_second_tag(found: RunFolder) -> None:
+    card = model_card(Subject(with_config(found, strategy="fedfuse"), "server", MERGED))
+    assert '"tags": ["fedfuse", "federated-learning", "lora"]' in card.replace("tags:", '"tags":')
+
+
 def test_blind_evidence_is_told(found: RunFolder) -> None:
     blind = what_was_shared(with_config(found, fusion__evidence="blind"), "server")
     assert "of which the server alone knew the answers" in blind
